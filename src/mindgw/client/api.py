@@ -1,0 +1,116 @@
+"""The management API as values: what to ask, without asking it. One function a call; the transports carry them out."""
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+_ROOT = "/api/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request below a server's root URL."""
+
+    method: str
+    path: str
+    #: Sent as JSON; None: no body.
+    json: dict[str, Any] | None = None
+    #: Sent as `If-Match`: the change is refused when the object has another version by now.
+    if_match: int | None = None
+
+
+def root_url(url: str) -> str:
+    """A server's root URL from what people paste: the base URL of the OpenAI API is as good."""
+    return url.strip().rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _item(noun: str, name: str) -> str:
+    return f"{_ROOT}/{noun}/{quote(name, safe='')}"
+
+
+def following(request: Request, cursor: str) -> Request:
+    """The same list from where its `next` points to."""
+    path, _, query = request.path.partition("?")
+    parts = [part for part in query.split("&") if part and not part.startswith("cursor=")]
+    return Request(request.method, path + "?" + "&".join([*parts, urlencode({"cursor": cursor})]))
+
+
+def list_keys() -> Request:
+    return Request("GET", f"{_ROOT}/keys")
+
+
+def create_key(
+    name: str,
+    *,
+    team: str | None = None,
+    user: str | None = None,
+    priority: str | None = None,
+    trusted_proxy: bool = False,
+    admin: bool = False,
+) -> Request:
+    """`team` and `user` (an e-mail address) are made when they do not exist."""
+    given = {"team": team, "user": user, "priority": priority, "trusted_proxy": trusted_proxy or None, "admin": admin or None}
+    return Request("POST", f"{_ROOT}/keys", {"name": name, **{field: value for field, value in given.items() if value is not None}})
+
+
+def show_key(key_id: str) -> Request:
+    return Request("GET", _item("keys", key_id))
+
+
+def revoke_key(key_id: str, *, version: int | None = None) -> Request:
+    return Request("DELETE", _item("keys", key_id), if_match=version)
+
+
+def list_join_tokens() -> Request:
+    return Request("GET", f"{_ROOT}/join-tokens")
+
+
+def create_join_token(*, ttl_seconds: int, max_uses: int, name: str | None = None, approve: str = "auto") -> Request:
+    body: dict[str, Any] = {"ttl_seconds": ttl_seconds, "max_uses": max_uses, "approve": approve}
+    return Request("POST", f"{_ROOT}/join-tokens", body if name is None else {**body, "name": name})
+
+
+def revoke_join_token(token_id: str) -> Request:
+    return Request("DELETE", _item("join-tokens", token_id))
+
+
+def list_workers() -> Request:
+    return Request("GET", f"{_ROOT}/workers")
+
+
+def show_worker(worker: str) -> Request:
+    """`worker` is an id or a name."""
+    return Request("GET", _item("workers", worker))
+
+
+def remove_worker(worker: str, *, version: int | None = None) -> Request:
+    return Request("DELETE", _item("workers", worker), if_match=version)
+
+
+def list_models() -> Request:
+    return Request("GET", f"{_ROOT}/models")
+
+
+def show_status() -> Request:
+    return Request("GET", f"{_ROOT}/status")
+
+
+def show_version() -> Request:
+    return Request("GET", f"{_ROOT}/version")
+
+
+def readiness() -> Request:
+    """Outside the management API, needs no key: 200 when the server can serve."""
+    return Request("GET", "/readyz")
+
+
+def authority() -> Request:
+    """The server's CA certificate as PEM; needs no key, is absent on plain HTTP."""
+    return Request("GET", "/.well-known/mindgw/ca.pem")
+
+
+def chat(model: str, messages: list[dict[str, str]], *, stream: bool = True) -> Request:
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream}
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return Request("POST", "/v1/chat/completions", body)

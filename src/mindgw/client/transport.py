@@ -1,0 +1,218 @@
+"""The blocking transport: one request of `client.api` over `http.client`, TLS pinned to the context's CA, errors as `client.errors`.
+
+Importing it is slow (`ssl`, `http.client`), so faces import it when they make their first call.
+"""
+
+import http.client
+import json
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from mindgw import __version__, clock
+from mindgw.client.api import Request, following, root_url
+from mindgw.client.errors import ClientError, Unreachable, UsageProblem, kind_for
+from mindgw.client.redaction import redact
+
+#: Answers of the management API are small; more than this is not one.
+MAX_ANSWER = 32 * 2**20
+_MAX_PAGES = 1000
+
+
+def _silent(line: str) -> None:
+    """The default of `Server.note`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a server is and how to be let in. Holds no connection: every call opens and closes its own."""
+
+    #: Root URL, no trailing slash and no /v1.
+    url: str
+    #: API key; empty for calls that need none.
+    token: str = field(default="", repr=False)
+    #: PEM of the only authority that is trusted; None: the system's.
+    ca_pem: str | None = None
+    #: Seconds that connecting may take, and that the server may stay silent.
+    timeout: float = 30.0
+    #: Takes one line of talk about each exchange, already without secrets.
+    note: Callable[[str], None] = _silent
+
+    @staticmethod
+    def at(
+        url: str, token: str = "", *, ca_pem: str | None = None, timeout: float = 30.0, note: Callable[[str], None] = _silent
+    ) -> "Server":
+        """Checks `url` before anything secret can travel. Raises UsageProblem on addresses that cannot be used."""
+        root = root_url(url)
+        if not _is_address(root):
+            raise UsageProblem(f"{url!r} is not the address of a server", hint="write it as https://host:port or http://127.0.0.1:8420")
+        parts = urlsplit(root)
+        if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+            raise UsageProblem(
+                f"{root} would carry the API key in the clear", hint="use https://, or http:// with a loopback address such as 127.0.0.1"
+            )
+        return Server(root, token, ca_pem, timeout, note)
+
+    def call(self, request: Request) -> Any:
+        """The decoded JSON answer; None when it has no body. Raises ClientError for every other outcome."""
+        raw = self.fetch(request)
+        if not raw:
+            return None
+        try:
+            return json.loads(raw)
+        except ValueError as problem:
+            raise ClientError(f"{self.url} did not answer in JSON", hint="is this address a MindGateway?") from problem
+
+    def items(self, request: Request) -> list[dict[str, Any]]:
+        """All items of a list, however many pages it takes."""
+        found: list[dict[str, Any]] = []
+        page = request
+        for _ in range(_MAX_PAGES):
+            answer = self.call(page)
+            if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
+                raise ClientError(f"{self.url}{request.path} did not answer with a list", hint="is this address a MindGateway?")
+            found.extend(answer["items"])
+            if not answer.get("next"):
+                break
+            page = following(request, str(answer["next"]))
+        return found
+
+    def fetch(self, request: Request) -> bytes:
+        """The raw body of a 2xx answer."""
+        with self.open(request) as answer:
+            raw = answer.read(MAX_ANSWER + 1)
+        if len(raw) > MAX_ANSWER:
+            raise ClientError(f"{self.url}{request.path} answered with more than {MAX_ANSWER >> 20} MiB")
+        return raw
+
+    @contextmanager
+    def open(self, request: Request) -> Iterator[http.client.HTTPResponse]:
+        """The 2xx answer, its body not read yet; the connection is closed on the way out. Redirects are not followed."""
+        began = clock.monotonic()
+        try:
+            with closing(_connection(self)) as connection:
+                connection.request(request.method, request.path, _body(request), _headers(self, request))
+                answer = connection.getresponse()
+                took = (clock.monotonic() - began) * 1000
+                self.note(redact(f"> {request.method} {self.url}{request.path}   authorization: {_shown(self.token)}"))
+                self.note(redact(f"< {answer.status} {answer.reason}   {took:.0f} ms   request {answer.getheader('x-request-id') or '-'}"))
+                if not 200 <= answer.status < 300:
+                    raise _refusal(self, request, answer)
+                yield answer
+        except (OSError, http.client.HTTPException) as problem:
+            raise _unreachable(self, problem) from problem
+
+
+def _is_address(root: str) -> bool:
+    if any(character <= " " or character == "\x7f" for character in root):
+        return False
+    try:
+        parts = urlsplit(root)
+        return (
+            parts.scheme in {"http", "https"}
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (parts.query or parts.fragment or parts.username)
+        )
+    except ValueError:
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _shown(token: str) -> str:
+    return f"Bearer {token}" if token else "none"
+
+
+def _body(request: Request) -> bytes | None:
+    return None if request.json is None else json.dumps(request.json).encode()
+
+
+def _headers(server: Server, request: Request) -> dict[str, str]:
+    headers = {"accept": "application/json, text/event-stream, */*", "user-agent": f"mindgw/{__version__}", "connection": "close"}
+    if server.token:
+        headers["authorization"] = f"Bearer {server.token}"
+    if request.json is not None:
+        headers["content-type"] = "application/json"
+    if request.if_match is not None:
+        headers["if-match"] = str(request.if_match)
+    return headers
+
+
+def _connection(server: Server) -> http.client.HTTPConnection:
+    parts = urlsplit(server.url)
+    host = parts.hostname or ""
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(host, parts.port or 80, timeout=server.timeout)
+    return _secure_connection(server, host, parts.port or 443)
+
+
+def _secure_connection(server: Server, host: str, port: int) -> http.client.HTTPSConnection:
+    try:
+        # with an authority of its own the context trusts that one alone
+        tls = ssl.create_default_context(cadata=server.ca_pem)
+    except (ssl.SSLError, ValueError) as problem:
+        raise UsageProblem(f"the CA certificate kept for {server.url} cannot be read: {problem}") from problem
+    proxy = _proxy_for(host)
+    if proxy is None:
+        return http.client.HTTPSConnection(host, port, timeout=server.timeout, context=tls)
+    connection = http.client.HTTPSConnection(proxy.hostname or "", proxy.port or 3128, timeout=server.timeout, context=tls)
+    connection.set_tunnel(host, port)
+    return connection
+
+
+def _proxy_for(host: str) -> SplitResult | None:
+    """The proxy that HTTPS_PROXY names, unless NO_PROXY or a loopback address says otherwise."""
+    address = getproxies().get("https")
+    if not address or _is_loopback(host) or proxy_bypass(host):
+        return None
+    return urlsplit(address if "://" in address else f"http://{address}")
+
+
+def _refusal(server: Server, request: Request, answer: http.client.HTTPResponse) -> ClientError:
+    kind = kind_for(answer.status)
+    request_id = answer.getheader("x-request-id") or ""
+    try:
+        error = json.loads(answer.read(2**20))["error"]
+        message, code, hint = str(error["message"]), str(error.get("code") or ""), str(error.get("hint") or "")
+        request_id = str(error.get("request_id") or request_id)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message = f"{request.method} {server.url}{request.path}: HTTP {answer.status} {answer.reason}"
+        code, hint = "", "is this address a MindGateway?"
+    return kind(message, hint=hint or _next_step(answer.status), code=code, request_id=request_id)
+
+
+def _next_step(status: int) -> str:
+    return {
+        401: "set MINDGW_TOKEN to a valid key; `mindgw init --new-admin-key` on the server makes one",
+        403: "this needs an admin key: `mindgw keys create NAME --admin` makes one",
+        429: "wait a little, then try again",
+    }.get(status, "")
+
+
+def _unreachable(server: Server, problem: Exception) -> ClientError:
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return Unreachable(
+            f"cannot trust {server.url} (TLS: {problem.verify_message})",
+            hint="has the server's CA changed? compare `mindgw ca export` on the server",
+        )
+    if isinstance(problem, ssl.SSLError):
+        return Unreachable(f"cannot reach {server.url} (TLS: {problem.reason or problem})", hint="does this port speak TLS?")
+    if isinstance(problem, TimeoutError):
+        return Unreachable(f"{server.url} did not answer within {server.timeout:g} s", hint="is it up? --timeout waits longer")
+    if isinstance(problem, ConnectionRefusedError):
+        return Unreachable(f"nothing listens at {server.url}", hint="start it with `mindgw serve`")
+    if isinstance(problem, http.client.HTTPException) and not isinstance(problem, ConnectionError):
+        return Unreachable(f"{server.url} does not speak HTTP ({type(problem).__name__})", hint="is this the right port?")
+    reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem) or type(problem).__name__
+    return Unreachable(f"cannot reach {server.url} ({reason})", hint="check the address and the network")
