@@ -1,0 +1,66 @@
+"""What may import what: the contracts of pyproject.toml, and what a fresh interpreter really loads."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.house import ROOT, code, named
+
+#: What a pure room may make the interpreter load beside the standard library, and what msgspec itself loads.
+OURS = {"mindgw", "mindgw_agent"}
+#: Parts of the standard library that a pure room has no use for: they do I/O or wait.
+IMPURE = {"asyncio", "logging", "selectors", "socket", "sqlite3", "ssl", "subprocess", "http.client", "urllib.request"}
+PURE_ROOMS = [f"mindgw_agent.{name}" for name in ("aggregate", "flow", "payload", "session", "sse", "tokens", "wire")]
+SERVER_ONLY = {"aiosqlite", "alembic", "asyncpg", "litestar", "mindgw", "pydantic", "sqlalchemy", "sqlmodel", "textual", "uvicorn"}
+
+
+def module_name(path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    below = parts[parts.index("src") + 1 :]
+    return ".".join(below[:-1] if below[-1] == "__init__" else below)
+
+
+MODULES = {module_name(path): path for path in code()}
+CORE = sorted(name for name in MODULES if name.startswith("mindgw.core."))
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The names in sys.modules of a fresh interpreter after it imported these, less those it starts with."""
+    script = f"import sys; before = set(sys.modules); import {', '.join(modules)}; import json; print(json.dumps(sorted(set(sys.modules) - before)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+def test_contracts_hold():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())", "--no-cache", "--no-logo"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("room", [*CORE, *(name for name in PURE_ROOMS if name in MODULES)])
+def test_pure_rooms_load_neither_packages_nor_io(room):
+    loaded = loaded_by(room) - loaded_by("msgspec")
+    assert {name.partition(".")[0] for name in loaded} - OURS - sys.stdlib_module_names == set()
+    assert loaded & IMPURE == set()
+
+
+def test_the_agent_loads_no_server():
+    agent = sorted(name for name in MODULES if name.startswith("mindgw_agent") and not name.endswith("__main__"))
+    assert {name.partition(".")[0] for name in loaded_by(*agent)} & SERVER_ONLY == set()
+
+
+def test_doors_import_their_own_room():
+    """Data doors talk to the pipeline, management doors to the control room; neither reaches past it into a stage."""
+    rules = {"mindgw.server.openai": ("mindgw.control",), "mindgw.server.agents": ("mindgw.control",), "mindgw.server.management": ("mindgw.gateway",)}
+    crossed = []
+    for name, path in MODULES.items():
+        for door, forbidden in rules.items():
+            if name == door or name.startswith(f"{door}."):
+                text = path.read_text(encoding="utf-8")
+                crossed += [f"{named(path)} imports {room}" for room in forbidden if f"from {room}" in text or f"import {room}" in text]
+    assert not crossed
