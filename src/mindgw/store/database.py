@@ -1,0 +1,188 @@
+"""The database: the only room that owns engines.
+
+SQLite has one writer (BEGIN IMMEDIATE, so that a transaction never fails half-way for a lock) and a pool of readers that cannot write;
+Postgres has one pool for both. On both a read sees one moment of the database from its first query to its end.
+"""
+
+import asyncio
+import importlib
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw import clock
+from mindgw.errors import ConfigError
+from mindgw.store import schema
+
+READERS = 4
+#: Connections to Postgres of one server process.
+POSTGRES_POOL = 10
+#: Key of the advisory lock that keeps two servers from migrating one Postgres at once: "mindgw" in ASCII.
+MIGRATION_LOCK = 0x6D696E646777
+
+_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",  # the ledger is money: a commit is on the disk
+    "foreign_keys=ON",
+    "trusted_schema=OFF",
+    "busy_timeout=5000",
+    "temp_store=MEMORY",
+    "cache_size=-16000",
+    "mmap_size=134217728",
+    "journal_size_limit=67108864",
+)
+
+
+def parse_url(database: str) -> URL:
+    """`sqlite:///file` or `postgresql://…` with the async driver filled in; raises ConfigError for anything else."""
+    try:
+        url = make_url(database)
+    except (ArgumentError, ValueError):
+        raise ConfigError("database is neither sqlite nor a URL such as postgresql://user:password@host/name") from None
+    kind = url.get_backend_name()
+    if kind == "sqlite" and url.database and url.database != ":memory:":
+        return url.set(drivername="sqlite+aiosqlite")
+    if kind in ("postgresql", "postgres"):
+        query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
+        return url.set(drivername="postgresql+asyncpg", query=query)
+    raise ConfigError(f"database {url.render_as_string(hide_password=True)!r} is neither a file for SQLite nor Postgres")
+
+
+class Database:
+    """One database, open from the first use until `close()`, which the maker of this object awaits."""
+
+    def __init__(self, database: str, *, backups: Path | None = None) -> None:
+        #: Address with the driver; its text form hides the password.
+        self.url = parse_url(database)
+        #: The file of an SQLite database; None for Postgres.
+        self.file = Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
+        #: Folder for the copy that is made before a migration; used for SQLite only.
+        self.backups = backups or (self.file.parent / "backups" if self.file else None)
+        #: Engine whose transactions may write.
+        self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else _postgres(self.url)
+        #: Engine whose transactions cannot write and see one moment.
+        self._reader = (
+            _sqlite(self.url, "query_only=ON", begin="BEGIN", pool_size=READERS, max_overflow=0)
+            if self.file
+            else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        )
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session that sees one moment of the database and cannot write. Waits for a free reader."""
+        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A session whose work is committed when the block ends well and undone when it raises. On SQLite one block runs at a
+        time, so nothing slow (no network, no file) belongs inside."""
+        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
+            await session.connection()  # take the write lock now, before anything is read under it
+            yield session
+
+    async def revision(self) -> str | None:
+        """The revision that the database is at; None when it is empty. Raises ConfigError when it cannot be reached."""
+        if self.file and not self.file.exists():
+            return None
+        try:
+            async with self._reader.connect() as connection:
+                return await connection.run_sync(schema.current)
+        except (OSError, SQLAlchemyError, _driver_error(self._reader)) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"cannot open the database {self.url.render_as_string(hide_password=True)}: {reason}") from error
+
+    async def at_head(self) -> bool:
+        """Whether the database is the one that this release works with."""
+        return await self.revision() == schema.head()
+
+    async def migrate(self) -> Path | None:
+        """Brings the database to head; several processes may call it at once. Returns the copy of the SQLite file that was made
+        first, None when there was nothing to copy. Raises ConfigError when a newer release made the database."""
+        revision = await self.revision()
+        if revision == schema.head():
+            return None
+        if revision is not None and revision not in schema.revisions():
+            raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {schema.head()}")
+        copy = await asyncio.to_thread(self._back_up, revision) if revision else None
+        if self.file:
+            _create_private(self.file)
+        # loaded by name on the one path that needs it: Alembic takes a second to import
+        migration = importlib.import_module("mindgw.store.migration")
+        engine = _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", poolclass=NullPool) if self.file else self._writer
+        async with engine.begin() as connection:
+            await connection.run_sync(_lock)
+            await connection.run_sync(migration.upgrade)
+        if self.file:
+            await engine.dispose()
+        return copy
+
+    async def close(self) -> None:
+        """Closes every connection; sessions in use are the caller's to end first."""
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    def _back_up(self, revision: str) -> Path | None:
+        if self.file is None or self.backups is None:
+            return None
+        self.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stamp = clock.utcnow().strftime("%Y%m%dT%H%M%S.%fZ")
+        copy = self.backups / f"{self.file.stem}-{revision}-{stamp}.db"
+        _create_private(copy)
+        connection = sqlite3.connect(self.file)
+        try:
+            connection.execute("VACUUM INTO ?", (str(copy),))  # includes what still stands in the write-ahead log
+        finally:
+            connection.close()
+        with copy.open("rb") as stream:
+            os.fsync(stream.fileno())
+        return copy
+
+
+def _create_private(file: Path) -> None:
+    os.close(os.open(file, os.O_CREAT | os.O_RDONLY, 0o600))
+
+
+def _lock(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+
+
+def _driver_error(engine: AsyncEngine) -> type[Exception]:
+    """What the driver itself raises when it cannot connect, which SQLAlchemy does not wrap."""
+    driver = getattr(engine.dialect.dbapi, "asyncpg", None)
+    return driver.PostgresError if driver else sqlite3.Error
+
+
+def _postgres(url: URL) -> AsyncEngine:
+    settings = {"application_name": "mindgw", "timezone": "UTC"}
+    return create_async_engine(url, pool_size=POSTGRES_POOL, max_overflow=0, pool_pre_ping=True, connect_args={"server_settings": settings})
+
+
+def _sqlite(url: URL, *pragmas: str, begin: str, **options: Any) -> AsyncEngine:
+    engine = create_async_engine(url, **options)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        # the driver must not open transactions by itself: it would begin them without IMMEDIATE, and only before a change
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in (*_PRAGMAS, *pragmas):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begun(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine

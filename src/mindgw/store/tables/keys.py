@@ -1,0 +1,33 @@
+"""API keys. The secret is never stored: only its keyed digest, and the last four characters for people."""
+
+from datetime import datetime
+
+from sqlmodel import Field
+
+from mindgw.store.tables.columns import UTCDateTime, Versioned
+
+
+class Key(Versioned, table=True):
+    __tablename__ = "keys"
+
+    #: The 10 base62 characters that stand in the key itself.
+    id: str = Field(primary_key=True)
+    name: str
+    org_id: str = Field(foreign_key="orgs.id", index=True)
+    team_id: str | None = Field(default=None, foreign_key="teams.id", index=True)
+    user_id: str | None = Field(default=None, foreign_key="users.id", index=True)
+    #: May use the management API.
+    admin: bool = False
+    #: Name of the priority class of its requests; empty: the default class.
+    priority: str = ""
+    #: Its requests may name the end user they are made for.
+    trusted_proxy: bool = False
+    #: HMAC-SHA256(pepper, secret), 32 bytes.
+    digest: bytes
+    #: Which pepper made the digest.
+    pepper_version: int = 1
+    last4: str = ""
+    expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    #: Written at most once a minute, so it may lag.
+    last_used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
