@@ -29,15 +29,20 @@ VOCABULARY = (
 
 #: What the tokenizer writes for a space.
 SPACE = "\u2581"
-BOS, EOS, OPEN_TURN, CLOSE_TURN, THINK, END_THINK = "<s>", "</s>", "<|turn|>", "<|end|>", "<think>", "</think>"
+BOS, EOS, OPEN_TURN, CLOSE_TURN, THINK, END_THINK, CALL = "<s>", "</s>", "<|turn|>", "<|end|>", "<think>", "</think>", "<tool_call>"
 
 #: The push that keeps a token from ever being said.
 SILENT = -60.0
 
+#: The shape of Qwen's: llama.cpp learns from it how this model would write thoughts and tool calls.
 TEMPLATE = (
-    "{%- if tools %}{{ '<|turn|>tools\\n' }}{% for t in tools %}{{ t | tojson }}\n{% endfor %}{{ '<|end|>\\n' }}{% endif -%}"
-    "{%- for m in messages %}{{ '<|turn|>' + m['role'] + '\\n' + (m['content'] or '') + '<|end|>\\n' }}{% endfor -%}"
-    "{%- if add_generation_prompt %}{{ '<|turn|>assistant\\n%THINK%' }}{% endif -%}"
+    "{%- if tools %}<|turn|>system\n<tools>\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}</tools><|end|>\n{% endif -%}"
+    "{%- for m in messages %}<|turn|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content or '' }}"
+    "{% for call in m.tool_calls or [] %}<tool_call>"
+    """{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>{% endfor %}"""
+    "<|end|>\n{% endfor -%}"
+    "{%- if add_generation_prompt %}<|turn|>assistant\n%THINK%{% endif -%}"
 )
 
 Floats = NDArray[np.float32]
@@ -91,7 +96,7 @@ def vocabulary(shape: Shape) -> list[Token]:
     kinds = gguf.TokenType
     tokens = [Token("<unk>", 0.0, kinds.UNKNOWN, SILENT), Token(BOS, 0.0, kinds.CONTROL, SILENT), Token(EOS, 0.0, kinds.CONTROL, shape.eos)]
     tokens += [Token(text, 0.0, kinds.CONTROL, SILENT) for text in (OPEN_TURN, CLOSE_TURN)]
-    tokens.append(Token(THINK, 0.0, kinds.USER_DEFINED, SILENT))
+    tokens += [Token(text, 0.0, kinds.USER_DEFINED, SILENT) for text in (THINK, CALL)]
     tokens.append(Token(END_THINK, 0.0, kinds.USER_DEFINED, shape.eos if shape.thinks else SILENT))
     tokens += [Token(f"<0x{byte:02X}>", 0.0, kinds.BYTE, SILENT) for byte in range(256)]
     push = {SPACE + word: 0.0 for word in VOCABULARY} | {".": 1.0, ",": 0.5}
@@ -126,8 +131,8 @@ def _describe(writer: gguf.GGUFWriter, shape: Shape, tokens: list[Token]) -> Non
     writer.add_eos_token_id(names.index(EOS))
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
-    writer.add_chat_template(TEMPLATE.replace("%THINK%", THINK + "\\n" if shape.thinks else ""))
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(TEMPLATE.replace("%THINK%", THINK + "\n" if shape.thinks else ""))
 
 
 def _weights(shape: Shape, tokens: list[Token]) -> list[tuple[str, Floats]]:
