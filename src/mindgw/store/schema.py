@@ -2,7 +2,7 @@
 
 from importlib import resources
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, column, inspect, select, table
 
 #: Table in which Alembic keeps the revision.
 VERSION_TABLE = "alembic_version"
@@ -24,5 +24,5 @@ def current(connection: Connection) -> str | None:
     """The revision of a database; None when it is empty."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
-    revision: str | None = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar_one_or_none()
+    revision: str | None = connection.execute(select(column("version_num")).select_from(table(VERSION_TABLE))).scalar_one_or_none()
     return revision

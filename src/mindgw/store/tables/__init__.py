@@ -9,4 +9,4 @@ from mindgw.store.tables.people import Org, Team, User
 
 metadata = Row.metadata
 
-__all__ = ["AuditEntry", "JoinToken", "Key", "Org", "Team", "Usage", "User", "UTCDateTime", "Worker", "metadata"]
+__all__ = ["AuditEntry", "JoinToken", "Key", "Org", "Team", "UTCDateTime", "Usage", "User", "Worker", "metadata"]

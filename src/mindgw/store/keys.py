@@ -1,0 +1,76 @@
+"""API keys: made, found, revoked. Whether a presented key is good is decided in `gateway.auth`."""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import or_, update
+from sqlmodel import col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw.errors import NotFound
+from mindgw.store import rows
+from mindgw.store.tables import Key
+from mindgw_agent import tokens
+
+
+def digest(pepper: bytes, secret: str) -> bytes:
+    """What is stored of a secret: 32 bytes that are worth nothing without the pepper."""
+    return hmac.digest(pepper, secret.encode(), "sha256")
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key to be made is like; fields are those of the table, where they are explained."""
+
+    name: str
+    org_id: str
+    team_id: str | None = None
+    user_id: str | None = None
+    admin: bool = False
+    priority: str = ""
+    trusted_proxy: bool = False
+    expires_at: datetime | None = None
+
+
+async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper_version: int = 1) -> tuple[Key, str]:
+    """The row and the key itself, which exists nowhere else: show it once and forget it."""
+    made = tokens.make_key()
+    row = Key(
+        **msgspec.structs.asdict(wanted),
+        id=made.id,
+        digest=digest(pepper, made.secret),
+        pepper_version=pepper_version,
+        last4=made.text[-4:],
+    )
+    session.add(row)
+    await session.flush()
+    return row, made.text
+
+
+async def get(session: AsyncSession, key_id: str) -> Key | None:
+    """The key with this id, revoked ones too."""
+    return await session.get(Key, key_id)
+
+
+async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:
+    """Keys in the order of their making; `revoked=False` leaves out those that are no longer good."""
+    where = () if revoked else (col(Key.revoked_at).is_(None),)
+    return await rows.page(session, Key, *where, after=after, limit=limit)
+
+
+async def revoke(session: AsyncSession, key_id: str, at: datetime, *, version: int | None = None) -> Key:
+    """Ends a key for good; doing it twice is no error. Raises NotFound, PreconditionFailed."""
+    row = await rows.locked(session, Key, key_id)
+    if row is None:
+        raise NotFound(f"There is no key {key_id!r}.")
+    if row.revoked_at is not None:
+        return row
+    return rows.change(row, version, revoked_at=at)
+
+
+async def touch(session: AsyncSession, seen: Mapping[str, datetime]) -> None:
+    """Notes when keys were last used. Not a change: the version stays, and a moment older than the noted one is ignored."""
+    for key_id, at in seen.items():
+        earlier = or_(col(Key.last_used_at).is_(None), col(Key.last_used_at) < at)
+        await session.exec(update(Key).where(col(Key.id) == key_id, earlier).values(last_used_at=at))

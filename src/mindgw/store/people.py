@@ -1,0 +1,78 @@
+"""Organisations, teams and users. Whoever names one that does not exist yet has it made."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw.errors import BadRequest
+from mindgw.store import rows
+from mindgw.store.tables import Org, Team, User
+from mindgw.store.tables.columns import Versioned
+
+V = TypeVar("V", bound=Versioned)
+
+#: Name of the organisation and of its team that `init` makes.
+DEFAULT = "default"
+#: The user that the first admin key belongs to.
+ADMIN = "admin@localhost"
+
+MAX_NAME = 200
+
+
+async def get_or_create_org(session: AsyncSession, name: str = DEFAULT) -> Org:
+    """Raises BadRequest when the name is empty, too long or holds control characters; so do the others."""
+    return await _one(session, Org(name=_clean(name, "name")), Org.name)
+
+
+async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEFAULT) -> Team:
+    """The organisation's team of that name."""
+    return await _one(session, Team(org_id=org_id, name=_clean(name, "team")), Team.org_id, Team.name)
+
+
+async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", admin: bool = False) -> User:
+    """The user with that address, compared without regard to case; name, organisation and role of one who exists stay as they are."""
+    address = _clean(email, "user").lower()
+    before, at, after = address.partition("@")
+    if not (before and at and after) or "@" in after or " " in address:
+        raise BadRequest(f"{email!r} is not an e-mail address.", param="user")
+    return await _one(session, User(org_id=org_id, email=address, name=name, admin=admin), User.email)
+
+
+async def names(session: AsyncSession, table: type[Org] | type[Team], ids: set[str]) -> dict[str, str]:
+    """id -> name of those organisations or teams."""
+    found = await session.exec(select(table.id, table.name).where(col(table.id).in_(ids)))
+    return dict(found.all())
+
+
+async def emails(session: AsyncSession, ids: set[str]) -> dict[str, str]:
+    """id -> address of those users."""
+    found = await session.exec(select(User.id, User.email).where(col(User.id).in_(ids)))
+    return dict(found.all())
+
+
+async def teams(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE) -> Sequence[Team]:
+    return await rows.page(session, Team, after=after, limit=limit)
+
+
+async def users(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE) -> Sequence[User]:
+    return await rows.page(session, User, after=after, limit=limit)
+
+
+async def _one(session: AsyncSession, row: V, *unique: Any) -> V:
+    """The stored row that has the same unique values; `row` itself is stored when there is none. Two at once make one."""
+    same = [col(column) == getattr(row, column.key) for column in unique]
+    wanted = select(type(row)).where(*same)
+    found = (await session.exec(wanted)).first()
+    if found is None:
+        await session.exec(rows.insert_once(session, type(row)).values(**row.model_dump()))
+        found = (await session.exec(wanted)).one()
+    return found
+
+
+def _clean(text: str, param: str) -> str:
+    text = text.strip()
+    if not text or len(text) > MAX_NAME or not text.isprintable():
+        raise BadRequest(f"A name has 1 to {MAX_NAME} printable characters.", param=param)
+    return text
