@@ -1,0 +1,169 @@
+"""What the frames of the tunnel say: plain values, in JSON on the wire.
+
+Fields that are not known here are ignored, so a newer peer may say more. Numbers and secrets are bounded in their types: what
+comes out of `wire.parse` can be computed with and stored as it is.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+#: Versions of the tunnel that this code speaks, best first.
+VERSIONS: Final = (1,)
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
+Tag = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Outcome = Literal["done", "busy", "cancelled", "failed"]
+Source = Literal["engine", "counted", "estimated"]
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """First word of an agent. `last_epoch` is the newest epoch it has on disk: a server that knows less was rolled back."""
+
+    agent_id: str
+    nonce: Nonce
+    versions: list[int] = msgspec.field(default_factory=lambda: list(VERSIONS))
+    software: str = ""
+    last_epoch: Count = 0
+
+
+class Challenge(msgspec.Struct, frozen=True, kw_only=True):
+    """The server's identity key signs transcript_challenge; the agent checks it before it says anything more."""
+
+    nonce: Nonce
+    epoch: Count
+    version: int = 1
+    signature: Signature
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that an engine offers. `kinds` are endpoints: chat, completions, embeddings; None context is unknown."""
+
+    id: str
+    context: Count | None = None
+    kinds: list[str] = []
+    loaded: bool = True
+    aliases: list[str] = []
+    created: Count = 0
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """A GPU: bytes of memory, utilisation from 0 to 1, degrees Celsius."""
+
+    name: str
+    memory_total: Count = 0
+    memory_used: Count = 0
+    utilisation: float = 0.0
+    temperature: float = 0.0
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine behind an agent. `running` counts the agent's own requests in flight, `elsewhere` those of others."""
+
+    id: str
+    kind: str
+    version: str = ""
+    url: str = ""
+    healthy: bool
+    slots: Count
+    running: Count = 0
+    elsewhere: Count = 0
+    models: list[Model] = []
+    error: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What an agent has to offer. A report replaces the one before; `serial` grows with each."""
+
+    serial: Count = 0
+    engines: list[EngineReport] = []
+    draining: bool = False
+    gpus: list[Gpu] = []
+    hostname: str = ""
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """The agent's key signs transcript_proof."""
+
+    signature: Signature
+    report: Report
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The link is up. The server pings every `ping_interval` seconds; `replicas` (URLs) and `pins` are worth keeping on disk."""
+
+    ping_interval: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    name: str = ""
+    state: str = ""
+    server_version: str = ""
+    replicas: list[str] = []
+    pins: list[bytes] = []
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """The sender closes the link. Codes: revoked, replaced, draining, locked, refused, protocol, version.
+
+    `retry_after` is in seconds; None leaves the moment of the next try to the listener.
+    """
+
+    code: str
+    message: str = ""
+    retry_after: Seconds | None = None
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels with a request. Patience in seconds: `timeout` for the whole answer, `first_token`, `idle` between bytes.
+
+    `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
+    """
+
+    request_id: str
+    path: str
+    model: str
+    engine: str = ""
+    stream: bool = False
+    include_usage: bool = False
+    timeout: Seconds = 3600.0
+    first_token: Seconds = 300.0
+    idle: Seconds = 120.0
+    traceparent: str = ""
+    tag: Tag = b""
+    length: Count
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one answer and where the numbers come from."""
+
+    prompt: Count = 0
+    completion: Count = 0
+    cached: Count = 0
+    source: Source = "engine"
+
+
+class Close(msgspec.Struct, frozen=True):
+    """How a stream ended; always its last frame.
+
+    done; busy: nothing was started, the request may be placed again; cancelled: sent only when the engine's slot is known to be
+    free; failed: `code` is engine_unreachable, engine_error, engine_timeout, engine_protocol, refused or draining.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    message: str = ""
+    usage: Usage | None = None
+    events: Count = 0
+    bytes: Count = 0
+    finish: str = ""
+    tag: Tag = b""
+    status: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The engine's answer begins: its status, the content type (printable ASCII) and the first bytes of the body."""
+
+    status: int
+    content_type: str
+    body: bytes

@@ -1,0 +1,336 @@
+"""Frames of the tunnel: the words that a server and an agent exchange, and nothing about when they may be said.
+
+A message is one WebSocket binary message of 1..n whole frames. A frame is a 10-byte header (`!IIBB`: payload length, stream,
+kind, flags) and its payload. Control frames travel on stream 0, everything else on a stream that the server opened.
+Stream ids grow from 1 on each connection and are never used again, so "already over" and "never opened" can be told apart
+without remembering old streams.
+
+Both ends import this room. A peer can send any bytes: whatever is wrong with them, the only exception is ProtocolError.
+"""
+
+import struct
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mindgw_agent.vocabulary import (
+    VERSIONS,
+    Challenge,
+    Close,
+    Count,
+    EngineReport,
+    Goodbye,
+    Gpu,
+    Head,
+    Hello,
+    Meta,
+    Model,
+    Nonce,
+    Outcome,
+    Proof,
+    Report,
+    Seconds,
+    Signature,
+    Source,
+    Tag,
+    Usage,
+    Welcome,
+)
+
+# whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
+__all__ = [
+    "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE",
+    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_PAYLOAD", "MAX_REPORT",
+    "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME",
+    "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta",
+    "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source", "Tag", "Usage",
+    "Welcome", "build_head", "build_open", "credit", "encode", "fit", "frame", "head_size", "negotiate", "pack_header", "parse",
+    "parse_credit", "parse_head", "parse_open", "transcript", "transcript_challenge", "transcript_proof",
+]  # fmt: skip
+
+VERSION: Final = VERSIONS[0]
+SUBPROTOCOL: Final = "mindgw.1"
+PATH: Final = "/agent/v1/link"
+
+#: Largest message and largest payload of a frame, in bytes.
+MAX_MESSAGE: Final = 1024 * 1024
+MAX_PAYLOAD: Final = 64 * 1024
+#: What a peer may say before it has proved who it is, in bytes of payload.
+MAX_GREETING: Final = 4 * 1024
+#: Body bytes that one end of a stream may have sent and not yet been credited for.
+WINDOW: Final = 256 * 1024
+#: A receiver returns credit once this much was consumed; strictly below RESUME_LEVEL, or a paused stream never wakes up.
+CREDIT_LEVEL: Final = WINDOW // 4
+#: A sender that paused its source reads on when no more than this is unsent or in flight.
+RESUME_LEVEL: Final = WINDOW // 2
+#: Largest body of a request that an agent collects.
+MAX_BODY: Final = 64 * 1024 * 1024
+#: Largest report, in bytes of JSON: it must fit in a frame beside a signature.
+MAX_REPORT: Final = MAX_PAYLOAD - 1024
+
+#: The only engine paths that can be asked for through a tunnel.
+PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+
+# Kinds of control frames: stream 0, JSON payloads, but for PING and PONG, whose payload is an opaque echo of <= 64 bytes.
+HELLO: Final = 1
+CHALLENGE: Final = 2
+PROOF: Final = 3
+WELCOME: Final = 4
+GOODBYE: Final = 5
+REPORT: Final = 6
+DRAIN: Final = 7
+PING: Final = 8
+PONG: Final = 9
+# Kinds of stream frames.
+OPEN: Final = 16
+DATA: Final = 17
+HEAD: Final = 18
+CREDIT: Final = 19
+CANCEL: Final = 20
+CLOSE: Final = 21
+
+#: The only flag: the body of this direction is complete.
+END: Final = 1
+
+FROM_SERVER: Final = frozenset({CHALLENGE, WELCOME, GOODBYE, DRAIN, PING, PONG, OPEN, DATA, CREDIT, CANCEL})
+FROM_AGENT: Final = frozenset({HELLO, PROOF, GOODBYE, REPORT, DRAIN, PING, PONG, DATA, HEAD, CREDIT, CLOSE})
+KINDS: Final = FROM_SERVER | FROM_AGENT
+
+_HEADER = struct.Struct("!IIBB")
+#: Header of a frame whose limits are known to be kept: payload length, stream, kind, flags.
+pack_header: Final = _HEADER.pack
+_unpack = _HEADER.unpack_from
+#: Bytes of a header, and of the largest frame.
+HEADER_SIZE: Final = _HEADER.size
+MAX_FRAME: Final = HEADER_SIZE + MAX_PAYLOAD
+
+_U32 = struct.Struct("!I")
+_U16 = struct.Struct("!H")
+_ANSWER = struct.Struct("!HB")
+
+
+class ProtocolError(Exception):
+    """The peer broke the rules of the tunnel; the link must be closed."""
+
+
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """One frame. The payload is at most MAX_PAYLOAD bytes; `end` may be set on OPEN, HEAD and DATA alone."""
+
+    stream: int
+    kind: int
+    payload: bytes = b""
+    end: bool = False
+
+
+Payload = Hello | Challenge | Proof | Welcome | Goodbye | Report | Close
+T = TypeVar("T")
+
+_KIND_OF: dict[type, int] = {
+    Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Close: CLOSE,
+}  # fmt: skip
+_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in (*_KIND_OF, Meta)}
+_to_json = msgspec.json.Encoder().encode
+
+
+def frame(value: Payload, stream: int = 0) -> Frame:
+    """The frame that says `value`. ValueError when it does not fit in one."""
+    kind = _KIND_OF[type(value)]
+    payload = _to_json(value)
+    if len(payload) > _LIMITS[kind][1]:
+        raise ValueError(f"{type(value).__name__} of {len(payload)} bytes does not fit in a frame")
+    return Frame(stream, kind, payload)
+
+
+def fit(report: Report) -> Report:
+    """The report, with the last models of the longest lists left out until it fits in a frame; `error` then says so.
+
+    ValueError when it is not the models that make it large.
+    """
+    while len(_to_json(report)) > MAX_REPORT:
+        keep = max((len(engine.models) for engine in report.engines), default=0) // 2
+        if not keep:
+            raise ValueError(f"a report of more than {MAX_REPORT} bytes")
+        report = msgspec.structs.replace(report, engines=[_shorten(engine, keep) for engine in report.engines])
+    return report
+
+
+def _shorten(engine: EngineReport, keep: int) -> EngineReport:
+    if len(engine.models) <= keep:
+        return engine
+    return msgspec.structs.replace(engine, models=engine.models[:keep], error=f"only its first {keep} models are announced")
+
+
+def parse(kind: type[T], payload: bytes | memoryview) -> T:
+    """Read a JSON payload, `parse(Hello, frame.payload)`. ProtocolError says what is wrong with it."""
+    try:
+        value: T = _DECODERS[kind].decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise ProtocolError(f"bad {kind.__name__}: {error}") from None
+    return value
+
+
+def credit(stream: int, size: int) -> Frame:
+    """The frame that lets the peer send `size` body bytes more."""
+    return Frame(stream, CREDIT, _U32.pack(size))
+
+
+def parse_credit(payload: bytes) -> int:
+    """Bytes granted by a CREDIT frame that came out of a Decoder."""
+    size: int = _U32.unpack(payload)[0]
+    return size
+
+
+def build_open(meta: Meta, body: bytes = b"") -> bytes:
+    """Payload of OPEN. A large body is better written as DATA right behind: Outbound sends both in one frame, uncopied.
+
+    ValueError when the meta does not fit in a frame.
+    """
+    head = _to_json(meta)
+    if len(head) > MAX_PAYLOAD - _U16.size:
+        raise ValueError(f"meta of {len(head)} bytes does not fit in a frame")
+    return _U16.pack(len(head)) + head + body
+
+
+def parse_open(payload: bytes) -> tuple[Meta, bytes]:
+    """Meta and first body bytes of an OPEN frame."""
+    start = head_size(OPEN, payload)
+    return parse(Meta, payload[_U16.size : start]), payload[start:]
+
+
+def build_head(status: int, content_type: str, body: bytes = b"") -> bytes:
+    """Payload of HEAD. A content type that no HTTP header could carry is replaced: engines are not trusted with our headers."""
+    name = content_type.encode() if _is_plain(content_type) else b"application/octet-stream"
+    return _ANSWER.pack(status, len(name)) + name + body
+
+
+def parse_head(payload: bytes) -> Head:
+    """The beginning of an answer, fit to be put into HTTP headers as it is."""
+    start = head_size(HEAD, payload)
+    status, _ = _ANSWER.unpack_from(payload)
+    content_type = payload[_ANSWER.size : start].decode("latin-1")
+    if not 100 <= status <= 599 or not _is_plain(content_type):
+        raise ProtocolError(f"bad HEAD: status {status}, content type {content_type!r}")
+    return Head(status, content_type, payload[start:])
+
+
+def head_size(kind: int, payload: bytes) -> int:
+    """Bytes in front of the body in a payload: they cost no credit. ProtocolError when the payload is shorter than it says."""
+    if kind == DATA:
+        return 0
+    try:
+        size = _U16.size + _U16.unpack_from(payload)[0] if kind == OPEN else _ANSWER.size + payload[2]
+    except (struct.error, IndexError):
+        raise ProtocolError("the head of a stream is cut") from None
+    if size > len(payload):
+        raise ProtocolError("the head of a stream is cut")
+    return int(size)
+
+
+def _is_plain(content_type: str) -> bool:
+    return len(content_type) <= 255 and content_type.isascii() and content_type.isprintable()
+
+
+_Limits = tuple[int, int, int, bool]
+#: kind -> least payload (without END), most payload, highest flags, on stream 0.
+_LIMITS: dict[int, _Limits] = {
+    HELLO: (2, MAX_GREETING, 0, True),
+    CHALLENGE: (2, MAX_GREETING, 0, True),
+    PROOF: (2, MAX_PAYLOAD, 0, True),
+    WELCOME: (2, MAX_PAYLOAD, 0, True),
+    GOODBYE: (2, MAX_GREETING, 0, True),
+    REPORT: (2, MAX_PAYLOAD, 0, True),
+    DRAIN: (0, MAX_GREETING, 0, True),
+    PING: (0, 64, 0, True),
+    PONG: (0, 64, 0, True),
+    OPEN: (_U16.size, MAX_PAYLOAD, END, False),
+    DATA: (1, MAX_PAYLOAD, END, False),
+    HEAD: (_ANSWER.size, MAX_PAYLOAD, END, False),
+    CREDIT: (_U32.size, _U32.size, 0, False),
+    CANCEL: (0, 0, 0, False),
+    CLOSE: (2, MAX_PAYLOAD, 0, False),
+}
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame. ValueError when it breaks the limits of its kind: that is a bug at this end."""
+    wrong = _fault(len(frame.payload), frame.stream, frame.kind, int(frame.end), _LIMITS)
+    if wrong:
+        raise ValueError(wrong)
+    return pack_header(len(frame.payload), frame.stream, frame.kind, frame.end) + frame.payload
+
+
+class Decoder:
+    """Cuts the messages of one peer into frames, and refuses what that peer has no business to say."""
+
+    def __init__(self, kinds: frozenset[int] = KINDS) -> None:
+        #: The limits of the kinds that the peer may send: FROM_SERVER, FROM_AGENT.
+        self._limits = {kind: _LIMITS[kind] for kind in kinds}
+
+    def feed(self, message: bytes | str) -> list[Frame]:
+        """All frames of one message, in order; ProtocolError leaves none of them. JSON payloads are not read yet: see parse."""
+        size = len(message)
+        if isinstance(message, str) or not 0 < size <= MAX_MESSAGE:
+            raise ProtocolError(f"a message of {size} {'bytes' if isinstance(message, bytes) else 'characters'}")
+        frames: list[Frame] = []
+        start = 0
+        while start < size:
+            if size - start < HEADER_SIZE:
+                raise ProtocolError("a header is cut")
+            length, stream, kind, flags = _unpack(message, start)
+            wrong = _fault(length, stream, kind, flags, self._limits)
+            if wrong:
+                raise ProtocolError(wrong)
+            start += HEADER_SIZE
+            stop = start + length
+            if stop > size:
+                raise ProtocolError("a payload is cut")
+            frames.append(Frame(stream, kind, message[start:stop], flags == END))
+            start = stop
+        return frames
+
+
+def _fault(length: int, stream: int, kind: int, flags: int, limits: dict[int, _Limits]) -> str:
+    """What is wrong with a header, "" when it may stand."""
+    rule = limits.get(kind)
+    if rule is None:
+        return f"kind {kind} is unknown, or not for the other end to say"
+    least, most, allowed, control = rule
+    if length > most or (length < least and not flags):
+        return f"kind {kind} with a payload of {length} bytes"
+    if flags > allowed:
+        return f"kind {kind} with flags {flags}"
+    if (stream == 0) is not control:
+        return f"kind {kind} on stream {stream}"
+    return ""
+
+
+def negotiate(versions: Iterable[int]) -> int:
+    """The best version that both ends speak; ProtocolError when there is none."""
+    offered = set(versions)
+    for version in VERSIONS:
+        if version in offered:
+            return version
+    raise ProtocolError(f"no common version: offered {sorted(offered)}, spoken here {list(VERSIONS)}")
+
+
+# What is signed. Every field stands behind its length, so no two different lists of fields give the same bytes.
+
+
+def transcript(label: str, *fields: bytes | str | int) -> bytes:
+    """Bytes to sign: the label says what for, so that a signature made for one purpose is worthless for another."""
+    parts: list[bytes] = []
+    for field in (label, *fields):
+        data = field if isinstance(field, bytes) else str(field).encode()
+        parts += (_U32.pack(len(data)), data)
+    return b"".join(parts)
+
+
+def transcript_challenge(agent_nonce: bytes, nonce: bytes, agent_id: str, epoch: int, version: int = VERSION) -> bytes:
+    """Signed by the server's identity key: this server, now, for this agent, under this epoch."""
+    return transcript("mindgw-challenge-v1", agent_nonce, nonce, agent_id, epoch, version)
+
+
+def transcript_proof(nonce: bytes, agent_id: str, epoch: int, last_epoch: int, server_identity: bytes, host: str) -> bytes:
+    """Signed by the agent's key: this agent, now, to this server, reached as `host`."""
+    return transcript("mindgw-proof-v1", nonce, agent_id, epoch, last_epoch, server_identity, host)
