@@ -1,0 +1,155 @@
+"""Text that people paste: join tokens and API keys. Agents read the first, servers make and read both.
+
+Both end in crc6, the CRC-32 of all the text before it: a typing error is found before anything is looked up or sent.
+"""
+
+import re
+import secrets
+import zlib
+from collections.abc import Callable
+from typing import Annotated, Final
+
+import msgspec
+
+ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+#: Join tokens and API keys begin with it.
+JOIN_PREFIX: Final = "mgwj1_"
+KEY_PREFIX: Final = "mgw_"
+#: Longest text that is looked at.
+MAX_TEXT: Final = 4096
+
+_VALUES: Final = {letter: value for value, letter in enumerate(ALPHABET)}
+_KEY: Final = re.compile(r"mgw_([0-9A-Za-z]{10})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
+_KEY_LENGTH: Final = 53
+
+
+class TokenError(ValueError):
+    """The join token cannot be used; the message says why and what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        #: One of: empty, wrong_kind, version, truncated, checksum, payload.
+        self.code = code
+
+
+def base62_encode(data: bytes) -> str:
+    """Bytes as digits and letters; leading zero bytes survive."""
+    return _digits(int.from_bytes(b"\x01" + data, "big"))
+
+
+def base62_decode(text: str) -> bytes:
+    """Reverse of base62_encode. ValueError when it never made this text."""
+    number = 0
+    for letter in text:
+        if letter not in _VALUES:
+            raise ValueError(f"{letter!r} is not a base62 digit")
+        number = number * 62 + _VALUES[letter]
+    data = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    if data[:1] != b"\x01" or text[:1] == "0":
+        raise ValueError("not a base62 text")
+    return data[1:]
+
+
+def crc6(text: str) -> str:
+    """CRC-32 of the text as six base62 digits."""
+    return _digits(zlib.crc32(text.encode()), 6)
+
+
+def _digits(number: int, width: int = 1) -> str:
+    digits = []
+    while number:
+        number, value = divmod(number, 62)
+        digits.append(ALPHABET[value])
+    return "".join(reversed(digits)).rjust(width, "0")
+
+
+Id = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Url = Annotated[str, msgspec.Meta(pattern=r"^https?://[!-~]+$", max_length=512)]
+
+
+class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a GPU box needs to find its server, to know it again, and to be let in once."""
+
+    #: Version of the payload.
+    v: int = 1
+    #: Root URLs of the server, best first.
+    urls: Annotated[list[Url], msgspec.Meta(min_length=1, max_length=8)]
+    id: Id
+    #: Seed of a one-use Ed25519 key; it never crosses the wire.
+    secret: Key
+    #: SHA-256 of the public key (SPKI, DER) of each CA that may vouch for the server; empty on a loopback address.
+    pins: Annotated[list[Key], msgspec.Meta(max_length=8)] = []
+    #: The server's public Ed25519 identity key.
+    srv: Key
+    #: Seconds since the epoch after which the server refuses it.
+    exp: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+
+    def __repr__(self) -> str:
+        return f"JoinToken(id={self.id.hex()}, urls={self.urls!r}, exp={self.exp})"
+
+    def encode(self) -> str:
+        """The text to paste."""
+        text = JOIN_PREFIX + base62_encode(_to_msgpack(self))
+        return f"{text}_{crc6(text)}"
+
+    @classmethod
+    def decode(cls, text: str) -> "JoinToken":
+        """Read a pasted token; blanks and line breaks inside do no harm. TokenError says what is wrong with it."""
+        text = "".join(text.split())
+        _check_kind(text)
+        body, _, digits = text[len(JOIN_PREFIX) :].rpartition("_")
+        if not body or len(digits) < 6:
+            raise TokenError("truncated", "The join token is cut off: copy it whole, it ends in '_' and six characters.")
+        if len(digits) > 6 or crc6(JOIN_PREFIX + body) != digits:
+            raise TokenError("checksum", "The join token has a typing error: its checksum does not match. Copy it again.")
+        try:
+            return _from_msgpack(base62_decode(body))
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise TokenError("payload", f"The join token was made wrongly ({error}): make a new one.") from None
+
+
+_to_msgpack = msgspec.msgpack.Encoder().encode
+_from_msgpack = msgspec.msgpack.Decoder(JoinToken).decode
+
+
+def _check_kind(text: str) -> None:
+    if not text:
+        raise TokenError("empty", "The join token is empty.")
+    if text.startswith(KEY_PREFIX):
+        raise TokenError("wrong_kind", "This is an API key, not a join token: `mindgw join-tokens create` makes one.")
+    if re.match(r"mgwj[0-9]+_", text) and not text.startswith(JOIN_PREFIX):
+        raise TokenError("version", "The join token is of a newer kind: update mindgw on this machine.")
+    if not text.startswith(JOIN_PREFIX):
+        raise TokenError("wrong_kind", f"This is not a join token: it would begin with {JOIN_PREFIX!r}.")
+    if len(text) > MAX_TEXT:
+        raise TokenError("payload", "The join token is too long to be one.")
+
+
+class ApiKey(msgspec.Struct, frozen=True):
+    """A new API key: store the id and a keyed digest of the secret, show the text once."""
+
+    id: str
+    secret: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"ApiKey(id={self.id})"
+
+
+def make_key(random: Callable[[int], bytes] = secrets.token_bytes) -> ApiKey:
+    """A new API key, 190 bits of secret."""
+    # 384 random bits for 250 wanted: the remainder is even to 2**-130
+    digits = _digits(int.from_bytes(random(48), "big") % 62**42, 42)
+    text = f"{KEY_PREFIX}{digits[:10]}_{digits[10:]}"
+    return ApiKey(digits[:10], digits[10:], text + crc6(text))
+
+
+def parse_key(text: str) -> tuple[str, str] | None:
+    """Id and secret of an API key, None when no such key can exist. The cost does not depend on the text; nothing is looked up."""
+    if len(text) != _KEY_LENGTH:
+        return None
+    match = _KEY.fullmatch(text)
+    if match is None or crc6(text[:-6]) != match[3]:
+        return None
+    return match[1], match[2]
