@@ -109,6 +109,11 @@ def authority() -> Request:
     return Request("GET", "/.well-known/mindgw/ca.pem")
 
 
+def served_models() -> Request:
+    """The models as the OpenAI API lists them; any key will do."""
+    return Request("GET", "/v1/models")
+
+
 def chat(model: str, messages: list[dict[str, str]], *, stream: bool = True) -> Request:
     body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream}
     if stream:

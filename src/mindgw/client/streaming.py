@@ -1,7 +1,7 @@
 """Reading a streamed chat answer: lines in, pieces of text out."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ def _piece(data: str) -> Piece:
     )
 
 
-def stream(server: Server, request: Request) -> Iterator[Piece]:
+def stream(server: Server, request: Request) -> Generator[Piece]:
     """Asks and yields the pieces as they come; closing the iterator early hangs up, which frees the worker's slot."""
     with server.open(request) as answer:
         yield from pieces(_lines(answer.readline))

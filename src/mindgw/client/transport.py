@@ -74,13 +74,15 @@ class Server:
         page = request
         for _ in range(_MAX_PAGES):
             answer = self.call(page)
-            if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
-                raise ClientError(f"{self.url}{request.path} did not answer with a list", hint="is this address a MindGateway?")
-            found.extend(answer["items"])
+            found.extend(_list_in(answer, "items", self.url + request.path))
             if not answer.get("next"):
                 break
             page = following(request, str(answer["next"]))
         return found
+
+    def data(self, request: Request) -> list[dict[str, Any]]:
+        """The items of a list of the OpenAI API, which has one page."""
+        return _list_in(self.call(request), "data", self.url + request.path)
 
     def fetch(self, request: Request) -> bytes:
         """The raw body of a 2xx answer."""
@@ -93,19 +95,26 @@ class Server:
     @contextmanager
     def open(self, request: Request) -> Iterator[http.client.HTTPResponse]:
         """The 2xx answer, its body not read yet; the connection is closed on the way out. Redirects are not followed."""
+        self.note(redact(f"> {request.method} {self.url}{request.path}   authorization: {_shown(self.token)}"))
         began = clock.monotonic()
         try:
             with closing(_connection(self)) as connection:
                 connection.request(request.method, request.path, _body(request), _headers(self, request))
                 answer = connection.getresponse()
                 took = (clock.monotonic() - began) * 1000
-                self.note(redact(f"> {request.method} {self.url}{request.path}   authorization: {_shown(self.token)}"))
                 self.note(redact(f"< {answer.status} {answer.reason}   {took:.0f} ms   request {answer.getheader('x-request-id') or '-'}"))
                 if not 200 <= answer.status < 300:
                     raise _refusal(self, request, answer)
                 yield answer
         except (OSError, http.client.HTTPException) as problem:
             raise _unreachable(self, problem) from problem
+
+
+def _list_in(answer: Any, field: str, address: str) -> list[dict[str, Any]]:
+    found = answer.get(field) if isinstance(answer, dict) else None
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise ClientError(f"{address} did not answer with a list", hint="is this address a MindGateway?")
+    return found
 
 
 def _is_address(root: str) -> bool:
@@ -153,7 +162,8 @@ def _connection(server: Server) -> http.client.HTTPConnection:
     parts = urlsplit(server.url)
     host = parts.hostname or ""
     if parts.scheme == "http":
-        return http.client.HTTPConnection(host, parts.port or 80, timeout=server.timeout)
+        # what a name means is decided by a resolver, and this connection proves nothing about the other end: dial the address itself
+        return http.client.HTTPConnection("127.0.0.1" if host == "localhost" else host, parts.port or 80, timeout=server.timeout)
     return _secure_connection(server, host, parts.port or 443)
 
 
