@@ -1,0 +1,149 @@
+"""A request body, read as far as the gateway must and no further: unknown fields are nobody's business.
+
+What is wrong comes back as `Invalid`, in the words that the caller gets to read. The body itself is never rewritten here.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+CHAT, COMPLETIONS, EMBEDDINGS = "chat", "completions", "embeddings"
+
+#: Field that each endpoint cannot do without, and the JSON types it may have (by the first byte of the value).
+_REQUIRED = {CHAT: ("messages", b"["), COMPLETIONS: ("prompt", b'"['), EMBEDDINGS: ("input", b'"[')}
+
+#: Deepest nesting of objects and arrays in a body.
+DEPTH = 64
+MESSAGES = 4096
+TOOLS = 128
+
+_ABSENT = Raw()
+
+
+class StreamOptions(Struct, frozen=True):
+    """OpenAI's `stream_options`, as far as it is read."""
+
+    include_usage: bool | None = None
+
+
+class Body(Struct, frozen=True):
+    """The fields that the gateway reads; types are checked, everything else in the body passes unread."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    messages: Raw = _ABSENT
+    prompt: Raw = _ABSENT
+    input: Raw = _ABSENT
+    tools: Raw = _ABSENT
+
+
+class Peek(Struct, frozen=True):
+    """What a valid request asks for."""
+
+    model: str
+    stream: bool
+    include_usage: bool
+    #: Cap on the answer that the caller set; None when there is none.
+    max_tokens: int | None = None
+
+
+class Invalid(Struct, frozen=True):
+    """Why a request is refused, and the field at fault ("" when it is the whole body)."""
+
+    message: str
+    param: str = ""
+
+
+_DECODER = msgspec.json.Decoder(Body)
+_LIST = msgspec.json.Decoder(list[Raw])
+
+
+def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
+    """Reads `body`; `endpoint` is chat, completions or embeddings, `most_n` the most answers that one request may ask for."""
+    try:
+        seen = _DECODER.decode(body)
+    except msgspec.ValidationError as wrong:
+        return _mistyped(str(wrong))
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        return Invalid(f"The request body is not valid JSON: {wrong}")
+    except RecursionError:
+        return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
+    if not seen.model:
+        return Invalid("you must provide a model parameter", "model")
+    return _bounds(seen, endpoint, most_n) or _shape(seen, body, endpoint) or _asked(seen)
+
+
+def _asked(seen: Body) -> Peek:
+    wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
+    cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
+    return Peek(seen.model or "", bool(seen.stream), wants, cap)
+
+
+def _mistyped(text: str) -> Invalid:
+    """msgspec says `Expected `bool`, got `str` - at `$.stream``: the path's first name is the field."""
+    reason, _, path = text.partition(" - at `")
+    field = path.removesuffix("`").removeprefix("$.").split(".")[0].split("[")[0]
+    return Invalid(f"Invalid type for '{field}': {reason}." if field else f"The request body must be a JSON object. {reason}.", field)
+
+
+def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
+    if len(seen.model or "") > 512:
+        return Invalid("'model' is longer than 512 characters.", "model")
+    if seen.n is not None and not 1 <= seen.n <= most_n:
+        return Invalid(f"'n' must be between 1 and {most_n}.", "n")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(seen, name)
+        if value is not None and value < 0:
+            return Invalid(f"'{name}' must not be negative.", name)
+    if endpoint == EMBEDDINGS and seen.stream:
+        return Invalid("Embeddings are not streamed.", "stream")
+    return None
+
+
+def _shape(seen: Body, body: bytes, endpoint: str) -> Invalid | None:
+    field, starts = _REQUIRED[endpoint]
+    value = bytes(getattr(seen, field))
+    if not value or value == b"null":
+        return Invalid(f"Missing required parameter: '{field}'.", field)
+    if value[0] not in starts:
+        return Invalid(f"Invalid type for '{field}'.", field)
+    if endpoint == CHAT and (wrong := _messages(value)):
+        return wrong
+    tools = bytes(seen.tools)
+    if tools[:1] == b"[" and len(_LIST.decode(tools)) > TOOLS:
+        return Invalid(f"'tools' has more than {TOOLS} entries.", "tools")
+    if _depth(body) > DEPTH:
+        return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
+    return None
+
+
+def _messages(value: bytes) -> Invalid | None:
+    messages = _LIST.decode(value)
+    if not messages:
+        return Invalid("'messages' must not be empty.", "messages")
+    if len(messages) > MESSAGES:
+        return Invalid(f"'messages' has more than {MESSAGES} entries.", "messages")
+    if any(bytes(message)[:1] != b"{" for message in messages):
+        return Invalid("Each of 'messages' must be an object.", "messages")
+    return None
+
+
+def _depth(body: bytes) -> int:
+    """Nesting of `body`; counted only when enough brackets stand in it to be too deep at all."""
+    if body.count(b"[") + body.count(b"{") <= DEPTH:
+        return 0
+    return _nesting(msgspec.json.decode(body))
+
+
+def _nesting(document: Any) -> int:
+    """Deepest level of `document`, walked without recursion and no further than the limit."""
+    level, depth = [document], 0
+    while level and depth <= DEPTH:
+        level = [child for node in level if isinstance(node, (dict, list)) for child in (node.values() if isinstance(node, dict) else node)]
+        depth += 1
+    return depth - 1

@@ -1,0 +1,86 @@
+"""Server-sent events on their way to a client: which bytes may leave untouched, and what the others say.
+
+Almost every event of a stream is one line `data: {...}` whose content is nobody's business. Such runs of events are
+recognised by counting bytes (`plain`) and leave as they came. Everything else (usage, reasoning, errors, the end mark,
+comments, foreign fields, bytes of a broken event) goes through `Splitter`, which only ever yields the data of whole events.
+"""
+
+#: Pieces of JSON whose events must be looked at; a hit inside somebody's text only costs time.
+MARKS = (b'"usage', b'"reasoning', b'"error', b"\r")
+
+#: The end mark of the dialect.
+DONE = b"[DONE]"
+
+#: The one form of a comment that every SDK survives (a blank line after it would be an event without data).
+PING = b": ping\n"
+
+
+def plain(data: bytes) -> bool:
+    """True when `data` is one or more whole events of one `data: {...}` line each, with no mark in them.
+
+    JSON carries no raw line feed, so equal counts prove that every non-empty line starts with `data: {`.
+    """
+    if not data.startswith(b"data: {") or not data.endswith(b"}\n\n"):
+        return False
+    if data.count(b"\n") != 2 * data.count(b"}\n\ndata: {") + 2:
+        return False
+    return not any(mark in data for mark in MARKS)
+
+
+def event(data: bytes) -> bytes:
+    """One event that carries `data` (a single line)."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventTooLarge(ValueError):
+    """An event outgrew the limit before it ended."""
+
+
+class Splitter:
+    """Bytes in any pieces -> the data of each whole event, in order; comments and foreign fields are dropped."""
+
+    __slots__ = ("_held", "_limit", "_lines", "_size")
+
+    def __init__(self, limit: int = 8 * 2**20) -> None:
+        #: Bytes of the line that has not ended yet.
+        self._held = b""
+        #: Data lines of the event that has not ended yet, and their size.
+        self._lines: list[bytes] = []
+        self._size = 0
+        #: Most bytes that one event may have.
+        self._limit = limit
+
+    @property
+    def empty(self) -> bool:
+        """True between events, when the next byte starts a new one."""
+        return not self._held and not self._lines
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The data of every event that ends in `data`; raises EventTooLarge when one outgrows the limit."""
+        text = self._held + data
+        # A carriage return at the very end may be half of CR LF: it waits for the next byte.
+        wait = text.endswith(b"\r")
+        text = (text[:-1] if wait else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = text.split(b"\n")
+        self._held = rest + b"\r" if wait else rest
+        events = [whole for line in lines if (whole := self._line(line)) is not None]
+        if len(self._held) + self._size > self._limit:
+            raise EventTooLarge(f"an event is larger than {self._limit} bytes")
+        return events
+
+    def _line(self, line: bytes) -> bytes | None:
+        if not line:
+            return self._end()
+        if line.startswith(b"data:"):
+            value = line[5:].removeprefix(b" ")
+            self._lines.append(value)
+            self._size += len(value)
+        return None
+
+    def _end(self) -> bytes | None:
+        if not self._lines:
+            return None
+        whole = b"\n".join(self._lines)
+        self._lines = []
+        self._size = 0
+        return whole

@@ -1,0 +1,127 @@
+"""Whose key is it? Syntax and checksum first, then memory, then the database: garbage never costs a statement.
+
+What is remembered is an immutable snapshot under the SHA-256 of the whole key, for a few seconds. Forgetting a key also
+voids look-ups that are under way, so that a slow one cannot bring a revoked key back.
+"""
+
+import hashlib
+import hmac
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+
+from mindgw import errors
+from mindgw.gateway.admission import Caller
+from mindgw.store.tables.keys import Key
+from mindgw_agent import tokens
+
+#: Seconds for which a key is trusted without asking the database again.
+TTL = 5.0
+CAPACITY = 10_000
+
+#: Headers that may carry a key, each with the scheme that must precede it.
+CARRIERS = {b"authorization": b"bearer ", b"x-api-key": b"", b"api-key": b""}
+
+
+def credential(headers: list[tuple[bytes, bytes]]) -> str:
+    """The one key that the request carries; raises Unauthenticated when there is none, BadRequest when there are two."""
+    found: set[bytes] = set()
+    for name, value in headers:
+        scheme = CARRIERS.get(name)
+        if scheme is None:
+            continue
+        if scheme and value[: len(scheme)].lower() != scheme:
+            raise errors.Unauthenticated("The Authorization header must be 'Bearer KEY'.")
+        found.add(value[len(scheme) :].strip())
+    if not found - {b""}:
+        raise errors.Unauthenticated("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.", code="missing_api_key")
+    if len(found) > 1:
+        raise errors.BadRequest("The request carries two different credentials; send one.", code="ambiguous_credentials")
+    return found.pop().decode("latin-1")
+
+
+class Auth:
+    """Turns keys into callers."""
+
+    def __init__(self, find: Callable[[str], Awaitable[Key | None]], peppers: Mapping[int, bytes], now: Callable[[], datetime]) -> None:
+        #: key id -> its row, None when there is none.
+        self._find = find
+        #: pepper version -> pepper.
+        self._peppers = peppers
+        self._now = now
+        #: SHA-256 of a whole key -> (caller, monotonic seconds until which it is trusted); the least recently used goes first.
+        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        #: Raised by `forget`; a look-up that began under an older number is not remembered.
+        self._generation = 0
+        #: When each key was last seen, until `used` hands it over to be written.
+        # bounded: one entry per key that exists
+        self._used: dict[str, datetime] = {}
+
+    def known(self, key: str, now: float) -> Caller | None:
+        """The caller, when the key was checked a moment ago; None when it must be looked up. Raises Unauthenticated on garbage."""
+        place = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+        held = self._known.get(place)
+        if held is not None and now < held[1]:
+            self._known.move_to_end(place)
+            return held[0]
+        if tokens.parse_key(key) is None:
+            raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
+        return None
+
+    async def look_up(self, key: str, now: float) -> Caller:
+        """The caller, from the database; raises Unauthenticated when the key is unknown, wrong, revoked or expired."""
+        parsed = tokens.parse_key(key)
+        if parsed is None:
+            raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
+        generation = self._generation
+        row = await self._find(parsed[0])
+        caller = self._check(row, parsed[1], key)
+        if generation == self._generation:
+            self._remember(key, caller, now)
+        return caller
+
+    def _check(self, row: Key | None, secret: str, key: str) -> Caller:
+        # An unknown id is compared all the same: its answer takes as long as a wrong secret's.
+        pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
+        digest = hmac.digest(pepper, secret.encode(), "sha256")
+        same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32)
+        if row is None or not same:
+            raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
+        now = self._now()
+        if row.revoked_at is not None:
+            raise errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
+        if row.expires_at is not None and row.expires_at <= now:
+            raise errors.Unauthenticated("This API key has expired.", code="expired_api_key")
+        self._used[row.id] = now
+        return Caller(
+            key_id=row.id,
+            name=row.name,
+            org_id=row.org_id,
+            team_id=row.team_id or "",
+            user_id=row.user_id or "",
+            admin=row.admin,
+            priority=row.priority or "normal",
+            trusted_proxy=row.trusted_proxy,
+        )
+
+    def _remember(self, key: str, caller: Caller, now: float) -> None:
+        self._known[hashlib.sha256(key.encode()).digest()] = (caller, now + TTL)
+        while len(self._known) > CAPACITY:
+            self._known.popitem(last=False)
+
+    def forget(self, key_id: str) -> None:
+        """Trusts nothing that is remembered of this key, from now on."""
+        self._generation += 1
+        for place in [place for place, (caller, _) in self._known.items() if caller.key_id == key_id]:
+            del self._known[place]
+
+    def used(self) -> dict[str, datetime]:
+        """Keys that were looked up since the last call, and when."""
+        used, self._used = self._used, {}
+        return used
+
+
+def shown(key: str) -> str:
+    """As much of a key as may be said aloud: nothing of the secret."""
+    printable = "".join(c for c in key[:15] if c.isascii() and (c.isalnum() or c in "_-"))
+    return f"{printable[:4]}***"

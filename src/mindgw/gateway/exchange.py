@@ -1,0 +1,456 @@
+"""One request from its first byte to its row in the ledger: events in, effects out, nothing awaits.
+
+The lanes (and links, and the clock's sweep) report what happened through `Pipeline.post`, which calls `Exchange.handle` and
+hands the effects to the lane. What the stages do (queue, fleet, link, meter) are plain calls made here, in the order of the path:
+
+    identify -> admit -> queue -> place -> open -> relay -> settle
+
+docs/design/path.md tells the story of a request with this file beside it.
+"""
+
+from collections.abc import Callable, Generator, Iterator
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from mindgw import errors
+from mindgw.config import Limits, Timeouts
+from mindgw.core import fault, sse, usage
+from mindgw.gateway import admission, relay, signals
+from mindgw.gateway.admission import Ask, Caller
+from mindgw.gateway.attempt import Attempt
+from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.meter import Meter, Tally
+from mindgw.gateway.queue import Queue, Ticket
+from mindgw.gateway.route import Needs, Outcome, Placement, attempts
+from mindgw.gateway.signals import Answer, Begin, Effect, End, Event, Fail, Head, LookUp, State, Write
+from mindgw_agent import wire
+
+#: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
+CANCEL_GRACE = 120.0
+#: Largest error answer of an engine that is read, in bytes.
+MAX_ERROR = 2**20
+
+
+class Stages(Struct, frozen=True):
+    """The rooms that a request passes, and the settings it is held to."""
+
+    auth: Auth
+    fleet: Fleet
+    queue: Queue
+    meter: Meter
+    limits: Limits
+    timeouts: Timeouts
+    #: The stamp of a row, wall clock.
+    today: Callable[[], datetime]
+    #: Brings an event to its exchange and carries out what follows.
+    post: "Callable[[Exchange, Event], None]"
+
+
+class Exchange:
+    """One request. `due` is the monotonic second at which it wants a Tick."""
+
+    __slots__ = (
+        "_ask", "_attempt", "_body", "_last", "_needs", "_outcome", "_owed", "_pinged", "_policy", "_relay", "_since", "_stages", "_status",
+        "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
+    )  # fmt: skip
+
+    def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
+        self._stages = stages
+        self.head = head
+        #: Who carries out the effects; taken away when the exchange is done, so that neither keeps the other alive.
+        self.lane = lane
+        self.state = State.OPENED
+        self.due = float("inf")
+
+        #: None until the key is known.
+        self.caller: Caller | None = None
+        #: None until it has arrived; b"" after it was read.
+        self._body: bytes | None = None
+        #: The next three are None until it was admitted. The policy decides whether another worker is tried, for `_needs`.
+        self._ask: Ask | None = None
+        self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
+        self._needs: Needs | None = None
+        #: Its place in the queue; None when it does not wait.
+        self._ticket: Ticket | None = None
+        #: The current try on a worker; None when there is none.
+        self._attempt: Attempt | None = None
+
+        #: Folds the answer; None until the engine's head came. `_status` is the engine's.
+        self._relay: relay.StreamRelay | relay.Whole | None = None
+        self._status = 0
+        #: True when the head of a stream has left.
+        self.begun = False
+        #: Bytes taken from the worker that have not left for the client.
+        self._owed = 0
+
+        #: Monotonic seconds of the entry into this state, of the last byte in, and of the last ping out.
+        self._since = self._last = self._pinged = now
+        #: How it ended for the client.
+        self._outcome = "failed"
+        self._tally = Tally(now, stages.today())
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """What is to be done because of `event`; nothing, when the table has no arrow for it in this state."""
+        move = TABLE[self.state].get(type(event))
+        return move(self, event, now) if move is not None else []
+
+    def _enter(self, state: State, now: float) -> None:
+        self.state = state
+        self._since = now
+        self._set_due()
+
+    # -- identify -------------------------------------------------------------------------------------------------
+
+    def open(self, now: float) -> list[Effect]:
+        """The first thing to do for a new request: find out whose key it is. Call it once, before any event."""
+        try:
+            key = credential(self.head.headers)
+            self.caller = self._stages.auth.known(key, now)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        return [LookUp(key)] if self.caller is None else []
+
+    def identified(self, event: signals.Identified, now: float) -> list[Effect]:
+        self.caller = event.caller
+        return self._admit(now)
+
+    def received(self, event: signals.Received, now: float) -> list[Effect]:
+        self._body = event.body
+        return self._admit(now)
+
+    def refused(self, event: signals.Refused, now: float) -> list[Effect]:
+        return self._fail(event.error, now)
+
+    # -- admit ----------------------------------------------------------------------------------------------------
+
+    def _admit(self, now: float) -> list[Effect]:
+        if self.caller is None or self._body is None:
+            return []
+        if self._stages.meter.full:
+            return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
+        body, self._body = self._body, b""
+        try:
+            self._ask = admission.admit(self.caller, self.head.path, body, self._stages.limits, self._stages.fleet.known)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
+        self._policy = attempts(self._ask.needs)
+        self._needs = next(self._policy)
+        return self._stand(self._stages.queue.join, now)
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    def _stand(self, join: Callable[[Ticket], Placement | None], now: float) -> list[Effect]:
+        assert self._needs is not None
+        post = self._stages.post
+        ticket = Ticket(self._needs, lambda placement: post(self, signals.Turn(placement)))
+        self._enter(State.WAITING, now)
+        try:
+            placement = join(ticket)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        if placement is not None:
+            return self._place(placement, now)
+        self._ticket = ticket
+        return []
+
+    # -- place and open -------------------------------------------------------------------------------------------
+
+    def turn(self, event: signals.Turn, now: float) -> list[Effect]:
+        return self._place(event.placement, now)
+
+    def _place(self, placement: Placement, now: float) -> list[Effect]:
+        assert self._ask is not None
+        self._ticket = None
+        self._tally.placed = now
+        self._tally.worker = placement.seat.worker.id
+        self._enter(State.SENT, now)
+        self._attempt = Attempt(self, self._stages.post, placement)
+        self._attempt.open(self._meta(self._ask, placement), self._ask.body)
+        return []
+
+    def _meta(self, ask: Ask, placement: Placement) -> wire.Meta:
+        patience = self._stages.timeouts
+        return wire.Meta(
+            request_id=self.head.request_id,
+            path=ask.path,
+            model=placement.model,
+            engine=placement.seat.engine.id,
+            stream=ask.peek.stream,
+            include_usage=ask.peek.include_usage,
+            timeout=patience.total,
+            first_token=patience.first_token,
+            idle=patience.idle,
+            traceparent=self.head.traceparent,
+            length=len(ask.body),
+        )
+
+    # -- relay ----------------------------------------------------------------------------------------------------
+
+    def answered(self, event: signals.Answered, now: float) -> list[Effect]:
+        assert self._ask is not None
+        self._status = event.status
+        self._last = now
+        good = 200 <= event.status < 300
+        self._relay = relay.Whole(self._stages.limits.answer if good else MAX_ERROR)
+        if good and self._ask.peek.stream:
+            if not event.content_type.startswith("text/event-stream"):
+                return self._abandon(errors.EngineFailed("The engine did not answer with a stream of events."), now)
+            self._relay = relay.StreamRelay(self._ask.peek.include_usage)
+        self._enter(State.RELAYING, now)
+        return []
+
+    def data(self, event: signals.Data, now: float) -> list[Effect]:
+        self._last = now
+        self._owed += len(event.data)
+        self._tally.bytes += len(event.data)
+        if self._tally.first is None:
+            self._tally.first = now
+        try:
+            if isinstance(self._relay, relay.StreamRelay):
+                return self._stream(self._relay, event.data, now)
+            assert self._relay is not None
+            self._relay.feed(event.data)
+        except errors.MindGWError as wrong:
+            return self._abandon(wrong, now)
+        self._pay()
+        return []
+
+    def _stream(self, stream: relay.StreamRelay, data: bytes, now: float) -> list[Effect]:
+        out = stream.feed(data)
+        if stream.fault is not None:
+            kept = self._write(out) if out else []
+            return kept + self._abandon(relay.error_of(stream.fault), now)
+        if not out:
+            self._pay()
+            return []
+        return self._write(out)
+
+    def _write(self, data: bytes) -> list[Effect]:
+        if self.begun:
+            return [Write(data)]
+        self.begun = True
+        return [Begin(), Write(data)]
+
+    def drained(self, event: signals.Drained, now: float) -> list[Effect]:
+        self._pay()
+        return []
+
+    def _pay(self) -> None:
+        """Gives the worker credit for what has left."""
+        owed, self._owed = self._owed, 0
+        if owed and self._attempt is not None:
+            self._attempt.consumed(owed)
+
+    # -- how an attempt ends --------------------------------------------------------------------------------------
+
+    def closed(self, event: signals.Closed, now: float) -> list[Effect]:
+        """1 no room there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
+        close = event.close
+        attempt = self._leave_worker()
+        if close.outcome == "busy" and self._relay is None:  # 1
+            self._stages.fleet.rest(attempt.placement.seat, now)
+            return self._again(Outcome.BUSY, attempt.worker, errors.NoWorker(), now)
+        self._count(close)
+        if close.outcome != "done" or self._relay is None:  # 2
+            return self._fail(relay.error_of_close(close), now)
+        return self._complete(self._relay, now)  # 3
+
+    def _complete(self, answer: relay.StreamRelay | relay.Whole, now: float) -> list[Effect]:
+        if isinstance(answer, relay.StreamRelay):
+            self._tally.status = 200
+            return [*self._write(answer.end() + sse.event(sse.DONE)), End(), *self._finish("done", now)]
+        if not 200 <= self._status < 300:
+            return self._fail(relay.error_of(fault.read(self._status, answer.raw())), now)
+        try:
+            body = answer.answer()
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        self._tally.status = 200
+        self._tally.tokens = answer.tokens or self._tally.tokens
+        return [Answer(200, body), *self._finish("done", now)]
+
+    def lost(self, event: signals.Lost, now: float) -> list[Effect]:
+        """Before the first byte another worker is tried; after it the caller hears of the loss."""
+        attempt = self._leave_worker()
+        wrong = errors.WorkerLost()
+        if self._tally.first is not None:
+            return self._fail(wrong, now)
+        self._relay = None
+        return self._again(Outcome.LOST, attempt.worker, wrong, now)
+
+    def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
+        assert self._policy is not None
+        try:
+            self._needs = self._policy.send((outcome, worker))
+        except StopIteration:
+            return self._fail(wrong, now)
+        return self._stand(self._stages.queue.rejoin, now)
+
+    def _leave_worker(self) -> Attempt:
+        """Ends the current attempt: its slot is free again."""
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None
+        attempt.end()
+        return attempt
+
+    # -- the client, the operator, the clock ----------------------------------------------------------------------
+
+    def gone(self, event: signals.Gone, now: float) -> list[Effect]:
+        self._tally.error = "client_disconnected"
+        return self._let_go("cancelled", now)
+
+    def stopped(self, event: signals.Stopped, now: float) -> list[Effect]:
+        return self._abandon(event.error, now)
+
+    def early(self, event: signals.Data, now: float) -> list[Effect]:
+        return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
+
+    def tick(self, event: signals.Tick, now: float) -> list[Effect]:
+        limit, wrong = self._limit()
+        if now >= limit:
+            return self._abandon(wrong, now)
+        effects: list[Effect] = []
+        if now >= self._next_ping() and self._may_ping():
+            effects = self._write(sse.PING)
+            self._pinged = now
+        self._set_due()
+        return effects
+
+    def _set_due(self) -> None:
+        """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
+        if self._ask is not None:
+            self.due = min(self._limit()[0], self._next_ping())
+
+    def _next_ping(self) -> float:
+        """When a client that hears nothing should be told that it is not forgotten."""
+        if self._ask is None or not self._ask.peek.stream:
+            return float("inf")
+        return max(self._last, self._pinged) + self._stages.timeouts.keepalive
+
+    def _limit(self) -> tuple[float, errors.MindGWError]:
+        """When patience ends in this state, and what the caller hears then."""
+        assert self._ask is not None
+        patience = self._stages.timeouts
+        if self.state is State.WAITING:
+            if not self._stages.fleet.present(self._ask.needs.model):
+                return self._since + patience.worker_return, errors.NoWorker(retry_after=patience.worker_return)
+            return self._since + patience.queue, errors.QueueTimeout(retry_after=30)
+        placed = self._tally.placed if self._tally.placed is not None else self._since
+        return min(self._limits(placed, patience), key=lambda pair: pair[0])
+
+    def _limits(self, placed: float, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
+        """Of a request on a worker. An answer in one piece is silent until it is complete: only the total counts for it."""
+        assert self._ask is not None
+        yield placed + patience.total, errors.EngineTimeout("The answer took too long.")
+        if self._ask.peek.stream and self._tally.first is None:
+            yield placed + patience.first_token, errors.EngineTimeout("The engine sent no first token in time.")
+        elif self._ask.peek.stream:
+            yield self._last + patience.idle, errors.EngineTimeout("The engine fell silent.")
+
+    def _may_ping(self) -> bool:
+        """A comment may stand between events of a stream only."""
+        return not isinstance(self._relay, relay.StreamRelay) or self._relay.between
+
+    def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
+        """The agent never confirmed a cancel: the slot is taken back all the same."""
+        self._leave_worker()
+        return self._finish(self._outcome, now)
+
+    # -- settle ---------------------------------------------------------------------------------------------------
+
+    def _fail(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Tells the client; for when no worker holds anything of this request."""
+        self._tally.error, self._tally.status = wrong.code, wrong.status
+        return [Fail(wrong, self.begun), *self._finish("failed", now)]
+
+    def _abandon(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Tells the client, and the worker to stop."""
+        self._tally.error, self._tally.status = wrong.code, wrong.status
+        return [Fail(wrong, self.begun), *self._let_go("failed", now)]
+
+    def _let_go(self, outcome: str, now: float) -> list[Effect]:
+        """Ends it for the client; the slot stays taken until the worker says that its engine is free."""
+        if self._ticket is not None:
+            self._stages.queue.leave(self._ticket)
+        if self._attempt is None:
+            return self._finish(outcome, now)
+        self._outcome = outcome
+        self.state = State.CLOSING
+        self.due = now + CANCEL_GRACE
+        self._attempt.cancel()
+        return []
+
+    def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
+        self._leave_worker()
+        self._count(event.close)
+        return self._finish(self._outcome, now)
+
+    def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
+        self._leave_worker()
+        return self._finish(self._outcome, now)
+
+    def _count(self, close: wire.Close) -> None:
+        """Tokens as the engine reported them to us, else as the agent counted them."""
+        told = close.usage
+        if isinstance(self._relay, relay.StreamRelay) and self._relay.tokens is not None:
+            self._tally.tokens = self._relay.tokens
+        elif told is not None:
+            self._tally.tokens = usage.Tokens(told.prompt, told.completion, told.cached, told.source)
+
+    def _finish(self, outcome: str, now: float) -> list[Effect]:
+        self.state = State.DONE
+        self.due = float("inf")
+        if self.caller is not None:
+            self._stages.meter.settle(self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now))
+        self._policy = self._ticket = None
+        return []
+
+
+_E, _S = Exchange, State
+Move = Callable[[Exchange, Any, float], list[Effect]]
+
+#: What each event does in each state; a pair that is missing needs nothing done (a late frame, a tick too many).
+TABLE: dict[State, dict[type, Move]] = {
+    _S.OPENED: {
+        signals.Identified: _E.identified,
+        signals.Received: _E.received,
+        signals.Refused: _E.refused,
+        signals.Gone: _E.gone,
+        signals.Stopped: _E.stopped,
+    },
+    _S.WAITING: {
+        signals.Turn: _E.turn,
+        signals.Gone: _E.gone,
+        signals.Stopped: _E.stopped,
+        signals.Tick: _E.tick,
+    },
+    _S.SENT: {
+        signals.Answered: _E.answered,
+        signals.Data: _E.early,
+        signals.Closed: _E.closed,
+        signals.Lost: _E.lost,
+        signals.Gone: _E.gone,
+        signals.Stopped: _E.stopped,
+        signals.Tick: _E.tick,
+    },
+    _S.RELAYING: {
+        signals.Data: _E.data,
+        signals.Drained: _E.drained,
+        signals.Closed: _E.closed,
+        signals.Lost: _E.lost,
+        signals.Gone: _E.gone,
+        signals.Stopped: _E.stopped,
+        signals.Tick: _E.tick,
+    },
+    _S.CLOSING: {
+        signals.Closed: _E.confirmed,
+        signals.Lost: _E.dropped,
+        signals.Tick: _E.overdue,
+    },
+    _S.DONE: {},
+}

@@ -1,0 +1,196 @@
+"""The live workers and the leases of the slots that their engines announce. One owner, one thread, no awaits.
+
+A *seat* is one engine of one worker. The number of slots is the agent's word; the leases are counted here, so two requests
+can never be promised the same slot. A seat whose engine said "busy" all the same rests for a moment before it is tried again.
+"""
+
+from collections.abc import Callable, Iterator
+
+from mindgw.core.worker import Event, State, step
+from mindgw.gateway.tunnel import Link
+from mindgw_agent import wire
+
+#: Seconds for which a seat is left alone after its agent answered BUSY.
+REST = 0.5
+
+
+class Worker:
+    """One session of one agent."""
+
+    __slots__ = ("draining", "epoch", "gpus", "id", "last_seen", "link", "name", "rtt", "seats", "serial", "state")
+
+    def __init__(self, id: str, name: str, epoch: int, link: Link) -> None:
+        self.id = id
+        self.name = name
+        #: Counts the sessions of this agent; a worker of an older epoch is void.
+        self.epoch = epoch
+        self.link = link
+        self.state = State.CONNECTING
+        #: engine id -> seat, as last reported.
+        self.seats: dict[str, Seat] = {}
+        self.gpus: list[wire.Gpu] = []
+        #: Serial of the last report; an older one is dropped.
+        self.serial = -1
+        #: True when either side asked it to drain.
+        self.draining = False
+        #: Round trip in seconds; None until measured.
+        self.rtt: float | None = None
+        #: Wall-clock seconds of the last message.
+        self.last_seen = 0.0
+
+    @property
+    def slots(self) -> int:
+        """Requests that it carries at once."""
+        return sum(seat.engine.slots for seat in self.seats.values())
+
+    @property
+    def used(self) -> int:
+        """Slots that are leased."""
+        return sum(seat.used for seat in self.seats.values())
+
+
+class Seat:
+    """One engine of a worker, and how many of its slots are leased."""
+
+    __slots__ = ("engine", "rests_until", "turn", "used", "worker")
+
+    def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
+        self.worker = worker
+        self.engine = engine
+        self.used = 0
+        #: Monotonic seconds before which it is not tried again.
+        self.rests_until = 0.0
+        #: When it was last leased, counted in leases of the fleet: ties go to the one that waited longest.
+        self.turn = 0
+
+    def free(self, now: float) -> bool:
+        """True when a request may be sent to it."""
+        return self.worker.state is State.READY and self.engine.healthy and self.used < self.engine.slots and now >= self.rests_until
+
+    def model(self, name: str) -> wire.Model | None:
+        """The model that goes by `name` here, by its id or an alias."""
+        return next((model for model in self.engine.models if name == model.id or name in model.aliases), None)
+
+
+class Lease:
+    """One slot of a seat, given back exactly once."""
+
+    __slots__ = ("_fleet", "_held", "seat")
+
+    def __init__(self, fleet: "Fleet", seat: Seat) -> None:
+        self._fleet = fleet
+        self.seat = seat
+        self._held = True
+        seat.used += 1
+
+    def release(self) -> None:
+        """Gives the slot back; calling it again does nothing."""
+        if self._held:
+            self._held = False
+            self.seat.used -= 1
+            self._fleet.changed()
+
+
+class Fleet:
+    """All workers that have a link now."""
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        #: Called after a slot became free or a worker changed; must not raise.
+        self._on_change = on_change
+        #: worker id -> its one session.
+        self.workers: dict[str, Worker] = {}
+        #: model name or alias -> seats whose engine has it.
+        self._serving: dict[str, list[Seat]] = {}
+        #: Models that workers without a link had when they were last seen: their requests wait a while instead of failing.
+        self.remembered: set[str] = set()
+        self._turns = 0
+
+    def changed(self) -> None:
+        """Tells the queue that somebody may be placed now."""
+        self._on_change()
+
+    def attach(self, worker: Worker, approved: bool) -> None:
+        """Takes a freshly authenticated session; an older one of the same agent is told to go."""
+        older = self.workers.get(worker.id)
+        self.workers[worker.id] = worker
+        worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
+        if older is not None:
+            older.link.goodbye("replaced", "A newer session of this agent took over.")
+
+    def detach(self, worker: Worker) -> None:
+        """Forgets a session that ended; nothing happens when a newer one has taken its place."""
+        if self.workers.get(worker.id) is worker:
+            del self.workers[worker.id]
+            worker.state = step(worker.state, Event.LOST)
+            self.remembered.update(model.id for seat in worker.seats.values() for model in seat.engine.models)
+            self._index()
+
+    def report(self, worker: Worker, report: wire.Report) -> None:
+        """Takes an agent's report; one that is older than the last is dropped."""
+        if report.serial <= worker.serial:
+            return
+        worker.serial = report.serial
+        worker.gpus = list(report.gpus)
+        old, worker.seats = worker.seats, {}
+        for engine in report.engines:
+            seat = old.get(engine.id) or Seat(worker, engine)
+            seat.engine = engine
+            worker.seats[engine.id] = seat
+        if any(engine.healthy for engine in report.engines):
+            self._happened(worker, Event.ENGINE_UP)
+        else:
+            self._happened(worker, Event.ENGINE_DOWN)
+        if report.draining and not worker.draining:
+            self.drain(worker)
+        self._index()
+        self.changed()
+
+    def drain(self, worker: Worker) -> None:
+        """No new requests for this session."""
+        worker.draining = True
+        self._happened(worker, Event.DRAIN)
+
+    def rest(self, seat: Seat, now: float) -> None:
+        """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased."""
+        seat.rests_until = now + REST
+
+    def lease(self, seat: Seat) -> Lease:
+        """Takes one slot of a seat that is free."""
+        self._turns += 1
+        seat.turn = self._turns
+        return Lease(self, seat)
+
+    def seats(self, model: str, kind: str) -> Iterator[Seat]:
+        """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
+        for seat in self._serving.get(model, ()):
+            found = seat.model(model)
+            if found is not None and kind in found.kinds:
+                yield seat
+
+    def known(self, model: str) -> bool:
+        """True when a connected worker has the model, or one that is away had it."""
+        return model in self._serving or model in self.remembered
+
+    def present(self, model: str) -> bool:
+        """True when a connected worker that may take requests has the model."""
+        return any(seat.worker.state is State.READY and seat.engine.healthy for seat in self._serving.get(model, ()))
+
+    def models(self) -> dict[str, list[Seat]]:
+        """Model id -> the seats of ready workers that have it (aliases left out)."""
+        out: dict[str, list[Seat]] = {}
+        for worker in self.workers.values():
+            for seat in worker.seats.values() if worker.state is State.READY else ():
+                for model in seat.engine.models:
+                    out.setdefault(model.id, []).append(seat)
+        return out
+
+    def _happened(self, worker: Worker, event: Event) -> None:
+        worker.state = step(worker.state, event)
+
+    def _index(self) -> None:
+        serving: dict[str, list[Seat]] = {}
+        for worker in self.workers.values():
+            for seat in worker.seats.values():
+                for name in {name for model in seat.engine.models for name in (model.id, *model.aliases)}:
+                    serving.setdefault(name, []).append(seat)
+        self._serving = serving

@@ -1,0 +1,147 @@
+"""What a finished request cost: one row each, kept in memory until the writer takes the batch to the ledger.
+
+The request path only appends to a list. A task of the server calls `flush` a few times a second and once more at the end;
+a batch that the database refuses stays here and is offered again.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, Protocol
+
+from mindgw import metrics
+from mindgw.core import usage
+from mindgw.store.ledger import UsageRow
+
+log = logging.getLogger("mindgw.request")
+
+#: Rows that one batch writes at most.
+BATCH = 1000
+
+
+class Payer(Protocol):
+    """Whose row it is."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def team_id(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+
+
+class Tally:
+    """What is known of one request for its row; monotonic seconds throughout, but for the stamp."""
+
+    __slots__ = ("arrived", "bytes", "error", "first", "model", "placed", "started", "status", "stream", "tokens", "worker")
+
+    def __init__(self, arrived: float, started: datetime) -> None:
+        #: When it came in, and the same moment on the wall.
+        self.arrived = arrived
+        self.started = started
+        #: When it was given a slot, and when the first byte of its answer came; None before that.
+        self.placed: float | None = None
+        self.first: float | None = None
+        #: Bytes of the answer that came from the worker.
+        self.bytes = 0
+        #: Status that the caller saw; 499 when it left before there was one.
+        self.status = 499
+        #: Code of the error, "" when all went well.
+        self.error = ""
+        #: Worker that it was sent to last.
+        self.worker = ""
+        #: What was asked for; empty until admitted.
+        self.model = ""
+        self.stream = False
+        self.tokens = usage.Tokens()
+
+    def row(self, request_id: str, endpoint: str, payer: Payer, outcome: str, now: float) -> UsageRow:
+        """The row of the ledger; `outcome` is done, cancelled or failed."""
+        return UsageRow(
+            request_id=request_id,
+            key_id=payer.key_id,
+            user_id=payer.user_id or None,
+            team_id=payer.team_id or None,
+            org_id=payer.org_id,
+            model=self.model,
+            worker_id=self.worker,
+            endpoint=endpoint,
+            stream=self.stream,
+            status=self.status,
+            outcome=outcome,
+            error_code=self.error,
+            prompt_tokens=self.tokens.prompt,
+            completion_tokens=self.tokens.completion,
+            cached_tokens=self.tokens.cached,
+            source=self.tokens.source,
+            bytes_out=self.bytes,
+            started_at=self.started,
+            **self._times(now),
+        )
+
+    def _times(self, now: float) -> dict[str, Any]:
+        """Milliseconds in the queue, to the first byte and in all."""
+        placed = self.placed if self.placed is not None else now
+        first = _ms(self.first - self.arrived) if self.first is not None else None
+        return {"queued_ms": _ms(placed - self.arrived), "ttft_ms": first, "total_ms": _ms(now - self.arrived)}
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+class Meter:
+    """Counts finished requests and hands their rows to the ledger in batches."""
+
+    def __init__(self, append: Callable[[list[UsageRow]], Awaitable[None]], counters: metrics.Counters, capacity: int = 200_000) -> None:
+        #: Writes a batch in one transaction; raises when nothing of it was written.
+        self._append = append
+        self._counters = counters
+        #: Rows that no batch has written yet, oldest first.
+        # bounded: `capacity`, beyond which the pipeline takes no new requests (see `full`)
+        self._rows: deque[UsageRow] = deque()
+        self._capacity = capacity
+
+    @property
+    def full(self) -> bool:
+        """True when the database has been away for so long that another row might be lost."""
+        return len(self._rows) >= self._capacity
+
+    @property
+    def unwritten(self) -> int:
+        """Rows that are not in the ledger yet."""
+        return len(self._rows)
+
+    def settle(self, row: UsageRow) -> None:
+        """Takes the row of a finished request; call it once for each."""
+        self._rows.append(row)
+        self._counters.finished(row)
+
+    async def flush(self) -> int:
+        """Writes all rows that are here now, in batches; returns how many. Raises what the database raises, losing none."""
+        written = 0
+        while self._rows:
+            batch = [self._rows[i] for i in range(min(BATCH, len(self._rows)))]
+            await self._append(batch)
+            for _ in batch:
+                self._rows.popleft()
+            written += len(batch)
+            for row in batch:
+                report(row)
+        return written
+
+
+def report(row: UsageRow) -> None:
+    """The one log line of a finished request."""
+    log.info(
+        "%s %s %s %d %s",
+        row.request_id,
+        row.endpoint,
+        row.model,
+        row.status,
+        row.outcome,
+        extra={"fields": {name: getattr(row, name) for name in row.__struct_fields__}},
+    )

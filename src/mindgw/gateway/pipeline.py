@@ -1,0 +1,221 @@
+"""The stages wired together, and the one door that lanes, links and management have to the request path.
+
+    auth -> admission -> queue -> route -> fleet -> tunnel -> relay -> meter -> store.ledger
+
+Everything here runs on the event loop's thread and returns at once. Only a key that is not in memory needs the database:
+its look-up is the one task that a request may start.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+from mindgw import errors
+from mindgw.clock import monotonic, utcnow, wall
+from mindgw.config import Config
+from mindgw.gateway import route, signals
+from mindgw.gateway.admission import Caller
+from mindgw.gateway.auth import Auth
+from mindgw.gateway.exchange import Exchange, Stages
+from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.meter import Meter
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.gateway.tunnel import Link
+from mindgw_agent import wire
+
+log = logging.getLogger("mindgw.pipeline")
+
+
+class Lane(Protocol):
+    """Who stands between an exchange and its client."""
+
+    def perform(self, effects: list[signals.Effect]) -> None:
+        """Carries out what an exchange asks for, now or as soon as the client takes it; must not raise."""
+
+
+class Pipeline:
+    """All requests that are under way, all workers that are connected."""
+
+    def __init__(self, config: Config, auth: Auth, meter: Meter) -> None:
+        self._auth = auth
+        self.meter = meter
+        self.fleet = Fleet(self._changed)
+        self.queue = Queue(self._place, config.limits.queue)
+        self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post)
+        #: Every exchange that is not done.
+        self._running: set[Exchange] = set()
+        #: Look-ups of keys that are under way.
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: True once no new requests are taken.
+        self.draining = False
+        self._started = monotonic()
+        #: Called with what a worker last reported, to be written down when there is time.
+        self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
+
+    # -- lanes ---------------------------------------------------------------------------------------------------
+
+    def open(self, head: signals.Head, lane: Lane) -> Exchange:
+        """A new request; its body follows as a Received event."""
+        now = monotonic()
+        exchange = Exchange(self._stages, head, lane, now)
+        self._running.add(exchange)
+        if self.draining:
+            self._carry_out(exchange, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
+        else:
+            self._carry_out(exchange, exchange.open(now))
+        return exchange
+
+    def post(self, exchange: Exchange, event: signals.Event) -> None:
+        """Brings an event to its exchange and carries out what follows."""
+        now = monotonic()
+        try:
+            effects = exchange.handle(event, now)
+        except Exception:  # a bug in one request must not take the loop's other requests with it
+            log.exception("request %s failed in state %s", exchange.head.request_id, exchange.state)
+            wrong = errors.InternalError()
+            effects = exchange.handle(signals.Stopped(wrong), now) or [signals.Fail(wrong, exchange.begun)]
+        self._carry_out(exchange, effects)
+
+    def _carry_out(self, exchange: Exchange, effects: list[signals.Effect]) -> None:
+        if effects and isinstance(effects[0], signals.LookUp):
+            task = asyncio.get_running_loop().create_task(self._look_up(exchange, effects[0].key))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif effects and exchange.lane is not None:
+            exchange.lane.perform(effects)
+        if exchange.state is signals.State.DONE and exchange in self._running:
+            self._running.discard(exchange)
+            exchange.lane = None
+
+    async def _look_up(self, exchange: Exchange, key: str) -> None:
+        try:
+            caller = await self._auth.look_up(key, monotonic())
+        except errors.MindGWError as wrong:
+            self.post(exchange, signals.Refused(wrong))
+        except Exception:  # the top of a task: the database is away or the code is wrong, and the client must hear something
+            log.exception("looking up a key failed")
+            away = errors.Draining("Keys cannot be checked at the moment.", code="auth_unavailable", retry_after=5)
+            self.post(exchange, signals.Refused(away))
+        else:
+            self.post(exchange, signals.Identified(caller))
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> "Session":
+        """A worker whose agent has proved who it is."""
+        worker = Worker(id, name, epoch, link)
+        session = Session(self, worker)
+        link.owner = session
+        self.fleet.attach(worker, approved)
+        session.reported(report)
+        return session
+
+    def remove_worker(self, worker_id: str) -> None:
+        """Its agent's key was revoked: the link closes now."""
+        worker = self.fleet.workers.get(worker_id)
+        if worker is not None:
+            worker.link.goodbye("revoked", "This agent was removed from the server.")
+
+    def revoke_key(self, key_id: str) -> None:
+        """Forgets the key and ends every request that it pays for."""
+        self._auth.forget(key_id)
+        wrong = errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
+        for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
+            self.post(exchange, signals.Stopped(wrong))
+
+    async def identify(self, key: str) -> Caller:
+        """Whose key it is, for management; raises Unauthenticated."""
+        return self._auth.known(key, monotonic()) or await self._auth.look_up(key, monotonic())
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """To be called a few times a second: whoever waits for too long hears so, silent links are dropped."""
+        now = monotonic()
+        for exchange in [e for e in self._running if e.due <= now]:
+            self.post(exchange, signals.Tick())
+        for worker in list(self.fleet.workers.values()):
+            worker.rtt = worker.link.rtt
+            if not worker.link.tick(now):
+                worker.link.goodbye("protocol", "The agent fell silent.")
+        self.queue.wake()
+
+    def drain(self) -> None:
+        """No new requests from now on; those that wait or run go on."""
+        self.draining = True
+
+    def stop(self) -> None:
+        """Ends what is still running, with an error that says so."""
+        for exchange in list(self._running):
+            self.post(exchange, signals.Stopped(errors.Draining(retry_after=5)))
+
+    @property
+    def idle(self) -> bool:
+        """True when no client waits for anything."""
+        return all(exchange.state is signals.State.CLOSING for exchange in self._running)
+
+    # -- views ---------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The live state, as values."""
+        return Snapshot(
+            workers=[_view(worker) for worker in self.fleet.workers.values()],
+            waiting=self.queue.waiting,
+            running=sum(worker.used for worker in self.fleet.workers.values()),
+            started_at=self._started,
+        )
+
+    def _place(self, needs: route.Needs) -> route.Placement | None:
+        return route.place(self.fleet, needs, monotonic())
+
+    def _changed(self) -> None:
+        self.queue.wake()
+
+
+class Session:
+    """One session of one worker, as its link's owner (`tunnel.Owner`)."""
+
+    def __init__(self, pipeline: Pipeline, worker: Worker) -> None:
+        self._pipeline = pipeline
+        self.worker = worker
+
+    def reported(self, report: wire.Report) -> None:
+        """What the agent has to offer now."""
+        self.worker.last_seen = wall()
+        self._pipeline.fleet.report(self.worker, report)
+        self._pipeline.on_report(self.worker, report)
+
+    def drains(self) -> None:
+        """The agent takes nothing new."""
+        self._pipeline.fleet.drain(self.worker)
+
+    def heard(self) -> None:
+        """A message came in."""
+        self.worker.last_seen = wall()
+
+    def detach(self) -> None:
+        """The socket is gone: what ran here is tried elsewhere or ends with an error."""
+        self._pipeline.fleet.detach(self.worker)
+        self.worker.link.lost()
+
+
+def _view(worker: Worker) -> WorkerView:
+    first = next((seat.engine for seat in worker.seats.values()), None)
+    return WorkerView(
+        id=worker.id,
+        name=worker.name,
+        state=worker.state.value,
+        slots=worker.slots,
+        used=worker.used,
+        engine_kind=first.kind if first else "",
+        engine_version=first.version if first else "",
+        engine_url=first.url if first else "",
+        models=[model for seat in worker.seats.values() for model in seat.engine.models],
+        gpus=list(worker.gpus),
+        rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
+        last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
+        epoch=worker.epoch,
+    )

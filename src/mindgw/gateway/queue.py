@@ -1,0 +1,116 @@
+"""Where admitted requests wait for a slot: first come, first served, per model.
+
+The order is one line for each (model, kind): a head that no free worker can serve never blocks the head of another line.
+The fair queue takes this room over; its seams stay: `join`, `rejoin`, `leave`, `wake`, and the `place` that it is handed.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from mindgw import errors
+from mindgw.gateway.route import Needs, Placement
+
+
+class Ticket:
+    """One request's place in the queue."""
+
+    __slots__ = ("grant", "needs", "number", "waiting")
+
+    def __init__(self, needs: Needs, grant: Callable[[Placement], None]) -> None:
+        self.needs = needs
+        #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
+        self.grant = grant
+        #: Order of arrival.
+        self.number = 0
+        #: True while it stands in a line.
+        self.waiting = False
+
+
+class Queue:
+    """Bounded first-in-first-out lines."""
+
+    def __init__(self, place: Callable[[Needs], Placement | None], capacity: int) -> None:
+        self._place = place
+        self._capacity = capacity
+        #: (model, kind) -> tickets by number, oldest first; a line without tickets is removed.
+        self._lines: dict[tuple[str, str], OrderedDict[int, Ticket]] = {}
+        self._numbers = 0
+        self.waiting = 0
+        #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
+        self._waking = False
+        self._again = False
+
+    def join(self, ticket: Ticket) -> Placement | None:
+        """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line. Raises QueueFull."""
+        line = self._lines.get(_line(ticket))
+        if line is None and (placement := self._place(ticket.needs)) is not None:
+            return placement
+        if self.waiting >= self._capacity:
+            raise errors.QueueFull(f"The queue is full: {self.waiting} requests are waiting.", retry_after=5)
+        self._numbers += 1
+        ticket.number = self._numbers
+        self._stand(ticket)
+        return None
+
+    def rejoin(self, ticket: Ticket) -> Placement | None:
+        """As `join`, for a ticket whose turn came to nothing: it goes back to the head and is never refused."""
+        if (placement := self._place(ticket.needs)) is not None:
+            return placement
+        if not ticket.number:
+            self._numbers += 1
+            ticket.number = self._numbers
+        self._stand(ticket)
+        self._lines[_line(ticket)].move_to_end(ticket.number, last=False)
+        return None
+
+    def leave(self, ticket: Ticket) -> None:
+        """Takes a ticket out; nothing happens when it does not wait."""
+        if not ticket.waiting:
+            return
+        ticket.waiting = False
+        self.waiting -= 1
+        line = self._lines[_line(ticket)]
+        del line[ticket.number]
+        if not line:
+            del self._lines[_line(ticket)]
+
+    def position(self, ticket: Ticket) -> int:
+        """1 for the head of its line; 0 when it does not wait. Costs the length of the line."""
+        if not ticket.waiting:
+            return 0
+        return list(self._lines[_line(ticket)]).index(ticket.number) + 1
+
+    def wake(self) -> None:
+        """Gives every slot that is free to the oldest ticket that it can serve."""
+        self._again = True
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            while self._again:
+                self._again = False
+                self._round()
+        finally:
+            self._waking = False
+
+    def _round(self) -> None:
+        for line in sorted(self._lines.values(), key=lambda line: next(iter(line))):
+            self._serve(line)
+
+    def _serve(self, line: OrderedDict[int, Ticket]) -> None:
+        while line:
+            head = next(iter(line.values()))
+            placement = self._place(head.needs)
+            if placement is None:
+                return
+            self.leave(head)
+            head.grant(placement)
+
+    def _stand(self, ticket: Ticket) -> None:
+        ticket.waiting = True
+        self.waiting += 1
+        self._lines.setdefault(_line(ticket), OrderedDict())[ticket.number] = ticket
+
+
+def _line(ticket: Ticket) -> tuple[str, str]:
+    return ticket.needs.model, ticket.needs.kind

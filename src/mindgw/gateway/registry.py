@@ -1,0 +1,79 @@
+"""Which agents may come in, and what they said last: the store as the link door needs it.
+
+Reports are only noted here; `flush` writes the newest of each worker, so that a chatty fleet costs one statement a worker and round.
+"""
+
+from datetime import UTC, datetime
+
+from msgspec import to_builtins
+
+from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.handshake import Rejected
+from mindgw.store import fleet as stored
+from mindgw.store.database import Database
+from mindgw.store.tables import Worker as Record
+from mindgw_agent import identity as keys
+from mindgw_agent import wire
+
+
+class Registry:
+    """Finds workers, writes their sessions down, and holds the server's identity key."""
+
+    def __init__(self, database: Database, identity: bytes, pins: list[bytes]) -> None:
+        self._database = database
+        self._key = identity
+        #: The server's public identity key, 32 bytes.
+        self.identity = keys.public_half(identity)
+        #: Pins of the certificate authorities that agents should trust from now on.
+        self.pins = pins
+        #: Last reports that are not written yet, by worker id.
+        # bounded: one entry a worker
+        self._reports: dict[str, tuple[datetime, wire.Report]] = {}
+
+    def sign(self, message: bytes) -> bytes:
+        """The server's signature."""
+        return keys.sign(self._key, message)
+
+    async def find(self, worker_id: str) -> Record:
+        """The worker with this id; raises Rejected when it is unknown, removed or locked."""
+        async with self._database.read() as session:
+            record = await stored.worker(session, worker_id)
+        if record is None or record.state_admin == "removed":
+            raise Rejected("revoked", "The server does not know this agent (any more). Join again with a new token.")
+        if record.state_admin == "locked":
+            raise Rejected("locked", f"This agent is locked: {record.reason or 'ask the operator'}.")
+        return record
+
+    async def enter(self, worker_id: str, epoch: int) -> None:
+        """Writes a session's number down; raises Rejected when a newer one began meanwhile."""
+        async with self._database.write() as session:
+            if await stored.advance_epoch(session, worker_id, at_least=epoch - 1) != epoch:
+                raise Rejected("replaced", "Another session of this agent began at the same moment.")
+
+    async def lock(self, worker_id: str) -> None:
+        """Keeps an identity out that was used twice."""
+        async with self._database.write() as session:
+            await stored.set_state(session, worker_id, "locked", reason="its identity was used from two places")
+
+    def seen(self, worker: Worker, report: wire.Report) -> None:
+        """Notes a report, to be written by `flush`."""
+        self._reports[worker.id] = datetime.fromtimestamp(worker.last_seen, UTC), report
+
+    async def flush(self) -> None:
+        """Writes what was noted; nothing is lost when the database refuses."""
+        if not self._reports:
+            return
+        reports = dict(self._reports)
+        async with self._database.write() as session:
+            for worker_id, (at, report) in reports.items():
+                models = [to_builtins(model) for engine in report.engines for model in engine.models]
+                first = next(iter(report.engines), None)
+                engine = {"kind": first.kind, "version": first.version, "url": first.url} if first else {}
+                await stored.note_report(session, worker_id, at, models=models, engine=engine, hostname=report.hostname)
+        self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
+
+    async def remember(self, fleet: Fleet) -> None:
+        """Tells the fleet which models the workers had that are still away."""
+        async with self._database.read() as session:
+            for record in await stored.workers(session):
+                fleet.remembered.update(str(model["id"]) for model in record.models)

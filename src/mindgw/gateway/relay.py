@@ -1,0 +1,192 @@
+"""A worker's answer on its way to the client: bytes in, bytes out, and what they said about usage.
+
+A stream leaves as whole events. Plain ones leave as they came; usage is taken out unless the client asked for it, reasoning
+leaves under both of its names, an engine's own end mark and comments are swallowed, and an error inside the stream becomes a
+fault. The relay never writes the end itself: the exchange does, once, when it knows how the answer ended.
+"""
+
+from typing import Any
+
+import msgspec
+
+from mindgw import errors
+from mindgw.core import fault, sse, usage
+from mindgw_agent import wire
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_usage = msgspec.json.Decoder(usage.Reported).decode
+_encode = msgspec.json.encode
+
+#: Fields that the chunk with the usage shares with the chunks before it.
+_ENVELOPE = ("id", "object", "created", "model", "system_fingerprint")
+_REASONING = ("reasoning", "reasoning_content")
+
+
+class StreamRelay:
+    """One streamed answer. `fault` says whether the engine reported an error in it."""
+
+    __slots__ = ("_envelope", "_splitter", "events", "fault", "include_usage", "tokens", "usage_document")
+
+    def __init__(self, include_usage: bool) -> None:
+        #: Whether the client asked for a usage chunk.
+        self.include_usage = include_usage
+        self._splitter = sse.Splitter()
+        #: Events passed on so far.
+        self.events = 0
+        #: Set when the engine reported an error inside the stream; nothing may follow it.
+        self.fault: fault.Fault | None = None
+        #: Usage as the engine reported it last; None when it has not.
+        self.tokens: usage.Tokens | None = None
+        self.usage_document: Any = None
+        #: Fields of the last looked-at chunk, for the usage chunk.
+        self._envelope: dict[str, Any] = {}
+
+    @property
+    def between(self) -> bool:
+        """True when the last byte that left ended an event."""
+        return self._splitter.empty
+
+    def feed(self, data: bytes) -> bytes:
+        """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
+        if self._splitter.empty and sse.plain(data):
+            self.events += data.count(b"\n\n")
+            return data
+        try:
+            events = self._splitter.feed(data)
+        except sse.EventTooLarge as wrong:
+            raise errors.EngineFailed(f"The engine sent {wrong}.") from wrong
+        out = [sse.event(kept) for event in events if (kept := self._look(event)) is not None]
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """The usage chunk that the client asked for, if the engine reported usage; then nothing more may be fed."""
+        if not self.include_usage or self.usage_document is None:
+            return b""
+        return sse.event(_encode({**self._envelope, "choices": [], "usage": self.usage_document}))
+
+    def _look(self, data: bytes) -> bytes | None:
+        """What becomes of one event's data; None when it does not leave."""
+        if self.fault is not None or data == sse.DONE:
+            return None
+        try:
+            chunk = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.fault = fault.Fault("engine", "The engine sent an event that is not JSON.", 0)
+            return None
+        if chunk.get("error"):
+            self.fault = fault.from_document(0, chunk)
+            return None
+        changed = self._take_usage(chunk) | mirror_reasoning(chunk)
+        self._envelope = {name: chunk[name] for name in _ENVELOPE if name in chunk}
+        if not chunk.get("choices") and "choices" in chunk and self.usage_document is not None:
+            return None
+        self.events += 1
+        return _encode(chunk) if changed else data
+
+    def _take_usage(self, chunk: dict[str, Any]) -> bool:
+        """Moves a chunk's usage here; True when the chunk changed."""
+        if "usage" not in chunk:
+            return False
+        document = chunk["usage"]
+        if isinstance(document, dict):
+            self.usage_document = document
+            self.tokens = read_usage(_encode(document)) or self.tokens
+        if document is None and self.include_usage:
+            return False
+        del chunk["usage"]
+        return True
+
+
+def mirror_reasoning(chunk: dict[str, Any]) -> bool:
+    """Gives each choice's delta or message its reasoning under both names; True when something was added."""
+    changed = False
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        part = (choice.get("delta") or choice.get("message")) if isinstance(choice, dict) else None
+        if isinstance(part, dict):
+            changed |= _mirror(part)
+    return changed
+
+
+def _mirror(part: dict[str, Any]) -> bool:
+    have = [name for name in _REASONING if name in part]
+    if len(have) != 1:
+        return False
+    missing = _REASONING[1 - _REASONING.index(have[0])]
+    part[missing] = part[have[0]]
+    return True
+
+
+def read_usage(document: bytes) -> usage.Tokens | None:
+    """Tokens of an encoded `usage` object; None when it is not one."""
+    try:
+        return usage.tokens(_decode_usage(document))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+class Whole:
+    """One answer that leaves in one piece."""
+
+    __slots__ = ("_limit", "_parts", "size", "tokens")
+
+    def __init__(self, limit: int) -> None:
+        self._parts: list[bytes] = []
+        #: Bytes so far, and the most there may be.
+        self.size = 0
+        self._limit = limit
+        #: Usage as the engine reported it; None when it has not.
+        self.tokens: usage.Tokens | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Keeps a piece; raises EngineFailed when the answer outgrows the limit."""
+        self.size += len(data)
+        if self.size > self._limit:
+            raise errors.EngineFailed(f"The engine's answer is larger than {self._limit} bytes.")
+        self._parts.append(data)
+
+    def raw(self) -> bytes:
+        """The body as the engine sent it."""
+        return b"".join(self._parts)
+
+    def answer(self) -> bytes:
+        """The body for the client; raises EngineFailed when it is not a JSON object."""
+        body = self.raw()
+        try:
+            document = _decode_raw(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+            raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
+        if "usage" in document:
+            self.tokens = read_usage(bytes(document["usage"]))
+        if b'"reasoning' not in body:
+            return body
+        whole = _decode(body)
+        return _encode(whole) if mirror_reasoning(whole) else body
+
+
+def error_of(found: fault.Fault) -> errors.MindGWError:
+    """The error that tells the client about an engine's fault."""
+    if found.blame == "context":
+        return errors.ContextTooLong(found.message, param="messages")
+    if found.blame == "model":
+        return errors.ModelNotFound(found.message, param="model")
+    if found.blame == "caller":
+        status = found.status if 400 <= found.status < 500 else 400
+        return errors.EngineRefused(found.message, status=status, param=found.param or None)
+    return errors.EngineFailed(found.message)
+
+
+#: What the codes of an agent's `Close` mean to the caller.
+_CLOSE_ERRORS: dict[str, type[errors.MindGWError]] = {
+    "engine_unreachable": errors.EngineUnreachable,
+    "engine_timeout": errors.EngineTimeout,
+    "draining": errors.NoWorker,
+}
+
+
+def error_of_close(close: wire.Close) -> errors.MindGWError:
+    """The error that tells the client why an agent gave up."""
+    if close.code == "refused":
+        return errors.BadRequest(close.message or None)
+    return _CLOSE_ERRORS.get(close.code, errors.EngineFailed)(close.message[:2000] or None)

@@ -1,0 +1,77 @@
+"""Which worker answers a request, and what happens when it does not.
+
+For now: of the workers that have the model and a free slot, the least busy one; ties go to the one that waited longest.
+A worker that turned the request down before is taken only when no other is free.
+"""
+
+from collections.abc import Generator
+from enum import Enum
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mindgw.gateway.fleet import Fleet, Lease, Seat
+
+#: Workers that one request is lost on before the caller hears of it.
+TRIES = 3
+
+
+class Needs(Struct, frozen=True):
+    """What a request needs of a worker."""
+
+    model: str
+    #: chat, completions or embeddings.
+    kind: str
+    #: Ids of workers that this request was lost on or turned down by.
+    avoid: frozenset[str] = frozenset()
+
+
+class Placement:
+    """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
+
+    __slots__ = ("lease", "model", "seat")
+
+    def __init__(self, lease: Lease, model: str) -> None:
+        self.lease = lease
+        self.seat: Seat = lease.seat
+        #: The name by which this worker's engine knows the model.
+        self.model = model
+
+    def release(self) -> None:
+        """Gives the slot back."""
+        self.lease.release()
+
+
+class Outcome(Enum):
+    """How an attempt ended before the caller saw a byte of it."""
+
+    BUSY = "busy"
+    LOST = "lost"
+
+
+def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
+    """A slot for `needs`, leased; None when no worker has one free now."""
+    best: Seat | None = None
+    rank: tuple[bool, float, int] | None = None
+    for seat in fleet.seats(needs.model, needs.kind):
+        if not seat.free(now):
+            continue
+        mine = (seat.worker.id in needs.avoid, seat.used / seat.engine.slots, seat.turn)
+        if rank is None or mine < rank:
+            best, rank = seat, mine
+    if best is None:
+        return None
+    model = best.model(needs.model)
+    return Placement(fleet.lease(best), model.id if model else needs.model)
+
+
+def attempts(needs: Needs) -> Generator[Needs, tuple[Outcome, str], None]:
+    """Yields what each attempt needs and is sent (outcome, worker id) of the one that failed; ends when no other may be made.
+
+    Being turned down costs nothing and may happen any number of times; being lost on a worker may happen TRIES times.
+    """
+    lost = 0
+    while lost < TRIES:
+        outcome, worker = yield needs
+        needs = replace(needs, avoid=needs.avoid | {worker})
+        lost += outcome is Outcome.LOST

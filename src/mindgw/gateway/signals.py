@@ -1,0 +1,141 @@
+"""What can happen to a request, and what a lane is asked to do about it: the words between lanes and exchanges."""
+
+from enum import Enum
+
+from msgspec import Struct
+
+from mindgw import errors
+from mindgw.gateway.admission import Caller
+from mindgw.gateway.route import Placement
+from mindgw_agent import wire
+
+
+class Head(Struct, frozen=True):
+    """The head of a request, as a lane saw it."""
+
+    request_id: str
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    traceparent: str = ""
+
+
+# What can happen to an exchange.
+
+
+class Identified(Struct, frozen=True):
+    """The key was looked up."""
+
+    caller: Caller
+
+
+class Refused(Struct, frozen=True):
+    """The key was looked up in vain, or the lane cannot read the request."""
+
+    error: errors.MindGWError
+
+
+class Received(Struct, frozen=True):
+    """The whole body is here."""
+
+    body: bytes
+
+
+class Turn(Struct, frozen=True):
+    """A slot was granted; this exchange owns it now."""
+
+    placement: Placement
+
+
+class Answered(Struct, frozen=True):
+    """The engine's status line and content type."""
+
+    status: int
+    content_type: str
+
+
+class Data(Struct, frozen=True):
+    """Bytes of the answer."""
+
+    data: bytes
+
+
+class Closed(Struct, frozen=True):
+    """The agent is done with the request and its slot is free."""
+
+    close: wire.Close
+
+
+class Lost(Struct, frozen=True):
+    """The link to the worker is gone."""
+
+
+class Drained(Struct, frozen=True):
+    """All that was written has left for the client."""
+
+
+class Gone(Struct, frozen=True):
+    """The client hung up."""
+
+
+class Stopped(Struct, frozen=True):
+    """Somebody else ends it: the key was revoked, the server stops."""
+
+    error: errors.MindGWError
+
+
+class Tick(Struct, frozen=True):
+    """Time has passed; sent when `due` is over."""
+
+
+Event = Identified | Refused | Received | Turn | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
+
+
+# What a lane is asked to do.
+
+
+class LookUp(Struct, frozen=True):
+    """Look the key up and post Identified or Refused."""
+
+    key: str
+
+
+class Answer(Struct, frozen=True):
+    """Send a whole answer."""
+
+    status: int
+    body: bytes
+
+
+class Begin(Struct, frozen=True):
+    """Send the head of a stream of events."""
+
+
+class Write(Struct, frozen=True):
+    """Send bytes of the stream; post Drained when all of them have left."""
+
+    data: bytes
+
+
+class End(Struct, frozen=True):
+    """The stream is complete."""
+
+
+class Fail(Struct, frozen=True):
+    """Send an error: an answer, or an error event and the end when the stream has begun."""
+
+    error: errors.MindGWError
+    begun: bool
+
+
+Effect = LookUp | Answer | Begin | Write | End | Fail
+
+
+class State(Enum):
+    """How far a request has come."""
+
+    OPENED = "opened"  # its key or its body is still missing
+    WAITING = "waiting"  # stands in the queue
+    SENT = "sent"  # on a worker, which has not answered yet
+    RELAYING = "relaying"  # the answer is coming
+    CLOSING = "closing"  # the client is served, the worker has not confirmed the end
+    DONE = "done"

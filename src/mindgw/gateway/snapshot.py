@@ -1,0 +1,40 @@
+"""What the pipeline shows of itself to management: values only, taken at one moment."""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from mindgw_agent.wire import Gpu, Model
+
+
+class WorkerView(Struct, frozen=True, kw_only=True):
+    """One connected worker as it is now."""
+
+    id: str
+    name: str
+    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
+    state: str
+    #: Requests that it carries at once, and how many of these places are taken (leased).
+    slots: int
+    used: int
+    engine_kind: str
+    engine_version: str
+    engine_url: str
+    models: list[Model]
+    gpus: list[Gpu]
+    #: Round trip of the link in milliseconds; None until the first answer to a ping.
+    rtt_ms: float | None
+    last_seen: datetime | None
+    #: Counts the sessions of this agent; frames of an older one are void.
+    epoch: int
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The live half of the server's status."""
+
+    workers: list[WorkerView]
+    #: Requests that wait for a slot, and requests that hold one.
+    waiting: int
+    running: int
+    #: Monotonic seconds when the pipeline started.
+    started_at: float

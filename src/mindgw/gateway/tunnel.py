@@ -1,0 +1,192 @@
+"""The server's end of one link: frames in -> calls to whoever waits for them, and the next message out.
+
+No sockets, no tasks: the door that owns the socket calls `receive` with each message, `take` until it gives nothing whenever
+`wake` was called, `tick` now and then, and `lost` once when the socket is gone. Calls to listeners are made in the same stack.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mindgw_agent import flow, wire
+from mindgw_agent.wire import Frame, ProtocolError
+
+#: Seconds between pings, and the silence after which a link is dead (two pings missed and a little more).
+PING_INTERVAL = 10.0
+SILENCE = 2.5 * PING_INTERVAL
+
+
+class Listener(Protocol):
+    """Who waits for the answer on a stream."""
+
+    def answered(self, status: int, content_type: str) -> None: ...
+
+    def data(self, data: bytes) -> None: ...
+
+    def closed(self, close: wire.Close) -> None: ...
+
+    def lost(self) -> None: ...
+
+
+class Owner(Protocol):
+    """Who hears of what concerns the worker as a whole."""
+
+    def reported(self, report: wire.Report) -> None: ...
+
+    def drains(self) -> None: ...
+
+
+class Link:
+    """An authenticated link to one session of one agent."""
+
+    def __init__(self, wake: Callable[[], None], now: float) -> None:
+        #: Called when there may be something to take.
+        self._wake = wake
+        #: Who owns the worker; set before the first message is received.
+        self.owner: Owner | None = None
+        self._decoder = wire.Decoder(wire.FROM_AGENT)
+        self._out = flow.Outbound()
+        self._in = flow.Inbound()
+        #: stream -> who waits for its answer. A stream that was forgotten may still close; whatever it says is dropped.
+        self._listeners: dict[int, Listener] = {}
+        #: The last stream that was opened; ids are never used again.
+        self._last = 0
+        #: Monotonic seconds of the last message in, and of the last ping out.
+        self._heard = self._pinged = now
+        #: Round trip in seconds of the last ping that was answered; None before that.
+        self.rtt: float | None = None
+        #: Set once: why this link must close after what is queued has left.
+        self.closing: wire.Goodbye | None = None
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def open(self, listener: Listener, meta: wire.Meta, body: bytes) -> int:
+        """Sends a request on a stream of its own and returns the stream."""
+        self._last += 1
+        stream = self._last
+        self._listeners[stream] = listener
+        self._in.open_stream(stream)
+        self._out.open_stream(stream)
+        self._out.write(stream, wire.OPEN, wire.build_open(meta))
+        self._out.write(stream, wire.DATA, body, end=True)
+        self._wake()
+        return stream
+
+    def cancel(self, stream: int) -> None:
+        """Asks the agent to stop. Its listener hears `closed` when the engine is free, at once if the request never left."""
+        if self._out.cancel(stream):
+            self._wake()
+            return
+        listener = self._listeners.get(stream)
+        if listener is not None:
+            listener.closed(wire.Close("cancelled"))
+
+    def consumed(self, stream: int, size: int) -> None:
+        """Bytes of an answer have moved on."""
+        grant = self._in.consumed(stream, size)
+        if grant:
+            self._out.control(wire.credit(stream, grant))
+            self._wake()
+
+    def forget(self, stream: int) -> None:
+        """Nobody waits for this stream any more."""
+        self._listeners.pop(stream, None)
+        self._in.close_stream(stream)
+        self._out.drop(stream)
+
+    # -- the socket ----------------------------------------------------------------------------------------------
+
+    def receive(self, message: bytes, now: float) -> None:
+        """Takes a message; raises ProtocolError, after which the link must be closed."""
+        self._heard = now
+        for frame in self._decoder.feed(message):
+            self._handle(frame, now)
+
+    def take(self) -> bytes:
+        """The next message to send; b"" when there is none now."""
+        return self._out.take()
+
+    def tick(self, now: float) -> bool:
+        """Pings when it is time; False when the agent has been silent for too long and the link must be dropped."""
+        if now - self._heard > SILENCE:
+            return False
+        if now - self._pinged >= PING_INTERVAL:
+            self._pinged = now
+            self._out.control(Frame(0, wire.PING, b"%.6f" % now))
+            self._wake()
+        return True
+
+    def goodbye(self, code: str, message: str, retry_after: float | None = None) -> None:
+        """Says why and closes."""
+        if self.closing is None:
+            self.closing = wire.Goodbye(code, message, retry_after)
+            self._out.control(wire.frame(self.closing))
+            self._wake()
+
+    def drain(self) -> None:
+        """Tells the agent that nothing new will come."""
+        self._out.control(Frame(0, wire.DRAIN))
+        self._wake()
+
+    def lost(self) -> None:
+        """The socket is gone: everybody who waits hears so."""
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener.lost()
+
+    # -- frames --------------------------------------------------------------------------------------------------
+
+    def _handle(self, frame: Frame, now: float) -> None:
+        if frame.stream:
+            self._on_stream(frame)
+        elif frame.kind == wire.PONG:
+            self._on_pong(frame.payload, now)
+        elif frame.kind == wire.PING:
+            self._out.control(Frame(0, wire.PONG, frame.payload))
+            self._wake()
+        else:
+            self._on_control(frame)
+
+    def _on_control(self, frame: Frame) -> None:
+        assert self.owner is not None
+        if frame.kind == wire.REPORT:
+            self.owner.reported(wire.parse(wire.Report, frame.payload))
+        elif frame.kind == wire.DRAIN:
+            self.owner.drains()
+        elif frame.kind == wire.GOODBYE:
+            self.closing = self.closing or wire.parse(wire.Goodbye, frame.payload)
+            self._wake()
+        else:
+            raise ProtocolError("the handshake is over")
+
+    def _on_pong(self, payload: bytes, now: float) -> None:
+        try:
+            sent = float(payload)
+        except ValueError:
+            raise ProtocolError("a PONG that answers no PING") from None
+        if 0 <= now - sent <= SILENCE:
+            self.rtt = now - sent
+
+    def _on_stream(self, frame: Frame) -> None:
+        stream = frame.stream
+        if stream > self._last:
+            raise ProtocolError(f"stream {stream} was never opened")
+        listener = self._listeners.get(stream)
+        if frame.kind == wire.CREDIT:
+            self._out.credit(stream, wire.parse_credit(frame.payload))
+            self._wake()
+        elif listener is None:
+            return  # it was forgotten while this frame was on its way
+        elif frame.kind == wire.DATA:
+            self._in.received(stream, len(frame.payload))
+            listener.data(frame.payload)
+        elif frame.kind == wire.HEAD:
+            self._on_head(stream, listener, frame)
+        else:
+            listener.closed(wire.parse(wire.Close, frame.payload))
+
+    def _on_head(self, stream: int, listener: Listener, frame: Frame) -> None:
+        head = wire.parse_head(frame.payload)
+        self._in.received(stream, len(head.body))
+        listener.answered(head.status, head.content_type)
+        if head.body:
+            listener.data(head.body)

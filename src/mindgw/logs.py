@@ -1,0 +1,69 @@
+"""What the server says while it works: one JSON object a line, or text for a person at a terminal, always on stderr.
+
+Lines carry the fields that the caller passes as `extra={"fields": {...}}`. Nothing that is secret may be passed; keys that slip
+into a message all the same are blotted out.
+"""
+
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from mindgw.config import Log
+
+#: Keys, join tokens and sessions, by their form.
+_SECRETS = re.compile(r"\b(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
+
+#: Loggers of libraries whose every line is not news.
+_QUIET = ("uvicorn.access", "aiosqlite", "asyncio", "websockets", "alembic", "httpx")
+
+
+def redact(text: str) -> str:
+    """The text without secrets."""
+    return _SECRETS.sub(lambda found: f"{found[1]}_***", text)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for a record."""
+        out: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        out.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            out["traceback"] = redact(self.formatException(record.exc_info))
+        return msgspec.json.encode(out, enc_hook=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """One line for a person."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line for a record."""
+        return redact(super().format(record))
+
+
+def setup(settings: Log) -> None:
+    """Routes all logging to stderr in the form that the settings ask for; `auto` is text on a terminal, JSON elsewhere."""
+    text = settings.format == "text" or (settings.format == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(TextFormatter() if text else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.level.upper())
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = True

@@ -1,0 +1,159 @@
+"""The door that agents dial: one WebSocket each, as plain ASGI.
+
+The coroutine greets the agent, then reads messages into its link; a second task writes whatever the link has to say. Frames that
+pile up while a message is being sent leave together in the next one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from mindgw import __version__
+from mindgw.clock import monotonic
+from mindgw.gateway.handshake import Handshake, Rejected, goodbye
+from mindgw.gateway.pipeline import Pipeline, Session
+from mindgw.gateway.registry import Registry
+from mindgw.gateway.tunnel import PING_INTERVAL, Link
+from mindgw_agent import identity, wire
+
+log = logging.getLogger("mindgw.agents")
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+#: Seconds for the whole greeting, and bytes of its messages.
+GREETING = 5.0
+MAX_GREETING = 8 * 1024 + wire.MAX_PAYLOAD
+
+#: WebSocket close codes.
+NORMAL, PROTOCOL, TRY_LATER = 1000, 1002, 1013
+
+
+class Gone(Exception):
+    """The socket is closed."""
+
+
+class AgentsDoor:
+    """`/agent/v1/link`."""
+
+    def __init__(self, pipeline: Pipeline, registry: Registry) -> None:
+        self._pipeline = pipeline
+        self._registry = registry
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serves one WebSocket, from the upgrade to its end."""
+        if scope["type"] != "websocket":
+            await send({"type": "http.response.start", "status": 426, "headers": [(b"upgrade", b"websocket"), (b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await receive()
+        headers = dict(scope["headers"])
+        if b"origin" in headers or wire.SUBPROTOCOL not in scope.get("subprotocols", ()) or self._pipeline.draining:
+            await send({"type": "websocket.close", "code": TRY_LATER})  # before the upgrade: HTTP 403
+            return
+        await send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL})
+        with contextlib.suppress(Gone):
+            await self._talk(headers.get(b"host", b"").decode("latin-1"), receive, send)
+
+    async def _talk(self, host: str, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(GREETING):
+                session, link, ready = await self._greet(host, receive, send)
+        except Rejected as no:
+            log.warning("an agent was turned away: %s", no)
+            await _say(send, goodbye(no.goodbye))
+            await _close(send, NORMAL)
+        except (wire.ProtocolError, TimeoutError) as wrong:
+            log.warning("a greeting failed: %s", str(wrong) or "too slow")
+            await _close(send, PROTOCOL)
+        else:
+            await self._carry(session, link, ready, receive, send)
+
+    async def _greet(self, host: str, receive: Receive, send: Send) -> tuple[Session, Link, asyncio.Event]:
+        handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
+        hello = handshake.hello(await _message(receive, MAX_GREETING))
+        record = await self._registry.find(hello.agent_id)
+        await _say(send, handshake.challenge(record.epoch))
+        proof = await _message(receive, MAX_GREETING)
+        try:
+            report = handshake.admit(proof, record.public_key, record.epoch, host)
+        except Rejected as no:
+            if no.goodbye.code == "locked":
+                await self._registry.lock(record.id)
+            raise
+        await self._registry.enter(record.id, handshake.epoch)
+        ready = asyncio.Event()
+        link = Link(ready.set, monotonic())
+        await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL, self._registry.pins))
+        session = self._pipeline.attach(link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
+        log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
+        return session, link, ready
+
+    async def _carry(self, session: Session, link: Link, ready: asyncio.Event, receive: Receive, send: Send) -> None:
+        writer = asyncio.create_task(_write(link, ready, send))
+        try:
+            await _read(session, link, receive)
+        except wire.ProtocolError as wrong:
+            log.warning("worker %s broke the protocol: %s", session.worker.name, wrong)
+            link.goodbye("protocol", str(wrong))
+        finally:
+            session.detach()
+            log.info("worker %s is gone", session.worker.name)
+            await _finish(writer, ready)
+
+
+async def _read(session: Session, link: Link, receive: Receive) -> None:
+    """Feeds messages until the socket is gone."""
+    while True:
+        try:
+            message = await _message(receive, wire.MAX_MESSAGE)
+        except Gone:
+            return
+        session.heard()
+        link.receive(message, monotonic())
+
+
+async def _write(link: Link, ready: asyncio.Event, send: Send) -> None:
+    """Sends what the link has to say until it says goodbye or the socket is gone."""
+    with contextlib.suppress(Gone):
+        while True:
+            await ready.wait()
+            ready.clear()
+            while message := link.take():
+                await _say(send, message)
+            if link.closing is not None:
+                await _close(send, NORMAL)
+                return
+
+
+async def _finish(writer: asyncio.Task[None], ready: asyncio.Event) -> None:
+    """Lets the writer send a goodbye that is waiting, but not for long."""
+    ready.set()
+    done, _ = await asyncio.wait([writer], timeout=1.0)
+    if not done:
+        writer.cancel()
+
+
+async def _message(receive: Receive, limit: int) -> bytes:
+    event = await receive()
+    if event["type"] == "websocket.disconnect":
+        raise Gone
+    data: bytes | None = event.get("bytes")
+    if data is None or len(data) > limit:
+        raise wire.ProtocolError("not a binary message of a sane size")
+    return data
+
+
+async def _say(send: Send, message: bytes) -> None:
+    try:
+        await send({"type": "websocket.send", "bytes": message})
+    except (OSError, RuntimeError) as gone:  # each server has its own way to say that the peer is gone
+        raise Gone from gone
+
+
+async def _close(send: Send, code: int) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        await send({"type": "websocket.close", "code": code})

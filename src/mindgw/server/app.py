@@ -1,0 +1,160 @@
+"""The server put together: settings, secrets and a database in, one Litestar application out."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from litestar import Litestar, asgi
+from litestar.datastructures import State
+from litestar.openapi import OpenAPIConfig
+from litestar.types import Receive, Scope, Send
+
+from mindgw import __version__, metrics
+from mindgw.clock import utcnow
+from mindgw.config import Config
+from mindgw.control.secrets import Secrets
+from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.meter import Meter
+from mindgw.gateway.pipeline import Pipeline
+from mindgw.gateway.registry import Registry
+from mindgw.server import enrol, management, ops, problems
+from mindgw.server.agents import AgentsDoor
+from mindgw.server.openai import OpenAIDoor
+from mindgw.store import keys, ledger
+from mindgw.store.database import Database
+from mindgw.store.tables import Key
+
+log = logging.getLogger("mindgw.server")
+
+#: Seconds between looks at who waits too long, and between writes of what was used and seen.
+SWEEP = 0.25
+FLUSH = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What is running."""
+
+    app: Litestar
+    pipeline: Pipeline
+    registry: Registry
+    database: Database
+    collector: metrics.Collector
+
+
+def build(config: Config, secrets: Secrets, database: Database) -> Server:
+    """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
+    counters = metrics.Counters()
+
+    async def find(key_id: str) -> Key | None:
+        async with database.read() as session:
+            return await keys.get(session, key_id)
+
+    async def append(rows: list[ledger.UsageRow]) -> None:
+        async with database.write() as session:
+            await ledger.append(session, rows)
+
+    auth = Auth(find, {1: secrets.pepper}, utcnow)
+    meter = Meter(append, counters)
+    pipeline = Pipeline(config, auth, meter)
+    registry = Registry(database, secrets.identity, [secrets.pin])
+    pipeline.on_report = registry.seen
+    collector = metrics.Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
+    state = State(
+        {
+            "database": database,
+            "pipeline": pipeline,
+            "collector": collector,
+            "secrets": secrets,
+            "config": config,
+            "identify": _identify(pipeline),
+        }
+    )
+    app = Litestar(
+        [
+            _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
+            _mount("/agent/v1/link", AgentsDoor(pipeline, registry), is_mount=False),
+            ops.root,
+            ops.healthz,
+            ops.readyz,
+            ops.scrape,
+            enrol.router(),
+            management.router(),
+        ],
+        state=state,
+        exception_handlers=problems.HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title="MindGateway management API", version=__version__, path="/api/v1", render_plugins=[management.openapi_json()]
+        ),
+        request_max_body_size=config.limits.body,
+        lifespan=[lambda app: _at_work(pipeline, registry, auth, database)],
+        debug=False,
+    )
+    return Server(app, pipeline, registry, database, collector)
+
+
+Door = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
+    """A door as an ASGI route: the framework finds it and does nothing else."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        await door(scope, receive, send)
+
+    return asgi(path, is_mount=is_mount, copy_scope=False)(serve)
+
+
+def _identify(pipeline: Pipeline) -> Callable[[str | None], Awaitable[Any]]:
+    async def identify(authorization: str | None) -> Any:
+        return await pipeline.identify(
+            credential([(b"authorization", authorization.encode("latin-1", "replace"))] if authorization else [])
+        )
+
+    return identify
+
+
+@asynccontextmanager
+async def _at_work(pipeline: Pipeline, registry: Registry, auth: Auth, database: Database) -> AsyncIterator[None]:
+    """What runs beside the requests while the application lives; at the end everything that is known is written down."""
+    await registry.remember(pipeline.fleet)
+    tasks = [
+        asyncio.create_task(_every(SWEEP, _swept(pipeline))),
+        asyncio.create_task(_every(FLUSH, lambda: _flush(pipeline, registry, auth, database))),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await _flush(pipeline, registry, auth, database)
+
+
+async def _flush(pipeline: Pipeline, registry: Registry, auth: Auth, database: Database) -> None:
+    await pipeline.meter.flush()
+    await registry.flush()
+    if used := auth.used():
+        async with database.write() as session:
+            await keys.touch(session, used)
+
+
+def _swept(pipeline: Pipeline) -> Callable[[], Awaitable[None]]:
+    async def sweep() -> None:
+        pipeline.sweep()
+
+    return sweep
+
+
+async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Does the work again and again; a failure is logged and the next round tries again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:  # the top of a task: the database may be away for a while, and the work is kept
+            log.exception("work in the background failed; it is tried again")

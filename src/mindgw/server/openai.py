@@ -1,0 +1,203 @@
+"""The OpenAI door, as plain ASGI: reads a request, feeds its exchange, carries out the effects.
+
+No framework stands in this path. The lane of a request is one coroutine that sends what the exchange wrote, beside one task
+that waits for the client to hang up. What the lane writes is bounded by the worker's credit, which is paid when it was sent.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from mindgw import errors
+from mindgw.clock import monotonic
+from mindgw.core import sse
+from mindgw.gateway import signals
+from mindgw.gateway.pipeline import Pipeline
+from mindgw.server import problems
+from mindgw.server.bodies import Hungup, read_body
+from mindgw.server.models import answer_models
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+HOT = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+
+_JSON = (b"content-type", b"application/json")
+_STREAM = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_VERSION = (b"openai-version", b"2020-10-01")
+
+
+class OpenAIDoor:
+    """`/v1`: the hot endpoints through the pipeline, the list of models from memory."""
+
+    def __init__(self, pipeline: Pipeline, body_limit: int) -> None:
+        self._pipeline = pipeline
+        self._body_limit = body_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one HTTP request."""
+        path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
+        request_id = f"req-{secrets.token_hex(12)}"
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        if path in HOT and scope["method"] == "POST":
+            await self._relay(signals.Head(request_id, path, headers, _trace(headers)), receive, send)
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            status, body, extra = await answer_models(self._pipeline, scope["method"], path, headers)
+            await send_whole(send, status, body, [*_common(request_id, None), *extra], scope["method"] == "HEAD")
+        else:
+            wrong = errors.MethodNotAllowed() if path in HOT else errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
+            await send_whole(send, wrong.status, problems.body(wrong, request_id), _common(request_id, None))
+
+    async def _relay(self, head: signals.Head, receive: Receive, send: Send) -> None:
+        lane = Lane()
+        exchange = self._pipeline.open(head, lane)
+        reply = Reply(head, send)
+        try:
+            if not lane.effects:
+                body = await read_body(receive, head.headers, self._body_limit)
+                self._pipeline.post(exchange, signals.Received(body))
+        except Hungup:
+            self._pipeline.post(exchange, signals.Gone())
+            return
+        except errors.MindGWError as wrong:
+            self._pipeline.post(exchange, signals.Refused(wrong))
+        watcher = asyncio.ensure_future(_hangs_up(receive, lane))
+        try:
+            await self._serve(exchange, lane, reply)
+        finally:
+            watcher.cancel()
+            self._pipeline.post(exchange, signals.Gone())
+
+    async def _serve(self, exchange: Any, lane: "Lane", reply: "Reply") -> None:
+        while not lane.gone:
+            for effect in lane.take():
+                if await reply.carry_out(effect):
+                    return
+            if not lane.effects:
+                self._pipeline.post(exchange, signals.Drained())
+                await lane.wait()
+
+
+class Lane:
+    """Effects on their way from an exchange to its client (`pipeline.Lane`)."""
+
+    __slots__ = ("_waiter", "effects", "gone")
+
+    def __init__(self) -> None:
+        #: What is to be done, in order. Bounded by the credit of the stream: the worker stops when it is not paid.
+        self.effects: list[signals.Effect] = []
+        #: True when the client hung up.
+        self.gone = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def perform(self, effects: list[signals.Effect]) -> None:
+        """Called by the pipeline."""
+        self.effects += effects
+        self.wake()
+
+    def take(self) -> list[signals.Effect]:
+        """What is to be done now; neighbouring writes become one."""
+        effects, self.effects = self.effects, []
+        if len(effects) < 2:
+            return effects
+        merged: list[signals.Effect] = []
+        parts: list[bytes] = []
+        for effect in effects:
+            if isinstance(effect, signals.Write):
+                parts.append(effect.data)
+                continue
+            if parts:
+                merged.append(signals.Write(b"".join(parts)))
+                parts = []
+            merged.append(effect)
+        if parts:
+            merged.append(signals.Write(b"".join(parts)))
+        return merged
+
+    async def wait(self) -> None:
+        """Returns when there is something to do or the client is gone."""
+        if self.effects or self.gone:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def wake(self) -> None:
+        """Ends a wait."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Reply:
+    """Writes one answer to an ASGI client."""
+
+    __slots__ = ("_head", "_send", "_started")
+
+    def __init__(self, head: signals.Head, send: Send) -> None:
+        self._head = head
+        self._send = send
+        self._started = monotonic()
+
+    async def carry_out(self, effect: signals.Effect) -> bool:
+        """Does it; True when the answer is complete."""
+        if isinstance(effect, signals.Write):
+            await self._send({"type": "http.response.body", "body": effect.data, "more_body": True})
+        elif isinstance(effect, signals.Begin):
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *self._common()]})
+        elif isinstance(effect, signals.Answer):
+            await send_whole(self._send, effect.status, effect.body, self._common())
+        elif isinstance(effect, signals.Fail):
+            await self._fail(effect)
+        elif isinstance(effect, signals.End):
+            await self._send({"type": "http.response.body", "body": b""})
+        return isinstance(effect, signals.Answer | signals.Fail | signals.End)
+
+    async def _fail(self, effect: signals.Fail) -> None:
+        body = problems.body(effect.error, self._head.request_id)
+        if effect.begun:
+            await self._send({"type": "http.response.body", "body": sse.event(body)})
+            return
+        extra = problems.headers(effect.error)
+        if effect.error.status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNAUTHORIZED):
+            extra.append((b"connection", b"close"))  # the rest of its body is not read
+        await send_whole(self._send, effect.error.status, body, [*self._common(), *extra])
+
+    def _common(self) -> list[tuple[bytes, bytes]]:
+        return _common(self._head.request_id, monotonic() - self._started)
+
+
+async def send_whole(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], head_only: bool = False) -> None:
+    """One JSON answer in one piece."""
+    start = {"type": "http.response.start", "status": status, "headers": [_JSON, (b"content-length", b"%d" % len(body)), *headers]}
+    await send(start)
+    await send({"type": "http.response.body", "body": b"" if head_only else body})
+
+
+async def _hangs_up(receive: Receive, lane: Lane) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    lane.gone = True
+    lane.wake()
+
+
+def _common(request_id: str, seconds: float | None) -> list[tuple[bytes, bytes]]:
+    """Headers of every answer."""
+    out = [(b"x-request-id", request_id.encode()), _VERSION]
+    if seconds is not None:
+        out.append((b"openai-processing-ms", b"%d" % (seconds * 1000)))
+    return out
+
+
+def _trace(headers: list[tuple[bytes, bytes]]) -> str:
+    """The W3C trace context, when it has the form of one."""
+    value = next((value for name, value in headers if name == b"traceparent"), b"")
+    parts = value.split(b"-")
+    sane = len(value) == 55 and [len(part) for part in parts] == [2, 32, 16, 2] and not value.strip(b"0123456789abcdef-")
+    return value.decode("ascii") if sane else ""

@@ -1,0 +1,164 @@
+"""One process, its listeners and its signals: uvicorn, with what a gateway needs of a server beyond it.
+
+The plain listener is on loopback alone. A public URL adds a TLS listener with the certificate that `init` made; both feed the
+same protocol. SIGTERM (or Ctrl-C) stops new requests, waits for those that run, and exits 0; a second signal does not wait.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from mindgw import errors, logs
+from mindgw.clock import monotonic
+from mindgw.config import Config
+from mindgw.control import certificates, lock
+from mindgw.control.secrets import Secrets
+from mindgw.server import scrape
+from mindgw.server.app import Server, build
+from mindgw.store.database import Database
+
+log = logging.getLogger("mindgw.server")
+
+
+def serve(config: Config) -> int:
+    """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data dir is in use."""
+    logs.setup(config.log)
+    data_dir = Path(config.data_dir)
+    with lock.hold(data_dir):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, data_dir))
+
+
+async def _serve(config: Config, data_dir: Path) -> int:
+    secrets = Secrets.load(data_dir)
+    database = Database(config.database_url, backups=data_dir / "backups")
+    try:
+        await database.migrate()
+        server = build(config, secrets, database)
+        gateway = GatewayServer(config, server, _tls(config, data_dir))
+        await gateway.serve()
+        return 0 if gateway.started else 1
+    finally:
+        await database.close()
+
+
+def _tls(config: Config, data_dir: Path) -> ssl.SSLContext | None:
+    """The context of the TLS listener, with a certificate that is good for a while yet; None without a public URL."""
+    if not config.public_url:
+        return None
+    certificates.renew_if_due(data_dir, config.public_url)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(data_dir / "server.pem", data_dir / "server.key")
+    return context
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port`, `[::1]:port` or `:port` -> host ("" for all addresses) and port; raises ConfigError."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise errors.ConfigError(f"'{address}' is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+class GatewayServer(uvicorn.Server):
+    """uvicorn with two listeners, one drain and one owner of signals."""
+
+    def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None) -> None:
+        host, port = split_address(config.listen)
+        super().__init__(
+            uvicorn.Config(
+                server.app,
+                host=host,
+                port=port,
+                http="httptools",
+                ws="websockets-sansio",
+                ws_max_size=2**20,
+                ws_per_message_deflate=False,
+                ws_ping_interval=None,
+                proxy_headers=False,
+                server_header=False,
+                headers=[("server", "mindgw")],
+                access_log=False,
+                log_config=None,
+                timeout_keep_alive=75,
+            )
+        )
+        self._settings = config
+        self._server = server
+        self._tls = tls
+        self._scrapes: asyncio.Server | None = None
+        #: Signals so far: the second one does not wait.
+        self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Opens the listeners; says where once all of them are open."""
+        await super().startup(sockets)
+        if self._tls is not None:
+            await self._listen_tls(self._tls)
+        if self._settings.metrics.listen:
+            self._scrapes = await scrape.listen(*split_address(self._settings.metrics.listen), self._server.collector)
+        if self.started:
+            log.info("listening on http://%s%s", self._settings.listen, f" and {self._settings.public_url}" if self._tls else "")
+            notify("READY=1")
+
+    async def _listen_tls(self, tls: ssl.SSLContext) -> None:
+        host, port = split_address(self._settings.tls_address)
+        loop = asyncio.get_running_loop()
+        try:
+            self.servers.append(await loop.create_server(self._protocol, host or None, port, ssl=tls, backlog=self.config.backlog))
+        except OSError as wrong:
+            self.should_exit = True
+            self.started = False
+            log.error("cannot listen on %s: %s", self._settings.tls_address, wrong)  # noqa: TRY400 (the reason is in the line)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)  # type: ignore[call-arg]
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Counts signals; uvicorn's own handler would send it to us again at the end, and the exit code would not be 0."""
+        self._signals += 1
+        if self._signals == 1:
+            self.should_exit = True
+        else:
+            self.force_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains, then closes what is left."""
+        notify("STOPPING=1")
+        pipeline = self._server.pipeline
+        pipeline.drain()
+        for worker in list(pipeline.fleet.workers.values()):
+            worker.link.drain()
+        if not pipeline.idle:
+            log.info("waiting for running requests, at most %g s; a second signal ends them", self._settings.timeouts.drain)
+        end = monotonic() + self._settings.timeouts.drain
+        while not pipeline.idle and monotonic() < end and not self.force_exit:  # noqa: ASYNC110 (a second signal sets a flag)
+            await asyncio.sleep(0.05)
+        pipeline.stop()
+        for worker in list(pipeline.fleet.workers.values()):
+            worker.link.goodbye("draining", "The server restarts.", retry_after=1.0)
+        if self._scrapes is not None:
+            self._scrapes.close()
+        self.config.timeout_graceful_shutdown = 1
+        self.force_exit = False
+        await super().shutdown(sockets)
+
+
+def notify(message: str) -> None:
+    """Tells systemd; nothing happens when it did not ask."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+        out.connect("\0" + address[1:] if address.startswith("@") else address)
+        out.send(message.encode())
