@@ -7,7 +7,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Callable
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -72,7 +72,7 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
     """All that a GPU box needs to find its server, to know it again, and to be let in once."""
 
     #: Version of the payload.
-    v: int = 1
+    v: Literal[1] = 1
     #: Root URLs of the server, best first.
     urls: Annotated[list[Url], msgspec.Meta(min_length=1, max_length=8)]
     id: Id
@@ -86,7 +86,11 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
     exp: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
     def __repr__(self) -> str:
+        """Without the secret: this text may stand in logs and tracebacks."""
         return f"JoinToken(id={self.id.hex()}, urls={self.urls!r}, exp={self.exp})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id.hex()), ("urls", self.urls), ("exp", self.exp)]
 
     def encode(self) -> str:
         """The text to paste."""
@@ -101,11 +105,11 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
         body, _, digits = text[len(JOIN_PREFIX) :].rpartition("_")
         if not body or len(digits) < 6:
             raise TokenError("truncated", "The join token is cut off: copy it whole, it ends in '_' and six characters.")
-        if len(digits) > 6 or crc6(JOIN_PREFIX + body) != digits:
+        if not text.isascii() or crc6(JOIN_PREFIX + body) != digits:
             raise TokenError("checksum", "The join token has a typing error: its checksum does not match. Copy it again.")
         try:
             return _from_msgpack(base62_decode(body))
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (ValueError, RecursionError, msgspec.MsgspecError) as error:
             raise TokenError("payload", f"The join token was made wrongly ({error}): make a new one.") from None
 
 
@@ -134,7 +138,11 @@ class ApiKey(msgspec.Struct, frozen=True):
     text: str
 
     def __repr__(self) -> str:
-        return f"ApiKey(id={self.id})"
+        """Without the secret: this text may stand in logs and tracebacks."""
+        return f"ApiKey(id={self.id!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id)]
 
 
 def make_key(random: Callable[[int], bytes] = secrets.token_bytes) -> ApiKey:

@@ -41,11 +41,11 @@ from mindgw_agent.vocabulary import (
 # whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
 __all__ = [
     "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE",
-    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_PAYLOAD", "MAX_REPORT",
-    "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME",
+    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE", "MAX_PAYLOAD",
+    "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME",
     "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta",
     "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source", "Tag", "Usage",
-    "Welcome", "build_head", "build_open", "credit", "encode", "fit", "frame", "head_size", "negotiate", "pack_header", "parse",
+    "Welcome", "build_head", "build_open", "clip", "credit", "encode", "fit", "frame", "head_size", "negotiate", "pack_header", "parse",
     "parse_credit", "parse_head", "parse_open", "transcript", "transcript_challenge", "transcript_proof",
 ]  # fmt: skip
 
@@ -66,6 +66,8 @@ CREDIT_LEVEL: Final = WINDOW // 4
 RESUME_LEVEL: Final = WINDOW // 2
 #: Largest body of a request that an agent collects.
 MAX_BODY: Final = 64 * 1024 * 1024
+#: Longest text in a Close, in characters; engines can be verbose.
+MAX_NOTE: Final = 2048
 #: Largest report, in bytes of JSON: it must fit in a frame beside a signature.
 MAX_REPORT: Final = MAX_PAYLOAD - 1024
 
@@ -159,6 +161,15 @@ def _shorten(engine: EngineReport, keep: int) -> EngineReport:
     if len(engine.models) <= keep:
         return engine
     return msgspec.structs.replace(engine, models=engine.models[:keep], error=f"only its first {keep} models are announced")
+
+
+def clip(close: Close) -> Close:
+    """The Close with its texts cut to MAX_NOTE and made clean: it fits in a frame whatever an engine said."""
+    texts = (close.message, close.code, close.finish)
+    if all(len(text) <= MAX_NOTE and text.isascii() for text in texts):
+        return close
+    message, code, finish = (text[:MAX_NOTE].encode(errors="replace").decode() for text in texts)
+    return msgspec.structs.replace(close, message=message, code=code, finish=finish)
 
 
 def parse(kind: type[T], payload: bytes | memoryview) -> T:
