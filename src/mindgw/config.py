@@ -1,0 +1,280 @@
+"""Settings: text -> parse -> ${ENV} -> defaults -> checks -> frozen `Config`. The only room of the server that reads the environment.
+
+Every error names the key, its value, the file and the line; how a file is written stands in `settings_file`.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import platformdirs
+
+from mindgw import settings_file
+from mindgw.errors import ConfigError
+from mindgw.quantities import Duration, Size, is_loopback, split_address
+from mindgw.settings_file import Place, Value
+
+FILE = "config.yaml"
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long is waited for what."""
+
+    #: For the agent's connection to its engine.
+    connect: Duration = 10
+    #: For the first token, once the engine has the request.
+    first_token: Duration = 300
+    #: Between two events of an answer.
+    idle: Duration = 120
+    #: For a whole request.
+    total: Duration = 3600
+    #: In the queue.
+    queue: Duration = 300
+    #: For a worker to come back before requests for its models are refused.
+    worker_return: Duration = 20
+    #: For running requests when the server stops.
+    drain: Duration = 300
+    #: Between two comments that keep a silent stream open.
+    keepalive: Duration = 15
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is refused."""
+
+    #: Largest request.
+    body: Size = 32 * 2**20
+    #: Requests that may wait.
+    queue: int = 10_000
+    #: Largest answer that is not a stream.
+    answer: Size = 64 * 2**20
+    #: Answers that one request may ask for.
+    n: int = 8
+
+
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: HOST:PORT of a listener for /metrics alone, which asks for no key; empty: /metrics stands beside the API and asks for one.
+    listen: str = ""
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: auto, json or text; auto is text on a terminal.
+    format: str = "auto"
+    #: debug, info, warning or error.
+    level: str = "info"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of a server. `parse` and `load` make checked ones."""
+
+    data_dir: str
+    #: HOST:PORT of the plain listener, a literal loopback address.
+    listen: str = "127.0.0.1:8420"
+    #: https://host:port that others reach the server by; empty: nobody else does.
+    public_url: str = ""
+    #: HOST:PORT of the TLS listener; once checked it is set whenever public_url is.
+    tls_listen: str = ""
+    #: "sqlite": a file in the data directory; or an address such as postgresql://user:password@host/name.
+    database: str = "sqlite"
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def database_url(self) -> str:
+        """The address that `store.Database` takes."""
+        return f"sqlite:///{self.directory.absolute() / 'mindgw.db'}" if self.database == "sqlite" else self.database
+
+    @property
+    def loopback_url(self) -> str:
+        """Root URL for clients on this machine."""
+        return f"http://{self.listen}"
+
+    @property
+    def root_url(self) -> str:
+        """Root URL for everybody."""
+        return self.public_url or self.loopback_url
+
+
+def data_directory(given: str | Path | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The data directory: as given, else MINDGW_DATA_DIR, else below the user's data home."""
+    chosen = given or environ.get("MINDGW_DATA_DIR", "")
+    return Path(chosen) if chosen else platformdirs.user_data_path("mindgw", appauthor=False)
+
+
+def load(
+    file: Path | None = None,
+    data_dir: str | Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """The settings of a data directory, or of a `file` elsewhere, which may then name the data directory; without a file in the
+    data directory they are the defaults. `overrides` maps dotted keys to values from the command line, None meaning not given.
+    Raises ConfigError."""
+    directory = data_directory(data_dir, environ)
+    named = bool(data_dir or environ.get("MINDGW_DATA_DIR"))
+    found = read(file or directory / FILE, missing_ok=file is None)
+    config = parse(found, str(directory), environ, file=str(file or directory / FILE), overrides=overrides)
+    if not named and file is not None:
+        return config
+    return msgspec.structs.replace(config, data_dir=str(directory))
+
+
+def read(file: Path, *, missing_ok: bool = False) -> str:
+    """The text of a settings file. Raises ConfigError."""
+    try:
+        return file.read_bytes().decode()
+    except FileNotFoundError:
+        if missing_ok:
+            return ""
+        raise ConfigError(f"there is no settings file {file}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start})") from None
+
+
+def parse(
+    text: str,
+    data_dir: str,
+    environ: Mapping[str, str],
+    *,
+    file: str = FILE,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """PURE: the settings that a text says, with `overrides` on top. Raises ConfigError, whatever the text is."""
+    values = settings_file.read(text, Config, environ, file)
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            values[key] = settings_file.read_one(key, str(value), Config, Place("command line"))
+    values.setdefault("data_dir", Value(data_dir, data_dir, Place(file)))
+    return _check(values)
+
+
+def dump(config: Config) -> str:
+    """The text of a settings file that says what differs from the defaults; the data directory is where the file lies."""
+    derived = _default_tls(config.public_url) == config.tls_listen
+    said = {key: value for key, value in _flat(config).items() if key != "data_dir" and not (derived and key == "tls_listen")}
+    return _HEADER + settings_file.write(said)
+
+
+_HEADER = """\
+# Settings of this server. Whatever is missing here has its default; `mindgw serve` reads them when it starts.
+# Values may come from the environment: ${NAME}, or ${NAME:-default}.
+"""
+
+
+def _flat(tree: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of what differs from the defaults, and of what everybody looks for first."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(tree):
+        value = getattr(tree, field.name)
+        if isinstance(value, msgspec.Struct):
+            found.update(_flat(value, f"{prefix}{field.name}."))
+        elif value != field.default or prefix + field.name in {"listen", "database"}:
+            found[prefix + field.name] = value
+    return found
+
+
+def _check(values: Mapping[str, Value]) -> Config:
+    """Builds the settings; raises ConfigError about the first value that makes no sense, alone or beside the others."""
+    for key, check in _CHECKS.items():
+        found = values.get(key)
+        if found is not None and (problem := check(found.value)):
+            raise ConfigError(f"{found.place}: {key}: {problem}, not {_shown(found.text)!r}")
+    config = _build(Config, {key: found.value for key, found in values.items()}, "")
+    public_url = config.public_url.rstrip("/")
+    config = msgspec.structs.replace(config, public_url=public_url, tls_listen=config.tls_listen or _default_tls(public_url))
+    culprit = values.get("tls_listen") or values.get("public_url") or values.get("listen")
+    if culprit is not None and (problem := _clash(config)):
+        raise ConfigError(f"{culprit.place}: {problem}")
+    return config
+
+
+def _default_tls(public_url: str) -> str:
+    return f"0.0.0.0:{urlsplit(public_url).port or 443}" if public_url else ""
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _build(kind: type[S], values: Mapping[str, Any], prefix: str) -> S:
+    given: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            given[field.name] = _build(field.type, values, f"{prefix}{field.name}.")
+        elif prefix + field.name in values:
+            given[field.name] = values[prefix + field.name]
+    return kind(**given)
+
+
+def _clash(config: Config) -> str:
+    if config.tls_listen and not config.public_url:
+        return "tls_listen: needs public_url, the https:// address that others reach the server by"
+    if not config.tls_listen:
+        return ""
+    host, port = split_address(config.tls_listen)
+    plain_host, plain_port = split_address(config.listen)
+    if port == plain_port and host in {plain_host, "0.0.0.0", "::"}:  # noqa: S104 - nothing is bound here
+        return f"listen and the TLS listener would both take port {port}: give one of them another"
+    return ""
+
+
+def _address(text: str) -> str:
+    try:
+        split_address(text or "unset:1")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _loopback(text: str) -> str:
+    try:
+        good = is_loopback(split_address(text)[0])
+    except ValueError:
+        good = False
+    return "" if good else "must be a loopback address such as 127.0.0.1:8420 (others are served with TLS: see public_url)"
+
+
+def _public_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        host, _port = split_address(parts.netloc if parts.port else f"{parts.netloc}:443")
+    except ValueError:
+        return "must be https://host:port"
+    good = parts.scheme == "https" and host and parts.path in ("", "/") and "?" not in text and "#" not in text
+    return "" if good or not text else "must be https://host:port"
+
+
+def _database(text: str) -> str:
+    known = text == "sqlite" or re.match(r"(sqlite|postgres(ql)?)(\+[a-z0-9]+)?:///?.", text)
+    return "" if known else "must be sqlite or an address such as postgresql://user:password@host/name"
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    return lambda text: "" if text in choices else f"must be one of {', '.join(choices)}"
+
+
+_CHECKS: dict[str, Callable[[Any], str]] = {
+    "data_dir": lambda text: "" if text and "\0" not in text else "must be a path",
+    "listen": _loopback,
+    "public_url": lambda text: _public_url(text) if text else "",
+    "tls_listen": _address,
+    "database": _database,
+    "metrics.listen": _address,
+    "log.format": _one_of("auto", "json", "text"),
+    "log.level": _one_of("debug", "info", "warning", "error"),
+}
+
+
+def _shown(text: str) -> str:
+    """The value without the password that an address may hold."""
+    return re.sub(r"(//[^/@\s:]*:)[^@\s]*@", r"\1***@", text)

@@ -1,0 +1,68 @@
+"""Times, sizes, counts and addresses as people write them. PURE; everything here raises ValueError with a message that begins "must be"."""
+
+import re
+from ipaddress import ip_address
+from typing import Annotated
+
+#: Seconds; written as 30, 500ms, 30s, 5m, 1h or 2d.
+Duration = Annotated[float, "duration"]
+#: Bytes; written as 4096, 64KiB, 32MB, 1GiB.
+Size = Annotated[int, "size"]
+
+_NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", re.ASCII)
+_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_MAX_SECONDS = 10 * 365 * 86400.0
+
+
+def duration(text: str) -> float:
+    """Seconds, more than none and at most ten years."""
+    match = _NUMBER.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS.get(match[2], 0) if match else 0
+    if not 0 < seconds <= _MAX_SECONDS:
+        raise ValueError("must be a time such as 30s, 5m or 1h")
+    return seconds
+
+
+def size(text: str) -> int:
+    """Bytes, at least one."""
+    match = _NUMBER.fullmatch(text.strip())
+    amount = float(match[1]) * _BYTES.get(match[2].lower(), 0) if match else 0
+    if not 1 <= amount <= 2**60:
+        raise ValueError("must be a size such as 64KiB or 32MB")
+    return int(amount)
+
+
+def count(text: str) -> int:
+    """A whole number, at least one."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or not match[1].isdigit() or match[2] or not 1 <= int(match[1]) < 2**31:
+        raise ValueError("must be a whole number of at least 1")
+    return int(match[1])
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host without brackets, and port, of HOST:PORT."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= 65535:
+        raise ValueError("must be HOST:PORT")
+    if host.startswith("[") and host.endswith("]"):
+        return str(_ip(host[1:-1])), int(port)
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host, re.ASCII):
+        raise ValueError("must be HOST:PORT, an IPv6 address in brackets")
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is a literal loopback address; a name is not, it can be made to point anywhere."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError("must be HOST:PORT, an IPv6 address in brackets") from None

@@ -1,0 +1,181 @@
+"""The text of a settings file: YAML to one flat set of values, each with its place, and back. PURE.
+
+What follows a `$` in braces comes from the environment: `${NAME}` must be set, `${NAME:-text}` falls back, `$${` stands for `${`.
+It is put into values only, so it can never become a key.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, get_type_hints
+
+import msgspec
+import yaml
+
+from mindgw import quantities
+from mindgw.errors import ConfigError
+
+_TEXT = "tag:yaml.org,2002:str"
+_NULL = "tag:yaml.org,2002:null"
+
+_READERS: dict[Any, Callable[[str], Any]] = {
+    str: str.strip,
+    int: quantities.count,
+    quantities.Duration: quantities.duration,
+    quantities.Size: quantities.size,
+}
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where something stands; line 0 means no line in particular."""
+
+    file: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+class Value(msgspec.Struct, frozen=True):
+    """A setting as it was read."""
+
+    value: Any
+    #: What was written, after the environment was put in.
+    text: str
+    place: Place
+
+
+class _Source(msgspec.Struct, frozen=True):
+    """What a text is read with."""
+
+    file: str
+    environ: Mapping[str, str]
+
+    def place(self, node: yaml.Node) -> Place:
+        return Place(self.file, node.start_mark.line + 1)
+
+
+def read(text: str, tree: type[msgspec.Struct], environ: Mapping[str, str], file: str) -> dict[str, Value]:
+    """Dotted key -> value of all that the text says; `tree` says which keys there are. Raises ConfigError, whatever the text is."""
+    return dict(_section(_compose(text, file), tree, "", _Source(file, environ)))
+
+
+def read_one(key: str, text: str, tree: type[msgspec.Struct], place: Place) -> Value:
+    """The value of one dotted key of `tree`, said outside the file. Raises ConfigError; KeyError when there is no such key."""
+    kind: Any = tree
+    for name in key.split("."):
+        kind = get_type_hints(kind, include_extras=True)[name]
+    return _value(kind, key, text, place)
+
+
+def write(values: Mapping[str, Any]) -> str:
+    """Lines that `read` reads back: dotted key -> text or number; keys of one section must stand together."""
+    lines: list[str] = []
+    section = ""
+    for key, value in values.items():
+        prefix, _, name = key.rpartition(".")
+        if prefix and prefix != section:
+            lines.append(f"{prefix}:")
+        section = prefix
+        lines.append(f"{'  ' if prefix else ''}{name}: {_written(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def amend(text: str, changes: Mapping[str, str], file: str) -> str:
+    """The text with other values of top-level settings, everything else (comments, order) as it was. Raises ConfigError."""
+    root = _compose(text, file)
+    entries = root.value if isinstance(root, yaml.MappingNode) else []
+    nodes = {key.value: value for key, value in entries if isinstance(key, yaml.ScalarNode)}
+    for key in sorted(changes, key=lambda key: -nodes[key].start_mark.index if key in nodes else 1):
+        written = _written(changes[key])
+        if key not in nodes:
+            text += "" if not text or text.endswith("\n") else "\n"
+            text += f"{key}: {written}\n"
+            continue
+        start, end = nodes[key].start_mark.index, nodes[key].end_mark.index
+        text = text[:start] + (written if start < end else f" {written}") + text[end:]
+    return text
+
+
+def _compose(text: str, file: str) -> yaml.Node | None:
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ConfigError(f"{Place(file, mark.line + 1 if mark else 0)}: is not YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: is not YAML: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply") from None
+
+
+def _section(node: yaml.Node | None, tree: type[msgspec.Struct], prefix: str, source: _Source) -> Iterator[tuple[str, Value]]:
+    if node is None or node.tag == _NULL:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        what = f"{prefix.rstrip('.')}: " if prefix else ""
+        raise ConfigError(f"{source.place(node)}: {what}must be lines of `key: value`")
+    kinds = get_type_hints(tree, include_extras=True)
+    seen: set[str] = set()
+    for key, value in node.value:
+        name = key.value if isinstance(key, yaml.ScalarNode) else ""
+        if name not in kinds:
+            raise ConfigError(f"{source.place(key)}: {prefix}{name}: there is no such setting{_nearest(name, kinds)}")
+        if name in seen:
+            raise ConfigError(f"{source.place(key)}: {prefix}{name}: is said twice")
+        seen.add(name)
+        kind = kinds[name]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            yield from _section(value, kind, f"{prefix}{name}.", source)
+        elif value.tag != _NULL:
+            yield prefix + name, _scalar(value, kind, prefix + name, source)
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+
+
+def _scalar(node: yaml.Node, kind: Any, key: str, source: _Source) -> Value:
+    place = source.place(node)
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(f"{place}: {key}: must be one value, not a list or a section")
+    text = _expand(node.value, source.environ, f"{place}: {key}")
+    if kind is str and node.tag != _TEXT:
+        raise ConfigError(f"{place}: {key}: must be text, not {text!r}; write it in quotes")
+    return _value(kind, key, text, place)
+
+
+def _value(kind: Any, key: str, text: str, place: Place) -> Value:
+    try:
+        return Value(_READERS[kind](text), text, place)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {key}: {error}, not {text!r}") from None
+
+
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
+
+
+def _expand(text: str, environ: Mapping[str, str], where: str) -> str:
+    def substitute(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        if match[0] == "$${":
+            return "${"
+        if name is None:
+            raise ConfigError(f"{where}: ${{…}} must hold a name, as in ${{NAME}} or ${{NAME:-text}}; write $${{ for a plain ${{")
+        if default is not None:
+            return environ.get(name) or default
+        if name not in environ:
+            raise ConfigError(f"{where}: the environment has no {name}; set it, or write ${{{name}:-text}}")
+        return environ[name]
+
+    return _VARIABLE.sub(substitute, text)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("${", "$${")
+        # plain where YAML reads plain text back as the same text, else in double quotes
+        style = None if re.fullmatch(r"[A-Za-z][\w./-]*|[a-z]+://[\w./:@%+-]+", escaped) else '"'
+        return str(yaml.safe_dump(escaped, default_style=style, allow_unicode=True, width=10**6)).removesuffix("\n").removesuffix("\n...")
+    return f"{value:.9f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
