@@ -27,7 +27,8 @@ def named(path: Path) -> str:
 @cache
 def code() -> tuple[Path, ...]:
     """The product's Python files; migrations, which are written once and never edited, are left out."""
-    return tuple(p for p in project_files() if p.suffix == ".py" and named(p).startswith(SOURCES) and "/migrations/versions/" not in named(p))
+    python = ((p, named(p)) for p in project_files() if p.suffix == ".py")
+    return tuple(p for p, name in python if name.startswith(SOURCES) and "/migrations/versions/" not in name)
 
 
 @cache
