@@ -60,7 +60,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     auth = Auth(find, {1: secrets.pepper}, utcnow)
     meter = Meter(append, counters)
     pipeline = Pipeline(config, auth, meter)
-    registry = Registry(database, secrets.identity, [secrets.pin])
+    registry = Registry(database, secrets.identity, [secrets.ca_pin])
     pipeline.on_report = registry.seen
     collector = metrics.Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
     state = State(

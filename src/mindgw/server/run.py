@@ -19,7 +19,7 @@ import uvloop
 from mindgw import errors, logs
 from mindgw.clock import monotonic
 from mindgw.config import Config
-from mindgw.control import certificates, lock
+from mindgw.control import certificates, lock, secrets
 from mindgw.control.secrets import Secrets
 from mindgw.server import scrape
 from mindgw.server.app import Server, build
@@ -27,35 +27,36 @@ from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
 
+DAY = 86_400.0
+
 
 def serve(config: Config) -> int:
     """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data dir is in use."""
     logs.setup(config.log)
-    data_dir = Path(config.data_dir)
-    with lock.hold(data_dir):
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, data_dir))
+    data_dir = config.directory
+    with lock.hold(data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, data_dir))
 
 
 async def _serve(config: Config, data_dir: Path) -> int:
-    secrets = Secrets.load(data_dir)
+    known = secrets.load(data_dir)
     database = Database(config.database_url, backups=data_dir / "backups")
     try:
         await database.migrate()
-        server = build(config, secrets, database)
-        gateway = GatewayServer(config, server, _tls(config, data_dir))
+        server = build(config, known, database)
+        gateway = GatewayServer(config, server, _tls(config, data_dir, known))
         await gateway.serve()
         return 0 if gateway.started else 1
     finally:
         await database.close()
 
 
-def _tls(config: Config, data_dir: Path) -> ssl.SSLContext | None:
+def _tls(config: Config, data_dir: Path, known: Secrets, context: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
     """The context of the TLS listener, with a certificate that is good for a while yet; None without a public URL."""
     if not config.public_url:
         return None
-    certificates.renew_if_due(data_dir, config.public_url)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificates.obtain_server(data_dir, known.ca_pem, known.ca_key, certificates.names_of(config.public_url))
+    context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(data_dir / "server.pem", data_dir / "server.key")
     return context
@@ -104,6 +105,7 @@ class GatewayServer(uvicorn.Server):
         await super().startup(sockets)
         if self._tls is not None:
             await self._listen_tls(self._tls)
+            asyncio.get_running_loop().call_later(DAY, self._renew)
         if self._settings.metrics.listen:
             self._scrapes = await scrape.listen(*split_address(self._settings.metrics.listen), self._server.collector)
         if self.started:
@@ -111,14 +113,19 @@ class GatewayServer(uvicorn.Server):
             notify("READY=1")
 
     async def _listen_tls(self, tls: ssl.SSLContext) -> None:
-        host, port = split_address(self._settings.tls_address)
+        host, port = split_address(self._settings.tls_listen)
         loop = asyncio.get_running_loop()
         try:
             self.servers.append(await loop.create_server(self._protocol, host or None, port, ssl=tls, backlog=self.config.backlog))
         except OSError as wrong:
             self.should_exit = True
             self.started = False
-            log.error("cannot listen on %s: %s", self._settings.tls_address, wrong)  # noqa: TRY400 (the reason is in the line)
+            log.error("cannot listen on %s: %s", self._settings.tls_listen, wrong)  # noqa: TRY400 (the reason is in the line)
+
+    def _renew(self) -> None:
+        """Once a day: new connections get a fresh certificate before the old one ends."""
+        _tls(self._settings, self._settings.directory, self._server.app.state.secrets, self._tls)
+        asyncio.get_running_loop().call_later(DAY, self._renew)
 
     def _protocol(self) -> asyncio.Protocol:
         make = self.config.http_protocol_class
