@@ -1,0 +1,255 @@
+"""Writes the pages of docs/reference from the code, so that they cannot say anything else. usage: reference.py [--check]
+
+`--check` writes nothing and exits 1 when a page differs from what would be written.
+"""
+
+import ast
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import typer.main
+from prometheus_client.metrics_core import Metric
+
+import mindgw_agent.errors
+from mindgw import config, errors, metrics
+from mindgw.cli import app as cli
+from mindgw.client import errors as client_errors
+from mindgw.gateway.snapshot import Snapshot
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs/reference"
+K = TypeVar("K")
+WRITTEN = "<!-- Written by scripts/docs from the code: change it there. -->\n"
+
+
+def cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(cell(item) for item in line)} |" for line in lines) + "\n"
+
+
+def code(text: object) -> str:
+    return f"`{text}`" if text not in ("", None) else ""
+
+
+# ---- commands
+
+
+def commands(command: Any, name: str, parent: Any = None) -> Iterator[tuple[str, Any, Any]]:
+    """(full name, command, its context) of a command and all below it, in the order of the help."""
+    context = command.context_class(command, info_name=name, parent=parent)
+    yield context.command_path, command, context
+    for verb in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        below = command.get_command(context, verb)
+        if not below.hidden:
+            yield from commands(below, verb, context)
+
+
+def flags(command: Any, context: Any) -> list[tuple[str, str]]:
+    records = (option.get_help_record(context) for option in command.params if not getattr(option, "hidden", False))
+    return [(f"`{record[0]}`", record[1]) for record in records if record and not record[0].startswith("--help")]
+
+
+def all_commands() -> list[tuple[str, Any, Any]]:
+    return list(commands(typer.main.get_command(cli.app), "mindgw"))
+
+
+def cli_page() -> str:
+    parts = ["# Commands\n", WRITTEN, "Data goes to stdout, talk to stderr. Flags of `mindgw` itself may stand before or after the verb.\n"]
+    for name, command, context in all_commands():
+        parts.append(f"## {name}\n" if name.count(" ") < 2 else f"### {name}\n")
+        if not hasattr(command, "list_commands") or name == "mindgw":
+            parts.append(f"    {' '.join([name, *command.collect_usage_pieces(context)])}\n")
+        parts.append(f"{' '.join((command.help or '').split())}\n")
+        if rows := flags(command, context):
+            parts.append(table(("Argument", "Meaning"), rows))
+        if command.epilog:
+            parts.append(f"{' '.join(command.epilog.split())}\n")
+    return "\n".join(parts)
+
+
+# ---- settings
+
+
+def remarks(source: Path) -> dict[tuple[str, str], str]:
+    """(class, field) -> the `#:` comment above the field."""
+    text = source.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    found = {}
+    for owner in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)):
+        for field in (node for node in owner.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+            above: list[str] = []
+            line = field.lineno - 2
+            while lines[line].strip().startswith("#:"):
+                above.insert(0, lines[line].strip()[2:].strip())
+                line -= 1
+            found[owner.name, field.target.id] = " ".join(above)
+    return found
+
+
+def settings(tree: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, object, str]]:
+    """(dotted key, default, remark) of every setting."""
+    said = remarks(Path(config.__file__))
+    for field in msgspec.structs.fields(tree):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from settings(field.type, f"{prefix}{field.name}.")
+        else:
+            default = "" if field.default is msgspec.NODEFAULT else field.default
+            yield prefix + field.name, default, said[tree.__name__, field.name]
+
+
+VARIABLES = [
+    ("MINDGW_DATA_DIR", "The server's data directory, when `--data-dir` is not given."),
+    ("MINDGW_AGENT_DIR", "The agent's state directory, when `--state-dir` is not given."),
+    ("MINDGW_SERVER", "Root URL of the server that commands talk to, when `--server` is not given."),
+    ("MINDGW_TOKEN", "API key that commands use."),
+    ("MINDGW_CONTEXT", "Which of the known servers commands talk to."),
+    ("MINDGW_HOME, MINDGW_BIN, MINDGW_PYTHON", "Where `install.sh` puts the program and its link, and the interpreter that it uses."),
+    ("NO_COLOR, FORCE_COLOR", "Colours never, or in a pipe too."),
+]
+
+
+def settings_page() -> str:
+    rows = [(code(key), code(default), remark) for key, default, remark in settings(config.Config)]
+    return "\n".join([
+        "# Settings\n",
+        WRITTEN,
+        "They stand in `config.yaml` in the data directory; `templates/config.example.yaml` shows them all. Times are seconds unless they",
+        "say otherwise (`500ms`, `30s`, `5m`, `1h`), sizes bytes (`64KiB`, `32MB`). A value may hold `${NAME}` or `${NAME:-default}`.\n",
+        table(("Setting", "Default", "Meaning"), rows),
+        "## Environment\n",
+        table(("Variable", "Meaning"), [(", ".join(code(n) for n in names.split(", ")), text) for names, text in VARIABLES]),
+    ])
+
+
+# ---- errors
+
+
+def below(kind: type[K]) -> Iterator[type[K]]:
+    """Every class under it, parents before their children."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from below(child)
+
+
+def named_codes() -> Iterator[tuple[str, str]]:
+    """(code, class that is raised with it) of every code that is given where the error is raised."""
+    for tree in ("src", "agent/src"):
+        for path in sorted((ROOT / tree).rglob("*.py")):
+            calls = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
+            for call in calls:
+                given = [k.value.value for k in call.keywords if k.arg == "code" and isinstance(k.value, ast.Constant)]
+                raised = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+                yield from ((str(text), raised) for text in given if text and raised[:1].isupper())
+
+
+def merged(numbers: dict[str, int]) -> list[tuple[object, ...]]:
+    """A line for each code that is given to one of these classes, with the numbers that it can come with."""
+    found: dict[str, set[int]] = {}
+    for text, name in named_codes():
+        if name in numbers:
+            found.setdefault(text, set()).add(numbers[name])
+    return [(code(text), ", ".join(map(str, sorted(of)))) for text, of in sorted(found.items())]
+
+
+def drawn(module: Any) -> dict[str, str]:
+    """Class -> its line in the tree that the module's docstring draws: name, exit code, meaning."""
+    return dict(re.findall(r"(?m)(\w+) +\d  +(.+)$", module.__doc__))
+
+
+def message_of(kind: type) -> str:
+    return (kind.__doc__ or "").strip().split("\n")[0]
+
+
+def errors_page() -> str:
+    fault = {
+        errors.CallerError: "the caller's",
+        errors.PolicyError: "nobody's: policy",
+        errors.FleetError: "the fleet's",
+        errors.UpstreamError: "the engine's",
+    }
+    kinds = [kind for kind in below(errors.MindGWError) if kind not in fault]
+    whose = {kind: next((text for root, text in fault.items() if issubclass(kind, root)), "ours") for kind in kinds}
+    by_name = {kind.__name__: kind for kind in [*fault, *kinds]}
+    leaving = [*below(client_errors.ClientError), *below(mindgw_agent.errors.AgentError)]
+    meaning = {**drawn(client_errors), **drawn(mindgw_agent.errors)}
+    return "\n".join([
+        "# Errors\n",
+        WRITTEN,
+        'Over HTTP an error is `{"error": {"message", "type", "param", "code"}}`; `code` is stable across releases. Management answers add',
+        "`hint` and `request_id`. `Retry-After` stands beside it when waiting helps.\n",
+        "## Kinds\n",
+        table(
+            ("Code", "Status", "Type", "Whose fault", "Message unless there is a better one"),
+            [(code(k.code), k.status, code(k.type), whose[k], message_of(k)) for k in kinds],
+        ),
+        "## Codes that say more\n",
+        table(("Code", "Status"), merged({name: kind.status for name, kind in by_name.items()})),
+        "## Exit codes of commands\n",
+        " ".join(cli.EXIT_CODES.split()) + "\n",
+        table(("Code", "Exits with", "Meaning"), [(code(k.code), k.exit_code, meaning[k.__name__]) for k in leaving]),
+        table(("Code that says more", "Exits with"), merged({k.__name__: k.exit_code for k in leaving if k.__name__ not in by_name})),
+    ])
+
+
+# ---- metrics
+
+
+def families() -> list[Metric]:
+    idle = Snapshot(**{field.name: empty(field) for field in msgspec.structs.fields(Snapshot)})
+    return list(metrics.Collector(metrics.Counters(), lambda: idle, lambda: 0).collect())
+
+
+def empty(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default is not msgspec.NODEFAULT else () if "tuple" in str(field.type) or "list" in str(field.type) else 0
+
+
+def metrics_page() -> str:
+    rows = []
+    for family in families():
+        suffix = {"counter": "_total"}.get(family.type, "")
+        labels = ", ".join(code(label) for label in getattr(family, "_labelnames", ()))
+        rows.append((code(family.name + suffix), family.type, labels, family.documentation))
+    return "\n".join([
+        "# Metrics\n",
+        WRITTEN,
+        "Prometheus text at `/metrics`, with an admin key, or at a listener of its own (`metrics.listen`) without one.\n",
+        table(("Metric", "Kind", "Labels", "Meaning"), rows),
+    ])
+
+
+def pages() -> dict[str, str]:
+    """File name -> text of every page."""
+    return {"cli.md": cli_page(), "settings.md": settings_page(), "errors.md": errors_page(), "metrics.md": metrics_page()}
+
+
+def main(arguments: list[str]) -> int:
+    late = []
+    for name, text in pages().items():
+        file = PAGES / name
+        old = file.read_text(encoding="utf-8") if file.exists() else ""
+        if old == text:
+            continue
+        late.append(name)
+        if "--check" in arguments:
+            print(*difflib.unified_diff(old.splitlines(), text.splitlines(), f"docs/reference/{name}", "the code", lineterm=""), sep="\n")
+        else:
+            PAGES.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+            print(f"wrote docs/reference/{name}")
+    if late and "--check" in arguments:
+        print("out of date; run scripts/docs", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
