@@ -1,0 +1,154 @@
+"""What an engine's answer says about itself: tokens, how it ended, errors. PURE.
+
+Events are byte-tested; only those that carry usage or an error are decoded. A quote inside a JSON string is escaped, so `"usage"`
+with its quotes can only be a field, or somebody's whole text, which costs a look and nothing else.
+"""
+
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from mindgw_agent import sse
+from mindgw_agent.wire import Usage
+
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]{1,40})"')
+#: A delta that says something: roughly one token.
+_SAID = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"(?!")')
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Details(msgspec.Struct, frozen=True):
+    cached_tokens: _Tokens | None = None
+
+
+class _Reported(msgspec.Struct, frozen=True):
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Document(msgspec.Struct, frozen=True):
+    usage: _Reported | None = None
+
+
+_decode = msgspec.json.Decoder().decode
+_decode_usage = msgspec.json.Decoder(_Document).decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+class NotAnEvent(ValueError):
+    """The data of an event is not a JSON object."""
+
+
+class Tally:
+    """Counts one answer, event by event, or whole."""
+
+    __slots__ = ("_adds_up", "error", "events", "finish", "finishes", "said", "usage")
+
+    def __init__(self, adds_up: bool = False) -> None:
+        #: Whether each usage object is about one of several answers, so that completions are added up.
+        self._adds_up = adds_up
+        #: Events with data, the end mark left out.
+        self.events = 0
+        #: Events that said something.
+        self.said = 0
+        #: The last reason for an end, and how many there were.
+        self.finish = ""
+        self.finishes = 0
+        #: What the engine reported, None until it does.
+        self.usage: Usage | None = None
+        #: The `error` of an event, None while all is well.
+        self.error: Any = None
+
+    def event(self, data: bytes) -> None:
+        """Count an event. Raises NotAnEvent; the first event is read in full, the others by their braces."""
+        text = data.strip()
+        if not (text.startswith(b"{") and text.endswith(b"}")) or (self.events == 0 and not is_object(data)):
+            raise NotAnEvent("the stream holds something other than JSON objects")
+        self.events += 1
+        if b'"finish_reason":null' not in data and (found := _FINISH.search(data)):
+            self.finish = found[1].decode()
+            self.finishes += 1
+        if _SAID.search(data):
+            self.said += 1
+        if b'"usage"' in data:
+            self._report(data)
+        if b'"error"' in data:
+            self.error = error_in(data)
+
+    def whole(self, body: bytes, answers: int = 1) -> None:
+        """Count an answer that came in one piece. Raises NotAnEvent when it is no JSON object."""
+        if not is_object(body):
+            raise NotAnEvent("the answer is not a JSON object")
+        self._report(body)
+        if self.usage is not None and self._adds_up and answers > 1:
+            self.usage = msgspec.structs.replace(self.usage, completion=self.usage.completion * answers, source="estimated")
+        found = _FINISH.search(body)
+        self.finish = found[1].decode() if found else ""
+
+    def _report(self, data: bytes) -> None:
+        try:
+            reported = _decode_usage(data).usage
+        except _UNREADABLE:
+            return
+        if reported is None:
+            return
+        before = self.usage.completion if self.usage is not None and self._adds_up else 0
+        details = reported.prompt_tokens_details
+        cached = (details.cached_tokens if details else 0) or 0
+        self.usage = Usage(prompt=reported.prompt_tokens or 0, completion=before + (reported.completion_tokens or 0), cached=cached)
+
+
+def is_object(data: bytes) -> bool:
+    """Whether it is JSON, and an object."""
+    try:
+        return isinstance(_decode(data), dict)
+    except _UNREADABLE:
+        return False
+
+
+def error_in(data: bytes) -> Any:
+    """The error that a document reports, None when it reports none."""
+    try:
+        document = _decode(data)
+    except _UNREADABLE:
+        return None
+    return document.get("error") or None if isinstance(document, dict) else None
+
+
+def error_text(error: Any) -> str:
+    """The message of an error in any engine's shape."""
+    text = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
+    return text if isinstance(text, str) else "the engine reported an error"
+
+
+def error_status(error: Any) -> int:
+    """The HTTP status that an error of a stream stands for, 500 when it does not say."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 500
+
+
+def render(events: list[bytes]) -> bytes:
+    """Events as plain Server-sent events."""
+    return b"".join(b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n" for data in events)
+
+
+def until_end(run: bytes, tally: Tally) -> tuple[bytes, bool]:
+    """Count a run of whole events up to the first one after which nothing may follow: an error or the end mark.
+
+    Returns the bytes up to there, and whether it came. Raises NotAnEvent.
+    """
+    passed: list[bytes] = []
+    events = list(sse.events(run))
+    for data in events:
+        passed.append(data)
+        if data == sse.DONE:
+            break
+        tally.event(data)
+        if tally.error is not None:
+            break
+    else:
+        return run, False
+    return (run if len(passed) == len(events) else render(passed)), True
