@@ -145,12 +145,12 @@ def read(file: Path, *, missing_ok: bool = False) -> str:
 def parse(
     text: str,
     data_dir: str,
-    environ: Mapping[str, str],
+    environ: Mapping[str, str] = os.environ,
     *,
     file: str = FILE,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
-    """PURE: the settings that a text says, with `overrides` on top. Raises ConfigError, whatever the text is."""
+    """The settings that a text says, with `overrides` on top; reads no file. Raises ConfigError, whatever the text is."""
     values = settings_file.read(text, Config, environ, file)
     for key, value in (overrides or {}).items():
         if value is not None:
