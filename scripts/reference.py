@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import typer.main
@@ -23,7 +23,6 @@ from mindgw.gateway.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
-K = TypeVar("K")
 WRITTEN = "<!-- Written by scripts/docs from the code: change it there. -->\n"
 
 
@@ -85,13 +84,13 @@ def remarks(source: Path) -> dict[tuple[str, str], str]:
     lines = text.splitlines()
     found = {}
     for owner in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)):
-        for field in (node for node in owner.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
+        for field in (node for node in owner.body if isinstance(node, ast.AnnAssign)):
             above: list[str] = []
             line = field.lineno - 2
             while lines[line].strip().startswith("#:"):
                 above.insert(0, lines[line].strip()[2:].strip())
                 line -= 1
-            found[owner.name, field.target.id] = " ".join(above)
+            found[owner.name, ast.unparse(field.target)] = " ".join(above)
     return found
 
 
@@ -133,7 +132,7 @@ def settings_page() -> str:
 # ---- errors
 
 
-def below(kind: type[K]) -> Iterator[type[K]]:
+def below(kind: Any) -> Iterator[Any]:
     """Every class under it, parents before their children."""
     for child in kind.__subclasses__():
         yield child
@@ -170,7 +169,7 @@ def message_of(kind: type) -> str:
 
 
 def errors_page() -> str:
-    fault = {
+    fault: dict[Any, str] = {
         errors.CallerError: "the caller's",
         errors.PolicyError: "nobody's: policy",
         errors.FleetError: "the fleet's",
