@@ -225,15 +225,14 @@ def metrics_page() -> str:
     ])
 
 
-def pages() -> dict[str, str]:
-    """File name -> text of every page."""
-    return {"cli.md": cli_page(), "settings.md": settings_page(), "errors.md": errors_page(), "metrics.md": metrics_page()}
+#: File name -> what writes its text.
+WRITERS = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page, "cli.md": cli_page}
 
 
 def main(arguments: list[str]) -> int:
     late = []
-    for name, text in pages().items():
-        file = PAGES / name
+    for name, write in WRITERS.items():
+        file, text = PAGES / name, write()
         old = file.read_text(encoding="utf-8") if file.exists() else ""
         if old == text:
             continue

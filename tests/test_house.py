@@ -97,13 +97,18 @@ def test_every_queue_has_a_bound():
     assert not loose, found(loose)
 
 
+def reads_environment(node: ast.AST) -> bool:
+    names = {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) and node.module == "os" else set()
+    return bool(names & {"environ", "getenv"}) or (isinstance(node, ast.Attribute) and called(node) in {"os.environ", "os.getenv"})
+
+
 def test_the_environment_is_read_in_settings_rooms_only():
     read = [
         f"{named(p)}:{n.lineno}"
         for p in code()
         if p.stem not in {"config", "settings"}
         for n in ast.walk(parsed(p))
-        if isinstance(n, ast.expr) and called(n) in {"os.environ", "os.getenv", "environ", "getenv"}
+        if isinstance(n, (ast.ImportFrom, ast.Attribute)) and reads_environment(n)
     ]
     assert not read, found(read)
 
