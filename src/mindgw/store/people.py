@@ -23,17 +23,17 @@ MAX_NAME = 200
 
 async def get_or_create_org(session: AsyncSession, name: str = DEFAULT) -> Org:
     """Raises BadRequest when the name is empty, too long or holds control characters; so do the others."""
-    return await _one(session, Org(name=_clean(name, "name")), Org.name)
+    return await _one(session, Org(name=clean_name(name, "name")), Org.name)
 
 
 async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEFAULT) -> Team:
     """The organisation's team of that name."""
-    return await _one(session, Team(org_id=org_id, name=_clean(name, "team")), Team.org_id, Team.name)
+    return await _one(session, Team(org_id=org_id, name=clean_name(name, "team")), Team.org_id, Team.name)
 
 
 async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", admin: bool = False) -> User:
     """The user with that address, compared without regard to case; name, organisation and role of one who exists stay as they are."""
-    address = _clean(email, "user").lower()
+    address = clean_name(email, "user").lower()
     before, at, after = address.partition("@")
     if not (before and at and after) or "@" in after or " " in address:
         raise BadRequest(f"{email!r} is not an e-mail address.", param="user")
@@ -71,7 +71,8 @@ async def _one(session: AsyncSession, row: V, *unique: Any) -> V:
     return found
 
 
-def _clean(text: str, param: str) -> str:
+def clean_name(text: str, param: str) -> str:
+    """The name without blanks around it. Raises BadRequest about `param` when it cannot be one."""
     text = text.strip()
     if not text or len(text) > MAX_NAME or not text.isprintable():
         raise BadRequest(f"A name has 1 to {MAX_NAME} printable characters.", param=param)
