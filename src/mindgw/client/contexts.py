@@ -63,14 +63,14 @@ def load(directory: Path | None = None) -> Contexts:
     try:
         said = json.loads(file.read_bytes())
         items = {name: Context(name=name, **_texts(facts)) for name, facts in said["items"].items()}
-        current = said["current"]
+        current = said["current"] if said["current"] in items else ""
     except (FileNotFoundError, NotADirectoryError):
         return Contexts()
     except OSError as error:
         raise ClientError(f"cannot read {file}: {error.strerror}") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ClientError(f"{file} is damaged", hint="remove it; `mindgw init` on the server writes it anew") from None
-    return Contexts(current if current in items else "", items)
+    return Contexts(current, items)
 
 
 def save(contexts: Contexts, directory: Path | None = None) -> None:
