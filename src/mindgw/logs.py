@@ -18,7 +18,7 @@ from mindgw.config import Log
 _SECRETS = re.compile(r"\b(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
 
 #: Loggers of libraries whose every line is not news.
-_QUIET = ("uvicorn.access", "aiosqlite", "asyncio", "websockets", "alembic", "httpx")
+_QUIET = ("uvicorn.access", "uvicorn.error", "aiosqlite", "asyncio", "websockets", "alembic", "httpx")
 
 
 def redact(text: str) -> str:

@@ -56,7 +56,7 @@ class AgentsDoor:
             return
         await send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL})
         with contextlib.suppress(Gone):
-            await self._talk(headers.get(b"host", b"").decode("latin-1"), receive, send)
+            await self._talk(headers.get(b"host", b"").decode("latin-1").lower(), receive, send)
 
     async def _talk(self, host: str, receive: Receive, send: Send) -> None:
         try:

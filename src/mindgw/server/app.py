@@ -91,6 +91,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         ),
         request_max_body_size=config.limits.body,
         lifespan=[lambda app: _at_work(pipeline, registry, auth, database)],
+        logging_config=None,
         debug=False,
     )
     return Server(app, pipeline, registry, database, collector)

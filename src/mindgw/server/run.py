@@ -19,7 +19,7 @@ import uvloop
 from mindgw import errors, logs
 from mindgw.clock import monotonic
 from mindgw.config import Config
-from mindgw.control import certificates, lock, secrets
+from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
 from mindgw.server import scrape
 from mindgw.server.app import Server, build
@@ -42,23 +42,23 @@ async def _serve(config: Config, data_dir: Path) -> int:
     known = secrets.load(data_dir)
     database = Database(config.database_url, backups=data_dir / "backups")
     try:
-        await database.migrate()
+        await setup.prepare(database, data_dir)
         server = build(config, known, database)
-        gateway = GatewayServer(config, server, _tls(config, data_dir, known))
+        gateway = GatewayServer(config, server, _tls(config, known))
         await gateway.serve()
         return 0 if gateway.started else 1
     finally:
         await database.close()
 
 
-def _tls(config: Config, data_dir: Path, known: Secrets, context: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
+def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
     """The context of the TLS listener, with a certificate that is good for a while yet; None without a public URL."""
     if not config.public_url:
         return None
-    certificates.obtain_server(data_dir, known.ca_pem, known.ca_key, certificates.names_of(config.public_url))
+    setup.renew(config, known)
     context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(data_dir / "server.pem", data_dir / "server.key")
+    context.load_cert_chain(config.directory / "server.pem", config.directory / "server.key")
     return context
 
 
@@ -124,7 +124,7 @@ class GatewayServer(uvicorn.Server):
 
     def _renew(self) -> None:
         """Once a day: new connections get a fresh certificate before the old one ends."""
-        _tls(self._settings, self._settings.directory, self._server.app.state.secrets, self._tls)
+        _tls(self._settings, self._server.app.state.secrets, self._tls)
         asyncio.get_running_loop().call_later(DAY, self._renew)
 
     def _protocol(self) -> asyncio.Protocol:
