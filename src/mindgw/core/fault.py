@@ -50,7 +50,7 @@ def from_document(status: int, document: Any) -> Fault:
     param = inner.get("param") if isinstance(inner, dict) else None
     known = status or _number(inner)
     return Fault(
-        _blame(known, f"{message} {inner if isinstance(inner, dict) else ''}"),
+        _blame(known, f"{message} {_words(inner)}"),
         message[:2000],
         known,
         param if isinstance(param, str) else "",
@@ -72,6 +72,11 @@ def _text(inner: Any) -> str:
             if isinstance(value, str) and value.strip():
                 return value.strip()
     return _NO_MESSAGE
+
+
+def _words(inner: Any) -> str:
+    """All texts of an error object: engines put the kind of error into one of several fields."""
+    return " ".join(value for value in inner.values() if isinstance(value, str)) if isinstance(inner, dict) else ""
 
 
 def _number(inner: Any) -> int:

@@ -66,16 +66,16 @@ _LIST = msgspec.json.Decoder(list[Raw])
 def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
     """Reads `body`; `endpoint` is chat, completions or embeddings, `most_n` the most answers that one request may ask for."""
     try:
+        if not body.isascii():
+            body.decode()  # what is skipped below is not checked for it
         seen = _DECODER.decode(body)
+        return _bounds(seen, endpoint, most_n) or _shape(seen, body, endpoint) or _asked(seen)
     except msgspec.ValidationError as wrong:
         return _mistyped(str(wrong))
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         return Invalid(f"The request body is not valid JSON: {wrong}")
     except RecursionError:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
-    if not seen.model:
-        return Invalid("you must provide a model parameter", "model")
-    return _bounds(seen, endpoint, most_n) or _shape(seen, body, endpoint) or _asked(seen)
 
 
 def _asked(seen: Body) -> Peek:
@@ -92,7 +92,9 @@ def _mistyped(text: str) -> Invalid:
 
 
 def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
-    if len(seen.model or "") > 512:
+    if not seen.model:
+        return Invalid("you must provide a model parameter", "model")
+    if len(seen.model) > 512:
         return Invalid("'model' is longer than 512 characters.", "model")
     if seen.n is not None and not 1 <= seen.n <= most_n:
         return Invalid(f"'n' must be between 1 and {most_n}.", "n")
@@ -141,9 +143,9 @@ def _depth(body: bytes) -> int:
 
 
 def _nesting(document: Any) -> int:
-    """Deepest level of `document`, walked without recursion and no further than the limit."""
+    """Levels of objects and arrays in `document`, walked without recursion and no further than one over the limit."""
     level, depth = [document], 0
-    while level and depth <= DEPTH:
-        level = [child for node in level if isinstance(node, (dict, list)) for child in (node.values() if isinstance(node, dict) else node)]
+    while depth <= DEPTH and (level := [node for node in level if isinstance(node, (dict, list))]):
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
         depth += 1
-    return depth - 1
+    return depth

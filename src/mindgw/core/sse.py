@@ -43,7 +43,7 @@ class Splitter:
 
     def __init__(self, limit: int = 8 * 2**20) -> None:
         #: Bytes of the line that has not ended yet.
-        self._held = b""
+        self._held = bytearray()
         #: Data lines of the event that has not ended yet, and their size.
         self._lines: list[bytes] = []
         self._size = 0
@@ -57,16 +57,27 @@ class Splitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that ends in `data`; raises EventTooLarge when one outgrows the limit."""
-        text = self._held + data
+        if self._grows(data):
+            self._held += data
+            self._check()
+            return []
+        text = bytes(self._held) + data
         # A carriage return at the very end may be half of CR LF: it waits for the next byte.
         wait = text.endswith(b"\r")
         text = (text[:-1] if wait else text).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *lines, rest = text.split(b"\n")
-        self._held = rest + b"\r" if wait else rest
+        self._held = bytearray(rest + b"\r" if wait else rest)
         events = [whole for line in lines if (whole := self._line(line)) is not None]
+        self._check()
+        return events
+
+    def _grows(self, data: bytes) -> bool:
+        """True when `data` only makes an unfinished line longer: in a long line of small pieces each is copied once."""
+        return bool(self._held) and self._held[-1:] != b"\r" and b"\n" not in data and b"\r" not in data
+
+    def _check(self) -> None:
         if len(self._held) + self._size > self._limit:
             raise EventTooLarge(f"an event is larger than {self._limit} bytes")
-        return events
 
     def _line(self, line: bytes) -> bytes | None:
         if not line:
@@ -74,7 +85,7 @@ class Splitter:
         if line.startswith(b"data:"):
             value = line[5:].removeprefix(b" ")
             self._lines.append(value)
-            self._size += len(value)
+            self._size += len(line) + 1  # an empty line of data takes room, too
         return None
 
     def _end(self) -> bytes | None:

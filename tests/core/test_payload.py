@@ -1,0 +1,146 @@
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mindgw.core import payload
+from mindgw.core.payload import CHAT, COMPLETIONS, EMBEDDINGS, Invalid, Peek
+
+FIELDS = [*payload.Body.__struct_fields__, "include_usage"]
+leaves = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=4)
+names = st.sampled_from(FIELDS)
+values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4), max_leaves=8)
+bodies = st.dictionaries(names, values).map(lambda fields: json.dumps(fields).encode())
+endpoints = st.sampled_from([CHAT, COMPLETIONS, EMBEDDINGS])
+
+
+def peek(endpoint: str = CHAT, **fields: object) -> Peek | Invalid:
+    fields = {"model": "m", "messages": [{}]} | fields
+    return payload.peek(json.dumps({k: v for k, v in fields.items() if v is not ...}).encode(), endpoint, most_n=8)
+
+
+def nested(depth: int, opening: str = "[", closing: str = "]") -> bytes:
+    return b'{"model":"m","messages":[{}],"x":' + (opening * depth + "1" + closing * depth).encode() + b"}"
+
+
+@given(st.binary(max_size=60) | bodies, endpoints)
+@example(b'{"model":"m","messages":[{"x":"\xff"}]}', CHAT)
+@example(b'{"model":"m","messages":[{"x":"\xff","y":' + b"[" * 70 + b"]" * 70 + b"}]}", CHAT)
+def test_any_bytes_are_a_request_or_a_reason(body, endpoint):
+    seen = payload.peek(body, endpoint, most_n=8)
+    if isinstance(seen, Peek):
+        assert seen.model
+        body.decode()
+    else:
+        assert seen.message
+
+
+@given(bodies, endpoints, st.data())
+def test_damaged_bodies_are_a_request_or_a_reason(body, endpoint, data):
+    place = data.draw(st.integers(0, len(body)))
+    damaged = body[:place] + data.draw(st.binary(max_size=3)) + body[place + data.draw(st.integers(0, 3)) :]
+    assert isinstance(payload.peek(damaged, endpoint, most_n=8), Peek | Invalid)
+
+
+@pytest.mark.parametrize("depth", [*range(880, 1010), 500_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_depth_bomb_is_a_reason_whatever_its_depth(depth, opening, closing):
+    assert payload.peek(nested(depth, opening, closing), CHAT, most_n=8) == Invalid("The request body is nested deeper than 64 levels.")
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_sixty_four_levels_are_the_deepest(opening):
+    closing = "]" if opening == "[" else "}"
+    assert isinstance(payload.peek(nested(63, opening, closing), CHAT, most_n=8), Peek)
+    assert isinstance(payload.peek(nested(64, opening, closing), CHAT, most_n=8), Invalid)
+
+
+def test_many_shallow_brackets_are_not_deep():
+    assert isinstance(peek(logit_bias=[[]] * 500), Peek)
+
+
+def test_what_was_asked_is_seen():
+    body = peek(stream=True, stream_options={"include_usage": True, "other": 1}, max_tokens=5, n=8, foo={"any": "thing"})
+    assert body == Peek("m", True, True, 5)
+
+
+def test_silence_is_the_plain_question():
+    assert peek() == Peek("m", False, False, None)
+
+
+@pytest.mark.parametrize("name", ["stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "tools"])
+def test_null_is_the_same_as_nothing(name):
+    assert peek(**{name: None}) == Peek("m", False, False, None)
+
+
+def test_the_newer_name_of_the_cap_wins():
+    seen = peek(max_tokens=5, max_completion_tokens=7)
+    assert isinstance(seen, Peek)
+    assert seen.max_tokens == 7
+
+
+def test_the_body_must_be_an_object():
+    for body in (b"[]", b'"x"', b"1", b"null"):
+        seen = payload.peek(body, CHAT, most_n=8)
+        assert isinstance(seen, Invalid)
+        assert "must be a JSON object" in seen.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{]", b'{"model":"m"} x', b"<html>", b"model=m", b"\xff\xfe", b'{"model":"\xed\xa0\x80"}'])
+def test_what_is_not_json_is_called_so(body):
+    seen = payload.peek(body, CHAT, most_n=8)
+    assert isinstance(seen, Invalid)
+    assert seen.message.startswith("The request body is not valid JSON")
+    assert seen.param == ""
+
+
+@pytest.mark.parametrize("value", [..., None, ""])
+def test_a_model_is_needed(value):
+    assert peek(model=value) == Invalid("you must provide a model parameter", "model")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", 1), ("model", "m" * 513), ("stream", "yes"), ("stream", 1), ("stream_options", []), ("n", 0), ("n", 9), ("n", "1"),
+        ("n", 1.5), ("max_tokens", -1), ("max_tokens", "5"), ("max_completion_tokens", -1), ("messages", ...), ("messages", None),
+        ("messages", "hi"), ("messages", {}), ("messages", []), ("messages", [{}] * 4097), ("messages", ["hi"]), ("messages", [{}, None]),
+        ("tools", [{}] * 129),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(field, value):
+    seen = peek(**{field: value})
+    assert isinstance(seen, Invalid)
+    assert seen.param == field
+    assert field in seen.message
+
+
+def test_a_wrong_inner_field_is_found_under_its_outer_name():
+    seen = peek(stream_options={"include_usage": "yes"})
+    assert isinstance(seen, Invalid)
+    assert seen.param == "stream_options"
+
+
+@pytest.mark.parametrize(("endpoint", "field"), [(CHAT, "messages"), (COMPLETIONS, "prompt"), (EMBEDDINGS, "input")])
+def test_each_endpoint_needs_its_own_field(endpoint, field):
+    assert payload.peek(b'{"model":"m"}', endpoint, most_n=8) == Invalid(f"Missing required parameter: '{field}'.", field)
+
+
+@pytest.mark.parametrize("value", ["text", ["a", "b"], [1, 2], [[1], [2]]])
+def test_prompts_and_inputs_come_in_four_forms(value):
+    assert isinstance(peek(COMPLETIONS, prompt=value), Peek)
+    assert isinstance(peek(EMBEDDINGS, input=value), Peek)
+
+
+@pytest.mark.parametrize("value", [1, {}, True])
+def test_other_forms_of_a_prompt_are_refused(value):
+    assert peek(COMPLETIONS, prompt=value) == Invalid("Invalid type for 'prompt'.", "prompt")
+
+
+def test_embeddings_are_not_streamed():
+    assert peek(EMBEDDINGS, input="x", stream=True) == Invalid("Embeddings are not streamed.", "stream")
+
+
+def test_as_many_messages_and_tools_as_allowed_are_taken():
+    assert isinstance(peek(messages=[{}] * 4096, tools=[{}] * 128), Peek)
