@@ -1,19 +1,20 @@
 """Spans of time as people write and read them."""
 
-import re
 from datetime import datetime
 
 from mindgw.client.errors import UsageProblem
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+from mindgw.quantities import duration
 
 
 def seconds(text: str) -> int:
-    """`90s`, `15m`, `1h`, `7d`, `2w`, or bare seconds. Raises UsageProblem for anything else, zero included."""
-    found = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", text.strip().lower(), re.ASCII)
-    if not found or int(found[1]) == 0:
+    """`90s`, `15m`, `1h`, `7d`, or bare seconds. Raises UsageProblem for anything else and for less than a second."""
+    try:
+        count = int(duration(text))
+    except ValueError:
+        count = 0
+    if not count:
         raise UsageProblem(f"{text!r} is not a span of time", hint="write it as 90s, 15m, 1h or 7d")
-    return int(found[1]) * _UNITS[found[2] or "s"]
+    return count
 
 
 def span(count: float) -> str:

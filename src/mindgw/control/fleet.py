@@ -1,0 +1,153 @@
+"""Workers and models as management sees them: what is stored of a worker, and what it is doing now."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+
+import msgspec
+from msgspec import Struct
+
+from mindgw.control.pages import Page, page_of
+from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.store import audit, fleet
+from mindgw.store.database import Database
+from mindgw.store.tables import Worker
+from mindgw_agent.wire import Gpu, Model
+
+
+class EngineFacts(Struct, frozen=True, kw_only=True):
+    """What runs on the box. Empty where nothing is known yet."""
+
+    kind: str = ""
+    version: str = ""
+    url: str = ""
+
+
+class WorkerStatus(Struct, frozen=True, kw_only=True):
+    """A worker, connected or not; live fields are zero or empty while it is away."""
+
+    id: str
+    name: str
+    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
+    state: str
+    slots: int
+    used: int
+    engine: EngineFacts
+    models: list[Model]
+    gpus: list[Gpu]
+    rtt_ms: float | None
+    last_seen: datetime | None
+    epoch: int
+    hostname: str
+    created_at: datetime
+    version: int
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """A model and the ready workers that serve it."""
+
+    id: str
+    #: Their names.
+    workers: list[str]
+    slots: int
+    used: int
+    #: Tokens that fit on every one of them; None: none of them says.
+    context: int | None
+    #: chat, completions, embeddings.
+    kinds: list[str]
+
+
+async def workers(database: Database, snapshot: Snapshot, *, after: str | None = None, limit: int) -> Page[WorkerStatus]:
+    """Workers in the order of their joining, removed ones left out."""
+    async with database.read() as session:
+        rows = await fleet.workers(session, after=after, limit=limit)
+    live = _by_id(snapshot)
+    return page_of([_status(row, live.get(row.id)) for row in rows], limit)
+
+
+async def worker(database: Database, snapshot: Snapshot, reference: str) -> WorkerStatus:
+    """`reference` is a name or an id. Raises NotFound."""
+    async with database.read() as session:
+        row = await fleet.find_worker(session, reference)
+    return _status(row, _by_id(snapshot).get(row.id))
+
+
+async def remove(
+    database: Database, actor: str, reference: str, removed: Callable[[str], None], *, version: int | None = None
+) -> WorkerStatus:
+    """Puts a worker out for good: its key is void from now on, its name is free. Raises NotFound, PreconditionFailed. The callback,
+    which closes the tunnel, runs once that is on the disk."""
+    async with database.write() as session:
+        found = await fleet.find_worker(session, reference)
+        row = await fleet.set_state(session, found.id, "removed", reason=f"removed by {actor}", version=version)
+        await audit.record(session, actor, "worker.remove", row.id, name=row.name)
+    removed(row.id)
+    return _status(row, None)
+
+
+def models(snapshot: Snapshot) -> list[ModelStatus]:
+    """What can be asked for now, by name."""
+    serving: dict[str, list[tuple[WorkerView, Model]]] = {}
+    for view in snapshot.workers:
+        if view.state == "ready":
+            for model in view.models:
+                serving.setdefault(model.id, []).append((view, model))
+    return [_model(name, serving[name]) for name in sorted(serving)]
+
+
+def _model(name: str, serving: Sequence[tuple[WorkerView, Model]]) -> ModelStatus:
+    contexts = [model.context for _, model in serving if model.context]
+    return ModelStatus(
+        id=name,
+        workers=sorted(view.name for view, _ in serving),
+        slots=sum(view.slots for view, _ in serving),
+        used=sum(view.used for view, _ in serving),
+        context=min(contexts, default=None),
+        kinds=sorted({kind for _, model in serving for kind in model.kinds}),
+    )
+
+
+def _by_id(snapshot: Snapshot) -> dict[str, WorkerView]:
+    return {view.id: view for view in snapshot.workers}
+
+
+def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
+    engine = EngineFacts(kind=live.engine_kind, version=live.engine_version, url=live.engine_url) if live else _engine(row)
+    return WorkerStatus(
+        id=row.id,
+        name=row.name,
+        state=_state(row, live),
+        slots=live.slots if live else 0,
+        used=live.used if live else 0,
+        engine=engine,
+        models=live.models if live else list(_stored_models(row.models)),
+        gpus=live.gpus if live else [],
+        rtt_ms=live.rtt_ms if live else None,
+        last_seen=live.last_seen if live and live.last_seen else row.last_seen_at,
+        epoch=live.epoch if live else row.epoch,
+        hostname=row.hostname,
+        created_at=row.created_at,
+        version=row.version,
+    )
+
+
+def _state(row: Worker, live: WorkerView | None) -> str:
+    """What the operator says wins over what the link says."""
+    if row.state_admin in {"pending", "locked"}:
+        return row.state_admin
+    if row.state_admin == "removed" or live is None:
+        return "offline"
+    return live.state
+
+
+def _engine(row: Worker) -> EngineFacts:
+    known = {field: value for field, value in row.engine.items() if isinstance(value, str)}
+    return EngineFacts(kind=known.get("kind", ""), version=known.get("version", ""), url=known.get("url", ""))
+
+
+def _stored_models(stored: Iterable[object]) -> Iterable[Model]:
+    """Of the last report; what another release wrote in another shape is left out."""
+    for item in stored:
+        try:
+            yield msgspec.convert(item, Model)
+        except msgspec.ValidationError:
+            continue

@@ -1,0 +1,152 @@
+"""API keys as management sees them. Every change is audited in its own transaction; news goes out when it is on the disk."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw import clock
+from mindgw.control.pages import Page, page_of
+from mindgw.errors import Conflict, NotFound
+from mindgw.store import audit, keys, people
+from mindgw.store.database import Database
+from mindgw.store.tables import Key, Team
+
+#: Something to call a thing by: no control characters, not blank.
+Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
+
+
+class KeyView(Struct, frozen=True, kw_only=True):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    #: Name of the team and address of the person that it belongs to.
+    team: str | None
+    user: str | None
+    admin: bool
+    priority: str
+    trusted_proxy: bool
+    #: active, expired or revoked.
+    state: str
+    #: How it looks in part, to recognise it by.
+    masked: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    version: int
+
+
+class KeyMade(KeyView, frozen=True, kw_only=True):
+    """A new key, with the secret that is never shown again."""
+
+    key: str
+
+
+class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a key to be made is like. Team and user are made when they do not exist; without a team it belongs to the default one."""
+
+    name: Name
+    team: Name | None = None
+    #: E-mail address.
+    user: Name | None = None
+    #: Priority class; empty: the default one.
+    priority: Annotated[str, Meta(max_length=63, pattern="^[A-Za-z0-9._-]*$")] = ""
+    trusted_proxy: bool = False
+    admin: bool = False
+
+
+async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -> KeyMade:
+    """Raises BadRequest when a name cannot be one."""
+    async with database.write() as session:
+        org = await people.get_or_create_org(session)
+        team = await people.get_or_create_team(session, org.id, wish.team or people.DEFAULT)
+        user = await people.get_or_create_user(session, org.id, wish.user) if wish.user else None
+        wanted = keys.NewKey(
+            name=wish.name.strip(),
+            org_id=org.id,
+            team_id=team.id,
+            user_id=user.id if user else None,
+            admin=wish.admin,
+            priority=wish.priority,
+            trusted_proxy=wish.trusted_proxy,
+        )
+        row, secret = await keys.create(session, wanted, pepper)
+        await audit.record(session, actor, "key.create", row.id, name=row.name, team=team.name, admin=row.admin)
+        (view,) = await _views(session, [row])
+    return KeyMade(**{field: getattr(view, field) for field in view.__struct_fields__}, key=secret)
+
+
+async def listing(database: Database, *, after: str | None = None, limit: int) -> Page[KeyView]:
+    """Keys in the order of their making, revoked ones too."""
+    async with database.read() as session:
+        rows = await keys.page(session, after=after, limit=limit)
+        return page_of(await _views(session, rows), limit)
+
+
+async def show(database: Database, reference: str) -> KeyView:
+    """`reference` is an id or a name. Raises NotFound, and Conflict when several good keys have that name."""
+    async with database.read() as session:
+        (view,) = await _views(session, [await _find(session, reference)])
+        return view
+
+
+async def revoke(database: Database, actor: str, reference: str, revoked: Callable[[str], None], *, version: int | None = None) -> KeyView:
+    """Ends a key; a second time changes nothing. Raises NotFound, Conflict, PreconditionFailed. The callback runs once the key is dead
+    on the disk."""
+    async with database.write() as session:
+        found = await _find(session, reference)
+        fresh = found.revoked_at is None
+        row = await keys.revoke(session, found.id, clock.utcnow(), version=version)
+        if fresh:
+            await audit.record(session, actor, "key.revoke", row.id, name=row.name)
+        (view,) = await _views(session, [row])
+    revoked(view.id)
+    return view
+
+
+async def _find(session: AsyncSession, reference: str) -> Key:
+    row = await keys.get(session, reference)
+    if row is not None:
+        return row
+    named = (await session.exec(select(Key).where(col(Key.name) == reference, col(Key.revoked_at).is_(None)).limit(2))).all()
+    if len(named) > 1:
+        raise Conflict(f"Several keys are named {reference!r}; say which by its id.")
+    if not named:
+        raise NotFound(f"There is no key {reference!r}.")
+    return named[0]
+
+
+async def _views(session: AsyncSession, rows: Sequence[Key]) -> list[KeyView]:
+    teams = await people.names(session, Team, {row.team_id for row in rows if row.team_id})
+    users = await people.emails(session, {row.user_id for row in rows if row.user_id})
+    now = clock.utcnow()
+    return [
+        KeyView(
+            id=row.id,
+            name=row.name,
+            team=teams.get(row.team_id or ""),
+            user=users.get(row.user_id or ""),
+            admin=row.admin,
+            priority=row.priority,
+            trusted_proxy=row.trusted_proxy,
+            state=_state(row, now),
+            masked=f"mgw_{row.id}_…{row.last4}",
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            last_used_at=row.last_used_at,
+            version=row.version,
+        )
+        for row in rows
+    ]
+
+
+def _state(row: Key, now: datetime) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= now else "active"

@@ -1,0 +1,70 @@
+"""Who may manage: holders of an admin key. And what every handler of this folder is handed."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Protocol
+
+from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.handlers import BaseRouteHandler
+from litestar.params import Parameter
+
+from mindgw.config import Config
+from mindgw.control.secrets import Secrets
+from mindgw.errors import BadRequest, Forbidden
+from mindgw.gateway.snapshot import Snapshot
+from mindgw.store.database import Database
+
+
+class Caller(Protocol):
+    """Whose key a request carries."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def admin(self) -> bool: ...
+
+
+class Pipeline(Protocol):
+    """The live half of the server, as far as management needs it."""
+
+    def snapshot(self) -> Snapshot: ...
+    def revoke_key(self, key_id: str) -> None: ...
+    def remove_worker(self, worker_id: str) -> None: ...
+
+
+class Office(State):
+    """The application's state, as this folder reads it."""
+
+    database: Database
+    pipeline: Pipeline
+    secrets: Secrets
+    config: Config
+    #: Takes the Authorization header; raises Unauthenticated.
+    identify: Callable[[str | None], Awaitable[Caller]]
+
+
+async def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """Raises Unauthenticated, or Forbidden for a key that is good but not an admin's. Runs before the body is read."""
+    caller: Caller = await connection.app.state.identify(connection.headers.get("authorization"))
+    if not caller.admin:
+        raise Forbidden("This needs an admin key.")
+    connection.state.actor = caller.key_id
+
+
+async def actor(request: Request[Any, Any, State]) -> str:
+    """Id of the key that asks."""
+    return str(request.state.actor)
+
+
+async def if_match(
+    header: Annotated[str | None, Parameter(header="If-Match", description="Version that the object must have.")] = None,
+) -> int | None:
+    """The version that the caller saw; None: any will do. Raises BadRequest when it is not a version."""
+    if header is None or header.strip() == "*":
+        return None
+    found = re.fullmatch(r'(?:W/)?"?([0-9]{1,9})"?', header.strip(), re.ASCII)
+    if found is None:
+        raise BadRequest("If-Match must be a version such as 3.", param="If-Match")
+    return int(found[1])

@@ -1,0 +1,17 @@
+"""/api/v1/models"""
+
+from litestar import get
+
+from mindgw.control import fleet
+from mindgw.control.fleet import ModelStatus
+from mindgw.control.pages import Page
+from mindgw.server.management.guard import Office
+
+
+@get("/models")
+async def list_models(state: Office) -> Page[ModelStatus]:
+    """What can be asked for now, by name."""
+    return Page(fleet.models(state.pipeline.snapshot()))
+
+
+HANDLERS = (list_models,)

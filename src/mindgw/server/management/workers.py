@@ -1,0 +1,31 @@
+"""/api/v1/workers"""
+
+from litestar import delete, get
+from litestar.di import NamedDependency
+
+from mindgw.control import fleet
+from mindgw.control.fleet import WorkerStatus
+from mindgw.control.pages import Page
+from mindgw.server.management.guard import Office
+from mindgw.server.management.pages import Cursor, Limit
+
+
+@get("/workers")
+async def list_workers(state: Office, cursor: Cursor = None, limit: Limit = 1000) -> Page[WorkerStatus]:
+    """Workers in the order of their joining, connected or not."""
+    return await fleet.workers(state.database, state.pipeline.snapshot(), after=cursor, limit=limit)
+
+
+@get("/workers/{worker:str}")
+async def show_worker(state: Office, worker: str) -> WorkerStatus:
+    """A worker by its name or its id."""
+    return await fleet.worker(state.database, state.pipeline.snapshot(), worker)
+
+
+@delete("/workers/{worker:str}", status_code=200)
+async def remove_worker(state: Office, worker: str, actor: NamedDependency[str], version: NamedDependency[int | None]) -> WorkerStatus:
+    """Remove a worker for good: its agent's key is revoked and its tunnel closed."""
+    return await fleet.remove(state.database, actor, worker, state.pipeline.remove_worker, version=version)
+
+
+HANDLERS = (list_workers, show_worker, remove_worker)
