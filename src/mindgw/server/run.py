@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,8 @@ from mindgw.store.database import Database
 log = logging.getLogger("mindgw.server")
 
 DAY = 86_400.0
+#: Seconds that agents have to hang up after a goodbye.
+FAREWELL = 0.5
 
 
 def serve(config: Config) -> int:
@@ -140,7 +143,7 @@ class GatewayServer(uvicorn.Server):
             self.force_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains, then closes what is left."""
+        """Drains, says goodbye to the agents, then closes what is left."""
         notify("STOPPING=1")
         pipeline = self._server.pipeline
         pipeline.drain()
@@ -148,17 +151,22 @@ class GatewayServer(uvicorn.Server):
             worker.link.drain()
         if not pipeline.idle:
             log.info("waiting for running requests, at most %g s; a second signal ends them", self._settings.timeouts.drain)
-        end = monotonic() + self._settings.timeouts.drain
-        while not pipeline.idle and monotonic() < end and not self.force_exit:  # noqa: ASYNC110 (a second signal sets a flag)
-            await asyncio.sleep(0.05)
+        await self._until(lambda: pipeline.idle, self._settings.timeouts.drain)
         pipeline.stop()
         for worker in list(pipeline.fleet.workers.values()):
             worker.link.goodbye("draining", "The server restarts.", retry_after=1.0)
+        await self._until(lambda: not pipeline.fleet.workers, FAREWELL)
         if self._scrapes is not None:
             self._scrapes.close()
         self.config.timeout_graceful_shutdown = 1
         self.force_exit = False
         await super().shutdown(sockets)
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Waits, but not after a second signal."""
+        end = monotonic() + seconds
+        while not done() and monotonic() < end and not self.force_exit:  # noqa: ASYNC110 (a second signal sets a flag)
+            await asyncio.sleep(0.02)
 
 
 def notify(message: str) -> None:
