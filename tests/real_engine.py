@@ -24,6 +24,8 @@ import msgspec
 from mindgw.quickstart import tiny_model
 from mindgw.quickstart.tiny_model import Shape
 
+__all__ = ["ENDLESS", "SLOW", "RealEngine", "Shape", "model_file", "start_engine"]
+
 #: Answers end only at `max_tokens`, at some thousands of tokens a second: for streams whose length must be known.
 ENDLESS = Shape(eos=-60.0)
 #: About a hundred tokens a second on one core, never ends by itself: for cancels and cuts in the middle of an answer.

@@ -56,10 +56,10 @@ def can_aggregate(fields: dict[str, Raw]) -> bool:
         return False
     try:
         messages = _decode_list(fields.get("messages", b"[]"))
-        last = _decode_fields(messages[-1]) if messages else {}
+        role = _decode_fields(messages[-1]).get("role", _NULL) if messages else _NULL
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
-    return last.get("role", b"") != b'"assistant"'
+    return bytes(role) != b'"assistant"'
 
 
 class _Choice:
@@ -89,7 +89,7 @@ class _Choice:
                 self.texts.setdefault(name, []).append(value)
                 self.spoken = timings
         for name, entries in (part.logprobs or {}).items():
-            if entries != b"null":
+            if bytes(entries) != b"null":
                 self.logprobs.setdefault(name, []).extend(_decode_list(entries))
         self.finish = part.finish_reason or self.finish
 
@@ -101,13 +101,15 @@ class _Choice:
             call["function"]["arguments"].append(function.get("arguments") or "")
             call |= {name: value for name, value in part.items() if name in {"id", "type"} and value}
 
-    @property
-    def faithful(self) -> bool:
-        """Whether the stream held nothing back: it may when an answer is cut at its limit, or consists of white space alone."""
-        total = _tokens(self.total)
+    def is_faithful(self, stops: bool) -> bool:
+        """Whether the stream held nothing back: it may when an answer is cut at its limit, or says nothing but white space.
+
+        A token that nobody heard is the end of turn, or part of a stop string if there are any.
+        """
+        silent = _tokens(self.total) - _tokens(self.spoken)
         if self.finish == "length":
-            return total is not None and _tokens(self.spoken) == total
-        return bool(self.texts or self.calls) or (total is not None and total <= 1)
+            return silent == 0
+        return bool(self.calls) or "content" in self.texts or silent <= (0 if stops else 1)
 
     def render(self, index: int) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": ""}
@@ -121,19 +123,23 @@ class _Choice:
         return answer | {"logprobs": self.logprobs} if self.logprobs else answer
 
 
-def _tokens(timings: Raw) -> int | None:
+def _tokens(timings: Raw) -> int:
+    """Tokens made so far, by the timings of a chunk."""
     found = _decode(timings)
-    return found.get("predicted_n") if isinstance(found, dict) else None
+    count = found.get("predicted_n") if isinstance(found, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 class Fold:
     """Takes chunks one by one, then gives the answer once."""
 
-    __slots__ = ("_choices", "_expected", "_fields", "_latest", "_size", "_tail")
+    __slots__ = ("_choices", "_expected", "_fields", "_latest", "_size", "_stops", "_tail")
 
-    def __init__(self, expected: int = 1) -> None:
+    def __init__(self, expected: int = 1, *, stops: bool = False) -> None:
         #: How many choices the answer will have.
         self._expected = expected
+        #: Whether the request names stop strings.
+        self._stops = stops
         #: Choices by index, as far as they began.
         self._choices: dict[int, _Choice] = {}
         #: Fields that all chunks share, from the first one.
@@ -153,7 +159,7 @@ class Fold:
     @property
     def faithful(self) -> bool:
         """Whether the engine said in the stream all that it would have said in a plain answer. True only of a whole answer."""
-        return self.whole and all(choice.faithful for choice in self._choices.values())
+        return self.whole and all(choice.is_faithful(self._stops) for choice in self._choices.values())
 
     def add(self, data: bytes) -> None:
         """Fold in the data of one event. Raises Broken when it is no chunk, or the answer outgrows MAX_ANSWER."""
@@ -169,12 +175,12 @@ class Fold:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError, TypeError) as error:
             raise Broken(f"an event is not a chunk of an answer: {error}") from None
         self._latest = next((part.index for part in parts if part.finish_reason), self._latest)
-        if timings != _NULL and self._latest in self._choices and (not parts or parts[-1].finish_reason):
+        if timings is not _NULL and self._latest in self._choices and (not parts or parts[-1].finish_reason):
             self._choices[self._latest].total = timings
         for name, value in fields.items():
             if name not in _OF_CHUNKS:
                 self._fields.setdefault(name, value)
-            elif name in {"usage", "timings"} and value != b"null" and (self._latest == 0 or name not in self._tail):
+            elif name in {"usage", "timings"} and bytes(value) != b"null" and (self._latest == 0 or name not in self._tail):
                 self._tail[name] = value
 
     def result(self) -> bytes:

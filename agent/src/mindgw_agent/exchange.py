@@ -170,8 +170,8 @@ class _Call:
             return await self._whole(response)
         if response.content_type != "text/event-stream":
             raise Failed("engine_protocol", f"the engine answers with {response.content_type} instead of a stream")
-        if self._prepared.fold:
-            return await self._fold(response)
+        if self._prepared.fold is not None:
+            return await self._fold(response, self._prepared.fold)
         return await self._stream(response)
 
     # -- kinds of answers ------------------------------------------------------------------------------------------
@@ -201,8 +201,7 @@ class _Call:
             return
         raise Failed("engine_error", "the engine's stream ended in the middle of the answer")
 
-    async def _fold(self, response: aiohttp.ClientResponse) -> Close | None:
-        fold = aggregate.Fold(self._prepared.answers)
+    async def _fold(self, response: aiohttp.ClientResponse, fold: aggregate.Fold) -> Close | None:
         async for run, _ in self._runs(response):
             for data in sse.events(run):
                 if data != sse.DONE and self._tally.error is None:

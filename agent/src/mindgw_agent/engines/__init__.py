@@ -14,6 +14,8 @@ from mindgw_agent.engines.ollama import Ollama
 from mindgw_agent.engines.sglang import SgLang
 from mindgw_agent.engines.vllm import Vllm
 
+__all__ = ["KINDS", "USUAL_PORTS", "Engine", "Place", "Unreachable", "Unrecognised", "discover", "recognise"]
+
 KINDS: Final[dict[str, type[Engine]]] = {kind.kind: kind for kind in (LlamaCpp, Vllm, SgLang, Ollama, LmStudio, Generic)}
 
 #: Ports that engines listen on by default, in the order in which they are looked for.

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from mindgw_agent import payload
+from mindgw_agent.aggregate import Fold
 from mindgw_agent.engines.client import GENERATION, Answer, Client, Route, Unreachable
 from mindgw_agent.wire import EngineReport, Meta, Model
 
@@ -22,8 +23,8 @@ class Prepared(msgspec.Struct, frozen=True):
     body: bytes
     #: Whether the engine streams its answer.
     stream: bool
-    #: Whether that stream must be folded into one answer, because the caller did not ask for a stream.
-    fold: bool = False
+    #: What folds that stream into one answer, when the caller did not ask for a stream.
+    fold: Fold | None = None
     #: Answers asked for.
     answers: int = 1
     #: Whether `stream_options` was put in: an engine may refuse it.
@@ -159,8 +160,8 @@ class Engine:
         self.adapt(fields)
         if meta.path == EMBEDDINGS:
             return Prepared(payload.render(without_stream(fields)), stream=False)
-        fold = may_fold and not meta.stream and self.fold(meta.path, fields)
-        if not (meta.stream or fold):
+        fold = self.fold(fields, answers) if may_fold and not meta.stream and meta.path == CHAT else None
+        if not meta.stream and fold is None:
             return Prepared(payload.render(without_stream(fields)), stream=False, answers=answers)
         fields["stream"] = _TRUE
         options = not self.refuses_options
@@ -173,9 +174,9 @@ class Engine:
     def adapt(self, fields: dict[str, Raw]) -> None:
         """Put this engine's own words in, in place."""
 
-    def fold(self, path: str, fields: dict[str, Raw]) -> bool:
-        """Whether a request without a stream is better streamed and folded by the agent; may add to the fields what that takes."""
-        return False
+    def fold(self, fields: dict[str, Raw], answers: int) -> Fold | None:
+        """For a chat that is better streamed, though nobody asked for a stream: what folds it. May add to the fields what that takes."""
+        return None
 
     # -- its answers -----------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from mindgw_agent import aggregate, payload
 from mindgw_agent.engines.client import Route, Unreachable
-from mindgw_agent.engines.engine import CHAT, EMBEDDINGS, Engine, Facts, count, listing
+from mindgw_agent.engines.engine import EMBEDDINGS, Engine, Facts, count, listing
 from mindgw_agent.wire import Model
 
 #: Seconds between two looks at /slots after a cancel: more than the second of silence that the engine needs to notice.
@@ -95,11 +95,11 @@ class LlamaCpp(Engine):
         busy = await self._count_busy()
         return busy is None or busy <= self.answering - answers + self.elsewhere
 
-    def fold(self, path: str, fields: dict[str, Raw]) -> bool:
-        if path != CHAT or not aggregate.can_aggregate(fields):
-            return False
+    def fold(self, fields: dict[str, Raw], answers: int) -> aggregate.Fold | None:
+        if not aggregate.can_aggregate(fields):
+            return None
         fields["timings_per_token"] = payload.encoded(True)
-        return True
+        return aggregate.Fold(answers, stops="stop" in fields)
 
 
 def _model(entry: dict[str, Any], kinds: list[str]) -> Model:
