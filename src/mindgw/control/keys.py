@@ -10,13 +10,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.control.pages import Page, page_of
-from mindgw.errors import Conflict, NotFound
+from mindgw.errors import BadRequest, Conflict, NotFound
 from mindgw.store import audit, keys, people
 from mindgw.store.database import Database
 from mindgw.store.tables import Key, Team
 
-#: Something to call a thing by: no control characters, not blank.
-Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
 
 
 class KeyView(Struct, frozen=True, kw_only=True):
@@ -67,7 +66,7 @@ async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -
         team = await people.get_or_create_team(session, org.id, wish.team or people.DEFAULT)
         user = await people.get_or_create_user(session, org.id, wish.user) if wish.user else None
         wanted = keys.NewKey(
-            name=wish.name.strip(),
+            name=_clean(wish.name),
             org_id=org.id,
             team_id=team.id,
             user_id=user.id if user else None,
@@ -107,6 +106,12 @@ async def revoke(database: Database, actor: str, reference: str, revoked: Callab
         (view,) = await _views(session, [row])
     revoked(view.id)
     return view
+
+
+def _clean(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise BadRequest("A key's name has printable characters and is not blank.", param="name")
+    return name.strip()
 
 
 async def _find(session: AsyncSession, reference: str) -> Key:

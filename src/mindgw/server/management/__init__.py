@@ -1,8 +1,11 @@
 """The management API under /api/v1: thin doors in front of `mindgw.control`, for holders of an admin key."""
 
+from typing import Any
+
 from litestar import Request, Response, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.exceptions import ValidationException
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from mindgw.errors import BadRequest
@@ -20,17 +23,38 @@ def router() -> Router:
         route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *status.HANDLERS],
         guards=[guard.require_admin],
         dependencies={"actor": Provide(guard.actor), "version": Provide(guard.if_match)},
-        exception_handlers={RecursionError: _too_deep},
+        exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
     )
 
 
+class Description(JsonRenderPlugin):
+    """The description of this API as JSON; a page to look at it would load scripts from elsewhere."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        scheme = {"type": "http", "scheme": "bearer", "description": "An admin key: mgw_…"}
+        components = {**openapi_schema.get("components", {}), "securitySchemes": {"key": scheme}}
+        return super().render(request, {**openapi_schema, "components": components})
+
+
 def openapi_json() -> JsonRenderPlugin:
-    """The description of this API alone, as JSON; a page to look at it would load scripts from elsewhere."""
-    return JsonRenderPlugin(path="/openapi.json")
+    """What the application serves at /api/v1/openapi.json."""
+    return Description(path="/openapi.json")
 
 
-def _too_deep(request: Request[object, object, State], _error: RecursionError) -> Response[bytes]:
-    wrong = BadRequest("The body is nested too deep.")
+def _too_deep(_request: Request[Any, Any, State], _error: RecursionError) -> Response[bytes]:
+    return _refused(BadRequest("The body is nested too deep."))
+
+
+def _does_not_fit(_request: Request[Any, Any, State], error: ValidationException) -> Response[bytes]:
+    """The framework's finding in our words: what is wrong, and with which field."""
+    first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    field, message = str(first.get("key", "")), str(first.get("message", error.detail))
+    if field != "data":
+        return _refused(BadRequest(f"{field}: {message}" if field else message, param=field or None))
+    return _refused(BadRequest("The request needs a JSON body." if message == "'data'" else message))
+
+
+def _refused(wrong: BadRequest) -> Response[bytes]:
     return Response(problems.body(wrong), status_code=wrong.status, media_type="application/json")

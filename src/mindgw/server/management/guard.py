@@ -8,7 +8,7 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.handlers import BaseRouteHandler
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 
 from mindgw.config import Config
 from mindgw.control.secrets import Secrets
@@ -59,7 +59,7 @@ async def actor(request: Request[Any, Any, State]) -> str:
 
 
 async def if_match(
-    header: Annotated[str | None, Parameter(header="If-Match", description="Version that the object must have.")] = None,
+    header: Annotated[str | None, HeaderParameter(name="If-Match", description="Version that the object must have.")] = None,
 ) -> int | None:
     """The version that the caller saw; None: any will do. Raises BadRequest when it is not a version."""
     if header is None or header.strip() == "*":

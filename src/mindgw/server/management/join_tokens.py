@@ -5,6 +5,7 @@ from typing import Annotated
 
 from litestar import delete, get, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
 from mindgw.control import join_tokens
@@ -33,14 +34,16 @@ async def list_join_tokens(state: Office, cursor: Cursor = None, limit: Limit = 
 
 
 @post("/join-tokens")
-async def create_join_token(state: Office, data: JoinTokenIn, actor: NamedDependency[str]) -> JoinTokenMade:
+async def create_join_token(state: Office, data: JSONBody[JoinTokenIn], actor: NamedDependency[str]) -> JoinTokenMade:
     """Make a token. Its `token` is in this answer and nowhere else."""
     terms = Terms(life=timedelta(seconds=data.ttl_seconds), max_uses=data.max_uses, name=data.name, approve=data.approve)
     return await join_tokens.create(state.database, state.secrets, state.config, actor, terms)
 
 
 @delete("/join-tokens/{token:str}", status_code=200)
-async def revoke_join_token(state: Office, token: str, actor: NamedDependency[str], version: NamedDependency[int | None]) -> JoinTokenView:
+async def revoke_join_token(
+    state: Office, token: FromPath[str], actor: NamedDependency[str], version: NamedDependency[int | None]
+) -> JoinTokenView:
     """Revoke a token. Workers that joined with it stay."""
     return await join_tokens.revoke(state.database, actor, token, version=version)
 

@@ -2,6 +2,7 @@
 
 from litestar import delete, get, post
 from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
 
 from mindgw.control import keys
 from mindgw.control.keys import KeyMade, KeyView, KeyWish
@@ -17,19 +18,19 @@ async def list_keys(state: Office, cursor: Cursor = None, limit: Limit = 1000) -
 
 
 @post("/keys")
-async def create_key(state: Office, data: KeyWish, actor: NamedDependency[str]) -> KeyMade:
+async def create_key(state: Office, data: JSONBody[KeyWish], actor: NamedDependency[str]) -> KeyMade:
     """Make a key. Its `key` is in this answer and nowhere else."""
     return await keys.create(state.database, state.secrets.pepper, actor, data)
 
 
 @get("/keys/{key:str}")
-async def show_key(state: Office, key: str) -> KeyView:
+async def show_key(state: Office, key: FromPath[str]) -> KeyView:
     """A key by its id or its name."""
     return await keys.show(state.database, key)
 
 
 @delete("/keys/{key:str}", status_code=200)
-async def revoke_key(state: Office, key: str, actor: NamedDependency[str], version: NamedDependency[int | None]) -> KeyView:
+async def revoke_key(state: Office, key: FromPath[str], actor: NamedDependency[str], version: NamedDependency[int | None]) -> KeyView:
     """Revoke a key: it is refused from now on, and what it has running ends."""
     return await keys.revoke(state.database, actor, key, state.pipeline.revoke_key, version=version)
 

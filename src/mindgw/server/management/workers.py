@@ -2,6 +2,7 @@
 
 from litestar import delete, get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from mindgw.control import fleet
 from mindgw.control.fleet import WorkerStatus
@@ -17,13 +18,15 @@ async def list_workers(state: Office, cursor: Cursor = None, limit: Limit = 1000
 
 
 @get("/workers/{worker:str}")
-async def show_worker(state: Office, worker: str) -> WorkerStatus:
+async def show_worker(state: Office, worker: FromPath[str]) -> WorkerStatus:
     """A worker by its name or its id."""
     return await fleet.worker(state.database, state.pipeline.snapshot(), worker)
 
 
 @delete("/workers/{worker:str}", status_code=200)
-async def remove_worker(state: Office, worker: str, actor: NamedDependency[str], version: NamedDependency[int | None]) -> WorkerStatus:
+async def remove_worker(
+    state: Office, worker: FromPath[str], actor: NamedDependency[str], version: NamedDependency[int | None]
+) -> WorkerStatus:
     """Remove a worker for good: its agent's key is revoked and its tunnel closed."""
     return await fleet.remove(state.database, actor, worker, state.pipeline.remove_worker, version=version)
 
