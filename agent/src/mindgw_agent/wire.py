@@ -42,11 +42,11 @@ from mindgw_agent.vocabulary import (
 __all__ = [
     "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE",
     "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE", "MAX_PAYLOAD",
-    "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME",
-    "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta",
-    "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source", "Tag", "Usage",
-    "Welcome", "build_head", "build_open", "clip", "credit", "encode", "fit", "frame", "head_size", "negotiate", "pack_header", "parse",
-    "parse_credit", "parse_head", "parse_open", "transcript", "transcript_challenge", "transcript_proof",
+    "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION",
+    "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head",
+    "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source",
+    "Tag", "Usage", "Welcome", "build_head", "build_open", "clip", "credit", "encode", "fit", "frame", "head_size", "negotiate",
+    "pack_header", "parse", "parse_credit", "parse_head", "parse_open", "transcript", "transcript_challenge", "transcript_proof",
 ]  # fmt: skip
 
 VERSION: Final = VERSIONS[0]
