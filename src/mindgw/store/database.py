@@ -114,7 +114,7 @@ class Database:
             return None
         if revision is not None and revision not in schema.revisions():
             raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {schema.head()}")
-        copy = await asyncio.to_thread(self._back_up, revision) if revision else None
+        copy = await asyncio.to_thread(self._back_up, revision or "unknown")
         if self.file:
             _create_private(self.file)
         # loaded by name on the one path that needs it: Alembic takes a second to import
@@ -133,7 +133,7 @@ class Database:
         await self._writer.dispose()
 
     def _back_up(self, revision: str) -> Path | None:
-        if self.file is None or self.backups is None:
+        if self.file is None or self.backups is None or not self.file.exists() or not self.file.stat().st_size:
             return None
         self.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = clock.utcnow().strftime("%Y%m%dT%H%M%S.%fZ")

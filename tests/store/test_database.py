@@ -1,0 +1,185 @@
+"""Transactions: what is committed stays, what fails is gone, readers see one moment and write nothing."""
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
+from sqlmodel import func, select
+
+from mindgw.store import audit, fleet, people
+from mindgw.store.database import READERS, Database
+from mindgw.store.tables import JoinToken, Org, Team
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+async def count(database, table=Org):
+    async with database.read() as session:
+        return (await session.exec(select(func.count()).select_from(table))).one()
+
+
+def token(**facts):
+    return JoinToken(**{"id": "0" * 16, "public_key": bytes(32), "expires_at": NOON + timedelta(hours=1), **facts})
+
+
+async def test_what_was_written_is_there_after_a_restart(url):
+    first = Database(url)
+    async with first.write() as session:
+        await people.get_or_create_org(session, "kept")
+    await first.close()
+    second = Database(url)
+    assert await count(second) == 1
+    await second.close()
+
+
+async def test_a_block_that_raises_leaves_nothing(database):
+    with pytest.raises(ZeroDivisionError):
+        async with database.write() as session:
+            await people.get_or_create_org(session, "lost")
+            raise ZeroDivisionError
+    assert await count(database) == 0
+
+
+async def test_a_writer_that_is_cancelled_leaves_nothing_and_lets_the_next_one_in(database):
+    inside = asyncio.Event()
+
+    async def stay():
+        async with database.write() as session:
+            await people.get_or_create_org(session, "lost")
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(stay())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with database.write() as session:
+        await people.get_or_create_org(session, "kept")
+    assert await count(database) == 1
+
+
+async def test_a_reader_sees_one_moment(database):
+    async with database.read() as session:
+        before = (await session.exec(select(func.count()).select_from(Org))).one()
+        async with database.write() as other:
+            await people.get_or_create_org(other, "new")
+        assert (await session.exec(select(func.count()).select_from(Org))).one() == before == 0
+    assert await count(database) == 1
+
+
+async def test_a_reader_does_not_see_what_is_not_committed(database):
+    async with database.write() as session:
+        await people.get_or_create_org(session, "soon")
+        assert await count(database) == 0
+    assert await count(database) == 1
+
+
+async def test_a_reader_cannot_write(database):
+    with pytest.raises(DBAPIError, match=r"readonly|read-only"):
+        async with database.read() as session:
+            await people.get_or_create_org(session, "never")
+    assert await count(database) == 0
+
+
+async def test_a_connection_that_has_read_can_write_again(database):
+    """On Postgres both come from one pool."""
+    for number in range(12):
+        assert await count(database) == number
+        async with database.write() as session:
+            await people.get_or_create_org(session, f"org {number}")
+
+
+async def test_many_writers_and_readers_at_once_get_their_turn(database):
+    async def write(number):
+        async with database.write() as session:
+            org = await people.get_or_create_org(session, "shared")
+            await people.get_or_create_team(session, org.id, f"team {number % 10}")
+
+    async def read():
+        return await count(database, Team)
+
+    work = [write(number) for number in range(40)] + [read() for _ in range(4 * READERS)]
+    await asyncio.gather(*work)
+    assert (await count(database), await count(database, Team)) == (1, 10)
+
+
+async def test_a_token_is_used_as_often_as_it_may_be_and_not_once_more(database):
+    async with database.write() as session:
+        await fleet.add_join_token(session, token(max_uses=5))
+
+    async def use():
+        async with database.write() as session:
+            await fleet.use_join_token(session, "0" * 16, NOON)
+
+    results = await asyncio.gather(*(use() for _ in range(20)), return_exceptions=True)
+    assert [getattr(result, "code", result) for result in results if result is not None] == ["join_token_used"] * 15
+
+
+async def test_two_processes_write_into_one_sqlite_file(sqlite_template, tmp_path):
+    """The second one waits for the first instead of failing."""
+    file = tmp_path / "mindgw.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    one, two = Database(f"sqlite:///{file}"), Database(f"sqlite:///{file}")
+
+    async def write(database, number):
+        async with database.write() as session:
+            org = await people.get_or_create_org(session, "shared")
+            await people.get_or_create_team(session, org.id, f"team {number}")
+
+    await asyncio.gather(*(write(database, number) for number in range(20) for database in (one, two)))
+    assert await count(one, Team) == 20
+    await asyncio.gather(one.close(), two.close())
+
+
+async def test_a_row_that_points_nowhere_is_refused(database):
+    with pytest.raises(IntegrityError):
+        async with database.write() as session:
+            session.add(Team(org_id="nobody", name="lost"))
+    assert await count(database, Team) == 0
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(hours=8))])
+async def test_moments_come_back_in_utc_whatever_zone_they_went_in_with(database, zone):
+    said = NOON.astimezone(zone) + timedelta(microseconds=123456)
+    async with database.write() as session:
+        await fleet.add_join_token(session, token(expires_at=said))
+    async with database.read() as session:
+        found = (await session.exec(select(JoinToken))).one()
+    assert found.expires_at == said
+    assert found.expires_at.tzinfo is UTC
+
+
+async def test_a_moment_without_a_zone_is_refused(database):
+    with pytest.raises(StatementError, match="without a zone"):
+        async with database.write() as session:
+            await fleet.add_join_token(session, token(expires_at=datetime(2026, 3, 1, 12)))  # noqa: DTZ001 - that is the point
+
+
+async def test_documents_come_back_as_they_went_in(database):
+    said = {"text": "ü\n", "number": 2**40, "nested": {"list": [1, None, True, 0.5]}}
+    async with database.write() as session:
+        await audit.record(session, "local", "key.create", "k1", **said)
+    async with database.read() as session:
+        assert [entry.detail for entry in await audit.recent(session)] == [said]
+
+
+async def test_sqlite_is_set_up_for_commits_that_last(sqlite_template, tmp_path):
+    file = tmp_path / "mindgw.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{file}")
+    for session_of in (database.read, database.write):
+        async with session_of() as session:
+            connection = await session.connection()
+            found = {
+                name: (await connection.execute(text(f"PRAGMA {name}"))).scalar_one()
+                for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "trusted_schema")
+            }
+        assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 5000, "trusted_schema": 0}
+    await database.close()
+    with sqlite3.connect(file) as plain:
+        assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    plain.close()
