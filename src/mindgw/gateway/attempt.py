@@ -37,7 +37,10 @@ class Attempt:
 
     def cancel(self) -> None:
         """Asks the worker to stop; the answer is `Closed`, at once when it never heard of the request."""
-        self._link.cancel(self._stream)
+        if self._stream:
+            self._link.cancel(self._stream)
+        else:
+            self.closed(wire.Close("cancelled"))
 
     def end(self) -> None:
         """It is over: the slot is free, the stream forgotten."""

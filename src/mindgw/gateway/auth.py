@@ -33,7 +33,8 @@ def credential(headers: list[tuple[bytes, bytes]]) -> str:
         if scheme and value[: len(scheme)].lower() != scheme:
             raise errors.Unauthenticated("The Authorization header must be 'Bearer KEY'.")
         found.add(value[len(scheme) :].strip())
-    if not found - {b""}:
+    found.discard(b"")
+    if not found:
         raise errors.Unauthenticated("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.", code="missing_api_key")
     if len(found) > 1:
         raise errors.BadRequest("The request carries two different credentials; send one.", code="ambiguous_credentials")

@@ -30,6 +30,8 @@ from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
 CANCEL_GRACE = 120.0
+#: Seconds between looks at the fleet while a request waits.
+LOOK = 1.0
 #: Largest error answer of an engine that is read, in bytes.
 MAX_ERROR = 2**20
 
@@ -53,8 +55,8 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_last", "_needs", "_outcome", "_owed", "_pinged", "_policy", "_relay", "_since", "_stages", "_status",
-        "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
+        "_ask", "_attempt", "_body", "_last", "_needs", "_outcome", "_owed", "_pinged", "_policy", "_queued", "_relay", "_seen", "_stages",
+        "_status", "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -86,8 +88,11 @@ class Exchange:
         #: Bytes taken from the worker that have not left for the client.
         self._owed = 0
 
-        #: Monotonic seconds of the entry into this state, of the last byte in, and of the last ping out.
-        self._since = self._last = self._pinged = now
+        #: Monotonic seconds when its wait for a slot began (being turned down does not begin a new one), and when a worker that
+        #: has the model was last seen while it waits.
+        self._queued = self._seen = now
+        #: Monotonic seconds of the last byte in, and of the last ping out.
+        self._last = self._pinged = now
         #: How it ended for the client.
         self._outcome = "failed"
         self._tally = Tally(now, stages.today())
@@ -99,8 +104,7 @@ class Exchange:
 
     def _enter(self, state: State, now: float) -> None:
         self.state = state
-        self._since = now
-        self._set_due()
+        self._set_due(now)
 
     # -- identify -------------------------------------------------------------------------------------------------
 
@@ -139,6 +143,7 @@ class Exchange:
         self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
         self._policy = attempts(self._ask.needs)
         self._needs = next(self._policy)
+        self._queued = now
         return self._stand(self._stages.queue.join, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
@@ -147,6 +152,7 @@ class Exchange:
         assert self._needs is not None
         post = self._stages.post
         ticket = Ticket(self._needs, lambda placement: post(self, signals.Turn(placement)))
+        self._seen = now
         self._enter(State.WAITING, now)
         try:
             placement = join(ticket)
@@ -250,14 +256,19 @@ class Exchange:
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
         """1 no room there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
         close = event.close
-        attempt = self._leave_worker()
         if close.outcome == "busy" and self._relay is None:  # 1
-            self._stages.fleet.rest(attempt.placement.seat, now)
-            return self._again(Outcome.BUSY, attempt.worker, errors.NoWorker(), now)
+            return self._turned_down(now)
+        self._leave_worker()
         self._count(close)
         if close.outcome != "done" or self._relay is None:  # 2
             return self._fail(relay.error_of_close(close), now)
         return self._complete(self._relay, now)  # 3
+
+    def _turned_down(self, now: float) -> list[Effect]:
+        """The seat rests before its slot is given back, or the next in line would be sent there."""
+        assert self._attempt is not None
+        self._stages.fleet.rest(self._attempt.placement.seat, now)
+        return self._again(Outcome.BUSY, self._leave_worker().worker, errors.NoWorker(), now)
 
     def _complete(self, answer: relay.StreamRelay | relay.Whole, now: float) -> list[Effect]:
         if isinstance(answer, relay.StreamRelay):
@@ -280,6 +291,7 @@ class Exchange:
         if self._tally.first is not None:
             return self._fail(wrong, now)
         self._relay = None
+        self._queued = now
         return self._again(Outcome.LOST, attempt.worker, wrong, now)
 
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
@@ -311,6 +323,8 @@ class Exchange:
         return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
+        if self._stages.fleet.present(self._tally.model):
+            self._seen = now
         limit, wrong = self._limit()
         if now >= limit:
             return self._abandon(wrong, now)
@@ -318,13 +332,14 @@ class Exchange:
         if now >= self._next_ping() and self._may_ping():
             effects = self._write(sse.PING)
             self._pinged = now
-        self._set_due()
+        self._set_due(now)
         return effects
 
-    def _set_due(self) -> None:
+    def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
-            self.due = min(self._limit()[0], self._next_ping())
+            look = now + LOOK if self.state is State.WAITING else float("inf")
+            self.due = min(self._limit()[0], self._next_ping(), look)
 
     def _next_ping(self) -> float:
         """When a client that hears nothing should be told that it is not forgotten."""
@@ -337,15 +352,19 @@ class Exchange:
         assert self._ask is not None
         patience = self._stages.timeouts
         if self.state is State.WAITING:
-            if not self._stages.fleet.present(self._ask.needs.model):
-                return self._since + patience.worker_return, errors.NoWorker(retry_after=patience.worker_return)
-            return self._since + patience.queue, errors.QueueTimeout(retry_after=30)
-        placed = self._tally.placed if self._tally.placed is not None else self._since
-        return min(self._limits(placed, patience), key=lambda pair: pair[0])
+            return min(self._waits(patience), key=lambda pair: pair[0])
+        return min(self._runs(patience), key=lambda pair: pair[0])
 
-    def _limits(self, placed: float, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
+    def _waits(self, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
+        """Of a request in the queue."""
+        yield self._queued + patience.queue, errors.QueueTimeout(retry_after=30)
+        if not self._stages.fleet.present(self._tally.model):
+            yield self._seen + patience.worker_return, errors.NoWorker(retry_after=patience.worker_return)
+
+    def _runs(self, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
         """Of a request on a worker. An answer in one piece is silent until it is complete: only the total counts for it."""
         assert self._ask is not None
+        placed = self._tally.placed or self._queued
         yield placed + patience.total, errors.EngineTimeout("The answer took too long.")
         if self._ask.peek.stream and self._tally.first is None:
             yield placed + patience.first_token, errors.EngineTimeout("The engine sent no first token in time.")

@@ -6,6 +6,8 @@ can never be promised the same slot. A seat whose engine said "busy" all the sam
 
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -67,6 +69,10 @@ class Seat:
         """True when a request may be sent to it."""
         return self.worker.state is State.READY and self.engine.healthy and self.used < self.engine.slots and now >= self.rests_until
 
+    def names(self) -> set[str]:
+        """All names that its models go by."""
+        return {name for model in self.engine.models for name in (model.id, *model.aliases)}
+
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
         return next((model for model in self.engine.models if name == model.id or name in model.aliases), None)
@@ -122,7 +128,7 @@ class Fleet:
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
             worker.state = step(worker.state, Event.LOST)
-            self.remembered.update(model.id for seat in worker.seats.values() for model in seat.engine.models)
+            self.remembered.update(name for seat in worker.seats.values() for name in seat.names())
             self._index()
 
     def report(self, worker: Worker, report: wire.Report) -> None:
@@ -136,6 +142,10 @@ class Fleet:
             seat = old.get(engine.id) or Seat(worker, engine)
             seat.engine = engine
             worker.seats[engine.id] = seat
+        for id, seat in old.items():
+            if id not in worker.seats and seat.used:  # it may come back while its slots are still leased
+                seat.engine = replace(seat.engine, healthy=False, slots=0, models=[])
+                worker.seats[id] = seat
         if any(engine.healthy for engine in report.engines):
             self._happened(worker, Event.ENGINE_UP)
         else:
@@ -191,6 +201,6 @@ class Fleet:
         serving: dict[str, list[Seat]] = {}
         for worker in self.workers.values():
             for seat in worker.seats.values():
-                for name in {name for model in seat.engine.models for name in (model.id, *model.aliases)}:
+                for name in seat.names():
                     serving.setdefault(name, []).append(seat)
         self._serving = serving

@@ -17,7 +17,8 @@ class Rejected(Exception):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
-        self.goodbye = Goodbye(code, message)
+        #: Cut, because it may quote what the agent sent.
+        self.goodbye = Goodbye(code, message[:500])
 
 
 class Handshake:

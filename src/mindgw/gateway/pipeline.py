@@ -39,8 +39,10 @@ class Lane(Protocol):
 class Pipeline:
     """All requests that are under way, all workers that are connected."""
 
-    def __init__(self, config: Config, auth: Auth, meter: Meter) -> None:
+    def __init__(self, config: Config, auth: Auth, meter: Meter, now: Callable[[], float] = monotonic) -> None:
         self._auth = auth
+        #: Monotonic seconds.
+        self._now = now
         self.meter = meter
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, config.limits.queue)
@@ -51,7 +53,7 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         #: True once no new requests are taken.
         self.draining = False
-        self._started = monotonic()
+        self._started = self._now()
         #: Called with what a worker last reported, to be written down when there is time.
         self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
 
@@ -59,40 +61,41 @@ class Pipeline:
 
     def open(self, head: signals.Head, lane: Lane) -> Exchange:
         """A new request; its body follows as a Received event."""
-        now = monotonic()
+        now = self._now()
         exchange = Exchange(self._stages, head, lane, now)
         self._running.add(exchange)
         if self.draining:
-            self._carry_out(exchange, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
+            self._carry_out(exchange, lane, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
         else:
-            self._carry_out(exchange, exchange.open(now))
+            self._carry_out(exchange, lane, exchange.open(now))
         return exchange
 
     def post(self, exchange: Exchange, event: signals.Event) -> None:
         """Brings an event to its exchange and carries out what follows."""
-        now = monotonic()
+        now = self._now()
+        lane: Lane | None = exchange.lane  # what happens in the same stack may end the exchange and take its lane away
         try:
             effects = exchange.handle(event, now)
         except Exception:  # a bug in one request must not take the loop's other requests with it
             log.exception("request %s failed in state %s", exchange.head.request_id, exchange.state)
             wrong = errors.InternalError()
             effects = exchange.handle(signals.Stopped(wrong), now) or [signals.Fail(wrong, exchange.begun)]
-        self._carry_out(exchange, effects)
+        self._carry_out(exchange, lane, effects)
 
-    def _carry_out(self, exchange: Exchange, effects: list[signals.Effect]) -> None:
+    def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
         if effects and isinstance(effects[0], signals.LookUp):
             task = asyncio.get_running_loop().create_task(self._look_up(exchange, effects[0].key))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif effects and exchange.lane is not None:
-            exchange.lane.perform(effects)
+        elif effects and lane is not None:
+            lane.perform(effects)
         if exchange.state is signals.State.DONE and exchange in self._running:
             self._running.discard(exchange)
             exchange.lane = None
 
     async def _look_up(self, exchange: Exchange, key: str) -> None:
         try:
-            caller = await self._auth.look_up(key, monotonic())
+            caller = await self._auth.look_up(key, self._now())
         except errors.MindGWError as wrong:
             self.post(exchange, signals.Refused(wrong))
         except Exception:  # the top of a task: the database is away or the code is wrong, and the client must hear something
@@ -128,19 +131,22 @@ class Pipeline:
 
     async def identify(self, key: str) -> Caller:
         """Whose key it is, for management; raises Unauthenticated."""
-        return self._auth.known(key, monotonic()) or await self._auth.look_up(key, monotonic())
+        return self._auth.known(key, self._now()) or await self._auth.look_up(key, self._now())
 
     # -- time ----------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """To be called a few times a second: whoever waits for too long hears so, silent links are dropped."""
-        now = monotonic()
+        now = self._now()
         for exchange in [e for e in self._running if e.due <= now]:
             self.post(exchange, signals.Tick())
         for worker in list(self.fleet.workers.values()):
             worker.rtt = worker.link.rtt
             if not worker.link.tick(now):
+                # The socket of a dead peer may take long to close: what runs there does not wait for that.
                 worker.link.goodbye("protocol", "The agent fell silent.")
+                self.fleet.detach(worker)
+                worker.link.lost()
         self.queue.wake()
 
     def drain(self) -> None:
@@ -169,7 +175,7 @@ class Pipeline:
         )
 
     def _place(self, needs: route.Needs) -> route.Placement | None:
-        return route.place(self.fleet, needs, monotonic())
+        return route.place(self.fleet, needs, self._now())
 
     def _changed(self) -> None:
         self.queue.wake()

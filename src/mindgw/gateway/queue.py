@@ -4,6 +4,7 @@ The order is one line for each (model, kind): a head that no free worker can ser
 The fair queue takes this room over; its seams stay: `join`, `rejoin`, `leave`, `wake`, and the `place` that it is handed.
 """
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ class Ticket:
         self.needs = needs
         #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
         self.grant = grant
-        #: Order of arrival.
+        #: Order of arrival; negative for those that came back.
         self.number = 0
         #: True while it stands in a line.
         self.waiting = False
@@ -34,7 +35,8 @@ class Queue:
         self._capacity = capacity
         #: (model, kind) -> tickets by number, oldest first; a line without tickets is removed.
         self._lines: dict[tuple[str, str], OrderedDict[int, Ticket]] = {}
-        self._numbers = 0
+        #: The last numbers given out at the back and at the front: who comes back is older than all who wait.
+        self._numbers = self._front = 0
         self.waiting = 0
         #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
         self._waking = False
@@ -56,9 +58,8 @@ class Queue:
         """As `join`, for a ticket whose turn came to nothing: it goes back to the head and is never refused."""
         if (placement := self._place(ticket.needs)) is not None:
             return placement
-        if not ticket.number:
-            self._numbers += 1
-            ticket.number = self._numbers
+        self._front -= 1
+        ticket.number = self._front
         self._stand(ticket)
         self._lines[_line(ticket)].move_to_end(ticket.number, last=False)
         return None
@@ -94,17 +95,19 @@ class Queue:
             self._waking = False
 
     def _round(self) -> None:
-        for line in sorted(self._lines.values(), key=lambda line: next(iter(line))):
-            self._serve(line)
-
-    def _serve(self, line: OrderedDict[int, Ticket]) -> None:
-        while line:
+        """Serves the lines head by head, the oldest head first; a line whose head cannot be placed is left alone."""
+        heads = [(next(iter(line)), key) for key, line in self._lines.items()]
+        heapq.heapify(heads)
+        while heads:
+            _, key = heapq.heappop(heads)
+            line = self._lines.get(key)
+            if line is None or (placement := self._place(next(iter(line.values())).needs)) is None:
+                continue
             head = next(iter(line.values()))
-            placement = self._place(head.needs)
-            if placement is None:
-                return
             self.leave(head)
             head.grant(placement)
+            if line:
+                heapq.heappush(heads, (next(iter(line)), key))
 
     def _stand(self, ticket: Ticket) -> None:
         ticket.waiting = True

@@ -82,7 +82,7 @@ class StreamRelay:
         if not chunk.get("choices") and "choices" in chunk and self.usage_document is not None:
             return None
         self.events += 1
-        return _encode(chunk) if changed else data
+        return _encode(chunk) if changed or b"\n" in data else data
 
     def _take_usage(self, chunk: dict[str, Any]) -> bool:
         """Moves a chunk's usage here; True when the chunk changed."""
@@ -129,40 +129,36 @@ def read_usage(document: bytes) -> usage.Tokens | None:
 class Whole:
     """One answer that leaves in one piece."""
 
-    __slots__ = ("_limit", "_parts", "size", "tokens")
+    __slots__ = ("_body", "_limit", "tokens")
 
     def __init__(self, limit: int) -> None:
-        self._parts: list[bytes] = []
-        #: Bytes so far, and the most there may be.
-        self.size = 0
+        self._body = bytearray()
+        #: The most bytes there may be.
         self._limit = limit
         #: Usage as the engine reported it; None when it has not.
         self.tokens: usage.Tokens | None = None
 
     def feed(self, data: bytes) -> None:
         """Keeps a piece; raises EngineFailed when the answer outgrows the limit."""
-        self.size += len(data)
-        if self.size > self._limit:
+        if len(self._body) + len(data) > self._limit:
             raise errors.EngineFailed(f"The engine's answer is larger than {self._limit} bytes.")
-        self._parts.append(data)
+        self._body += data
 
     def raw(self) -> bytes:
         """The body as the engine sent it."""
-        return b"".join(self._parts)
+        return bytes(self._body)
 
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
         body = self.raw()
         try:
             document = _decode_raw(body)
+            whole = _decode(body) if b'"reasoning' in body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
         if "usage" in document:
             self.tokens = read_usage(bytes(document["usage"]))
-        if b'"reasoning' not in body:
-            return body
-        whole = _decode(body)
-        return _encode(whole) if mirror_reasoning(whole) else body
+        return _encode(whole) if whole is not None and mirror_reasoning(whole) else body
 
 
 def error_of(found: fault.Fault) -> errors.MindGWError:

@@ -13,6 +13,8 @@ from mindgw_agent.wire import Frame, ProtocolError
 #: Seconds between pings, and the silence after which a link is dead (two pings missed and a little more).
 PING_INTERVAL = 10.0
 SILENCE = 2.5 * PING_INTERVAL
+#: Most characters of the reason in a goodbye: it may quote what a hostile peer sent.
+MAX_REASON = 500
 
 
 class Listener(Protocol):
@@ -73,8 +75,8 @@ class Link:
 
     def cancel(self, stream: int) -> None:
         """Asks the agent to stop. Its listener hears `closed` when the engine is free, at once if the request never left."""
-        if self._out.cancel(stream):
-            self._wake()
+        if self._out.drop(stream):
+            self._say(Frame(stream, wire.CANCEL))
             return
         listener = self._listeners.get(stream)
         if listener is not None:
@@ -84,8 +86,7 @@ class Link:
         """Bytes of an answer have moved on."""
         grant = self._in.consumed(stream, size)
         if grant:
-            self._out.control(wire.credit(stream, grant))
-            self._wake()
+            self._say(wire.credit(stream, grant))
 
     def forget(self, stream: int) -> None:
         """Nobody waits for this stream any more."""
@@ -106,32 +107,37 @@ class Link:
         return self._out.take()
 
     def tick(self, now: float) -> bool:
-        """Pings when it is time; False when the agent has been silent for too long and the link must be dropped."""
-        if now - self._heard > SILENCE:
+        """Pings when it is time; False when the link must be dropped: it is closing, or the agent has been silent for too long."""
+        if self.closing is not None or now - self._heard > SILENCE:
             return False
         if now - self._pinged >= PING_INTERVAL:
             self._pinged = now
-            self._out.control(Frame(0, wire.PING, b"%.6f" % now))
-            self._wake()
+            self._say(Frame(0, wire.PING, b"%.6f" % now))
         return True
 
     def goodbye(self, code: str, message: str, retry_after: float | None = None) -> None:
         """Says why and closes."""
         if self.closing is None:
-            self.closing = wire.Goodbye(code, message, retry_after)
-            self._out.control(wire.frame(self.closing))
-            self._wake()
+            self.closing = wire.Goodbye(code, message[:MAX_REASON], retry_after)
+            self._say(wire.frame(self.closing))
 
     def drain(self) -> None:
         """Tells the agent that nothing new will come."""
-        self._out.control(Frame(0, wire.DRAIN))
-        self._wake()
+        self._say(Frame(0, wire.DRAIN))
 
     def lost(self) -> None:
         """The socket is gone: everybody who waits hears so."""
         listeners, self._listeners = self._listeners, {}
         for listener in listeners.values():
             listener.lost()
+
+    def _say(self, frame: Frame) -> None:
+        """Queues a control frame. An agent that does not read them ends its own link, not the work of whoever had to say something."""
+        try:
+            self._out.control(frame)
+        except ProtocolError as wrong:
+            self.closing = self.closing or wire.Goodbye("protocol", str(wrong))
+        self._wake()
 
     # -- frames --------------------------------------------------------------------------------------------------
 
