@@ -16,7 +16,7 @@ import msgspec
 from mindgw_agent import aggregate, payload, sse
 from mindgw_agent.engines.client import GENERATION, NotAllowed
 from mindgw_agent.engines.engine import Engine, Prepared
-from mindgw_agent.tally import NotAnEvent, Tally, error_in, error_status, error_text, until_end
+from mindgw_agent.tally import Tally, error_in, error_status, error_text, until_end
 from mindgw_agent.wire import Close, Meta, Source, Usage
 
 #: Seconds without a byte from the engine, once its answer has begun, while the way to the server is open.
@@ -129,7 +129,7 @@ class _Call:
                 while (close := await self._ask()) is None:
                     self.prepare()
             return close
-        except (Failed, NotAnEvent, sse.EventTooLarge, aggregate.Broken) as wrong:
+        except (Failed, sse.EventTooLarge, aggregate.Broken) as wrong:
             return self.ended("failed", code=getattr(wrong, "code", "engine_protocol"), message=str(wrong))
         except NotAllowed as refused:
             return self.ended("failed", code="refused", message=str(refused))
@@ -183,7 +183,8 @@ class _Call:
             over = last
             if not self._passed and self._is_busy(run):
                 return self.ended("busy", message=error_text(self._tally.error))
-            await self._pass(200, content_type, run)
+            if self._tally.events:  # comments alone are no answer yet
+                await self._pass(200, content_type, run)
         if self._tally.error is not None:
             return self.ended("failed", code="engine_error", message=error_text(self._tally.error))
         self._check_end(over)
@@ -223,6 +224,8 @@ class _Call:
         if len(body) > MAX_WHOLE:
             raise Failed("engine_protocol", f"the engine's answer is larger than {MAX_WHOLE} bytes")
         self._tally.whole(body, self._prepared.answers)
+        if self._tally.garbage:
+            raise Failed("engine_protocol", "the engine's answer is not a JSON object")
         await self._pass(200, response.headers.get("Content-Type", "application/json"), body)
         return self.ended("done", status=200)
 
@@ -260,7 +263,10 @@ class _Call:
             if not run:
                 continue
             run, over = until_end(run, self._tally)
-            yield run, over
+            if run:
+                yield run, over
+            if self._tally.garbage:
+                raise Failed("engine_protocol", "the engine's stream holds something other than JSON objects")
             if over:
                 return
 

@@ -38,14 +38,10 @@ _decode_usage = msgspec.json.Decoder(_Document).decode
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class NotAnEvent(ValueError):
-    """The data of an event is not a JSON object."""
-
-
 class Tally:
     """Counts one answer, event by event, or whole."""
 
-    __slots__ = ("_adds_up", "error", "events", "finish", "finishes", "said", "usage")
+    __slots__ = ("_adds_up", "error", "events", "finish", "finishes", "garbage", "said", "usage")
 
     def __init__(self, adds_up: bool = False) -> None:
         #: Whether each usage object is about one of several answers, so that completions are added up.
@@ -59,14 +55,17 @@ class Tally:
         self.finishes = 0
         #: What the engine reported, None until it does.
         self.usage: Usage | None = None
+        #: Whether the last event was no JSON object.
+        self.garbage = False
         #: The `error` of an event, None while all is well.
         self.error: Any = None
 
     def event(self, data: bytes) -> None:
-        """Count an event. Raises NotAnEvent; the first event is read in full, the others by their braces."""
+        """Count an event, unless it is garbage. The first one is read in full, the others are known by their braces."""
         text = data.strip()
-        if not (text.startswith(b"{") and text.endswith(b"}")) or (self.events == 0 and not is_object(data)):
-            raise NotAnEvent("the stream holds something other than JSON objects")
+        self.garbage = not (text.startswith(b"{") and text.endswith(b"}")) or (self.events == 0 and not is_object(data))
+        if self.garbage:
+            return
         self.events += 1
         if b'"finish_reason":null' not in data and (found := _FINISH.search(data)):
             self.finish = found[1].decode()
@@ -79,9 +78,10 @@ class Tally:
             self.error = error_in(data)
 
     def whole(self, body: bytes, answers: int = 1) -> None:
-        """Count an answer that came in one piece. Raises NotAnEvent when it is no JSON object."""
-        if not is_object(body):
-            raise NotAnEvent("the answer is not a JSON object")
+        """Count an answer that came in one piece, unless it is garbage."""
+        self.garbage = not is_object(body)
+        if self.garbage:
+            return
         self._report(body)
         if self.usage is not None and self._adds_up and answers > 1:
             self.usage = msgspec.structs.replace(self.usage, completion=self.usage.completion * answers, source="estimated")
@@ -136,19 +136,18 @@ def render(events: list[bytes]) -> bytes:
 
 
 def until_end(run: bytes, tally: Tally) -> tuple[bytes, bool]:
-    """Count a run of whole events up to the first one after which nothing may follow: an error or the end mark.
+    """Count a run of whole events up to the first one after which nothing may follow: an error, the end mark, or garbage.
 
-    Returns the bytes up to there, and whether it came. Raises NotAnEvent.
+    Returns the bytes up to there, garbage left out (`tally.garbage` tells), and whether it came.
     """
     passed: list[bytes] = []
     events = list(sse.events(run))
     for data in events:
+        if data != sse.DONE:
+            tally.event(data)
+        if tally.garbage:
+            return render(passed), True
         passed.append(data)
-        if data == sse.DONE:
-            break
-        tally.event(data)
-        if tally.error is not None:
-            break
-    else:
-        return run, False
-    return (run if len(passed) == len(events) else render(passed)), True
+        if data == sse.DONE or tally.error is not None:
+            return (run if len(passed) == len(events) else render(passed)), True
+    return run, False
