@@ -16,5 +16,3 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         made.join("one", first.url)
         made.join("two", second.url)
         yield made
-
-

@@ -72,7 +72,9 @@ class World:
         self.port = free_port()
         home = folder / "home"
         home.mkdir(parents=True)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG") if name in os.environ}
+        kept = {
+            name: os.environ[name] for name in ("PATH", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG") if name in os.environ
+        }
         self.env = {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1"}
         self.processes: list[Process] = []
         self.server: Process | None = None
