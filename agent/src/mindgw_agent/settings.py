@@ -57,6 +57,11 @@ def default_dir() -> Path:
     return Path(chosen).expanduser() if chosen else platformdirs.user_state_path("mindgw-agent", appauthor=False)
 
 
+def token_from_environment() -> str:
+    """MINDGW_JOIN_TOKEN, empty when it is not set."""
+    return os.environ.get("MINDGW_JOIN_TOKEN", "")
+
+
 class StateDir:
     """One agent's directory. Nothing is created before something is written. All methods block for the disk."""
 
@@ -154,11 +159,7 @@ class StateDir:
             self._make()
             handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{file.name}.")  # mode 0600
             try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    if durable:
-                        os.fsync(stream.fileno())
+                _fill(handle, data, durable=durable)
                 os.replace(name, file)
             except BaseException:
                 os.unlink(name)
@@ -201,6 +202,14 @@ class StateDir:
 
     def _start_over(self) -> str:
         return f"start over: `mindgw agent leave --state-dir {self.path}`, then join with a new token"
+
+
+def _fill(handle: int, data: bytes, *, durable: bool) -> None:
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        if durable:
+            os.fsync(stream.fileno())
 
 
 # The OS keyring is an optional extra and on most GPU boxes there is none. A backend that cannot keep anything is recognised by

@@ -1,0 +1,214 @@
+"""The running agent put together: state directory in, exit code out."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from mindgw_agent import address, engines, errors, exchange, gpu, identity, status
+from mindgw_agent.engines.client import Client, Unreachable, open_session
+from mindgw_agent.engines.engine import Engine
+from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.settings import Settings, StateDir
+from mindgw_agent.tunnel import Tunnel, keep_connected
+
+log = logging.getLogger("mindgw.agent")
+
+#: Seconds between probes of the engine.
+PROBE_EVERY = 5.0
+#: Seconds that running requests get when the operator ends this agent, and seconds that an engine gets after that.
+DRAIN = 30.0
+LET_GO = 2.0
+
+
+def run(state: StateDir, settings: Settings) -> int:
+    """Serve until a signal ends it, and return the exit code: 0 after a drain, 128 and the signal when there were two.
+
+    The caller holds the lock of `state`. Raises `Dismissed` and `Occupied` when the server said so, `Misuse` and `BadState` for
+    settings that cannot be used.
+    """
+    check_engine(settings)
+    return asyncio.run(_run(state, settings))
+
+
+def check_engine(settings: Settings) -> None:
+    """Raises `Misuse` for an engine that can never be dialled, whoever listens there."""
+    if settings.engine_kind and settings.engine_kind not in engines.KINDS:
+        raise errors.Misuse(f"there is no kind of engine called {settings.engine_kind!r}", hint=f"one of auto, {', '.join(engines.KINDS)}")
+    if settings.engine_kind and not settings.engine_url:
+        raise errors.Misuse("--engine needs --engine-url", hint="or leave --engine out: the agent asks what answers")
+    parts = urlsplit(settings.engine_url)
+    if settings.engine_url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise errors.Misuse(f"{settings.engine_url!r} is not an engine's address", hint="it should look like http://127.0.0.1:11434")
+    _engine_key(settings)
+
+
+async def _run(state: StateDir, settings: Settings) -> int:
+    async with open_session() as session:
+        offer = Offer(
+            _finder(session, settings),
+            exchange.carry,
+            gpus=gpu.gpus,
+            slots=settings.slots,
+            hostname=socket.gethostname(),
+            url=settings.engine_url,
+        )
+        return await serve(state, settings, offer)
+
+
+async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
+    """Probe, connect and carry until a signal; see `run`."""
+    tunnel = Tunnel(settings, state.private_key(), offer, partial(_keep_epoch, state))
+    addresses = [address.parse(url) for url in settings.servers]
+    context = identity.pinned_context(settings.ca.encode()) if settings.ca else None
+    await offer.probe()
+    link = asyncio.create_task(keep_connected(tunnel, addresses, context))
+    beside = [asyncio.create_task(_probe(tunnel)), asyncio.create_task(_tell(state, settings, tunnel))]
+    with _Signals(tunnel, link) as signals:
+        try:
+            await link
+        except asyncio.CancelledError:
+            if not signals.stopped:
+                raise
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await offer.stop(LET_GO)
+    return signals.exit_code
+
+
+class _Signals:
+    """SIGTERM and SIGINT: the first drains, the second does not wait."""
+
+    def __init__(self, tunnel: Tunnel, link: asyncio.Task[None]) -> None:
+        self._tunnel = tunnel
+        #: Cancelled when there is no more time.
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        #: Ends the drain.
+        self._deadline: asyncio.TimerHandle | None = None
+        #: The second signal came, or the time for draining is over.
+        self.stopped = False
+        self.exit_code = 0
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._received, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _received(self, number: signal.Signals) -> None:
+        if self._tunnel.leaving.is_set():
+            self.exit_code = 128 + number
+            self._stop()
+            return
+        running = self._tunnel.offer.running
+        log.info("draining: %d requests run; the next signal does not wait for them", running)
+        self._deadline = self._loop.call_later(DRAIN, self._stop)
+        self._tunnel.leave()
+
+    def _stop(self) -> None:
+        self.stopped = True
+        self._link.cancel()
+
+
+async def _probe(tunnel: Tunnel) -> None:
+    """Look at the engine again and again, and tell the server what changed."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(PROBE_EVERY)
+        try:
+            await tunnel.offer.probe()
+            if tunnel.link is not None:
+                tunnel.link.report(clock())
+            tunnel.changed.set()
+        except Exception:  # the top of a task: an engine must not be able to end the agent
+            log.exception("a probe failed; the next one comes in %.0f s", PROBE_EVERY)
+
+
+async def _tell(state: StateDir, settings: Settings, tunnel: Tunnel) -> None:
+    """Keep the status file up to date."""
+    tunnel.changed.set()
+    while True:
+        await tunnel.changed.wait()
+        tunnel.changed.clear()
+        try:
+            await asyncio.to_thread(status.write, state, _look(settings, tunnel))
+        except errors.BadState as error:
+            log.warning("%s", error.message)
+
+
+def _look(settings: Settings, tunnel: Tunnel) -> status.Status:
+    link, seen = tunnel.link, tunnel.offer.seen
+    is_ready = link is not None and link.ready_since is not None
+    return status.Status(
+        agent_id=settings.agent_id,
+        name=settings.name,
+        tunnel="draining" if tunnel.leaving.is_set() else "ready" if is_ready else "connecting",
+        server=tunnel.address.root if tunnel.address else settings.servers[0],
+        since=link.ready_since if link else None,
+        rtt_ms=link.rtt_ms if link else None,
+        engine=status.engine_of(seen),
+        models=[model.id for model in seen.models],
+        slots=seen.slots,
+        running=tunnel.offer.running,
+        error=tunnel.error or seen.error,
+    )
+
+
+def _keep_epoch(state: StateDir, epoch: int) -> None:
+    settings = state.load()
+    if settings is None:
+        raise errors.NotEnrolled(f"the identity in {state.path} was removed")
+    state.save(msgspec.structs.replace(settings, last_epoch=epoch))
+
+
+def _finder(session: aiohttp.ClientSession, settings: Settings) -> Callable[[], Awaitable[Engine]]:
+    """Finds the engine of the settings, or the first that answers on the usual ports."""
+    key, slots = _engine_key(settings), settings.slots or None
+
+    async def find() -> Engine:
+        if not settings.engine_url:
+            found = await engines.discover(session)
+            if found is None:
+                raise NoEngine(f"no engine with a model answers on the usual ports ({_ports()})")
+            return found
+        try:
+            if settings.engine_kind:
+                return engines.KINDS[settings.engine_kind](Client(session, settings.engine_url, key), slots=slots)
+            return await engines.recognise(session, engines.Place(settings.engine_url, key, slots))
+        except (Unreachable, engines.Unrecognised, ValueError) as error:
+            raise NoEngine(str(error)) from None
+
+    return find
+
+
+def _engine_key(settings: Settings) -> str:
+    if not settings.engine_key_file:
+        return ""
+    try:
+        key = Path(settings.engine_key_file).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not plain text"
+        raise errors.Misuse(f"cannot read the engine's key from {settings.engine_key_file}: {why}") from None
+    if not key.isprintable() or " " in key:
+        raise errors.Misuse(f"{settings.engine_key_file} does not hold one key")
+    return key
+
+
+def _ports() -> str:
+    return ", ".join(f"{port} {name}" for port, name in engines.USUAL_PORTS.items())

@@ -1,0 +1,375 @@
+"""The agent's way to a server: greeting, requests, ends, and coming back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.asyncio.server import serve
+
+from mindgw_agent import address, errors, identity, link, tunnel, wire
+from mindgw_agent.events import Request
+from mindgw_agent.exchange import Outlet
+from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.settings import Settings
+from mindgw_agent.tunnel import Tunnel, connect_once, delay, keep_connected
+from mindgw_agent.wire import Close, EngineReport, Goodbye, Model
+from tests.agent.gateway import Gateway, gateway
+
+WINDOW = wire.WINDOW
+
+
+class FakeEngine:
+    """A fake: an engine that always offers one model on two slots."""
+
+    def __init__(self) -> None:
+        self.report = EngineReport(id="e1", kind="fake", healthy=True, slots=2, models=[Model("m")])
+
+    async def probe(self) -> EngineReport:
+        return self.report
+
+
+async def echo(engine: FakeEngine, request: Request, out: Outlet) -> None:
+    """A fake exchange: the body comes back."""
+    out.head(200, "application/json", request.body)
+    out.close(Close("done", status=200))
+
+
+Carry = Callable[[FakeEngine, Request, Outlet], object]
+
+
+class Agent:
+    """A tunnel with a fake engine behind it."""
+
+    def __init__(self, server: Gateway, key: bytes, carry) -> None:
+        self.engine = FakeEngine()
+        self.offer: Offer = Offer(self.find, carry)
+        self.saved: list[int] = []
+        srv = identity.public_half(server.identity)
+        settings = Settings(agent_id="a1", name="gpu", servers=[server.root], server_identity=srv)
+        self.tunnel = Tunnel(settings, key, self.offer, self.saved.append)
+        self.address = address.parse(server.root)
+
+    async def find(self) -> FakeEngine:
+        return self.engine
+
+
+@asynccontextmanager
+async def connected(carry=echo, **settings) -> AsyncIterator[tuple[Gateway, Agent]]:
+    """A gateway and an agent whose first link is up."""
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, carry)
+        await agent.offer.probe()
+        running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], None, lambda: 0.01))
+        try:
+            await server.until(lambda: server.link is not None)
+            yield server, agent
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await agent.offer.stop(1)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))
+def test_a_delay_is_anything_up_to_a_range_that_doubles_to_twenty_seconds(tries: int, roll: float) -> None:
+    assert 0 <= delay(tries, roll) <= min(20, 2 ** min(tries, 5))
+
+
+@given(st.integers(0, 100), st.floats(0, 1, exclude_max=True), st.floats(0, 1e6))
+def test_a_server_that_says_when_is_taken_at_its_word(tries: int, roll: float, after: float) -> None:
+    assert after <= delay(tries, roll, after) <= after + max(1.0, min(after, 20.0))
+
+
+@given(st.integers(0, 100), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+def test_delays_are_spread_over_the_whole_range(tries: int, first: float, second: float) -> None:
+    assert abs(delay(tries, first) - delay(tries, second)) == pytest.approx(abs(first - second) * min(20, 2 ** min(tries, 5)))
+
+
+async def test_the_epoch_is_kept_before_the_proof_and_the_report_comes_with_it() -> None:
+    async with connected() as (server, agent):
+        assert server.epochs == agent.saved == [1]
+        assert [model.id for model in server.reports[0].engines[0].models] == ["m"]
+        assert agent.tunnel.error == ""
+
+
+async def test_a_request_is_carried_and_its_tag_comes_back() -> None:
+    async with connected() as (server, _):
+        body = b"x" * 300_000
+        ear = server.ask(body)
+        close = await asyncio.wait_for(ear.close, 5)
+        assert (ear.status, ear.body, close.outcome, close.tag) == (200, body, "done", b"bill")
+
+
+async def test_a_request_over_the_slots_is_busy_at_once() -> None:
+    free = asyncio.Event()
+
+    async def wait(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        await free.wait()
+        await echo(engine, request, out)
+
+    async with connected(wait) as (server, _):
+        ears = [server.ask() for _ in range(3)]
+        close = await asyncio.wait_for(ears[2].close, 5)
+        assert (close.outcome, close.tag) == ("busy", b"bill")
+        free.set()
+        assert [(await asyncio.wait_for(ear.close, 5)).outcome for ear in ears[:2]] == ["done", "done"]
+
+
+async def test_a_cancelled_request_is_closed_once_the_engine_let_go_and_not_before() -> None:
+    started, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await let_go.wait()
+
+    async with connected(hold) as (server, agent):
+        ear = server.ask()
+        await asyncio.wait_for(started.wait(), 5)
+        server.link.cancel(ear.stream)
+        other = server.ask()
+        server.link.cancel(ear.stream)
+        assert agent.offer.running >= 1
+        assert not ear.close.done()
+        let_go.set()
+        assert (await asyncio.wait_for(ear.close, 5)).outcome == "cancelled"
+        assert not other.close.done()
+
+
+async def test_a_request_that_is_cancelled_before_it_began_frees_its_slot() -> None:
+    async with connected() as (server, agent):
+        ear = server.ask()
+        server.link.cancel(ear.stream)
+        await asyncio.wait_for(ear.close, 5)
+        for _ in range(5):
+            ear = server.ask()
+            assert (await asyncio.wait_for(ear.close, 5)).outcome == "done"
+        assert agent.offer.running == 0
+
+
+async def test_a_defect_in_an_exchange_ends_that_request_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        raise RuntimeError("a defect")
+
+    async with connected(fail) as (server, _):
+        ear = server.ask()
+        close = await asyncio.wait_for(ear.close, 5)
+        assert (close.outcome, close.code, close.tag) == ("failed", "engine_error", b"bill")
+        assert server.link is not None
+    assert "a defect" in caplog.text
+
+
+async def test_a_reader_that_pauses_stops_the_engine_from_being_read() -> None:
+    read = 0
+
+    async def pour(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        nonlocal read
+        out.head(200, "text/event-stream", b"")
+        for _ in range(64):
+            await out.writable()
+            out.data(b"x" * 16_384)
+            read += 16_384
+        out.close(Close("done"))
+
+    async with connected(pour) as (server, _):
+        ear = server.ask(paused=True)
+        await server.until(lambda: len(ear.body) == WINDOW)
+        assert read <= 2 * WINDOW
+        ear.read()
+        await asyncio.wait_for(ear.close, 5)
+        assert (len(ear.body), read) == (64 * 16_384, 64 * 16_384)
+
+
+async def test_a_lost_link_cancels_its_requests_and_comes_back_under_the_next_epoch() -> None:
+    cancelled = asyncio.Event()
+
+    async def hold(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with connected(hold) as (server, agent):
+        ear = server.ask()
+        while not agent.offer.running:
+            await asyncio.sleep(0.005)
+        server.socket.transport.abort()
+        assert await asyncio.wait_for(ear.close, 5) is None
+        await asyncio.wait_for(cancelled.wait(), 5)
+        await server.until(lambda: len(server.epochs) == 2 and server.link is not None)
+        assert (server.epochs, agent.saved) == ([1, 2], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "exit_code"), [("revoked", errors.Dismissed, 4), ("locked", errors.Dismissed, 4), ("replaced", errors.Occupied, 7)]
+)
+@pytest.mark.parametrize("when", ["at the door", "while connected"])
+async def test_an_agent_that_is_sent_away_for_good_says_why(code: str, kind: type[errors.AgentError], exit_code: int, when: str) -> None:
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, echo)
+        if when == "at the door":
+            server.refusal = Goodbye(code, "because")
+        running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], None))
+        if when == "while connected":
+            await server.until(lambda: server.link is not None)
+            server.link.goodbye(code, "because")
+        with pytest.raises(kind, match="because") as caught:
+            await asyncio.wait_for(running, 5)
+        assert (caught.value.exit_code, caught.value.code) == (exit_code, code)
+        assert caught.value.hint
+
+
+async def test_a_server_that_goes_away_is_tried_again_when_it_said_and_not_before() -> None:
+    async with connected() as (server, agent):
+        clock = asyncio.get_running_loop().time
+        server.link.goodbye("draining", "restart", 0.2)
+        await server.until(lambda: server.link is None)
+        gone = clock()
+        await server.until(lambda: len(server.epochs) == 2)
+        assert clock() - gone >= 0.15
+        assert agent.saved == [1, 2]
+
+
+async def test_a_server_with_another_identity_gets_no_proof() -> None:
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, echo)
+        server.identity = identity.new_key()
+        ended = await connect_once(agent.tunnel, agent.address, None)
+        assert (server.reports, agent.saved) == ([], [])
+        assert "could not prove" in ended.error
+
+
+async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GREETING", 0.1)
+    monkeypatch.setattr(link, "TICK", 0.02)
+    quiet = asyncio.Event()
+
+    async def silent(socket) -> None:
+        await quiet.wait()
+
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server, serve(silent, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as mute:
+        agent = Agent(server, key, echo)
+        where = address.parse(f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}")
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, where, None), 5)
+        quiet.set()
+    assert (ended.lived, ended.error) == (0.0, "the server fell silent")
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, echo)
+
+        async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            target = server.root.replace("http", "ws").encode() + b"/agent/v1/link"
+            writer.write(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: " + target + b"\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(redirect, "127.0.0.1", 0) as elsewhere:
+            where = address.parse(f"http://127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}")
+            ended = await connect_once(agent.tunnel, where, None)
+        assert "status 307" in ended.error
+        assert server.greetings == 0
+
+
+@pytest.mark.parametrize("garbage", [b"", b"x", b"\0" * 10, b"\0\0\0\0\0\0\0\0\x05\0", "text", b"\xff" * 2000])
+async def test_garbage_from_a_server_ends_the_link_and_nothing_else(garbage: bytes | str) -> None:
+    async def speak(socket) -> None:
+        await socket.send(garbage)
+        await socket.wait_closed()
+
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server, serve(speak, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as odd:
+        agent = Agent(server, key, echo)
+        where = address.parse(f"http://127.0.0.1:{odd.sockets[0].getsockname()[1]}")
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, where, None), 5)
+    assert ended.error
+    assert ended.lived == 0.0
+
+
+async def test_a_drain_finishes_what_runs_and_takes_nothing_more() -> None:
+    free = asyncio.Event()
+
+    async def wait(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        await free.wait()
+        await echo(engine, request, out)
+
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, wait)
+        await agent.offer.probe()
+        running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], None))
+        await server.until(lambda: server.link is not None)
+        first = server.ask(b"first")
+        while not agent.offer.running:
+            await asyncio.sleep(0.005)
+        agent.tunnel.leave()
+        await server.until(lambda: server.drained)
+        second = server.ask(b"second")
+        refused = await asyncio.wait_for(second.close, 5)
+        assert (refused.outcome, refused.code) == ("failed", "draining")
+        free.set()
+        assert (await asyncio.wait_for(first.close, 5)).outcome == "done"
+        await asyncio.wait_for(running, 5)
+
+
+async def test_an_idle_agent_and_one_without_a_server_leave_at_once() -> None:
+    async with connected() as (_, agent):
+        agent.tunnel.leave()
+        while agent.tunnel.link is not None:
+            await asyncio.sleep(0.005)
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        agent = Agent(server, key, echo)
+    running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], None, lambda: 0.999))
+    while not agent.tunnel.error:
+        await asyncio.sleep(0.005)
+    agent.tunnel.leave()
+    await asyncio.wait_for(running, 1)
+    assert "cannot reach" in agent.tunnel.error
+
+
+async def test_reports_leave_when_something_changed_and_now_and_then() -> None:
+    async with connected() as (server, agent):
+        now = asyncio.get_running_loop().time()
+        told = len(server.reports)
+        await agent.offer.probe()
+        assert not agent.offer.is_news(now)
+        assert agent.offer.is_news(now + 31)
+        agent.engine.report = EngineReport(id="e1", kind="fake", healthy=False, slots=2, error="gone")
+        await agent.offer.probe()
+        agent.tunnel.link.report(now)
+        await server.until(lambda: len(server.reports) > told)
+        assert server.reports[-1].engines[0].error == "gone"
+        assert server.reports[-1].serial > server.reports[0].serial
+
+
+async def test_an_engine_that_is_not_there_is_an_unhealthy_report_and_looked_for_again() -> None:
+    engine = FakeEngine()
+    found: list[FakeEngine] = []
+
+    async def find() -> FakeEngine:
+        if not found:
+            raise NoEngine("nothing listens")
+        return found[0]
+
+    offer: Offer = Offer(find, echo, url="http://127.0.0.1:1")
+    await offer.probe()
+    assert (offer.seen.healthy, offer.seen.error, offer.seen.models, offer.slots) == (False, "nothing listens", [], 0)
+    found.append(engine)
+    await offer.probe()
+    assert (offer.seen.healthy, offer.slots) == (True, 2)
+
+
+def test_the_last_range_is_the_one_that_is_documented() -> None:
+    assert (tunnel.FIRST_DELAY, tunnel.LAST_DELAY) == (1.0, 20.0)
