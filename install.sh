@@ -76,7 +76,7 @@ EOF
         if [ -n "$purge" ]; then
             discard "${MINDGW_DATA_DIR:-$share/mindgw}" config.yaml mindgw.db serve.lock ca.key
             discard "${MINDGW_AGENT_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/mindgw-agent}" agent.json agent.key agent.lock
-            discard "${XDG_CONFIG_HOME:-$HOME/.config}/mindgw" contexts.json contexts.yaml config.yaml
+            discard "${XDG_CONFIG_HOME:-$HOME/.config}/mindgw" contexts.json credentials.json
             say "gone; entries that a keyring of the desktop holds under the name mindgw stay"
         else
             say "removed; settings, keys and the database stay (--purge removes them)"

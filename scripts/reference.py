@@ -27,7 +27,8 @@ WRITTEN = "<!-- Written by scripts/docs from the code: change it there. -->\n"
 
 
 def cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    flat = " ".join(str(text).split()).replace("|", "\\|")
+    return flat if flat.startswith("`") else flat.replace("<", "&lt;")
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
@@ -110,6 +111,7 @@ VARIABLES = [
     ("MINDGW_AGENT_DIR", "The agent's state directory, when `--state-dir` is not given."),
     ("MINDGW_SERVER", "Root URL of the server that commands talk to, when `--server` is not given."),
     ("MINDGW_TOKEN", "API key that commands use."),
+    ("MINDGW_JOIN_TOKEN", "Join token, when `mindgw agent join` is given none."),
     ("MINDGW_CONTEXT", "Which of the known servers commands talk to."),
     ("MINDGW_HOME, MINDGW_BIN, MINDGW_PYTHON", "Where `install.sh` puts the program and its link, and the interpreter that it uses."),
     ("NO_COLOR, FORCE_COLOR", "Colours never, or in a pipe too."),

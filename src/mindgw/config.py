@@ -70,6 +70,7 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of a server. `parse` and `load` make checked ones."""
 
+    #: Directory of everything that the server keeps; where this file lies, unless it says otherwise.
     data_dir: str
     #: HOST:PORT of the plain listener, a literal loopback address.
     listen: str = "127.0.0.1:8420"
