@@ -15,6 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
+#: Tokens that are computed at once, or a few less.
+BATCH = 512
 #: Seconds between two looks at whether the parent still lives.
 PARENT_CHECK = 0.5
 MISSING = "error: the embedded engine is not installed; run: pip install 'mindgw[embedded]'\n"
@@ -69,6 +71,8 @@ def start(options: argparse.Namespace) -> Any:
     params.port = options.port
     params.n_parallel = options.parallel
     params.n_ctx = options.ctx or 2048 * options.parallel
+    # pooling asserts that a batch divides evenly among the slots
+    params.n_batch = params.n_ubatch = max(1, BATCH // options.parallel) * options.parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     params.n_threads_http = options.parallel + 6  # a waiting request holds a thread; probes must always find one
     params.endpoint_slots = params.endpoint_metrics = params.use_jinja = True
