@@ -117,9 +117,15 @@ def _meaning(problem: Exception) -> ClientError:
         error.exit_code = problem.exit_code
         return error
     if isinstance(problem, MindGWError):
-        kind = ClientError if isinstance(problem, ConfigError) else kind_for(problem.status)
-        return kind(problem.message, code=problem.code, hint=getattr(problem, "hint", "") or "")
+        return _kind(problem)(problem.message, code=problem.code, hint=getattr(problem, "hint", "") or "")
     raise TypeError(f"not an error of the gateway: {problem!r}")
+
+
+def _kind(problem: MindGWError) -> type[ClientError]:
+    if not isinstance(problem, ConfigError):
+        return kind_for(problem.status)
+    # a bad value in a file is a failure, the same value in a flag is a wrong command
+    return UsageProblem if problem.message.startswith("command line") else ClientError
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,12 +12,16 @@ from mindgw.cli.groups import verb
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Render
 from mindgw.client import api
+from mindgw.client.api import Request
 from mindgw.client.errors import ClientError, Missing, UsageProblem
 
 if TYPE_CHECKING:
     from mindgw.client.transport import Server
 
 app = verb()
+
+#: Seconds of silence that an answer may begin with: the server allows its engine 300.
+PATIENCE = 330.0
 
 Messages = list[dict[str, str]]
 
@@ -44,7 +48,7 @@ def chat(
 ) -> None:
     """Ask a model: mindgw chat "Why is the sky blue?" """
     run = invocation(ctx)
-    server = run.server()
+    server = replace(run.server(), timeout=max(run.options.timeout, PATIENCE))
     chosen = model or first_model(server)
     messages: Messages = [{"role": "system", "content": system}] if system else []
     question = _question(run, prompt)
@@ -53,7 +57,7 @@ def chat(
         return
     messages.append({"role": "user", "content": question})
     live = not no_stream and run.options.output != "json"
-    answer = ask(server, chosen, messages, run.render if live else None)
+    answer = ask(server, api.chat(chosen, messages), run.render if live else None)
     if run.options.output == "json":
         shown = {"model": chosen, "content": answer.text, "finish_reason": answer.finish or None, "usage": answer.usage}
         run.render.item({**shown, "reasoning": answer.reasoning} if answer.reasoning else shown, (), name="content")
@@ -71,14 +75,14 @@ def first_model(server: "Server") -> str:
     return str(models[0]["id"])
 
 
-def ask(server: "Server", model: str, messages: Messages, live: Render | None) -> Answer:
+def ask(server: "Server", request: Request, live: Render | None) -> Answer:
     """One question and its whole answer; with `live` its text is printed piece by piece, without an end of line."""
     from mindgw.client.streaming import stream
 
     began = clock.monotonic()
     first = 0.0
     text, reasoning, finish, usage = [], [], "", None
-    with closing(stream(server, api.chat(model, messages))) as arriving:
+    with closing(stream(server, request)) as arriving:
         for piece in arriving:
             if not first and (piece.text or piece.reasoning):
                 first = clock.monotonic() - began
@@ -114,7 +118,7 @@ def _converse(run: Invocation, server: "Server", model: str, messages: Messages,
             continue
         messages = [*messages, {"role": "user", "content": said}]
         try:
-            answer = ask(server, model, messages, run.render)
+            answer = ask(server, api.chat(model, messages), run.render)
         except ClientError as problem:
             # one failed answer does not end a conversation; its question is taken back
             run.render.warn(problem.message)

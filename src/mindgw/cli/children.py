@@ -1,5 +1,6 @@
 """Processes that a command starts and, whatever happens, ends again: each by its own pid."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -46,8 +47,13 @@ class Children:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        while self._running:
-            _end(self._running.pop())
+        # a second Ctrl-C must not leave anything behind
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            while self._running:
+                _end(self._running.pop())
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def start(self, title: str, command: Sequence[str], *, speaks: bool = False) -> Child:
         """Starts a child in a session of its own, so that a Ctrl-C reaches this process alone. With `speaks` its stdout is a pipe to

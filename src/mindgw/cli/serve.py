@@ -7,7 +7,6 @@ import typer
 
 from mindgw.cli.groups import verb
 from mindgw.cli.invocation import invocation
-from mindgw.client.errors import UsageProblem
 
 app = verb()
 
@@ -16,20 +15,28 @@ app = verb()
 def serve(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="What `init` made; else MINDGW_DATA_DIR, else XDG.")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Settings from elsewhere than the data directory.")
-    ] = None,
-    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="Address of the listener that others reach.")] = None,
-    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port of the loopback listener.")] = None,
-    public_url: Annotated[
-        str | None, typer.Option("--public-url", metavar="URL", help="https://host:port that others reach it by.")
-    ] = None,
-    log_format: Annotated[str | None, typer.Option("--log-format", metavar="text|json")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings that lie elsewhere.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
+    public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
+    log_format: Annotated[str | None, typer.Option("--log-format", metavar="auto|text|json")] = None,
     log_level: Annotated[str | None, typer.Option("--log-level", metavar="debug|info|warning|error")] = None,
 ) -> int:
-    """Run the server until SIGTERM or Ctrl-C: mindgw serve --data-dir /var/lib/mindgw"""
+    """Run the server until SIGTERM or Ctrl-C; a second Ctrl-C does not wait: mindgw serve --data-dir /var/lib/mindgw"""
+    from mindgw import config as settings
+    from mindgw.server import run
+
     invocation(ctx)
-    raise UsageProblem("not yet")
+    saved = settings.load(config, data_dir)
+    secure = bool(public_url or saved.public_url)
+    plain = None if port is None else f"{saved.listen.rpartition(':')[0]}:{port}"
+    wanted = {
+        "public_url": public_url,
+        # without TLS there is one listener, so it is the one that is meant
+        "listen": plain if secure else listen or plain,
+        "tls_listen": listen if secure else None,
+        "log.format": log_format,
+        "log.level": log_level,
+    }
+    return run.serve(settings.load(config, data_dir, wanted))

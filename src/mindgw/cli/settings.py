@@ -12,8 +12,8 @@ _BARE = frozenset({"--json", "--quiet", "--verbose", "--debug", "--yes", "--no-i
 _VALUED = frozenset({"-o", "--output", "-c", "--context", "--server", "--timeout"})
 _CLUSTER = re.compile(r"-[qvy]+\Z")
 _GLUED = re.compile(r"-[oc].+\Z", re.DOTALL)
-#: Groups that read their own flags: the same commands exist without this program on a GPU box.
-SELF_CONTAINED = frozenset({"agent"})
+#: Flags that a group reads by itself, because its commands exist without this program on a GPU box: they stay behind its name.
+_OWN_FLAGS = {"agent": frozenset({"-v", "--verbose"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +62,19 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
 def hoist(argv: Sequence[str]) -> list[str]:
     """`argv` with the global flags in front, so that they may stand before or after the verb.
 
-    Nothing behind `--` moves, nor behind a group of `SELF_CONTAINED`. A flag whose value is missing stays where it is, last, and so gets
-    its error from the parser. The others keep their order; hoisting twice changes nothing more.
+    Nothing behind `--` moves. A flag whose value is missing stays where it is and so gets its error from the parser. The flags keep
+    their order, and so do the other words; hoisting twice changes nothing more.
     """
     front: list[str] = []
     rest: list[str] = []
     words = list(argv)
     position = 0
-    while position < len(words):
-        word = words[position]
-        taken = _length_of_flag(words, position)
-        if taken:
-            front += words[position : position + taken]
-            position += taken
-            continue
-        if word == "--" or (word in SELF_CONTAINED and not rest):
-            return front + rest + words[position:]
-        rest.append(word)
-        position += 1
-    return front + rest
+    while position < len(words) and words[position] != "--":
+        own = _OWN_FLAGS.get(rest[0], frozenset()) if rest else frozenset()
+        taken = 0 if words[position] in own else _length_of_flag(words, position)
+        (front if taken else rest).extend(words[position : position + max(taken, 1)])
+        position += max(taken, 1)
+    return front + rest + words[position:]
 
 
 def _length_of_flag(words: list[str], position: int) -> int:

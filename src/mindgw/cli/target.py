@@ -2,21 +2,52 @@
 
 from mindgw.cli.render import Render
 from mindgw.cli.settings import Environment, Options
-from mindgw.client.errors import NotLoggedIn
-from mindgw.client.transport import Server
+from mindgw.client import api, contexts, credentials
+from mindgw.client.api import root_url
+from mindgw.client.contexts import Context
+from mindgw.client.errors import NotLoggedIn, Unreachable
+from mindgw.client.transport import Server, fetch_unverified
 
 
 def choose(options: Options, environment: Environment, *, anonymous: bool = False) -> Server:
-    """Flag, then environment, then the current context. MINDGW_TOKEN wins over the key of a context."""
-    url = options.server or environment.server
-    if not url:
-        raise NotLoggedIn("no server is known here", hint="`mindgw init` makes one; or use --server URL with MINDGW_TOKEN")
+    """Flag, then environment, then the current context; the key is MINDGW_TOKEN, else the one that is kept for that server.
+
+    Raises NotLoggedIn when no server is named or no key is known, Missing for a context that is not there.
+    """
+    url, context = _place(options, environment)
+    ca_pem = context.ca_pem or None if context else None
     if anonymous:
-        return Server.at(url)
-    if not environment.token:
-        raise NotLoggedIn(f"no key for {url}", hint="set MINDGW_TOKEN to an API key of that server")
-    return Server.at(url, environment.token)
+        return Server.at(url, ca_pem=ca_pem)
+    token = environment.token or (credentials.find(context.fingerprint) if context and context.fingerprint else None)
+    if not token:
+        raise NotLoggedIn(f"no key for {url} is known here", hint="set MINDGW_TOKEN to an API key of that server")
+    return Server.at(url, token, ca_pem=ca_pem)
+
+
+def _place(options: Options, environment: Environment) -> tuple[str, Context | None]:
+    """The root URL and, when that server is known here, its context. Flags win over the environment."""
+    known = contexts.load()
+    url = options.server or ("" if options.context else environment.server)
+    if url:
+        return root_url(url), known.at(root_url(url))
+    context = known.get(options.context or environment.context)
+    if context is None:
+        hint = "`mindgw init` makes one on this machine; for another use --server URL with MINDGW_TOKEN"
+        raise NotLoggedIn("no server is known here", hint=hint)
+    return context.url, context
 
 
 def authority(options: Options, environment: Environment, render: Render) -> str:
-    raise NotImplementedError
+    """The CA certificate of the server that is meant, as PEM: the pinned one, else the one that the server shows."""
+    url, context = _place(options, environment)
+    if context is not None and context.ca_pem:
+        return context.ca_pem
+    server = Server.at(url, timeout=options.timeout, note=render.wire)
+    try:
+        return server.fetch(api.authority()).decode("ascii", "replace")
+    except Unreachable:
+        if not url.startswith("https://"):
+            raise
+    pem, fingerprint = fetch_unverified(server, api.authority())
+    render.warn(f"nobody vouches for this certificate yet. On the server compare its SHA-256: {fingerprint}")
+    return pem

@@ -3,12 +3,13 @@
 Importing it is slow (`ssl`, `http.client`), so faces import it when they make their first call.
 """
 
+import hashlib
 import http.client
 import json
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -22,6 +23,7 @@ from mindgw.client.redaction import redact
 #: Answers of the management API are small; more than this is not one.
 MAX_ANSWER = 32 * 2**20
 _MAX_PAGES = 1000
+UNVERIFIED = "unverified"
 
 
 def _silent(line: str) -> None:
@@ -36,7 +38,7 @@ class Server:
     url: str
     #: API key; empty for calls that need none.
     token: str = field(default="", repr=False)
-    #: PEM of the only authority that is trusted; None: the system's.
+    #: PEM of the only authority that is trusted; None: the system's. `UNVERIFIED`: nobody is asked, for `fetch_unverified` alone.
     ca_pem: str | None = None
     #: Seconds that connecting may take, and that the server may stay silent.
     timeout: float = 30.0
@@ -168,17 +170,35 @@ def _connection(server: Server) -> http.client.HTTPConnection:
 
 
 def _secure_connection(server: Server, host: str, port: int) -> http.client.HTTPSConnection:
-    try:
-        # with an authority of its own the context trusts that one alone
-        tls = ssl.create_default_context(cadata=server.ca_pem)
-    except (ssl.SSLError, ValueError) as problem:
-        raise UsageProblem(f"the CA certificate kept for {server.url} cannot be read: {problem}") from problem
+    tls = _tls(server)
     proxy = _proxy_for(host)
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=server.timeout, context=tls)
     connection = http.client.HTTPSConnection(proxy.hostname or "", proxy.port or 3128, timeout=server.timeout, context=tls)
     connection.set_tunnel(host, port)
     return connection
+
+
+def _tls(server: Server) -> ssl.SSLContext:
+    if server.ca_pem == UNVERIFIED:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+        return tls
+    try:
+        # with an authority of its own the context trusts that one alone
+        return ssl.create_default_context(cadata=server.ca_pem)
+    except (ssl.SSLError, ValueError) as problem:
+        raise UsageProblem(f"the CA certificate kept for {server.url} cannot be read: {problem}") from problem
+
+
+def fetch_unverified(server: Server, request: Request) -> tuple[str, str]:
+    """A certificate (PEM) from a server that nobody vouches for, and its SHA-256, to be compared by a person. Sends no key."""
+    pem = replace(server, token="", ca_pem=UNVERIFIED).fetch(request).decode("ascii", "replace")
+    try:
+        digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip())).hexdigest()
+    except ValueError as problem:
+        raise ClientError(f"{server.url} showed no certificate", hint="is this address a MindGateway?") from problem
+    return pem, ":".join(digest[at : at + 2] for at in range(0, 64, 2))
 
 
 def _proxy_for(host: str) -> SplitResult | None:

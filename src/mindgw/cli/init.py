@@ -1,0 +1,91 @@
+"""`mindgw init`: this machine made ready to serve."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mindgw.cli.groups import verb
+from mindgw.cli.invocation import Invocation, invocation
+from mindgw.client.errors import ClientError
+
+if TYPE_CHECKING:
+    from mindgw.control.setup import InitResult
+
+app = verb()
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    *,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.")] = None,
+    port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
+    public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
+    listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
+    database: Annotated[str | None, typer.Option("--db", metavar="sqlite|URL", help="Where the database is.")] = None,
+    new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key: the first is lost.")] = False,
+) -> None:
+    """Make what a server needs; what is there stays: mindgw init --public-url https://gw.lab:8443"""
+    from mindgw import config
+    from mindgw.control import setup
+
+    run = invocation(ctx)
+    wishes = setup.Wishes(port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key)
+    made = asyncio.run(setup.initialise(config.data_directory(data_dir), wishes))
+    kept = _remember(run, made)
+    key = made.api_key or _known_key(made)
+    if run.options.output == "json":
+        shown = {"data_dir": made.data_dir, "base_url": made.base_url, "api_key": key, "join_token": made.join_token}
+        run.render.item(shown, (), name="data_dir")
+    elif run.options.output == "name" or run.options.quiet:
+        run.render.datum(made.data_dir)
+    else:
+        _tell(run, made, key, kept)
+
+
+def _remember(run: Invocation, made: "InitResult") -> str:
+    """Keeps the new key and makes this server the current context; returns where the key is. Not being able to is no failure: the key
+    is printed all the same."""
+    from mindgw.client import contexts, credentials
+    from mindgw.client.contexts import Context
+
+    try:
+        kept = credentials.keep(made.fingerprint, made.api_key) if made.api_key else ""
+        known = contexts.load()
+        mine = next((context for context in known.items.values() if context.fingerprint == made.fingerprint), None)
+        name = mine.name if mine else "local" if "local" not in known.items else f"local-{made.fingerprint[:6]}"
+        contexts.save(known.put(Context(name, made.loopback_url, made.ca_pem, made.fingerprint)))
+        return kept
+    except ClientError as problem:
+        run.render.warn(f"the key cannot be kept on this machine: {problem.message}")
+        return ""
+
+
+def _known_key(made: "InitResult") -> str | None:
+    from mindgw.client import credentials
+
+    try:
+        return credentials.find(made.fingerprint)
+    except ClientError:
+        return None
+
+
+def _tell(run: Invocation, made: "InitResult", key: str | None, kept: str) -> None:
+    from mindgw.config import data_directory
+
+    render = run.render
+    render.success(f"Data        {made.data_dir}" + ("" if made.created else "   (was there already)"))
+    if made.backup:
+        render.success(f"Database    brought up to date; a copy of the old one is {made.backup}")
+    render.success(f"Base URL    {made.base_url}")
+    if made.api_key:
+        render.secret("API key", made.api_key, "(shown once" + (f"; also in {kept})" if kept else ")"))
+    elif not key:
+        render.warn("the admin key is not known here; if it is lost: mindgw init --new-admin-key")
+    render.secret("Join token", made.join_token, "(1 h, one box)")
+    serve = "mindgw serve" if made.data_dir == str(data_directory().absolute()) else f"mindgw serve --data-dir {made.data_dir}"
+    steps = (serve, "on this machine"), ("mindgw agent join TOKEN", "on each GPU box"), ('mindgw chat "hello"', "")
+    width = max(len(command) for command, _ in steps)
+    render.note("\nNext:" + "".join(f"\n  {command:<{width}}   {'# ' + where if where else ''}".rstrip() for command, where in steps))
