@@ -183,6 +183,5 @@ _CLOSE_ERRORS: dict[str, type[errors.MindGWError]] = {
 
 def error_of_close(close: wire.Close) -> errors.MindGWError:
     """The error that tells the client why an agent gave up."""
-    if close.code == "refused":
-        return errors.BadRequest(close.message or None)
-    return _CLOSE_ERRORS.get(close.code, errors.EngineFailed)(close.message[:2000] or None)
+    kind = errors.BadRequest if close.code == "refused" else _CLOSE_ERRORS.get(close.code, errors.EngineFailed)
+    return kind(close.message[:2000] or None)

@@ -1,0 +1,244 @@
+import asyncio
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindgw import errors
+from mindgw.gateway import auth
+from mindgw.gateway.auth import TTL, Auth, credential, shown
+from mindgw.store.tables import Key
+from mindgw_agent.tokens import crc6, make_key
+from tests.gateway.world import PEPPER, finished
+from tests.gateway.world import make_key as make_row
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Door:
+    """An Auth in front of a few keys, and the ids that it looked for."""
+
+    def __init__(self, *rows: Key) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.found: list[str] = []
+        #: Every look-up waits for it.
+        self.gate: asyncio.Event | None = None
+        self.auth = Auth(self._find, {1: PEPPER}, lambda: NOW)
+
+    async def _find(self, key_id: str) -> Key | None:
+        self.found.append(key_id)
+        row = self.rows.get(key_id)
+        if self.gate is not None:
+            await self.gate.wait()
+        return row
+
+    def identify(self, key: str, now: float = 0.0):
+        return self.auth.known(key, now) or finished(self.auth.look_up(key, now))
+
+
+def code_of(door: Door, key: str) -> str:
+    with pytest.raises(errors.Unauthenticated) as caught:
+        door.identify(key)
+    return caught.value.code
+
+
+def forged(key: str, secret: str) -> str:
+    """A key with the id of `key` and another secret, its checksum right."""
+    text = f"{key[:15]}{secret}"
+    return text + crc6(text)
+
+
+# -- where a key may stand ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [(b"authorization", b"Bearer KEY"), (b"authorization", b"bearer   KEY "), (b"x-api-key", b"KEY"), (b"api-key", b" KEY")],
+)
+def test_a_key_is_found_in_each_of_its_places(header):
+    assert credential([(b"host", b"h"), header]) == "KEY"
+
+
+def test_one_key_in_two_places_is_one_key():
+    assert credential([(b"x-api-key", b"KEY"), (b"authorization", b"Bearer KEY"), (b"api-key", b"")]) == "KEY"
+
+
+@pytest.mark.parametrize("second", [(b"x-api-key", b"OTHER"), (b"authorization", b"Bearer OTHER"), (b"api-key", b"key")])
+def test_two_different_credentials_are_refused(second):
+    with pytest.raises(errors.BadRequest) as caught:
+        credential([(b"authorization", b"Bearer KEY"), second])
+    assert caught.value.code == "ambiguous_credentials"
+
+
+@pytest.mark.parametrize("headers", [[], [(b"authorization", b"Bearer ")], [(b"x-api-key", b" ")], [(b"cookie", b"KEY")]])
+def test_no_key_is_a_reason_of_its_own(headers):
+    with pytest.raises(errors.Unauthenticated) as caught:
+        credential(headers)
+    assert caught.value.code == "missing_api_key"
+
+
+@pytest.mark.parametrize("value", [b"Basic KEY", b"KEY", b"Bearer", b"", b"\xff\x00"])
+def test_another_scheme_is_refused_with_its_form(value):
+    with pytest.raises(errors.Unauthenticated, match="Bearer KEY"):
+        credential([(b"authorization", value), (b"x-api-key", b"KEY")])
+
+
+@given(st.lists(st.tuples(st.sampled_from([*auth.CARRIERS, b"host"]), st.binary(max_size=20) | st.just(b"Bearer x"))))
+def test_any_headers_are_a_key_or_a_refusal(headers):
+    with suppress(errors.Unauthenticated, errors.BadRequest):
+        assert credential(headers)
+
+
+# -- whose key it is ---------------------------------------------------------------------------------------------------
+
+
+def test_a_good_key_is_its_rows_caller():
+    key, row = make_row(org_id="o", team_id="t", user_id="u", admin=True, priority="high", trusted_proxy=True, name="n")
+    caller = Door(row).identify(key)
+    assert (caller.key_id, caller.name, caller.org_id, caller.team_id, caller.user_id) == (row.id, "n", "o", "t", "u")
+    assert (caller.admin, caller.priority, caller.trusted_proxy) == (True, "high", True)
+
+
+def test_a_key_without_a_class_is_normal():
+    key, row = make_row()
+    assert Door(row).identify(key).priority == "normal"
+
+
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"mgw_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}", fullmatch=True)
+    | st.binary(max_size=60).map(lambda b: b.decode("latin-1"))
+)
+def test_garbage_never_reaches_the_database(key):
+    door = Door()
+    with pytest.raises(errors.Unauthenticated):
+        door.auth.known(key, 0.0)
+    with pytest.raises(errors.Unauthenticated):
+        finished(door.auth.look_up(key, 0.0))
+    assert door.found == []
+
+
+@given(st.data())
+def test_a_typing_error_never_reaches_the_database(data):
+    key = make_key().text
+    place = data.draw(st.integers(0, len(key) - 1))
+    door = Door()
+    with pytest.raises(errors.Unauthenticated):
+        door.identify(key[:place] + data.draw(st.sampled_from("aB3_-é").filter(lambda c: c != key[place])) + key[place + 1 :])
+    assert door.found == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        ({"revoked_at": NOW}, "revoked_api_key"),
+        ({"expires_at": NOW}, "expired_api_key"),
+        ({"expires_at": NOW - timedelta(days=1)}, "expired_api_key"),
+        ({"pepper_version": 2}, "invalid_api_key"),
+        ({"digest": b"\0" * 32}, "invalid_api_key"),
+    ],
+)
+def test_a_key_that_is_no_longer_good_says_why(columns, code):
+    key, row = make_row(**columns)
+    assert code_of(Door(row), key) == code
+
+
+def test_a_key_is_good_until_it_expires():
+    key, row = make_row(expires_at=NOW + timedelta(seconds=1))
+    assert Door(row).identify(key).key_id == row.id
+
+
+def test_an_unknown_key_is_refused_and_not_remembered():
+    door = Door()
+    key = make_key().text
+    assert [code_of(door, key), code_of(door, key)] == ["invalid_api_key"] * 2
+    assert len(door.found) == 2
+
+
+def test_the_reason_of_a_revoked_key_is_for_its_owner_alone():
+    """Whoever guesses the id learns nothing about the key."""
+    key, row = make_row(revoked_at=NOW)
+    assert code_of(Door(row), forged(key, "x" * 32)) == "invalid_api_key"
+
+
+def test_a_refusal_never_shows_the_key():
+    key, row = make_row()
+    with pytest.raises(errors.Unauthenticated) as caught:
+        Door(row).identify(forged(key, "y" * 32))
+    assert "mgw_***" in caught.value.message
+    assert row.id not in caught.value.message
+
+
+@given(st.text())
+def test_what_is_shown_of_a_key_may_be_said_aloud(key):
+    assert shown(key).isascii()
+    assert len(shown(key)) <= 7
+
+
+# -- what is remembered ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_looked_up_once_in_a_while():
+    key, row = make_row()
+    door = Door(row)
+    for now in (0.0, 1.0, TTL - 0.01):
+        door.identify(key, now)
+    assert len(door.found) == 1
+    door.identify(key, TTL)
+    assert len(door.found) == 2
+
+
+def test_memory_is_of_the_whole_key():
+    """A key that shares all but its last letters with a good one is another key."""
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key)
+    other = forged(key, key[15:46] + ("a" if key[46] != "a" else "b"))
+    assert other[:46] == key[:46]
+    assert code_of(door, other) == "invalid_api_key"
+    assert len(door.found) == 2
+
+
+def test_a_forgotten_key_is_looked_up_again():
+    (key, row), (other, other_row) = make_row(), make_row()
+    door = Door(row, other_row)
+    door.identify(key), door.identify(other)
+    row.revoked_at = NOW
+    door.auth.forget(row.id)
+    assert code_of(door, key) == "revoked_api_key"
+    door.identify(other)
+    assert door.found == [row.id, other_row.id, row.id]
+
+
+async def test_a_slow_look_up_does_not_bring_a_forgotten_key_back():
+    key, row = make_row()
+    door = Door(row)
+    door.gate = asyncio.Event()
+    slow = asyncio.create_task(door.auth.look_up(key, 0.0))
+    while not door.found:
+        await asyncio.sleep(0)
+    door.auth.forget(row.id)
+    door.gate.set()
+    await slow
+    assert door.auth.known(key, 0.0) is None
+
+
+def test_memory_is_bounded_and_keeps_what_is_used(monkeypatch):
+    monkeypatch.setattr(auth, "CAPACITY", 3)
+    made = [make_row() for _ in range(5)]
+    door = Door(*(row for _, row in made))
+    for key, _ in made:
+        door.identify(made[0][0])
+        door.identify(key)
+    assert door.auth.known(made[0][0], 0.0) is not None
+    assert door.auth.known(made[1][0], 0.0) is None
+
+
+def test_what_was_used_is_told_once():
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key)
+    assert door.auth.used() == {row.id: NOW}
+    assert door.auth.used() == {}
