@@ -98,7 +98,13 @@ def _load(mount: Mount) -> Any:
 
 def noun(help_text: str) -> typer.Typer:
     """A group of verbs, with the settings that all of them share."""
-    return typer.Typer(cls=NounGroup, help=help_text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    group = typer.Typer(cls=NounGroup, help=help_text, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+    group.callback()(_keep_group)
+    return group
+
+
+def _keep_group() -> None:
+    """With a callback, a noun of one verb stays a noun."""
 
 
 def verb(help_text: str = "") -> typer.Typer:

@@ -76,8 +76,8 @@ def revoke(ctx: typer.Context, keys: Annotated[list[str], typer.Argument(metavar
     server = run.server()
     for name in keys:
         found = server.call(api.show_key(_public(name)))
-        used = ago(found.get("last_used_at"), clock.utcnow())
-        run.confirm(f"Revoke key {found['name']} ({found['id']}), last used {used}?")
+        used = f"last used {ago(found['last_used_at'], clock.utcnow())}" if found.get("last_used_at") else "never used"
+        run.confirm(f"Revoke key {found['name']} ({found['id']}), {used}?")
         gone = server.call(api.revoke_key(found["id"]))
         run.render.done(gone, f"Key {found['name']} ({found['id']}) is revoked", name="id")
 

@@ -11,9 +11,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter
 
 from mindgw.config import Config
+from mindgw.control.live import Live
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest, Forbidden
-from mindgw.gateway.snapshot import Snapshot
 from mindgw.store.database import Database
 
 
@@ -26,19 +26,11 @@ class Caller(Protocol):
     def admin(self) -> bool: ...
 
 
-class Pipeline(Protocol):
-    """The live half of the server, as far as management needs it."""
-
-    def snapshot(self) -> Snapshot: ...
-    def revoke_key(self, key_id: str) -> None: ...
-    def remove_worker(self, worker_id: str) -> None: ...
-
-
 class Office(State):
     """The application's state, as this folder reads it."""
 
     database: Database
-    pipeline: Pipeline
+    pipeline: Live
     secrets: Secrets
     config: Config
     #: Takes the Authorization header; raises Unauthenticated.
