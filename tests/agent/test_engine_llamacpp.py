@@ -178,6 +178,18 @@ async def test_a_cancel_frees_the_slot_within_a_second(slow, stream):
     assert out.end.usage.completion == len(spoken) if stream else not out.pieces
 
 
+async def test_a_cancelled_plain_call_is_closed_only_when_its_slot_is_free(slow):
+    """The engine notices after a second of silence, so the agent must not look too often."""
+    async with in_front_of(slow.url) as engine:
+        out = Kept()
+        task = asyncio.create_task(carry(engine, Ask(COMPLETIONS, {"model": MODEL, "prompt": "a", "max_tokens": 1900}), out))
+        await until_busy(slow.url, 1)
+        await stop(task)
+        assert (out.status, out.end.outcome, engine.running) == (0, "cancelled", 0)
+        async with asyncio.timeout(0.5):
+            await until_busy(slow.url, 0)
+
+
 async def test_a_cancel_waits_for_its_own_slot_only(slow):
     """While another request runs, one busy slot is what is expected."""
     async with in_front_of(slow.url) as engine:

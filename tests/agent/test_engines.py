@@ -191,9 +191,9 @@ async def test_discovery_takes_the_first_with_a_model():
         fake_engine(fake_ollama()) as ollama,
         open_session() as session,
     ):
-        found = await discover(session, [empty, sglang, ollama])
+        found = await discover(session, [empty, sglang, ollama], slots=5)
     assert found is not None
-    assert found.kind == "sglang"
+    assert (found.kind, found.slots) == ("sglang", 5)
 
 
 @pytest.mark.parametrize("kind", engines.KINDS.values(), ids=engines.KINDS)

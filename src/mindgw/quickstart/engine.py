@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Serve until told to end. Never returns: llama.cpp's threads are left behind by ending the process."""
     parent = os.getppid()
     options = parse(arguments)
+    # what starts us reads one line from stdout; llama.cpp's own words there (a crash prints a backtrace) go to stderr with its log
+    announce = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -35,8 +38,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         leave(5, MISSING)
     except RuntimeError as error:
         leave(6, f"error: llama.cpp cannot serve {options.model}: {error}\n")
-    sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
-    sys.stdout.flush()
+    os.write(announce, json.dumps({"url": server.listening_address}).encode() + b"\n")
+    os.close(announce)
     while not stop.wait(PARENT_CHECK) and os.getppid() == parent:
         pass
     leave(0)

@@ -92,11 +92,16 @@ def _has_version(answer: Answer) -> bool:
     return isinstance(document, dict) and isinstance(document.get("version"), str)
 
 
-async def discover(session: aiohttp.ClientSession, urls: list[str] | None = None) -> Engine | None:
-    """The first engine with a model on the usual ports of this machine, None when there is none. `urls` looks elsewhere."""
+async def discover(
+    session: aiohttp.ClientSession, urls: list[str] | None = None, *, key: str = "", slots: int | None = None
+) -> Engine | None:
+    """The first engine with a model on the usual ports of this machine, None when there is none. `urls` looks elsewhere.
+
+    `key` and `slots` are the operator's, as in Place.
+    """
     for url in urls if urls is not None else [f"http://127.0.0.1:{port}" for port in USUAL_PORTS]:
         try:
-            engine = await recognise(session, Place(url))
+            engine = await recognise(session, Place(url, key, slots))
         except (Unreachable, Unrecognised):
             continue
         report = await engine.probe()
