@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
+import trustme
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -25,7 +28,7 @@ class Ear:
         self.status = 0
         self.body = b""
         #: Set when the answer has ended.
-        self.close: asyncio.Future[wire.Close | None] = asyncio.get_running_loop().create_future()
+        self.close: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def answered(self, status: int, content_type: str) -> None:
         self.status = status
@@ -55,6 +58,7 @@ class Gateway:
     def __init__(self, public_key: bytes) -> None:
         self.identity = identity.new_key()
         self.public_key = public_key
+        self.scheme = "http"
         #: What the server has on its disk.
         self.epoch = 0
         #: Turns every agent away.
@@ -65,15 +69,15 @@ class Gateway:
         self.drained = False
         self.greetings = 0
         #: The link of this moment and its socket.
-        self.link: Link | None = None
-        self.socket: ServerConnection | None = None
+        self.link: Any = None
+        self.socket: Any = None
         self.news = asyncio.Condition()
         self.server: Server | None = None
 
     @property
     def root(self) -> str:
         assert self.server is not None
-        return f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
     def reported(self, report: wire.Report) -> None:
         self.reports.append(report)
@@ -83,7 +87,6 @@ class Gateway:
 
     def ask(self, body: bytes = b"{}", *, paused: bool = False, **fields) -> Ear:
         """Send a request over the link of this moment."""
-        assert self.link is not None
         ear = Ear(self.link, paused=paused)
         meta = wire.Meta(request_id="r1", path="/v1/chat/completions", model="m", length=len(body), tag=b"bill", **fields)
         ear.stream = self.link.open(ear, meta, body)
@@ -151,9 +154,16 @@ class Gateway:
 
 
 @asynccontextmanager
-async def gateway(public_key: bytes) -> AsyncIterator[Gateway]:
-    """A gateway on a free port of the loopback interface."""
+async def gateway(public_key: bytes, *, authority: trustme.CA | None = None) -> AsyncIterator[Gateway]:
+    """A gateway on a free port of the loopback interface; over TLS with a certificate of `authority`."""
     made = Gateway(public_key)
-    async with serve(made.handle, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL], compression=None, ping_interval=None) as server:
+    context = None
+    if authority is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        made.scheme = "https"
+    async with serve(
+        made.handle, "127.0.0.1", 0, ssl=context, subprotocols=[wire.SUBPROTOCOL], compression=None, ping_interval=None
+    ) as server:
         made.server = server
         yield made

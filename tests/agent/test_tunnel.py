@@ -1,10 +1,12 @@
 """The agent's way to a server: greeting, requests, ends, and coming back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import serve
@@ -37,19 +39,16 @@ async def echo(engine: FakeEngine, request: Request, out: Outlet) -> None:
     out.close(Close("done", status=200))
 
 
-Carry = Callable[[FakeEngine, Request, Outlet], object]
-
-
 class Agent:
     """A tunnel with a fake engine behind it."""
 
     def __init__(self, server: Gateway, key: bytes, carry) -> None:
         self.engine = FakeEngine()
-        self.offer: Offer = Offer(self.find, carry)
+        self.offer: Offer[FakeEngine] = Offer(self.find, carry)
         self.saved: list[int] = []
         srv = identity.public_half(server.identity)
         settings = Settings(agent_id="a1", name="gpu", servers=[server.root], server_identity=srv)
-        self.tunnel = Tunnel(settings, key, self.offer, self.saved.append)
+        self.tunnel: Any = Tunnel(settings, key, self.offer, self.saved.append)
         self.address = address.parse(server.root)
 
     async def find(self) -> FakeEngine:
@@ -246,6 +245,21 @@ async def test_a_server_with_another_identity_gets_no_proof() -> None:
         assert "could not prove" in ended.error
 
 
+async def test_over_tls_the_pinned_ca_alone_vouches_for_the_server() -> None:
+    authority, other = trustme.CA(), trustme.CA()
+    key = identity.new_key()
+    async with gateway(identity.public_half(key), authority=authority) as server:
+        agent = Agent(server, key, echo)
+        ended = await connect_once(agent.tunnel, agent.address, identity.pinned_context(other.cert_pem.bytes()))
+        assert "is not the server that this agent joined" in ended.error
+        assert server.greetings == 0
+        context = identity.pinned_context(authority.cert_pem.bytes())
+        running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], context))
+        await server.until(lambda: server.link is not None)
+        agent.tunnel.leave()
+        await asyncio.wait_for(running, 5)
+
+
 async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "GREETING", 0.1)
     monkeypatch.setattr(link, "TICK", 0.02)
@@ -363,7 +377,7 @@ async def test_an_engine_that_is_not_there_is_an_unhealthy_report_and_looked_for
             raise NoEngine("nothing listens")
         return found[0]
 
-    offer: Offer = Offer(find, echo, url="http://127.0.0.1:1")
+    offer: Offer[FakeEngine] = Offer(find, echo, url="http://127.0.0.1:1")
     await offer.probe()
     assert (offer.seen.healthy, offer.seen.error, offer.seen.models, offer.slots) == (False, "nothing listens", [], 0)
     found.append(engine)

@@ -229,7 +229,7 @@ def _read_token(argument: str, file: Path | None) -> str:
             with file.open(encoding="utf-8", errors="replace") as stream:
                 return stream.read(_MAX_TOKEN)
         except OSError as error:
-            raise errors.Misuse(f"cannot read {file}: {error.strerror}") from None
+            raise errors.Misuse(f"cannot read {file}: {error.strerror}", hint="check the path, and who may read it") from None
     found = token_from_environment()
     if not found:
         raise errors.Misuse("a join token is needed", hint=errors.NotEnrolled.default_hint)

@@ -204,9 +204,10 @@ def _engine_key(settings: Settings) -> str:
         key = Path(settings.engine_key_file).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not plain text"
-        raise errors.Misuse(f"cannot read the engine's key from {settings.engine_key_file}: {why}") from None
+        hint = "check --engine-key-file, and who may read it"
+        raise errors.Misuse(f"cannot read the engine's key from {settings.engine_key_file}: {why}", hint=hint) from None
     if not key.isprintable() or " " in key:
-        raise errors.Misuse(f"{settings.engine_key_file} does not hold one key")
+        raise errors.Misuse(f"{settings.engine_key_file} does not hold a key", hint="one key on one line, nothing else")
     return key
 
 
