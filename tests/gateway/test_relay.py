@@ -23,7 +23,8 @@ def chunk(**fields: object) -> bytes:
 USAGE = chunk(choices=[], usage=COUNTS)
 PIECES = [
     EVENT, EVENT, USAGE, DONE, b": comment\n", b": comment\n\n", b"event: x\n", b"id: 7\n", b"retry: 1\n\n", b"\r\n",
-    b"data: {\ndata: }\n\n", chunk(usage=None), chunk(choices=[{"delta": {"reasoning": "r"}}]), chunk(choices=[{"delta": {"reasoning_content": "r"}}]),
+    b"data: {\ndata: }\n\n", chunk(usage=None), chunk(choices=[{"delta": {"reasoning": "r"}}]),
+    chunk(choices=[{"delta": {"reasoning_content": "r"}}]),
     chunk(choices=[{"delta": {"content": 'say "usage" and "error"'}}]), chunk(error=None), b'data:{"a":1}\r\n\r\n',
 ]  # fmt: skip
 BAD = [chunk(error={"message": "m"}), b"data: <html>\n\n", b"data: [1]\n\n", b"data: \xff\n\n", b"data", b"\n"]

@@ -1,0 +1,145 @@
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from mindgw import metrics
+from mindgw.core.usage import Tokens
+from mindgw.gateway.admission import Caller
+from mindgw.gateway.meter import BATCH, Meter, Tally
+from mindgw.store.ledger import UsageRow
+from tests.gateway.world import finished
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+PAYER = Caller("k", "name", "o", "t", "")
+
+
+def row(number: int = 0) -> UsageRow:
+    return Tally(0.0, START).row(f"r{number}", "/v1/completions", PAYER, "done", 1.0)
+
+
+class Ledger:
+    """A database that can be away; what it has stored, batch by batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[UsageRow]] = []
+        self.away = False
+        self.meter = Meter(self._append, metrics.Counters(), capacity=5000)
+
+    async def _append(self, rows: list[UsageRow]) -> None:
+        if self.away:
+            raise OSError("the database is away")
+        self.batches.append(rows)
+
+    @property
+    def stored(self) -> list[UsageRow]:
+        return [row for batch in self.batches for row in batch]
+
+
+def test_a_row_says_what_is_known():
+    tally = Tally(10.0, START)
+    tally.placed, tally.first = 10.5, 12.0
+    tally.model, tally.worker, tally.stream, tally.status, tally.bytes = "m", "w", True, 200, 7
+    tally.tokens = Tokens(1, 2, 1, "engine")
+    made = tally.row("r", "/p", PAYER, "done", 13.25)
+    assert (made.queued_ms, made.ttft_ms, made.total_ms) == (500, 2000, 3250)
+    assert (made.prompt_tokens, made.completion_tokens, made.cached_tokens, made.source) == (1, 2, 1, "engine")
+    assert (made.key_id, made.org_id, made.team_id, made.user_id) == ("k", "o", "t", None)
+    assert (made.started_at, made.bytes_out, made.worker_id) == (START, 7, "w")
+
+
+def test_a_request_that_never_ran_waited_all_its_time():
+    made = row()
+    assert (made.queued_ms, made.ttft_ms, made.total_ms, made.status, made.worker_id) == (1000, None, 1000, 499, "")
+
+
+def test_a_clock_that_stumbles_makes_no_negative_times():
+    made = Tally(10.0, START).row("r", "/p", PAYER, "done", 9.0)
+    assert (made.queued_ms, made.total_ms) == (0, 0)
+
+
+def test_rows_are_written_in_batches_in_their_order():
+    ledger = Ledger()
+    rows = [row(i) for i in range(BATCH * 2 + 5)]
+    for made in rows:
+        ledger.meter.settle(made)
+    assert finished(ledger.meter.flush()) == len(rows)
+    assert [len(batch) for batch in ledger.batches] == [BATCH, BATCH, 5]
+    assert ledger.stored == rows
+    assert (ledger.meter.unwritten, finished(ledger.meter.flush())) == (0, 0)
+
+
+def test_rows_outlive_a_database_that_is_away():
+    ledger = Ledger()
+    ledger.meter.settle(row(1))
+    ledger.away = True
+    with pytest.raises(OSError, match="away"):
+        finished(ledger.meter.flush())
+    ledger.meter.settle(row(2))
+    assert ledger.meter.unwritten == 2
+    ledger.away = False
+    finished(ledger.meter.flush())
+    assert ledger.stored == [row(1), row(2)]
+
+
+def test_a_meter_is_full_at_its_capacity():
+    ledger = Ledger()
+    for i in range(5000):
+        assert not ledger.meter.full
+        ledger.meter.settle(row(i))
+    assert ledger.meter.full
+
+
+async def test_rows_that_come_during_a_write_are_in_the_next_batch():
+    ledger = Ledger()
+    gate, written = asyncio.Event(), []
+
+    async def append(rows: list[UsageRow]) -> None:
+        written.append(rows)
+        await gate.wait()
+
+    meter = Meter(append, metrics.Counters())
+    meter.settle(row(1))
+    flush = asyncio.create_task(meter.flush())
+    while not written:
+        await asyncio.sleep(0)
+    meter.settle(row(2))
+    gate.set()
+    assert await flush == 2
+    assert written == [[row(1)], [row(2)]]
+    assert ledger.stored == []
+
+
+async def test_a_write_that_is_cut_off_is_made_again():
+    """The ledger leaves out what it has already: twice offered is once counted."""
+    gate, offered = asyncio.Event(), []
+
+    async def append(rows: list[UsageRow]) -> None:
+        offered.append(rows)
+        await gate.wait()
+
+    meter = Meter(append, metrics.Counters())
+    meter.settle(row(1))
+    flush = asyncio.create_task(meter.flush())
+    while not offered:
+        await asyncio.sleep(0)
+    flush.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await flush
+    gate.set()
+    await meter.flush()
+    assert offered == [[row(1)], [row(1)]]
+
+
+def test_every_row_is_counted_and_said_once(caplog):
+    caplog.set_level(logging.INFO, "mindgw.request")
+    counters = metrics.Counters()
+    ledger = Ledger()
+    meter = Meter(ledger._append, counters)
+    meter.settle(row(1))
+    finished(meter.flush())
+    assert counters.requests == {("", "/v1/completions", "499", "done"): 1}
+    (record,) = caplog.records
+    assert record.fields["request_id"] == "r1"
+    assert record.getMessage() == "r1 /v1/completions  499 done"
