@@ -110,7 +110,7 @@ def _question(run: Invocation, prompt: str | None) -> str | None:
 def _converse(run: Invocation, server: "Server", model: str, messages: Messages, *, stats: bool) -> None:
     run.render.note(f"talking to {model}; /clear forgets, /exit or Ctrl-D ends")
     opening = list(messages)
-    while (said := _heard()) not in (None, "/exit", "/quit"):
+    while (said := run.render.ask(">")) not in (None, "/exit", "/quit"):
         if said == "/clear":
             messages = list(opening)
             continue
@@ -128,13 +128,6 @@ def _converse(run: Invocation, server: "Server", model: str, messages: Messages,
         messages = [*messages, {"role": "assistant", "content": answer.text}]
         if stats:
             run.render.note(_figures(answer))
-
-
-def _heard() -> str | None:
-    try:
-        return str(typer.prompt(">", prompt_suffix=" ", default="", show_default=False, err=True)).strip()
-    except typer.Abort:
-        return None
 
 
 def _figures(answer: Answer) -> str:

@@ -35,7 +35,7 @@ class Invocation:
         if self.options.yes:
             return
         self.require_person("--yes required when not running interactively", hint=f"{question} Add --yes to do it without being asked")
-        if not typer.confirm(question, default=False, err=True):
+        if (self.render.ask(f"{question} [y/N]:") or "n").lower() not in {"y", "yes"}:
             raise typer.Abort
 
     def require_person(self, message: str, *, hint: str) -> None:

@@ -109,6 +109,12 @@ class Render:
         if not self.quiet:
             self._line(sys.stderr, f"{self._paint('✓', 'green', sys.stderr)} {label:<11} {text}   {remark}".rstrip())
 
+    def ask(self, question: str) -> str | None:
+        """One line that a person types; None at the end of input. A Ctrl-C goes its own way."""
+        print(redact(_clean(question)), end=" ", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        return line.strip() if line else None
+
     def wire(self, line: str) -> None:
         """A line about HTTP, for -v."""
         if self.verbose:

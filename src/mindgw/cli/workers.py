@@ -97,6 +97,6 @@ def _type_the_name(run: Invocation, worker: Item) -> None:
     name = str(worker["name"])
     busy = f"{worker.get('used') or 0} requests in flight"
     run.require_person("--yes required when not running interactively", hint=f"it removes {name} ({busy}); add --yes or --confirm={name}")
-    typed = typer.prompt(f"This removes worker {name} ({busy}). Type its name", default="", show_default=False, err=True)
+    typed = run.render.ask(f"This removes worker {name} ({busy}). Type its name:") or ""
     if typed != name:
         raise UsageProblem(f"{typed!r} is not {name!r}: nothing was removed")

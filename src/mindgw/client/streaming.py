@@ -42,7 +42,7 @@ def pieces(lines: Iterable[bytes]) -> Iterator[Piece]:
 def _piece(data: str) -> Piece:
     try:
         event = json.loads(data)
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         raise ClientError("the server sent an event that is not JSON") from problem
     if not isinstance(event, dict):
         raise ClientError("the server sent an event that is not an object")

@@ -67,7 +67,7 @@ class Server:
             return None
         try:
             return json.loads(raw)
-        except ValueError as problem:
+        except (ValueError, RecursionError) as problem:
             raise ClientError(f"{self.url} did not answer in JSON", hint="is this address a MindGateway?") from problem
 
     def items(self, request: Request) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ def _refusal(server: Server, request: Request, answer: http.client.HTTPResponse)
         error = json.loads(answer.read(2**20))["error"]
         message, code, hint = str(error["message"]), str(error.get("code") or ""), str(error.get("hint") or "")
         request_id = str(error.get("request_id") or request_id)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         message = f"{request.method} {server.url}{request.path}: HTTP {answer.status} {answer.reason}"
         code, hint = "", "is this address a MindGateway?"
     return kind(message, hint=hint or _next_step(answer.status), code=code, request_id=request_id)

@@ -1,0 +1,154 @@
+"""Commands as a user types them, against the real server in this process."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from mindgw import config
+from mindgw.cli.app import main
+from mindgw.control import secrets, setup
+from mindgw.server.app import build
+from mindgw.store.database import Database
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user with an empty home, no keyring and a plain environment."""
+    for name in ("MINDGW_TOKEN", "MINDGW_SERVER", "MINDGW_CONTEXT", "MINDGW_DATA_DIR", "NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home" / name.lower()))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
+    """`mindgw WORDS` in this process."""
+
+    def run(*words: str) -> Result:
+        code = main(list(words))
+        said = capfd.readouterr()
+        return Result(code, said.out, said.err)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Gateway:
+    url: str
+    key: str
+    data_dir: Path
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The real server on a free port; nothing has joined it."""
+    directory = tmp_path_factory.mktemp("gateway") / "data"
+    made = asyncio.run(setup.initialise(directory))
+    settings = config.load(None, directory)
+    started = threading.Event()
+    server: dict[str, Any] = {}
+
+    async def work() -> None:
+        database = Database(settings.database_url)
+        app = build(settings, secrets.load(directory), database).app
+        running = uvicorn.Server(uvicorn.Config(app, port=0, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(running.serve())
+        while not running.started and not serving.done():
+            await asyncio.sleep(0.01)  # uvicorn says so in a flag alone
+        server.update(running=running, port=running.servers[0].sockets[0].getsockname()[1])
+        started.set()
+        await serving
+        await database.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()), name="gateway")
+    thread.start()
+    try:
+        assert started.wait(30)
+        yield Gateway(f"http://127.0.0.1:{server['port']}", made.api_key or "", directory)
+    finally:
+        server["running"].should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture
+def admin(cli: Cli, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """`mindgw` for an operator of the real server."""
+    monkeypatch.setenv("MINDGW_TOKEN", gateway.key)
+    monkeypatch.setenv("MINDGW_SERVER", gateway.url)
+    return cli
+
+
+class Fake:
+    """A FAKE of a server: answers every request with what the test put in, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: dict[str, str] = {"content-type": "application/json"}
+        self.body = b"{}"
+        #: Bodies of the answers after the next one; the last body stays.
+        self.then: list[bytes] = []
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length") or 0))
+                fake.asked.append((self.command, self.path, dict(self.headers.items()), body))
+                self.send_response(fake.status)
+                for name, value in fake.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(fake.body)
+                fake.body = fake.then.pop(0) if fake.then else fake.body
+
+            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of the standard library
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Silent."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=lambda: self.http.serve_forever(poll_interval=0.01))
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+    """A fake server that the commands talk to."""
+    made = Fake()
+    monkeypatch.setenv("MINDGW_TOKEN", KEY)
+    monkeypatch.setenv("MINDGW_SERVER", made.url)
+    yield made
+    made.close()
+
+
+#: Looks like a key; its secret must never be seen anywhere.
+SECRET = "SECRETSECRETSECRETSECRETSECRETSECRETSE"
+KEY = f"mgw_0123456789_{SECRET}"
