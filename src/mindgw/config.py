@@ -111,6 +111,11 @@ def data_directory(given: str | Path | None = None, environ: Mapping[str, str] =
     return Path(chosen) if chosen else platformdirs.user_data_path("mindgw", appauthor=False)
 
 
+def notify_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Socket on which systemd wants to hear that the server is ready; empty: nobody asked."""
+    return environ.get("NOTIFY_SOCKET", "")
+
+
 def load(
     file: Path | None = None,
     data_dir: str | Path | None = None,

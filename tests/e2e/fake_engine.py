@@ -65,6 +65,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.whole(200 if found is not None else 404, json.dumps(found or {}).encode())
 
     def do_POST(self) -> None:
+        if self.path == "/v1/embeddings":
+            self.rfile.read(int(self.headers["content-length"]))
+            self.whole(404, b'{"detail":"Not Found"}')
+            return
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.engine.requests.append((body, {name.lower(): value for name, value in self.headers.items()}))
         scene = str(body["messages"][-1]["content"]) if "messages" in body else "plain"

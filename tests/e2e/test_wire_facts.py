@@ -35,7 +35,7 @@ class Stage:
         body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": scene}], **fields})
         command = ["curl", "-sSN", "-i", *args, "-H", f"authorization: Bearer {self.world.key}", "-H", "content-type: application/json"]
         command += ["-d", body, f"{self.world.base_url}/chat/completions"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from mindgw import errors
 from mindgw.core.worker import State
 from mindgw.gateway.fleet import REST, Fleet, Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
-from tests.gateway.world import engine
+from tests.gateway.world import engine, knows
 
 
 @dataclass
@@ -140,12 +141,22 @@ def test_models_are_found_by_name_alias_and_kind():
     assert [*yard.fleet.seats("m", "embeddings")] == [*yard.fleet.seats("x", "chat")] == []
 
 
+def test_a_model_that_cannot_do_what_is_asked_is_no_missing_model():
+    """Nobody waits minutes for a chat with an embedding model."""
+    yard = Yard()
+    yard.worker("w", engine("v", kinds=("embeddings",)))
+    with pytest.raises(errors.BadRequest, match="does not support chat") as caught:
+        yard.fleet.check("v", "chat")
+    assert (caught.value.code, caught.value.param) == ("unsupported_endpoint", "model")
+    yard.fleet.check("v", "embeddings")
+
+
 def test_only_ready_workers_are_listed_but_all_are_known():
     yard = Yard()
     yard.worker("on", engine("m"))
     yard.worker("off", engine("n", healthy=False))
     assert [*yard.fleet.models()] == ["m"]
-    assert [yard.fleet.known(name) for name in "mnx"] == [True, True, False]
+    assert [knows(yard.fleet, name) for name in "mnx"] == [True, True, False]
     assert [yard.fleet.present(name) for name in "mnx"] == [True, False, False]
 
 
@@ -153,7 +164,7 @@ def test_models_of_a_worker_that_left_are_remembered_by_all_their_names():
     yard = Yard()
     worker = yard.worker("w", engine(models=[wire.Model("m", kinds=["chat"], aliases=["n"])]))
     yard.fleet.detach(worker)
-    assert [yard.fleet.known(name) for name in "mnx"] == [True, True, False]
+    assert [knows(yard.fleet, name) for name in "mnx"] == [True, True, False]
     assert (yard.fleet.present("m"), worker.state, [*yard.fleet.seats("m", "chat")]) == (False, State.OFFLINE, [])
 
 
@@ -176,3 +187,13 @@ def test_a_lease_of_an_older_session_frees_nothing_of_the_newer():
     yard.fleet.lease(new.seats["e"])
     lease.release()
     assert (old.used, new.used) == (0, 1)
+
+
+def test_a_model_that_nobody_can_use_that_way_is_refused_at_once():
+    yard = Yard()
+    yard.worker("w", engine(models=[wire.Model("m", kinds=["embeddings"])]))
+    yard.fleet.check("m", "embeddings")
+    with pytest.raises(errors.BadRequest, match="does not support chat"):
+        yard.fleet.check("m", "chat")
+    with pytest.raises(errors.ModelNotFound):
+        yard.fleet.check("x", "chat")

@@ -39,14 +39,13 @@ class Ask(Struct, frozen=True):
     needs: Needs
 
 
-def admit(caller: Caller, path: str, body: bytes, limits: Limits, known: Callable[[str], bool]) -> Ask:
-    """Reads and checks the request; raises the CallerError that says what is wrong with it."""
+def admit(caller: Caller, path: str, body: bytes, limits: Limits, check: Callable[[str, str], None]) -> Ask:
+    """Reads and checks the request; raises the CallerError that says what is wrong with it. `check` does so for (model, kind)."""
     kind = ENDPOINTS[path]
     seen = payload.peek(body, kind, most_n=limits.n)
     if isinstance(seen, payload.Invalid):
         raise errors.BadRequest(seen.message, param=seen.param or None)
     if kind == payload.CHAT and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
-    if not known(seen.model):
-        raise errors.ModelNotFound(f"The model '{seen.model}' does not exist or no worker serves it.", param="model")
+    check(seen.model, kind)
     return Ask(caller, path, body, seen, Needs(seen.model, kind))

@@ -1,25 +1,20 @@
 """One try of a request on one worker: its slot, its stream, and the way its news takes back to the exchange."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mindgw.gateway import signals
 from mindgw.gateway.route import Placement
 from mindgw_agent import wire
 
-if TYPE_CHECKING:
-    from mindgw.gateway.exchange import Exchange
-
 
 class Attempt:
     """Hears its stream (`tunnel.Listener`) and passes on what it hears, until it ends."""
 
-    __slots__ = ("_exchange", "_link", "_post", "_stream", "placement", "worker")
+    __slots__ = ("_link", "_stream", "_tell", "placement", "worker")
 
-    def __init__(self, exchange: "Exchange", post: "Callable[[Exchange, signals.Event], None]", placement: Placement) -> None:
-        #: None once the attempt is over: nothing reaches the exchange any more.
-        self._exchange: Exchange | None = exchange
-        self._post = post
+    def __init__(self, tell: Callable[[signals.Event], None], placement: Placement) -> None:
+        #: Brings an event to the exchange; None once the attempt is over: nothing reaches the exchange any more.
+        self._tell: Callable[[signals.Event], None] | None = tell
         self.placement = placement
         #: Id of the worker.
         self.worker = placement.seat.worker.id
@@ -44,7 +39,7 @@ class Attempt:
 
     def end(self) -> None:
         """It is over: the slot is free, the stream forgotten."""
-        self._exchange = None
+        self._tell = None
         self._link.forget(self._stream)
         self.placement.release()
 
@@ -52,20 +47,20 @@ class Attempt:
 
     def answered(self, status: int, content_type: str) -> None:
         """The engine's status came."""
-        self._tell(signals.Answered(status, content_type))
+        if self._tell is not None:
+            self._tell(signals.Answered(status, content_type))
 
     def data(self, data: bytes) -> None:
         """A piece of the answer came."""
-        self._tell(signals.Data(data))
+        if self._tell is not None:
+            self._tell(signals.Data(data))
 
     def closed(self, close: wire.Close) -> None:
         """The agent is done."""
-        self._tell(signals.Closed(close))
+        if self._tell is not None:
+            self._tell(signals.Closed(close))
 
     def lost(self) -> None:
         """The link is gone."""
-        self._tell(signals.Lost())
-
-    def _tell(self, event: signals.Event) -> None:
-        if self._exchange is not None:
-            self._post(self._exchange, event)
+        if self._tell is not None:
+            self._tell(signals.Lost())

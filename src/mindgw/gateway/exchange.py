@@ -10,6 +10,7 @@ docs/design/path.md tells the story of a request with this file beside it.
 
 from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -137,7 +138,7 @@ class Exchange:
             return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
         body, self._body = self._body, b""
         try:
-            self._ask = admission.admit(self.caller, self.head.path, body, self._stages.limits, self._stages.fleet.known)
+            self._ask = admission.admit(self.caller, self.head.path, body, self._stages.limits, self._stages.fleet.check)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
@@ -174,7 +175,7 @@ class Exchange:
         self._tally.placed = now
         self._tally.worker = placement.seat.worker.id
         self._enter(State.SENT, now)
-        self._attempt = Attempt(self, self._stages.post, placement)
+        self._attempt = Attempt(partial(self._stages.post, self), placement)
         self._attempt.open(self._meta(self._ask, placement), self._ask.body)
         return []
 

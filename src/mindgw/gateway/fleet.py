@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
+from mindgw import errors
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -180,6 +181,13 @@ class Fleet:
     def known(self, model: str) -> bool:
         """True when a connected worker has the model, or one that is away had it."""
         return model in self._serving or model in self.remembered
+
+    def check(self, model: str, kind: str) -> None:
+        """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""
+        if not self.known(model):
+            raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
+        if model in self._serving and not any(self.seats(model, kind)):
+            raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
 
     def present(self, model: str) -> bool:
         """True when a connected worker that may take requests has the model."""

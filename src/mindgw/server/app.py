@@ -22,6 +22,7 @@ from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
 from mindgw.server import enrol, management, ops, problems
 from mindgw.server.agents import AgentsDoor
+from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import keys, ledger
 from mindgw.store.database import Database
@@ -42,7 +43,7 @@ class Server:
     pipeline: Pipeline
     registry: Registry
     database: Database
-    collector: metrics.Collector
+    collector: Collector
 
 
 def build(config: Config, secrets: Secrets, database: Database) -> Server:
@@ -62,7 +63,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     pipeline = Pipeline(config, auth, meter)
     registry = Registry(database, secrets.identity, [secrets.ca_pin])
     pipeline.on_report = registry.seen
-    collector = metrics.Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
+    collector = Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
     state = State(
         {
             "database": database,

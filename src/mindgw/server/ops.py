@@ -4,8 +4,9 @@ from litestar import Request, Response, get, route
 from litestar.datastructures import State
 from litestar.enums import HttpMethod
 
-from mindgw import __version__, metrics
+from mindgw import __version__
 from mindgw.gateway.auth import credential
+from mindgw.server.collector import CONTENT_TYPE
 
 
 @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False)
@@ -33,4 +34,4 @@ async def readyz(state: State) -> Response[bytes]:
 async def scrape(request: Request[object, object, State], state: State) -> Response[bytes]:
     """Prometheus' text, for any key that is valid; `metrics.listen` serves it without one."""
     await state.pipeline.identify(credential([(name.lower(), value) for name, value in request.scope["headers"]]))
-    return Response(state.collector.render(), headers={"content-type": metrics.CONTENT_TYPE})
+    return Response(state.collector.render(), headers={"content-type": CONTENT_TYPE})

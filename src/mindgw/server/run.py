@@ -6,7 +6,6 @@ same protocol. SIGTERM (or Ctrl-C) stops new requests, waits for those that run,
 
 import asyncio
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import uvloop
 
 from mindgw import errors, logs
 from mindgw.clock import monotonic
-from mindgw.config import Config
+from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
 from mindgw.server import scrape
@@ -171,7 +170,7 @@ class GatewayServer(uvicorn.Server):
 
 def notify(message: str) -> None:
     """Tells systemd; nothing happens when it did not ask."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    address = notify_address()
     if not address:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:

@@ -2,14 +2,14 @@
 
 import asyncio
 
-from mindgw import metrics
+from mindgw.server.collector import CONTENT_TYPE, Collector
 
 #: A scrape's request must be over by then, in seconds, and within this size.
 PATIENCE = 5.0
 MAX_REQUEST = 8 * 1024
 
 
-async def listen(host: str, port: int, collector: metrics.Collector) -> asyncio.Server:
+async def listen(host: str, port: int, collector: Collector) -> asyncio.Server:
     """Opens the listener; the caller closes it. Raises OSError when the address is taken."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,10 +26,10 @@ async def listen(host: str, port: int, collector: metrics.Collector) -> asyncio.
     return await asyncio.start_server(serve, host or None, port, limit=MAX_REQUEST)
 
 
-def answer(head: bytes, collector: metrics.Collector) -> bytes:
+def answer(head: bytes, collector: Collector) -> bytes:
     """The whole HTTP answer to a request with this head."""
     good = head.startswith((b"GET /metrics ", b"GET /metrics?"))
     body = collector.render() if good else b"see /metrics\n"
     status = b"200 OK" if good else b"404 Not Found"
-    kind = metrics.CONTENT_TYPE.encode()
+    kind = CONTENT_TYPE.encode()
     return b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (status, kind, len(body), body)
