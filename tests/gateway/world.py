@@ -18,6 +18,7 @@ from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.exchange import Exchange
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
@@ -53,6 +54,15 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
 def engine(*models: str, slots: int = 1, id: str = "e", kinds: tuple[str, ...] = ("chat",), **fields: Any) -> wire.EngineReport:
     named = [wire.Model(model, kinds=list(kinds)) for model in models]
     return wire.EngineReport(**({"id": id, "kind": "fake", "healthy": True, "slots": slots, "models": named} | fields))
+
+
+def knows(fleet: Fleet, name: str, kind: str = "chat") -> bool:
+    """Whether a request for this model is let in."""
+    try:
+        fleet.check(name, kind)
+    except errors.ModelNotFound:
+        return False
+    return True
 
 
 def make_key(id: str | None = None, **columns: Any) -> tuple[str, Key]:

@@ -1,0 +1,244 @@
+"""The door to the request path: look-ups, workers that come and go, the sweep, and what it shows."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from mindgw import errors
+from mindgw.gateway import signals
+from mindgw.gateway.signals import State
+from mindgw_agent import wire
+from tests.gateway.world import JSON, PEPPER, Box, Client, World, engine, make_key
+
+BODY = signals.Received(b'{"model":"m","messages":[{}]}')
+
+
+async def settle(client: Client) -> None:
+    """Until the look-up of its key is over."""
+    async with asyncio.timeout(5):
+        while client.exchange.caller is None and client.end is None:
+            await asyncio.sleep(0)
+
+
+# -- look-ups ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_unknown_key_is_looked_up_once():
+    world = World()
+    Box(world)
+    client = Client(world, world.key)
+    client.post(BODY)
+    assert client.state is State.OPENED
+    await settle(client)
+    assert client.state is State.SENT
+    assert Client(world, world.key).exchange.caller == client.exchange.caller
+    assert len(world.found) == 1
+
+
+async def test_a_bad_key_is_refused_with_the_body_still_on_its_way():
+    world = World()
+    client = Client(world, make_key()[0])
+    await settle(client)
+    assert (client.code, client.state) == ("invalid_api_key", State.DONE)
+    client.post(BODY)
+    assert world.settled() == []
+
+
+async def test_a_client_that_left_during_the_look_up_is_no_trouble():
+    world = World()
+    client = Client(world, world.key)
+    client.post(signals.Gone())
+    while not world.found:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (client.state, client.sent, world.settled()) == (State.DONE, [], [])
+
+
+async def test_a_database_that_is_away_is_our_fault_and_says_try_again(caplog):
+    world = World()
+
+    async def find(key_id):
+        raise OSError("the disk is gone")
+
+    world.auth._find = find
+    client = Client(world, world.key)
+    await settle(client)
+    assert (client.code, client.error.status, client.error.retry_after) == ("auth_unavailable", 503, 5)
+    assert "the disk is gone" in caplog.text
+
+
+async def test_management_asks_for_a_caller_too():
+    world = World()
+    key = world.add_key(admin=True)
+    assert (await world.pipeline.identify(key)).admin
+    with pytest.raises(errors.Unauthenticated):
+        await world.pipeline.identify("nonsense")
+
+
+async def test_a_revoked_key_is_refused_from_then_on():
+    world = World()
+    client = Client(world, world.key)
+    await settle(client)
+    row = next(iter(world.keys.values()))
+    row.revoked_at = datetime.now(UTC)
+    world.pipeline.revoke_key(row.id)
+    assert client.code == "revoked_api_key"
+    again = Client(world, world.key)
+    await settle(again)
+    assert again.code == "revoked_api_key"
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_comes_serves_those_who_wait():
+    world = World()
+    world.pipeline.fleet.remembered.add("m")
+    clients = [world.ask() for _ in range(3)]
+    Box(world, "box", engine("m", slots=2))
+    assert [client.state for client in clients] == [State.SENT, State.SENT, State.WAITING]
+
+
+def test_a_new_engine_serves_those_who_wait():
+    world = World()
+    box = Box(world, "box", engine("m", healthy=False))
+    client = world.ask()
+    assert client.state is State.WAITING
+    box.says(engine("m"))
+    assert client.state is State.SENT
+
+
+def test_a_worker_that_waits_for_approval_serves_nobody():
+    world = World()
+    Box(world, approved=False)
+    assert world.ask().state is State.WAITING
+    assert world.pipeline.snapshot().workers[0].state == "pending"
+
+
+@pytest.mark.parametrize("side", ["agent", "server"])
+def test_a_draining_worker_finishes_what_it_has(side):
+    world = World()
+    box = Box(world, "box", engine("m", slots=2))
+    running = world.ask()
+    box.session.drain() if side == "agent" else world.pipeline.fleet.drain(box.door.worker)
+    world.pump()
+    waiting = world.ask()
+    box.head(200, JSON, b"{}")
+    box.close()
+    assert (running.end, waiting.state) == (signals.Answer(200, b"{}"), State.WAITING)
+
+
+def test_a_removed_worker_is_told_and_its_requests_go_elsewhere():
+    world = World()
+    one = Box(world, "one")
+    client = world.ask()
+    Box(world, "two")
+    world.pipeline.remove_worker("one")
+    world.pipeline.remove_worker("nobody")
+    world.pump()
+    assert one.events[-1] == wire.Goodbye("revoked", "This agent was removed from the server.")
+    world.pipeline.sweep()
+    assert "one" not in world.pipeline.fleet.workers
+    assert client.exchange.state is State.SENT
+
+
+def test_a_newer_session_of_one_agent_replaces_the_older():
+    world = World()
+    old = Box(world, "box")
+    client = world.ask(stream=True)
+    new = Box(world, "box", epoch=1)
+    assert old.events[-1].code == "replaced"
+    assert client.state is State.SENT
+    old.cut()
+    new.head()
+    new.close()
+    assert client.end == signals.End()
+    assert world.pipeline.fleet.workers["box"].epoch == 2
+
+
+def test_reports_are_passed_on_to_be_written_down():
+    world = World()
+    seen = []
+    world.pipeline.on_report = lambda worker, report: seen.append((worker.id, report.serial))
+    box = Box(world)
+    box.says(engine("m"))
+    assert seen == [("box", 0), ("box", 1)]
+
+
+def test_the_way_to_a_worker_is_measured():
+    world = World()
+    box = Box(world)
+    box.frozen = True
+    world.passes(10)
+    world.clock.now += 0.125
+    box.frozen = False
+    world.pump()
+    world.pipeline.sweep()
+    assert world.pipeline.snapshot().workers[0].rtt_ms == 125.0
+
+
+# -- ending ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_is_idle_when_no_client_waits():
+    world = World()
+    box = Box(world)
+    assert world.pipeline.idle
+    client = world.ask()
+    assert not world.pipeline.idle
+    client.post(signals.Gone())
+    assert world.pipeline.idle
+    box.close("cancelled")
+    assert world.pipeline._running == set()
+
+
+def test_draining_lets_those_finish_who_are_in():
+    world = World()
+    box = Box(world)
+    running = world.ask()
+    waiting = Client(world, world.key)
+    world.pipeline.drain()
+    waiting.post(BODY)
+    box.head(200, JSON, b"{}")
+    box.close()
+    assert (running.end, waiting.state) == (signals.Answer(200, b"{}"), State.SENT)
+    assert Client(world, world.key).code == "server_draining"
+
+
+# -- the picture -------------------------------------------------------------------------------------------------------
+
+
+def test_a_snapshot_shows_what_is():
+    world = World()
+    gpu = wire.Gpu("g", 10)
+    Box(world, "box", engine("m", slots=2, version="9", url="http://127.0.0.1:1"), gpus=[gpu])
+    [world.ask() for _ in range(3)]
+    shown = world.pipeline.snapshot()
+    (worker,) = shown.workers
+    assert (shown.waiting, shown.running, shown.started_at) == (1, 2, 1000.0)
+    assert (worker.name, worker.state, worker.slots, worker.used, worker.epoch) == ("box", "ready", 2, 2, 1)
+    assert (worker.engine_kind, worker.engine_version, worker.engine_url) == ("fake", "9", "http://127.0.0.1:1")
+    assert ([model.id for model in worker.models], worker.gpus) == (["m"], [gpu])
+    assert (worker.rtt_ms, worker.last_seen.tzinfo) == (None, UTC)
+
+
+def test_a_worker_without_engines_can_be_shown():
+    world = World()
+    box = Box(world)
+    box.says()
+    (worker,) = world.pipeline.snapshot().workers
+    assert (worker.state, worker.engine_kind, worker.models) == ("offline", "", [])
+
+
+def test_a_worker_that_was_never_heard_of_has_no_moment():
+    world = World()
+    box = Box(world)
+    box.door.worker.last_seen = 0.0
+    assert world.pipeline.snapshot().workers[0].last_seen is None
+    box.door.heard()
+    assert world.pipeline.snapshot().workers[0].last_seen is not None
+
+
+def test_the_pepper_of_these_tests_is_one():
+    assert len(PEPPER) == 32
