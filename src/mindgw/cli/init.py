@@ -26,14 +26,17 @@ def init(
     listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
     database: Annotated[str | None, typer.Option("--db", metavar="sqlite|URL", help="Where the database is.")] = None,
     new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key: the first is lost.")] = False,
+    with_: Annotated[list[str] | None, typer.Option("--with", metavar="systemd|config", help="Also render these templates.")] = None,
 ) -> None:
     """Make what a server needs; what is there stays: mindgw init --public-url https://gw.lab:8443"""
     from mindgw import config
-    from mindgw.control import setup
+    from mindgw.control import setup, templates
 
     run = invocation(ctx)
     wishes = setup.Wishes(port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key)
     made = asyncio.run(setup.initialise(config.data_directory(data_dir), wishes))
+    for file in templates.write(with_ or [], Path(made.data_dir)):
+        run.render.success(f"Template    {file}")
     kept = _remember(run, made)
     key = made.api_key or _known_key(made)
     if run.options.output == "json":
@@ -56,7 +59,7 @@ def _remember(run: Invocation, made: "InitResult") -> str:
         known = contexts.load()
         mine = next((context for context in known.items.values() if context.fingerprint == made.fingerprint), None)
         name = mine.name if mine else "local" if "local" not in known.items else f"local-{made.fingerprint[:6]}"
-        contexts.save(known.put(Context(name, made.loopback_url, made.ca_pem, made.fingerprint)))
+        contexts.save(known.put(Context(name, made.root_url, made.ca_pem, made.fingerprint)))
         return kept
     except ClientError as problem:
         run.render.warn(f"the key cannot be kept on this machine: {problem.message}")

@@ -1,0 +1,51 @@
+"""Files for the operator's own machine, rendered from the templates that the package carries: `mindgw init --with systemd`."""
+
+import shutil
+import sys
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from mindgw import private_files
+from mindgw.errors import ConfigError
+
+#: What may be asked for -> the files that it is made of.
+SETS = {"systemd": ("mindgw.service", "mindgw-agent.service"), "config": ("config.example.yaml",)}
+
+#: Where the templates expect the data and the command.
+_DATA, _COMMAND = "/var/lib/mindgw", "/usr/local/bin/mindgw"
+
+
+def source(name: str) -> Traversable:
+    """A template: inside the wheel, or in the checkout when the package runs from there."""
+    packaged = resources.files("mindgw") / "_templates" / name
+    return packaged if packaged.is_file() else Path(__file__).parents[3] / "templates" / name
+
+
+def command() -> str:
+    """The `mindgw` of this installation."""
+    beside = Path(sys.executable).with_name("mindgw")
+    return str(beside) if beside.exists() else shutil.which("mindgw") or _COMMAND
+
+
+def render(name: str, directory: Path, program: str) -> str:
+    """The text of a template for this data directory and this command. The agent's own directory is another machine's: it stays."""
+    text = source(name).read_text()
+    kept = f"{_DATA}-agent"
+    return text.replace(kept, "\0").replace(_DATA, str(directory)).replace("\0", kept).replace(_COMMAND, program)
+
+
+def write(wanted: list[str], directory: Path) -> list[Path]:
+    """Writes the sets into `DIRECTORY/templates`, over what an earlier run wrote there; returns the files. Raises ConfigError."""
+    unknown = [name for name in wanted if name not in SETS]
+    if unknown:
+        raise ConfigError(f"there is no template {unknown[0]!r}: choose from {', '.join(sorted(SETS))}")
+    program = command()
+    made = [directory / "templates" / name for wish in wanted for name in SETS[wish]]
+    try:
+        for path in made:
+            private_files.make_directory(path.parent)
+            path.write_text(render(path.name, directory, program))
+    except OSError as error:
+        raise ConfigError(f"cannot write templates in {directory}: {error.strerror}") from None
+    return made
