@@ -5,11 +5,12 @@ Postgres has one pool for both. On both a read sees one moment of the database f
 """
 
 import asyncio
+import contextlib
 import importlib
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ POSTGRES_POOL = 10
 MIGRATION_LOCK = 0x6D696E646777
 
 _PRAGMAS = (
+    "busy_timeout=5000",
     "journal_mode=WAL",
     "synchronous=FULL",  # the ledger is money: a commit is on the disk
     "foreign_keys=ON",
     "trusted_schema=OFF",
-    "busy_timeout=5000",
     "temp_store=MEMORY",
     "cache_size=-16000",
     "mmap_size=134217728",
@@ -77,13 +78,13 @@ class Database:
             else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the database and cannot write. Waits for a free reader."""
         async with AsyncSession(self._reader, expire_on_commit=False) as session:
             yield session
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session whose work is committed when the block ends well and undone when it raises. On SQLite one block runs at a
         time, so nothing slow (no network, no file) belongs inside."""
@@ -116,7 +117,7 @@ class Database:
             raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {schema.head()}")
         copy = await asyncio.to_thread(self._back_up, revision or "unknown")
         if self.file:
-            _create_private(self.file)
+            await asyncio.to_thread(_create, self.file)
         # loaded by name on the one path that needs it: Alembic takes a second to import
         migration = importlib.import_module("mindgw.store.migration")
         engine = _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", poolclass=NullPool) if self.file else self._writer
@@ -138,19 +139,33 @@ class Database:
         self.backups.mkdir(mode=0o700, parents=True, exist_ok=True)
         stamp = clock.utcnow().strftime("%Y%m%dT%H%M%S.%fZ")
         copy = self.backups / f"{self.file.stem}-{revision}-{stamp}.db"
-        _create_private(copy)
-        connection = sqlite3.connect(self.file)
-        try:
+        _touch(copy)
+        with contextlib.closing(sqlite3.connect(self.file)) as connection:
             connection.execute("VACUUM INTO ?", (str(copy),))  # includes what still stands in the write-ahead log
-        finally:
-            connection.close()
         with copy.open("rb") as stream:
             os.fsync(stream.fileno())
         return copy
 
 
-def _create_private(file: Path) -> None:
-    os.close(os.open(file, os.O_CREAT | os.O_RDONLY, 0o600))
+def _create(file: Path) -> None:
+    """Makes an empty database for its owner alone, unless there is one. It appears with its write-ahead log switched on: of two
+    processes that switch it on at once one would fail. A file that is there is not even opened: closing it would drop the locks that
+    SQLite holds on it in this process."""
+    if file.exists():
+        return
+    part = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
+    _touch(part)
+    try:
+        with contextlib.closing(sqlite3.connect(part)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        with contextlib.suppress(FileExistsError):
+            os.link(part, file)
+    finally:
+        part.unlink()
+
+
+def _touch(file: Path) -> None:
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
 
 
 def _lock(connection: Connection) -> None:
