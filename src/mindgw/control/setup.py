@@ -43,8 +43,8 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str
     #: Ends in /v1.
     base_url: str
-    #: Root URL for clients on this machine.
-    loopback_url: str
+    #: Root URL for everybody.
+    root_url: str
     #: The admin key that was made now; None when there was one already.
     api_key: str | None
     join_token: str
@@ -83,7 +83,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
     return InitResult(
         data_dir=str(directory),
         base_url=f"{settings.root_url}/v1",
-        loopback_url=settings.loopback_url,
+        root_url=settings.root_url,
         api_key=key,
         join_token=token,
         ca_pem=own.ca_pem.decode(),
