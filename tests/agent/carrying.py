@@ -92,9 +92,8 @@ class Ask:
 async def ask(engine: Engine, path: str, body: dict[str, Any] | bytes, **meta: Any) -> Kept:
     """Carry one request to its end."""
     out = Kept()
-    idle = meta.pop("idle", 120.0)
     async with asyncio.timeout(PATIENCE):
-        await carry(engine, Ask(path, body, **meta), out, idle=idle)
+        await carry(engine, Ask(path, body, **meta), out)
     assert out.end.tag == b"tag"
     assert engine.running == engine.answering == 0
     return out

@@ -210,7 +210,7 @@ async def test_a_paused_reader_pauses_the_engine_and_loses_nothing(real):
         out = Kept()
         out.gate.clear()
         body = {"model": MODEL, "messages": HELLO, "max_tokens": 300, "ignore_eos": True, "stream": True}
-        task = asyncio.create_task(carry(engine, Ask(CHAT, body), out, idle=0.05))
+        task = asyncio.create_task(carry(engine, Ask(CHAT, body, idle=0.05), out))
         await out.until(lambda kept: bool(kept.pieces))
         await until_busy(real.url, 0)
         assert out.closed is None

@@ -19,8 +19,6 @@ from mindgw_agent.engines.engine import Engine, Prepared
 from mindgw_agent.tally import Tally, error_in, error_status, error_text, until_end
 from mindgw_agent.wire import Close, Meta, Source, Usage
 
-#: Seconds without a byte from the engine, once its answer has begun, while the way to the server is open.
-IDLE = 120.0
 #: Largest answer in one piece, and largest error, in bytes.
 MAX_WHOLE = 64 * 1024 * 1024
 MAX_ERROR = 256 * 1024
@@ -57,13 +55,13 @@ class Failed(Exception):
         self.code = code
 
 
-async def carry(engine: Engine, request: Asked, out: Outlet, *, idle: float = IDLE) -> None:
+async def carry(engine: Engine, request: Asked, out: Outlet) -> None:
     """Bring the request to the engine, drive `out` until its `close`. Never raises, but for being cancelled.
 
     Cancelling the task closes the engine's connection at once; `close` follows when the engine's slot is known to be free. The slot is
     held until then, and after a failure too, though `close` does not wait for it there.
     """
-    call = _Call(engine, request, out, idle)
+    call = _Call(engine, request, out)
     try:
         prepared = call.prepare()
     except payload.Refused as refusal:
@@ -99,12 +97,11 @@ async def _carry(call: "_Call", answers: int) -> None:
 class _Call:
     """One request on its way."""
 
-    def __init__(self, engine: Engine, request: Asked, out: Outlet, idle: float) -> None:
+    def __init__(self, engine: Engine, request: Asked, out: Outlet) -> None:
         self.engine = engine
         self.meta = request.meta
         self.out = out
         self._body = request.body
-        self._idle = idle
         #: False once a folded answer proved unfaithful: it is asked for again in one piece.
         self._may_fold = True
         self._prepared = Prepared(b"", stream=False)
@@ -148,7 +145,7 @@ class _Call:
         """One call of the engine; None when another one is needed."""
         prepared, meta = self._prepared, self.meta
         limit = meta.first_token if prepared.stream else None
-        call = self.engine.client.call(("POST", meta.path), GENERATION, prepared.body, meta.request_id, prepared.stream)
+        call = self.engine.client.call(("POST", meta.path), GENERATION, prepared.body, meta, prepared.stream)
         try:
             async with asyncio.timeout(limit) as self._timer, call as response:
                 try:
@@ -158,7 +155,7 @@ class _Call:
         except TimeoutError:
             if self._timer is None or not self._timer.expired():
                 raise
-            waited = f"for {self._idle:g} s" if self._tally.events else f"within {meta.first_token:g} s"
+            waited = f"for {self.meta.idle:g} s" if self._tally.events else f"within {meta.first_token:g} s"
             raise Failed("engine_timeout", f"nothing came from the engine {waited}") from None
 
     async def _answer(self, response: aiohttp.ClientResponse) -> Close | None:
@@ -279,7 +276,7 @@ class _Call:
                 if self._tally.events and timer is not None:
                     timer.reschedule(None)
                     await self.out.writable()
-                    timer.reschedule(clock() + self._idle)
+                    timer.reschedule(clock() + self.meta.idle)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         """The body, and a byte more than the limit when it is larger."""

@@ -115,9 +115,9 @@ class Goodbye(msgspec.Struct, frozen=True):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """What travels with a request. Patience in seconds: `timeout` for the whole answer, `first_token`, `idle` between bytes.
+    """What travels with a request.
 
-    `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
+    Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes. `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
     """
 
     request_id: str
@@ -129,6 +129,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Seconds = 3600.0
     first_token: Seconds = 300.0
     idle: Seconds = 120.0
+    connect: Seconds = 10.0
     traceparent: str = ""
     tag: Tag = b""
     length: Count

@@ -191,6 +191,7 @@ class Exchange:
             timeout=patience.total,
             first_token=patience.first_token,
             idle=patience.idle,
+            connect=patience.connect,
             traceparent=self.head.traceparent,
             length=len(ask.body),
         )

@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-#: Seconds to connect.
+from mindgw_agent.wire import Meta
+
+#: Seconds to connect, unless a request says otherwise.
 CONNECT = 10.0
 #: Seconds for a whole reading of an engine's state, and its largest answer in bytes.
 READING = 5.0
@@ -94,16 +96,17 @@ class Client:
             raise Unreachable(f"{self.url}: the answer is larger than {MAX_READING} bytes")
         return Answer(response.status, response.headers.get("Server", "").lower(), data)
 
-    def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", request_id: str = "", stream: bool = False) -> Any:
+    def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", meta: Meta | None = None, stream: bool = False) -> Any:
         """A request, as a context that gives aiohttp's response. Raises NotAllowed before anything is sent."""
         check(route, allowed)
         headers = self._headers | {"Accept": "text/event-stream" if stream else "application/json"}
         if body:
             headers["Content-Type"] = "application/json"
-        if _REQUEST_ID.fullmatch(request_id):
-            headers["X-Request-Id"] = request_id
+        if meta is not None and _REQUEST_ID.fullmatch(meta.request_id):
+            headers["X-Request-Id"] = meta.request_id
         method, path = route
-        return self._session.request(method, self.url + path, data=body or None, headers=headers, allow_redirects=False)
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=meta.connect if meta is not None else CONNECT)
+        return self._session.request(method, self.url + path, data=body or None, headers=headers, allow_redirects=False, timeout=patience)
 
 
 def _root(url: str) -> str:
