@@ -20,6 +20,7 @@ from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
 from mindgw.gateway.snapshot import Snapshot
+from mindgw.server import collector
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
@@ -206,7 +207,7 @@ def errors_page() -> str:
 
 def families() -> list[Metric]:
     idle = Snapshot(**{field.name: empty(field) for field in msgspec.structs.fields(Snapshot)})
-    return list(metrics.Collector(metrics.Counters(), lambda: idle, lambda: 0).collect())
+    return list(collector.Collector(metrics.Counters(), lambda: idle, lambda: 0).collect())
 
 
 def empty(field: msgspec.structs.FieldInfo) -> Any:

@@ -129,26 +129,50 @@ def hang_up(h: _Handler, body: dict[str, Any]) -> None:
     h.connection.close()
 
 
+TOO_LONG = "This model's maximum context length is 4096 tokens. However, you requested more"
+LAST = {"index": 0, "delta": {}, "finish_reason": "stop"}
+NOISE = [b": ping\n\n", *WORDS[:2], b": ping\r\n\r\n", b"retry: 5\n\n", b"id: 7\n" + WORDS[2], *WORDS[3:], DONE, b"\n"]
+
+
+def redirect(h: _Handler, body: dict[str, Any]) -> None:
+    h.send_response(307)
+    h.send_header("location", "/v1/elsewhere")
+    h.send_header("content-length", "0")
+    h.end_headers()
+
+
+def streams(*events: bytes) -> Callable[[_Handler, dict[str, Any]], None]:
+    return lambda h, body: h.stream(list(events))
+
+
+def answers(status: int, body: bytes, content_type: str = "application/json") -> Callable[[_Handler, dict[str, Any]], None]:
+    return lambda h, _: h.whole(status, body, content_type)
+
+
+def error(message: str, code: int) -> bytes:
+    return json.dumps({"error": {"message": message, "type": "Error", "code": code}}).encode()
+
+
 SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
-    "reasoning": lambda h, b: h.stream([delta(role="assistant", reasoning="think"), delta(reasoning=" more"), *WORDS[1:], DONE]),
-    "reasoning_content": lambda h, b: h.stream([delta(role="assistant", reasoning_content="think"), *WORDS[1:], DONE]),
-    "error inside": lambda h, b: h.stream([*WORDS[:2], event({"error": {"message": "out of memory", "code": 500}}), DONE]),
-    "error at once": lambda h, b: h.whole(500, b'{"error":{"message":"CUDA error","type":"InternalServerError","code":500}}'),
-    "html": lambda h, b: h.whole(200, b"<html>hello</html>", "text/html"),
-    "html error": lambda h, b: h.whole(502, b"<html>Bad Gateway</html>", "text/html"),
-    "garbage": lambda h, b: h.stream([b"data: {nonsense\n\n", b"\x00\xff\n\n"]),
-    "nothing": lambda h, b: h.stream([]),
+    "reasoning": streams(delta(role="assistant", reasoning="think"), delta(reasoning=" more"), *WORDS[1:], DONE),
+    "reasoning_content": streams(delta(role="assistant", reasoning_content="think"), *WORDS[1:], DONE),
+    "error inside": streams(*WORDS[:2], event({"error": {"message": "out of memory", "code": 500}}), DONE),
+    "error at once": answers(500, error("CUDA error", 500)),
+    "html": answers(200, b"<html>hello</html>", "text/html"),
+    "html error": answers(502, b"<html>Bad Gateway</html>", "text/html"),
+    "garbage": streams(b"data: {nonsense\n\n", b"\x00\xff\n\n"),
+    "nothing": streams(),
     "no reply": hang_up,
-    "cut": lambda h, b: h.stream([*WORDS[:2], b'data: {"choices":[{"in']),
-    "no end": lambda h, b: h.stream(WORDS[:3]),
-    "comments": lambda h, b: h.stream([b": ping\n\n", *WORDS[:2], b": ping\r\n\r\n", b"retry: 5\n\n", b"id: 7\n" + WORDS[2], *WORDS[3:], DONE, b"\n"]),
-    "too long": lambda h, b: h.whole(400, b'{"error":{"message":"This model\'s maximum context length is 4096 tokens. However, you requested more","type":"BadRequestError","code":400}}'),
-    "key": lambda h, b: h.whole(401, b'{"error":"Unauthorized"}'),
-    "redirect": lambda h, b: (h.send_response(307), h.send_header("location", "/v1/elsewhere"), h.send_header("content-length", "0"), h.end_headers())[0],
-    "usage with choices": lambda h, b: h.stream([*WORDS[:3], event({**CHUNK, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": USAGE}), DONE]),
+    "cut": streams(*WORDS[:2], b'data: {"choices":[{"in'),
+    "no end": streams(*WORDS[:3]),
+    "comments": streams(*NOISE),
+    "too long": answers(400, error(TOO_LONG, 400)),
+    "key": answers(401, b'{"error":"Unauthorized"}'),
+    "redirect": redirect,
+    "usage with choices": streams(*WORDS[:3], event({**CHUNK, "choices": [LAST], "usage": USAGE}), DONE),
     "no options": refuse_options,
     "patience": patience,
-}  # fmt: skip
+}
 
 
 @contextmanager

@@ -117,7 +117,8 @@ class Goodbye(msgspec.Struct, frozen=True):
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """What travels with a request.
 
-    Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes. `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
+    Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes.
+    `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
     """
 
     request_id: str

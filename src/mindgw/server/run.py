@@ -12,15 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from mindgw import errors, logs
+from mindgw import logs
 from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
+from mindgw.quantities import split_address
 from mindgw.server import scrape
 from mindgw.server.app import Server, build
 from mindgw.store.database import Database
@@ -30,6 +33,11 @@ log = logging.getLogger("mindgw.server")
 DAY = 86_400.0
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
+#: Every address of this machine; IPv6 is meant, too.
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - the operator asked for it with a public URL
+#: Seconds for a TLS handshake, and for the other side to agree to the end of a connection.
+HANDSHAKE = 10.0
+CLOSING = 2.0
 
 
 def serve(config: Config) -> int:
@@ -64,12 +72,12 @@ def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) 
     return context
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port`, `[::1]:port` or `:port` -> host ("" for all addresses) and port; raises ConfigError."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        raise errors.ConfigError(f"'{address}' is not HOST:PORT")
-    return host.strip("[]"), int(port)
+class WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's, less patient: whoever does not answer a close is gone soon all the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.close_timeout = CLOSING
 
 
 class GatewayServer(uvicorn.Server):
@@ -83,7 +91,7 @@ class GatewayServer(uvicorn.Server):
                 host=host,
                 port=port,
                 http="httptools",
-                ws="websockets-sansio",
+                ws=WebSocket,
                 ws_max_size=2**20,
                 ws_per_message_deflate=False,
                 ws_ping_interval=None,
@@ -116,13 +124,26 @@ class GatewayServer(uvicorn.Server):
 
     async def _listen_tls(self, tls: ssl.SSLContext) -> None:
         host, port = split_address(self._settings.tls_listen)
-        loop = asyncio.get_running_loop()
         try:
-            self.servers.append(await loop.create_server(self._protocol, host or None, port, ssl=tls, backlog=self.config.backlog))
+            self.servers.append(await self._open(host, port, tls))
+            if host == EVERYWHERE:
+                with suppress(OSError):  # not every machine has IPv6
+                    self.servers.append(await self._open("::", port, tls))
         except OSError as wrong:
             self.should_exit = True
             self.started = False
             log.error("cannot listen on %s: %s", self._settings.tls_listen, wrong)  # noqa: TRY400 (the reason is in the line)
+
+    async def _open(self, host: str, port: int, tls: ssl.SSLContext) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(
+            self._protocol,
+            host or None,
+            port,
+            ssl=tls,
+            backlog=self.config.backlog,
+            ssl_handshake_timeout=HANDSHAKE,
+            ssl_shutdown_timeout=CLOSING,
+        )
 
     def _renew(self) -> None:
         """Once a day: new connections get a fresh certificate before the old one ends."""
