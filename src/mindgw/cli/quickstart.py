@@ -227,7 +227,9 @@ def _first_answer(run: Invocation, server: "Server", place: Place, found: Found,
     render.note(f"{model}, asked: {QUESTION}")
     if found.embedded:
         render.note("(this tiny model knows nothing and only babbles: it shows that the way works. Start a real engine for real answers)")
-    request = api.chat(model, [{"role": "user", "content": QUESTION}], max_tokens=200)
+    # the tiny model would as soon say nothing at all
+    limits: dict[str, Any] = {"max_tokens": 40, "ignore_eos": True} if found.embedded else {"max_tokens": 200}
+    request = api.chat(model, [{"role": "user", "content": QUESTION}], **limits)
     live = None if render.output == "json" else render
     answer = ask(replace(server, timeout=PATIENCE), request, live)
     if live:
@@ -238,8 +240,8 @@ def _first_answer(run: Invocation, server: "Server", place: Place, found: Found,
 
 
 def _stay(run: Invocation, children: Children) -> None:
-    run.render.note("\nUp until Ctrl-C. In another terminal: mindgw status, mindgw chat, mindgw workers list")
     try:
+        run.render.note("\nUp until Ctrl-C. In another terminal: mindgw status, mindgw chat, mindgw workers list")
         while True:
             children.check()
             children.rest(1.0)

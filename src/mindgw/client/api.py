@@ -114,10 +114,9 @@ def served_models() -> Request:
     return Request("GET", "/v1/models")
 
 
-def chat(model: str, messages: list[dict[str, str]], *, stream: bool = True, max_tokens: int | None = None) -> Request:
-    body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream}
+def chat(model: str, messages: list[dict[str, str]], *, stream: bool = True, **more: Any) -> Request:
+    """`more` are further fields of the request, such as `max_tokens`."""
+    body: dict[str, Any] = {"model": model, "messages": messages, "stream": stream, **more}
     if stream:
         body["stream_options"] = {"include_usage": True}
-    if max_tokens is not None:
-        body["max_tokens"] = max_tokens
     return Request("POST", "/v1/chat/completions", body)

@@ -1,0 +1,341 @@
+"""The management API over its real store; what is live behind it is a fake that each test fills."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.openapi import OpenAPIConfig
+from litestar.testing import TestClient
+from sqlmodel import select
+
+from mindgw import clock, config
+from mindgw.control import secrets, setup
+from mindgw.errors import Unauthenticated
+from mindgw.gateway.admission import Caller
+from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.server import management, problems
+from mindgw.store import fleet
+from mindgw.store.database import Database
+from mindgw.store.tables import AuditEntry
+from mindgw_agent.tokens import JoinToken, parse_key
+from mindgw_agent.wire import Model
+
+ADMIN = {"authorization": "Bearer admin"}
+USER = {"authorization": "Bearer user"}
+SEEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ROUTES = [
+    ("GET", "/keys"), ("POST", "/keys"), ("GET", "/keys/x"), ("DELETE", "/keys/x"),
+    ("GET", "/join-tokens"), ("POST", "/join-tokens"), ("DELETE", "/join-tokens/x"),
+    ("GET", "/workers"), ("GET", "/workers/x"), ("DELETE", "/workers/x"),
+    ("GET", "/models"), ("GET", "/status"), ("GET", "/version"),
+]  # fmt: skip
+
+
+class Floor:
+    """A FAKE of the pipeline: shows what it was given, keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.workers: list[WorkerView] = []
+        self.revoked: list[str] = []
+        self.removed: list[str] = []
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(workers=self.workers, waiting=2, running=1, started_at=clock.monotonic() - 60)
+
+    def revoke_key(self, key_id: str) -> None:
+        self.revoked.append(key_id)
+
+    def remove_worker(self, worker_id: str) -> None:
+        self.removed.append(worker_id)
+
+
+async def identify(authorization: str | None) -> Caller:
+    """A FAKE of the key check: `admin` and `user` are keys."""
+    if authorization not in {"Bearer admin", "Bearer user"}:
+        raise Unauthenticated
+    admin = authorization == "Bearer admin"
+    return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", admin=admin, priority="", trusted_proxy=False)
+
+
+def view(row, **values):
+    facts = {
+        "id": row.id, "name": row.name, "state": "ready", "slots": 4, "used": 1, "engine_kind": "vllm", "engine_version": "9",
+        "engine_url": "http://127.0.0.1:8000", "models": [Model("m", 4096, ["chat"])], "gpus": [],
+        "rtt_ms": 1.5, "last_seen": SEEN, "epoch": 3,
+    }  # fmt: skip
+    return WorkerView(**{**facts, **values})
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    made = tmp_path_factory.mktemp("management") / "data"
+    asyncio.run(setup.initialise(made))
+    return made
+
+
+@pytest.fixture
+def floor():
+    return Floor()
+
+
+@pytest.fixture
+def database(directory):
+    return Database(config.load(None, directory).database_url)
+
+
+@pytest.fixture
+def api(directory, floor, database):
+    async def close():
+        await database.close()
+
+    state = State(
+        {
+            "database": database, "pipeline": floor, "identify": identify,
+            "secrets": secrets.load(directory), "config": config.load(None, directory),
+        }
+    )  # fmt: skip
+    described = OpenAPIConfig(title="t", version="1", path="/api/v1", render_plugins=[management.openapi_json()])
+    app = Litestar([management.router()], state=state, exception_handlers=problems.HANDLERS, openapi_config=described, on_shutdown=[close])
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        client.headers.update(ADMIN)
+        yield client
+
+
+def call(api, method, path, **more):
+    return api.request(method, f"/api/v1{path}", **more)
+
+
+# -- the door -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [({"authorization": ""}, 401, "invalid_api_key"), ({"authorization": "Bearer x"}, 401, "invalid_api_key"), (USER, 403, "forbidden")],
+)
+def test_nobody_but_an_admin_comes_in(api, method, path, headers, status, code):
+    refused = call(api, method, path, headers=headers, content=b"not even read")
+    assert refused.status_code == status
+    assert refused.json()["error"]["code"] == code
+
+
+def test_the_table_of_routes_is_complete(api):
+    paths = api.get("/api/v1/openapi.json").json()["paths"]
+    told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    tested = {(method, "/api/v1" + (path.replace("/x", "/{") if path.endswith("/x") else path)) for method, path in ROUTES}
+    assert {(method, path.partition("{")[0] + ("{" if "{" in path else "")) for method, path in told} == tested
+
+
+def test_the_description_is_openapi_3_1_and_complete_in_itself(api):
+    described = api.get("/api/v1/openapi.json", headers={"authorization": ""})
+    assert described.headers["content-type"].startswith("application/vnd.oai.openapi+json")
+    document = described.json()
+    assert document["openapi"].startswith("3.1")
+    assert "key" in document["components"]["securitySchemes"]
+    wish = document["components"]["schemas"]["KeyWish"]
+    assert wish["required"] == ["name"]
+    assert "cdn" not in described.text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"", None), (b"{", None), (b"[]", None), (b"null", None), (b'"x"', None), (b"[" * 20_000, None), (b"\xff\xfe", None),
+        (b"{}", None), (b'{"name": 3}', "name"), (b'{"name": ""}', "name"), (b'{"name": "\\u0000"}', "name"), (b'{"name": " "}', "name"),
+        (b'{"name": "x", "admin": "yes"}', "admin"), (b'{"name": "x", "colour": 1}', None), (b'{"name": "x", "user": "nobody"}', "user"),
+        (b'{"name": "x", "team": "\\n"}', "team"), (b'{"name": "x", "priority": "a b"}', "priority"),
+        (b'{"name": "%s"}' % (b"x" * 201), "name"),
+    ],
+)  # fmt: skip
+def test_a_body_that_does_not_fit_is_named(api, body, param):
+    refused = call(api, "POST", "/keys", content=body, headers={"content-type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
+    assert "Traceback" not in refused.text
+
+
+def test_a_large_body_is_refused(api):
+    assert call(api, "POST", "/keys", content=b" " * (management.MAX_BODY + 1)).status_code == 413
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "cursor=" + "x" * 65])
+def test_a_page_that_cannot_be_is_refused(api, query):
+    assert call(api, "GET", f"/keys?{query}").status_code == 400
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_made_shown_and_revoked(api, floor):
+    made = call(api, "POST", "/keys", json={"name": "one", "team": "nlp", "user": "a@b.c", "trusted_proxy": True})
+    assert made.status_code == 201
+    key = made.json()
+    assert parse_key(key["key"])[0] == key["id"]
+    assert key["created_at"].endswith("Z")
+    shown = call(api, "GET", f"/keys/{key['id']}").json()
+    assert shown == {field: value for field, value in key.items() if field != "key"}
+    assert call(api, "GET", "/keys/one").json() == shown
+    assert floor.revoked == []
+    gone = call(api, "DELETE", "/keys/one").json()
+    assert (gone["state"], gone["version"], floor.revoked) == ("revoked", 2, [key["id"]])
+
+
+def test_pages_of_keys_join_without_gap_or_repetition(api):
+    made = [call(api, "POST", "/keys", json={"name": f"p{number}"}).json()["id"] for number in range(5)]
+    found, cursor = [], ""
+    while cursor is not None:
+        page = call(api, "GET", f"/keys?limit=2{f'&cursor={cursor}' if cursor else ''}").json()
+        found += [item["id"] for item in page["items"]]
+        cursor = page["next"]
+    assert found == [item["id"] for item in call(api, "GET", "/keys").json()["items"]]
+    assert len(set(found)) == len(found)
+    assert [key for key in found if key in made] == made
+
+
+@pytest.mark.parametrize(("header", "status"), [("1", 200), ('"1"', 200), ('W/"1"', 200), ("*", 200), ("7", 412), ("x", 400), ("-1", 400)])
+def test_a_version_that_was_seen_is_honoured(api, floor, header, status):
+    key = call(api, "POST", "/keys", json={"name": "versioned"}).json()["id"]
+    assert call(api, "DELETE", f"/keys/{key}", headers={"if-match": header}).status_code == status
+    assert floor.revoked == ([key] if status == 200 else [])
+
+
+def test_a_name_that_two_keys_have_is_refused(api):
+    ids = [call(api, "POST", "/keys", json={"name": "twin"}).json()["id"] for _ in range(2)]
+    assert call(api, "DELETE", "/keys/twin").status_code == 409
+    call(api, "DELETE", f"/keys/{ids[0]}")
+    assert call(api, "GET", "/keys/twin").json()["id"] == ids[1]
+
+
+def test_changes_are_audited_with_who_made_them(api, database):
+    key = call(api, "POST", "/keys", json={"name": "audited"}).json()["id"]
+    call(api, "DELETE", f"/keys/{key}")
+    call(api, "DELETE", f"/keys/{key}")
+
+    async def entries():
+        fresh = Database(str(database.url).replace("+aiosqlite", ""))
+        async with fresh.read() as session:
+            found = (await session.exec(select(AuditEntry).where(AuditEntry.object == key).order_by(AuditEntry.id))).all()
+        await fresh.close()
+        return [(entry.actor, entry.action) for entry in found]
+
+    assert asyncio.run(entries()) == [("root", "key.create"), ("root", "key.revoke")]
+
+
+# -- join tokens --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_join_token_is_made_for_this_server(api, directory):
+    made = call(api, "POST", "/join-tokens", json={"ttl_seconds": 60, "max_uses": 2, "name": "box"})
+    assert made.status_code == 201
+    token = JoinToken.decode(made.json()["token"])
+    assert token.srv == secrets.load(directory).public_identity
+    assert token.id.hex() == made.json()["id"]
+    listed = next(item for item in call(api, "GET", "/join-tokens").json()["items"] if item["id"] == made.json()["id"])
+    assert "token" not in listed
+    assert (listed["state"], listed["uses"], listed["max_uses"], listed["name"], listed["created_by"]) == ("active", 0, 2, "box", "root")
+
+
+def test_a_join_token_is_revoked(api):
+    made = call(api, "POST", "/join-tokens", json={}).json()
+    assert call(api, "DELETE", f"/join-tokens/{made['id']}").json()["state"] == "revoked"
+    assert call(api, "DELETE", f"/join-tokens/{made['id']}").json()["version"] == 2
+    assert call(api, "DELETE", "/join-tokens/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [{"ttl_seconds": 0}, {"max_uses": 0}, {"approve": "maybe"}, {"name": "a b"}, {"ttl_seconds": 10**9}, {"x": 1}]
+)
+def test_terms_that_make_no_sense_are_refused(api, body):
+    assert call(api, "POST", "/join-tokens", json=body).status_code == 400
+
+
+# -- workers and models -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def join(directory):
+    """Adds workers to the store, as joining does."""
+    made = []
+
+    def add(name, **values):
+        async def work():
+            database = Database(config.load(None, directory).database_url)
+            async with database.write() as session:
+                row = await fleet.add_worker(session, name, name.encode().ljust(32, b"k"), **values)
+                await fleet.note_report(
+                    session, row.id, SEEN, models=[{"id": "old", "kinds": ["chat"]}, {"odd": 1}], engine={"kind": "ollama"}
+                )
+            await database.close()
+            return row
+
+        made.append(asyncio.run(work()))
+        return made[-1]
+
+    yield add
+
+    async def remove():
+        database = Database(config.load(None, directory).database_url)
+        async with database.write() as session:
+            for row in made:
+                await fleet.set_state(session, row.id, "removed")
+        await database.close()
+
+    asyncio.run(remove())
+
+
+def test_what_is_live_wins_over_what_is_stored(api, floor, join):
+    here, away = join("here"), join("away")
+    floor.workers = [view(here)]
+    first, second = call(api, "GET", "/workers").json()["items"]
+    assert {"name": "here", "state": "ready", "slots": 4, "used": 1, "rtt_ms": 1.5, "epoch": 3, "version": 1}.items() <= first.items()
+    assert first["engine"] == {"kind": "vllm", "version": "9", "url": "http://127.0.0.1:8000"}
+    assert first["last_seen"] == "2026-01-02T03:04:05Z"
+    assert {"name": "away", "state": "offline", "slots": 0, "used": 0, "rtt_ms": None}.items() <= second.items()
+    assert second["engine"]["kind"] == "ollama"
+    assert [model["id"] for model in second["models"]] == ["old"]
+    assert call(api, "GET", f"/workers/{away.id}").json() == call(api, "GET", "/workers/away").json()
+
+
+@pytest.mark.parametrize("state", ["pending", "locked"])
+def test_what_the_operator_says_of_a_worker_wins_over_its_link(api, floor, join, state):
+    floor.workers = [view(join(f"held-{state}", state=state))]
+    assert call(api, "GET", f"/workers/held-{state}").json()["state"] == state
+
+
+def test_a_removed_worker_is_gone_and_its_tunnel_is_told(api, floor, join):
+    row = join("doomed")
+    assert call(api, "DELETE", "/workers/doomed", headers={"if-match": "9"}).status_code == 412
+    assert floor.removed == []
+    assert call(api, "DELETE", "/workers/doomed").json()["id"] == row.id
+    assert floor.removed == [row.id]
+    assert call(api, "GET", "/workers/doomed").status_code == 404
+    assert call(api, "DELETE", f"/workers/{row.id}").status_code == 404
+
+
+def test_models_are_summed_over_the_workers_that_are_ready(api, floor, join):
+    rows = [join(name) for name in ("b", "a", "c")]
+    floor.workers = [
+        view(rows[0], models=[Model("z", 8192, ["chat"]), Model("e", None, ["embeddings"])]),
+        view(rows[1], models=[Model("z", 4096, ["completions"])], slots=2, used=2),
+        view(rows[2], state="draining"),
+    ]
+    found = call(api, "GET", "/models").json()
+    assert found == {
+        "items": [
+            {"id": "e", "workers": ["b"], "slots": 4, "used": 1, "context": None, "kinds": ["embeddings"]},
+            {"id": "z", "workers": ["a", "b"], "slots": 6, "used": 3, "context": 4096, "kinds": ["chat", "completions"]},
+        ],
+        "next": None,
+    }
+
+
+def test_the_status_counts(api, floor, join):
+    rows = [join("up"), join("down")]
+    floor.workers = [view(rows[0])]
+    found = call(api, "GET", "/status").json()
+    assert found["ready"] is True
+    assert (found["workers"], found["models"], found["queue"]) == ({"ready": 1, "total": 2}, 1, {"waiting": 2, "running": 1})
+    assert found["uptime_s"] >= 60
+    assert call(api, "GET", "/version").json() == {"version": found["version"]}
