@@ -8,9 +8,11 @@ MindGWError
 │   ├── NotFound               404 not_found
 │   │   └── ModelNotFound      404 model_not_found
 │   ├── MethodNotAllowed       405 method_not_allowed
+│   ├── RequestTimeout         408 request_timeout
 │   ├── Conflict               409 conflict
 │   ├── PreconditionFailed     412 version_mismatch
-│   └── BodyTooLarge           413 request_too_large
+│   ├── BodyTooLarge           413 request_too_large
+│   └── HeadTooLarge           431 headers_too_large
 ├── PolicyError            the caller is not allowed to do this now
 │   ├── Unauthenticated        401 invalid_api_key
 │   ├── Forbidden              403 forbidden
@@ -100,6 +102,13 @@ class MethodNotAllowed(CallerError):
     code = "method_not_allowed"
 
 
+class RequestTimeout(CallerError):
+    """The request came too slowly."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class Conflict(CallerError):
     """That name is taken, or the object changed meanwhile."""
 
@@ -119,6 +128,13 @@ class BodyTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+
+
+class HeadTooLarge(CallerError):
+    """The headers of the request are too large."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class PolicyError(MindGWError):

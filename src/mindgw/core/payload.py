@@ -3,6 +3,7 @@
 What is wrong comes back as `Invalid`, in the words that the caller gets to read. The body itself is never rewritten here.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -19,6 +20,10 @@ MESSAGES = 4096
 TOOLS = 128
 
 _ABSENT = Raw()
+#: One half of a surrogate pair without the other, after an even number of backslashes.
+_HALF = re.compile(
+    rb"(?<!\\)(?:\\\\)*\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2}\\u)d[c-f][0-9a-f]{2})", re.IGNORECASE
+)
 
 
 class StreamOptions(Struct, frozen=True):
@@ -73,7 +78,7 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
     except msgspec.ValidationError as wrong:
         return _mistyped(str(wrong))
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
-        return Invalid(f"The request body is not valid JSON: {wrong}")
+        return Invalid(f"The request body is not valid JSON: {_reason(body, wrong)}")
     except RecursionError:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 
@@ -82,6 +87,15 @@ def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     return Peek(seen.model or "", bool(seen.stream), wants, cap)
+
+
+def _reason(body: bytes, wrong: Exception) -> str:
+    """Why a body cannot be read; the decoder has no good words for the two most frequent reasons."""
+    if not body:
+        return "it is empty."
+    if _HALF.search(body):
+        return "a string ends in, or holds, one half of a surrogate pair (\\ud800 to \\udfff); text was cut inside a character."
+    return str(wrong)
 
 
 def _mistyped(text: str) -> Invalid:

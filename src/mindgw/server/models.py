@@ -19,7 +19,8 @@ async def answer_models(pipeline: Pipeline, method: str, path: str, headers: lis
     """Status, body and extra headers; `path` is as the client sent it, so that an id may hold slashes either way."""
     try:
         if method not in ("GET", "HEAD"):
-            raise errors.MethodNotAllowed
+            wrong_method = errors.MethodNotAllowed()
+            return wrong_method.status, problems.body(wrong_method), [(b"allow", b"GET, HEAD")]
         await pipeline.identify(credential(headers))
         name = unquote(path.removeprefix("/v1/models").removeprefix("/"))
         return HTTPStatus.OK, msgspec.json.encode(_one(pipeline, name) if name else _all(pipeline)), []

@@ -7,7 +7,6 @@ that waits for the client to hang up. What the lane writes is bounded by the wor
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
 from mindgw import errors
@@ -16,7 +15,7 @@ from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
-from mindgw.server.bodies import Hungup, read_body
+from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
 from mindgw.server.models import answer_models
 
 Scope = dict[str, Any]
@@ -51,23 +50,29 @@ class OpenAIDoor:
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             status, body, extra = await answer_models(self._pipeline, scope["method"], path, headers)
             await send_whole(send, status, body, [*_common(request_id, None), *extra], scope["method"] == "HEAD")
+        elif path in HOT:
+            await turn_away(send, receive, headers, errors.MethodNotAllowed(), [*_common(request_id, None), (b"allow", b"POST")])
         else:
-            wrong = errors.MethodNotAllowed() if path in HOT else errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
-            await send_whole(send, wrong.status, problems.body(wrong, request_id), _common(request_id, None))
+            wrong = errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
+            await turn_away(send, receive, headers, wrong, _common(request_id, None))
 
     async def _relay(self, head: signals.Head, receive: Receive, send: Send) -> None:
         lane = Lane()
         exchange = self._pipeline.open(head, lane)
         reply = Reply(head, send)
         try:
-            if not lane.effects:
-                body = await read_body(receive, head.headers, self._body_limit)
-                self._pipeline.post(exchange, signals.Received(body))
+            if lane.effects:  # its head was enough to refuse it
+                await reply.turn_away(lane.effects[0], receive)
+                return
+            body = await read_body(receive, head.headers, self._body_limit)
         except Hungup:
             self._pipeline.post(exchange, signals.Gone())
             return
         except errors.MindGWError as wrong:
             self._pipeline.post(exchange, signals.Refused(wrong))
+            await reply.turn_away(lane.effects[0], receive)
+            return
+        self._pipeline.post(exchange, signals.Received(body))
         watcher = asyncio.ensure_future(_hangs_up(receive, lane))
         try:
             await self._serve(exchange, lane, reply)
@@ -164,20 +169,39 @@ class Reply:
         if effect.begun:
             await self._send({"type": "http.response.body", "body": sse.event(body)})
             return
-        extra = problems.headers(effect.error)
-        if effect.error.status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNAUTHORIZED):
-            extra.append((b"connection", b"close"))  # the rest of its body is not read
-        await send_whole(self._send, effect.error.status, body, [*self._common(), *extra])
+        await send_whole(self._send, effect.error.status, body, [*self._common(), *problems.headers(effect.error)])
 
-    def _common(self) -> list[tuple[bytes, bytes]]:
+    async def turn_away(self, effect: signals.Effect, receive: Receive) -> None:
+        """The failure of a request whose body was not read to its end."""
+        assert isinstance(effect, signals.Fail)
+        await turn_away(self._send, receive, self._head.headers, effect.error, self._common())
+
+    def _common(self) -> Headers:
         return _common(self._head.request_id, monotonic() - self._started)
 
 
-async def send_whole(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]], head_only: bool = False) -> None:
+async def send_whole(send: Send, status: int, body: bytes, headers: Headers, head_only: bool = False) -> None:
     """One JSON answer in one piece."""
-    start = {"type": "http.response.start", "status": status, "headers": [_JSON, (b"content-length", b"%d" % len(body)), *headers]}
-    await send(start)
+    await send(_start(status, body, headers))
     await send({"type": "http.response.body", "body": b"" if head_only else body})
+
+
+async def turn_away(send: Send, receive: Receive, asked: Headers, wrong: errors.MindGWError, headers: Headers) -> None:
+    """An error for a request with the headers `asked`, whose body was not read to its end: its client hears it all the same."""
+    request_id = next((value.decode() for name, value in headers if name == b"x-request-id"), "")
+    body = problems.body(wrong, request_id)
+    headers = [*headers, *problems.headers(wrong)]
+    if not unread(asked):
+        await send_whole(send, wrong.status, body, headers)
+        return
+    await send(_start(wrong.status, body, [*headers, (b"connection", b"close")]))
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await linger(receive, asked)
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _start(status: int, body: bytes, headers: Headers) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": [_JSON, (b"content-length", b"%d" % len(body)), *headers]}
 
 
 async def _hangs_up(receive: Receive, lane: Lane) -> None:
@@ -187,7 +211,7 @@ async def _hangs_up(receive: Receive, lane: Lane) -> None:
     lane.wake()
 
 
-def _common(request_id: str, seconds: float | None) -> list[tuple[bytes, bytes]]:
+def _common(request_id: str, seconds: float | None) -> Headers:
     """Headers of every answer."""
     out = [(b"x-request-id", request_id.encode()), _VERSION]
     if seconds is not None:
@@ -195,7 +219,7 @@ def _common(request_id: str, seconds: float | None) -> list[tuple[bytes, bytes]]
     return out
 
 
-def _trace(headers: list[tuple[bytes, bytes]]) -> str:
+def _trace(headers: Headers) -> str:
     """The W3C trace context, when it has the form of one."""
     value = next((value for name, value in headers if name == b"traceparent"), b"")
     parts = value.split(b"-")

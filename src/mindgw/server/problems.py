@@ -53,11 +53,11 @@ def headers(wrong: errors.MindGWError) -> list[tuple[bytes, bytes]]:
     return out
 
 
-def _known(request: Request[Any, Any, Any], wrong: errors.MindGWError) -> Response[bytes]:
-    """An error of ours on the management API."""
+def _known(request: Request[Any, Any, Any], wrong: errors.MindGWError, more: dict[str, str] | None = None) -> Response[bytes]:
+    """An error of ours on the management API, with the framework's own headers."""
     if wrong.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s: %s", request.method, request.url.path, wrong)
-    pairs = {name.decode(): value.decode() for name, value in headers(wrong)}
+    pairs = {name.decode(): value.decode() for name, value in headers(wrong)} | (more or {})
     return Response(body(wrong), status_code=wrong.status, media_type="application/json", headers=pairs)
 
 
@@ -77,7 +77,7 @@ def _framework(request: Request[Any, Any, Any], wrong: HTTPException) -> Respons
     if wrong.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _unknown(request, wrong)
     kind = _BY_STATUS.get(wrong.status_code, errors.BadRequest)
-    return _known(request, kind(_detail(wrong) if kind is errors.BadRequest else None))
+    return _known(request, kind(_detail(wrong) if kind is errors.BadRequest else None), wrong.headers)
 
 
 def _detail(wrong: HTTPException) -> str:

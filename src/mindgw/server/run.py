@@ -26,6 +26,7 @@ from mindgw.control.secrets import Secrets
 from mindgw.quantities import split_address
 from mindgw.server import scrape
 from mindgw.server.app import Server, build
+from mindgw.server.protocol import Guarded
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -90,7 +91,7 @@ class GatewayServer(uvicorn.Server):
                 server.app,
                 host=host,
                 port=port,
-                http="httptools",
+                http=Guarded,
                 ws=WebSocket,
                 ws_max_size=2**20,
                 ws_per_message_deflate=False,

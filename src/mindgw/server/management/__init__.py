@@ -1,5 +1,6 @@
 """The management API under /api/v1: thin doors in front of `mindgw.control`, for holders of an admin key."""
 
+from http import HTTPStatus
 from typing import Any
 
 from litestar import Request, Response, Router
@@ -8,7 +9,7 @@ from litestar.di import Provide
 from litestar.exceptions import ValidationException
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from mindgw.errors import BadRequest
+from mindgw.errors import BadRequest, MindGWError, NotFound
 from mindgw.server import problems
 from mindgw.server.management import guard, join_tokens, keys, models, status, workers
 
@@ -43,6 +44,15 @@ def openapi_json() -> JsonRenderPlugin:
     return Description(path="/openapi.json")
 
 
+def described() -> Router:
+    """Where the framework serves that description; a path below it that is not there is refused like all others."""
+    return Router(path="/api/v1", route_handlers=[], include_in_schema=False, after_request=_not_as_a_page)
+
+
+async def _not_as_a_page(response: Response[Any]) -> Response[Any]:
+    return _refused(NotFound()) if response.status_code == HTTPStatus.NOT_FOUND else response
+
+
 def _too_deep(_request: Request[Any, Any, State], _error: RecursionError) -> Response[bytes]:
     return _refused(BadRequest("The body is nested too deep."))
 
@@ -56,5 +66,5 @@ def _does_not_fit(_request: Request[Any, Any, State], error: ValidationException
     return _refused(BadRequest("The request needs a JSON body." if message == "'data'" else message))
 
 
-def _refused(wrong: BadRequest) -> Response[bytes]:
+def _refused(wrong: MindGWError) -> Response[bytes]:
     return Response(problems.body(wrong), status_code=wrong.status, media_type="application/json")
