@@ -126,7 +126,7 @@ def test_a_typing_error_never_reaches_the_database(data):
     place = data.draw(st.integers(0, len(key) - 1))
     door = Door()
     with pytest.raises(errors.Unauthenticated):
-        door.identify(key[:place] + data.draw(st.sampled_from("aB3_-é").filter(lambda c: c != key[place])) + key[place + 1 :])
+        door.identify(key[:place] + ("é" if key[place] == (wrong := data.draw(st.sampled_from("aB3_-é"))) else wrong) + key[place + 1 :])
     assert door.found == []
 
 

@@ -308,6 +308,21 @@ def test_the_head_alone_is_no_byte_of_the_answer():
     assert client.body == EVENT + DONE
 
 
+def test_a_second_worker_may_be_busy_though_the_first_had_begun():
+    world = World()
+    one = Box(world, "one")
+    client = world.ask(stream=True)
+    one.head()
+    one.cut()
+    two = Box(world, "two")
+    two.close("busy")
+    assert (client.end, client.state) == (None, State.WAITING)
+    world.passes(1)
+    two.head()
+    two.close()
+    assert client.end == signals.End()
+
+
 def test_a_worker_lost_in_the_middle_ends_the_stream_with_an_error():
     world = World()
     box = Box(world)
@@ -451,7 +466,7 @@ def test_garbage_in_a_stream_ends_it_with_an_error(garbage):
     client = world.ask(stream=True)
     box.head()
     box.data(EVENT + garbage + EVENT)
-    while client.end is None:
+    for _ in range(100):
         client.post(signals.Drained())
         world.pump()
     assert client.body == EVENT

@@ -51,6 +51,12 @@ def test_a_stream_cut_at_every_byte_leaves_as_the_whole_does(stream, include_usa
     assert other.events == one.events
 
 
+@given(st.lists(st.sampled_from(PIECES + BAD), max_size=8), st.booleans())
+@example([b"data", EVENT], False)
+def test_a_stream_cut_anywhere_leaves_as_the_whole_does(pieces, include_usage):
+    assert through(pieces, include_usage)[0] == through([b"".join(pieces)], include_usage)[0]
+
+
 @given(streams, st.booleans())
 def test_what_leaves_is_whole_events_of_json(stream, include_usage):
     out, _ = through([stream], include_usage)

@@ -49,7 +49,7 @@ class StreamRelay:
 
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
-        if self._splitter.empty and sse.plain(data):
+        if self._splitter.empty and self.fault is None and sse.plain(data):
             self.events += data.count(b"\n\n")
             return data
         try:
