@@ -29,25 +29,30 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """The whole body; raises BodyTooLarge over `limit` bytes, RequestTimeout when it drips, Hungup when the client leaves."""
     if _declared(headers) > limit:
         raise _too_large(limit)
-    parts: list[bytes] = []
-    size = 0
     started = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout_at(started + PATIENCE) as patience:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Hungup
-                part = message.get("body", b"")
-                size += len(part)
-                if size > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-                if not message.get("more_body"):
-                    return b"".join(parts)
-                patience.reschedule(started + PATIENCE + size / SLOWEST)
+            return await _collect(receive, limit, lambda size: patience.reschedule(started + PATIENCE + size / SLOWEST))
     except TimeoutError:
         raise errors.RequestTimeout from None
+
+
+async def _collect(receive: Receive, limit: int, grown: Callable[[int], None]) -> bytes:
+    """The parts together; tells `grown` how many bytes there are so far."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Hungup
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+        grown(size)
 
 
 def unread(headers: Headers) -> bool:
