@@ -5,6 +5,7 @@ where an event loop runs.
 """
 
 import http.client
+import socket
 import ssl
 from typing import TypeVar
 
@@ -79,7 +80,23 @@ def open_door(address: Address, pins: list[bytes]) -> Door:
     status, pem, certificate = _exchange(address, identity.blind_context(), "GET", enrolment.CA_PATH, b"")
     if status != 200:
         raise _stranger(address, f"it has no CA file (status {status})")
-    return Door(address, identity.pinned_part(pem, pins), identity.issuer_of(certificate))
+    issuer = identity.issuer_of(certificate)
+    try:
+        return Door(address, identity.pinned_part(pem, pins), issuer)
+    except errors.Untrusted as error:
+        raise errors.Untrusted(f"{error.message}; its certificate is issued by {issuer}", hint=error.hint, code=error.code) from None
+
+
+def issuer_at(address: Address) -> str:
+    """Who issued the certificate that is shown there, for people; empty when nobody can be asked. Sends nothing but a TLS handshake."""
+    try:
+        with (
+            socket.create_connection((address.host, address.port), TIMEOUT) as plain,
+            identity.blind_context().wrap_socket(plain, server_hostname=address.host) as talk,
+        ):
+            return identity.issuer_of(talk.getpeercert(binary_form=True) or b"")
+    except OSError:
+        return ""
 
 
 def _exchange(address: Address, context: ssl.SSLContext | None, method: str, path: str, body: bytes) -> tuple[int, bytes, bytes]:

@@ -40,7 +40,7 @@ def join(state: StateDir, token: JoinToken, *, name: str | None = None, replace:
         settings = Settings(
             agent_id=admission.agent_id,
             name=admission.name,
-            servers=[door.address.root, *(other for other in urls if other != url)],
+            servers=[door.address.root, *_others(door, url, urls)],
             server_identity=token.srv,
             pins=token.pins,
             ca=door.ca.decode("ascii", "replace"),
@@ -48,6 +48,12 @@ def join(state: StateDir, token: JoinToken, *, name: str | None = None, replace:
         state.save(settings)
         return settings
     raise _gravest(failures)
+
+
+def _others(door: Door, url: str, urls: list[str]) -> list[str]:
+    """Where else the server is. Over TLS it is on another machine, as far as we know, and its loopback address is not ours."""
+    others = [other for other in urls if other != url]
+    return [other for other in others if address.parse(other).secure] if door.address.secure else others
 
 
 def leave(state: StateDir, settings: Settings) -> None:

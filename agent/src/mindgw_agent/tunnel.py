@@ -20,6 +20,7 @@ from websockets.typing import Subprotocol
 
 from mindgw_agent import __version__, errors, identity, wire
 from mindgw_agent.address import Address
+from mindgw_agent.door import issuer_at
 from mindgw_agent.link import Link
 from mindgw_agent.offer import Offer
 from mindgw_agent.session import Session
@@ -164,6 +165,9 @@ async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext
             max_size=wire.MAX_MESSAGE,
             max_queue=4,
         )
+    except ssl.SSLCertVerificationError as error:
+        issuer = await asyncio.to_thread(issuer_at, address)
+        return Ended(error=_who_else(address, error, issuer))
     except (OSError, WebSocketException) as error:
         return Ended(error=_why_not(address, error))
     async with socket:
@@ -198,9 +202,13 @@ def _last_words(link: Link) -> str:
     return link.error
 
 
+def _who_else(address: Address, error: ssl.SSLCertVerificationError, issuer: str) -> str:
+    seen = f" (issued by {issuer})" if issuer else ""
+    what = f"{address.netloc} is not the server that this agent joined: its certificate{seen} is refused: {error.verify_message}"
+    return f"{what}; a proxy that opens TLS looks like this. Nothing secret was sent"
+
+
 def _why_not(address: Address, error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{address.netloc} is not the server that this agent joined: {error.verify_message}"
     if isinstance(error, InvalidStatus):
         return f"{address.root} refused the connection with status {error.response.status_code}"
     if isinstance(error, TimeoutError):
