@@ -1,6 +1,11 @@
 """Commands as a user types them, against the real server in this process."""
 
 import asyncio
+import os
+import pty
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,6 +54,39 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Cli:
         return Result(code, said.out, said.err)
 
     return run
+
+
+class Terminal:
+    """`mindgw WORDS` in a process of its own whose stdin is a terminal."""
+
+    def __init__(self, *words: str) -> None:
+        self._ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "mindgw", *words]
+        self.child = subprocess.Popen(
+            command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, bufsize=0
+        )
+        os.close(theirs)
+
+    def hear(self, mark: str) -> str:
+        """What it says on stderr up to the mark, or to its end."""
+        assert self.child.stderr is not None
+        said = b""
+        while mark.encode() not in said and (more := os.read(self.child.stderr.fileno(), 4096)):
+            said += more
+        return said.decode()
+
+    def type(self, text: str) -> None:
+        """Types; Ctrl-C goes to the foreground, as a terminal sends it."""
+        if text == "\x03":
+            self.child.send_signal(signal.SIGINT)
+        else:
+            os.write(self._ours, text.encode())
+
+    def end(self) -> Result:
+        """Waits for its end; the terminal is gone then."""
+        out, err = self.child.communicate(timeout=60)
+        os.close(self._ours)
+        return Result(self.child.returncode, out.decode(), err.decode())
 
 
 @dataclass(frozen=True)

@@ -89,3 +89,20 @@ def test_a_wrong_command_line_is_json_on_stderr_when_asked(cli):
     refused = cli("keys", "create", "--json")
     assert (refused.code, refused.out) == (2, "")
     assert json.loads(refused.err)["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["agent", "run"], 4), (["agent", "join", "mgwj1_x"], 2), (["agent", "status"], 3), (["agent", "run", "--nonsense"], 2)],
+)
+def test_the_agents_commands_share_the_exit_codes(cli, tmp_path, words, code):
+    refused = cli(*words, "--state-dir", str(tmp_path))
+    assert refused.code == code
+
+
+def test_the_agents_commands_share_the_global_flags(cli, tmp_path):
+    words = ("agent", "status", "--state-dir", str(tmp_path))
+    for flagged in ((*words, "--json"), ("--json", *words), (*words, "-o", "json", "--no-input", "-y")):
+        assert json.loads(cli(*flagged).out)["up"] is False
+    refused = cli("agent", "run", "--state-dir", str(tmp_path), "--json")
+    assert json.loads(refused.err)["error"]["code"] == "not_enrolled"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mindgw.client.errors import ClientError
 from mindgw.client.streaming import MAX_LINE, pieces
+from tests.faces.conftest import Terminal
 
 DONE = b"data: [DONE]\n"
 
@@ -130,3 +131,35 @@ def test_a_broken_answer_ends_with_1_after_what_was_said(cli, talking):
 def test_an_endless_line_is_cut(cli, talking):
     talking.body = b"data: " + b"x" * (MAX_LINE + 10)
     assert cli("chat", "hi", "-m", "x").code == 1
+
+
+def test_a_conversation_remembers_forgets_and_survives_a_failed_answer(talking):
+    good, bad = talking.body, b'data: {"error":{"message":"worker lost"}}\n'
+    talking.then = [good, bad, good, good]
+    terminal = Terminal("chat", "-m", "x", "-s", "Be brief.")
+    terminal.hear(">")
+    for said in ("one\n", "two\n", "three\n", "\n", "four\n", "/clear\n", "five\n"):
+        terminal.type(said)
+        heard = terminal.hear(">")
+        assert ("worker lost" in heard) is (said == "three\n")
+    terminal.type("/exit\n")
+    ended = terminal.end()
+    assert ended.code == 0
+    assert ended.out.count("Hello") == 4
+    asked = [[message["content"] for message in json.loads(body)["messages"]] for _, _, _, body in talking.asked]
+    answer = "Hello\x1b[2J"
+    assert asked == [
+        ["Be brief.", "one"],
+        ["Be brief.", "one", answer, "two"],
+        ["Be brief.", "one", answer, "two", answer, "three"],
+        ["Be brief.", "one", answer, "two", answer, "four"],
+        ["Be brief.", "five"],
+    ]
+
+
+@pytest.mark.parametrize(("last", "code"), [("\x04", 0), ("\x03", 130)])
+def test_a_conversation_ends_with_the_terminal(talking, last, code):
+    terminal = Terminal("chat", "-m", "x")
+    terminal.hear(">")
+    terminal.type(last)
+    assert terminal.end().code == code

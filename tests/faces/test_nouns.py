@@ -3,9 +3,6 @@
 import asyncio
 import json
 import os
-import pty
-import subprocess
-import sys
 
 import pytest
 
@@ -14,6 +11,7 @@ from mindgw.client.errors import ClientError
 from mindgw.store import fleet
 from mindgw.store.database import Database
 from mindgw_agent.tokens import JoinToken, parse_key
+from tests.faces.conftest import Terminal
 
 
 def read(result):
@@ -124,24 +122,14 @@ def test_revoking_asks_and_cannot_be_asked_in_a_script(admin, key):
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "state"), [(b"y\n", 0, "revoked"), (b"\n", 1, "active"), (b"\x04", 1, "active"), (b"\x03", 130, "active")]
+    ("answer", "code", "state"), [("y\n", 0, "revoked"), ("\n", 1, "active"), ("\x04", 1, "active"), ("\x03", 130, "active")]
 )
 def test_on_a_terminal_the_answer_decides(admin, key, answer, code, state):
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "mindgw", "keys", "revoke", key["id"]]
-    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as child:
-        os.close(theirs)
-        asked = b""
-        while b"[y/N]" not in asked:
-            asked += os.read(child.stderr.fileno(), 4096)
-        if answer == b"\x03":
-            child.send_signal(2)  # the terminal would, to the foreground
-        else:
-            os.write(ours, answer)
-        child.communicate(timeout=30)
-    os.close(ours)
-    assert b"ci-bot" in asked and b"never used" in asked
-    assert child.returncode == code
+    terminal = Terminal("keys", "revoke", key["id"])
+    asked = terminal.hear("[y/N]")
+    assert "ci-bot" in asked and "never used" in asked
+    terminal.type(answer)
+    assert terminal.end().code == code
     assert read(admin("keys", "show", key["id"], "--json"))["state"] == state
 
 
@@ -216,6 +204,15 @@ def test_removing_a_worker_asks_for_its_name(admin, worker):
     assert refused.code == 2
     assert f"--confirm={worker}" in refused.err
     assert admin("workers", "show", worker).code == 0
+
+
+@pytest.mark.parametrize(("typed", "code", "left"), [("{}\n", 0, 6), ("another\n", 2, 0), ("\n", 2, 0)])
+def test_on_a_terminal_the_typed_name_decides(admin, worker, typed, code, left):
+    terminal = Terminal("workers", "remove", worker)
+    assert "0 requests in flight" in terminal.hear("Type its name:")
+    terminal.type(typed.format(worker))
+    assert terminal.end().code == code
+    assert admin("workers", "show", worker).code == left
 
 
 def test_no_model_is_served_yet(admin):

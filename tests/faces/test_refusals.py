@@ -152,10 +152,12 @@ def test_what_is_not_http_ends_with_9(cli, monkeypatch):
     assert refused.code == 9
 
 
-def _say(listener, words):
+def _say(listener, words, heard=None):
     connection, _ = listener.accept()
     with connection:
-        connection.recv(4096)
+        said = connection.recv(4096)
+        if heard is not None:
+            heard.append(said)
         connection.sendall(words)
 
 
@@ -210,6 +212,21 @@ def test_ca_export_of_an_unknown_server_shows_what_to_compare(cli, fake, secured
     assert "nobody vouches" in shown.err
     assert "SSL_CERT_FILE=" in shown.err
     assert all("authorization" not in {name.lower() for name in headers} for _, _, headers, _ in fake.asked)
+
+
+def test_a_proxy_is_asked_for_what_is_far_away_and_hears_no_key(cli, monkeypatch):
+    monkeypatch.setenv("MINDGW_TOKEN", KEY)
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        thread = threading.Thread(target=_say, args=(proxy, b"HTTP/1.1 403 Forbidden\r\n\r\n", heard))
+        thread.start()
+        refused = cli("keys", "list", "--server", "https://gw.example:8443")
+        thread.join()
+    assert refused.code == 9
+    assert "403" in refused.err
+    assert heard[0].startswith(b"CONNECT gw.example:8443 HTTP/1.")
+    assert SECRET.encode() not in heard[0]
 
 
 # -- contexts -----------------------------------------------------------------------------------------------------------------
