@@ -18,6 +18,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from sqlmodel import select
 
+from mindgw.config import Config
 from mindgw.control.enrol import Registrar
 from mindgw.server import enrol, problems
 from mindgw.store import fleet
@@ -74,7 +75,7 @@ async def world(tmp_path: Path, *, authority: trustme.CA | None = None) -> Async
     key, removed = identity.new_key(), []
     registrar = Registrar(database, key, removed.append)
     ca = authority.cert_pem.bytes() if authority else b""
-    state = State({"database": database, "secrets": Held(key, ca), "pipeline": Gateway(removed.append)})
+    state = State({"database": database, "secrets": Held(key, ca), "pipeline": Gateway(removed.append), "config": Config(str(tmp_path))})
     app = Litestar([enrol.router()], state=state, exception_handlers=problems.HANDLERS, openapi_config=None, logging_config=None)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
     if authority:

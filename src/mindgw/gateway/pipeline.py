@@ -118,9 +118,16 @@ class Pipeline:
 
     def remove_worker(self, worker_id: str) -> None:
         """Its agent's key was revoked: the link closes now."""
+        self._dismiss(worker_id, "revoked", "This agent was removed from the server.")
+
+    def lock_worker(self, worker_id: str) -> None:
+        """Its identity was used from two places, and nobody can tell which one is the right one: the link closes now."""
+        self._dismiss(worker_id, "locked", "This identity is in use on another machine. Remove the worker and join again.")
+
+    def _dismiss(self, worker_id: str, code: str, why: str) -> None:
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
-            worker.link.goodbye("revoked", "This agent was removed from the server.")
+            worker.link.goodbye(code, why)
 
     def revoke_key(self, key_id: str) -> None:
         """Forgets the key and ends every request that it pays for."""

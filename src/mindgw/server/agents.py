@@ -29,19 +29,31 @@ GREETING = 5.0
 MAX_GREETING = 8 * 1024 + wire.MAX_PAYLOAD
 
 #: WebSocket close codes.
-NORMAL, PROTOCOL, TRY_LATER = 1000, 1002, 1013
+NORMAL, TRY_LATER = 1000, 1013
 
 
 class Gone(Exception):
     """The socket is closed."""
 
 
+def reached_as(scheme: str, host: str, plain: str) -> str:
+    """The name under which an agent reached us, as it signs it, given the Host header and HOST:PORT of the plain listener.
+
+    Empty, which nobody signs, for the plain listener's name over TLS: an agent dials that on its own machine only, so somebody there
+    stands in between, takes the agent's words without TLS and passes them on with it.
+    """
+    host = host.lower()
+    return "" if scheme in {"https", "wss"} and host == plain.lower() else host
+
+
 class AgentsDoor:
     """`/agent/v1/link`."""
 
-    def __init__(self, pipeline: Pipeline, registry: Registry) -> None:
+    def __init__(self, pipeline: Pipeline, registry: Registry, plain: str) -> None:
         self._pipeline = pipeline
         self._registry = registry
+        #: HOST:PORT of the listener without TLS.
+        self._plain = plain
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serves one WebSocket, from the upgrade to its end."""
@@ -56,7 +68,8 @@ class AgentsDoor:
             return
         await send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL})
         with contextlib.suppress(Gone):
-            await self._talk(headers.get(b"host", b"").decode("latin-1").lower(), receive, send)
+            host = headers.get(b"host", b"").decode("latin-1")
+            await self._talk(reached_as(scope["scheme"], host, self._plain), receive, send)
 
     async def _talk(self, host: str, receive: Receive, send: Send) -> None:
         try:
@@ -67,8 +80,8 @@ class AgentsDoor:
             await _say(send, goodbye(no.goodbye))
             await _close(send, NORMAL)
         except (wire.ProtocolError, TimeoutError) as wrong:
+            # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")
-            await _close(send, PROTOCOL)
         else:
             await self._carry(session, link, ready, receive, send)
 
@@ -83,6 +96,7 @@ class AgentsDoor:
         except Rejected as no:
             if no.goodbye.code == "locked":
                 await self._registry.lock(record.id)
+                self._pipeline.lock_worker(record.id)
             raise
         await self._registry.enter(record.id, handshake.epoch)
         ready = asyncio.Event()

@@ -77,7 +77,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     app = Litestar(
         [
             _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
-            _mount("/agent/v1/link", AgentsDoor(pipeline, registry), is_mount=False),
+            _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),
             ops.root,
             ops.healthz,
             ops.readyz,

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency, Provide
 from mindgw import clock
 from mindgw.control.enrol import Registrar
 from mindgw.errors import BadRequest, NotFound
+from mindgw.server.agents import reached_as
 from mindgw_agent import enrolment
 from mindgw_agent.enrolment import Admission, Answer, Application, Farewell, Question
 
@@ -42,7 +43,7 @@ async def ca_file(state: State) -> Response[bytes]:
 
 
 def router() -> Router:
-    """The routes for an application whose state holds `database`, `secrets` and `pipeline`."""
+    """The routes for an application whose state holds `database`, `secrets`, `pipeline` and `config`."""
     return Router(
         path="/",
         route_handlers=[challenge, join, leave, ca_file],
@@ -66,4 +67,4 @@ async def _said(request: Request[Any, Any, State], kind: type[T]) -> T:
 
 def _host(request: Request[Any, Any, State]) -> str:
     """The name under which we were reached, as the agent signs it."""
-    return request.headers.get("host", "").lower()
+    return reached_as(request.scope["scheme"], request.headers.get("host", ""), request.app.state.config.listen)
