@@ -1,13 +1,17 @@
-"""The same tests whoever runs them: nothing of the caller's shell, and no deadlines on a machine that others share."""
+"""How all tests run: examples of hypothesis are the same at every run, unless `scripts/test --long` asks for fresh ones; and nothing of
+the caller's shell changes what they see."""
 
 import os
 
-import hypothesis
+from hypothesis import HealthCheck, settings
 
-hypothesis.settings.register_profile("house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("house")
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the machine may be busy; how long a test takes is nobody's business
+
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_SLOW)
+settings.register_profile("fresh", deadline=None, suppress_health_check=_SLOW, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 #: A terminal that can show colours, and no say of the caller in anything that the product reads.
 os.environ["TERM"] = "xterm-256color"
-for name in [name for name in os.environ if name.startswith("MINDGW_") or name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}]:
-    del os.environ[name]
+for _name in [name for name in os.environ if name.startswith("MINDGW_") or name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}]:
+    del os.environ[_name]
