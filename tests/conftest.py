@@ -13,5 +13,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 #: A terminal that can show colours, and no say of the caller in anything that the product reads.
 os.environ["TERM"] = "xterm-256color"
-for _name in [name for name in os.environ if name.startswith("MINDGW_") or name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}]:
-    del os.environ[_name]
+for _name in [*os.environ]:
+    if _name.startswith("MINDGW_") or _name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}:
+        del os.environ[_name]
