@@ -15,10 +15,12 @@ import msgspec
 from mindgw.config import Log
 
 #: Keys, join tokens and sessions, by their form.
-_SECRETS = re.compile(r"\b(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
+_SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
 
 #: Loggers of libraries whose every line is not news.
 _QUIET = ("uvicorn.access", "uvicorn.error", "aiosqlite", "asyncio", "websockets", "alembic", "httpx")
+#: Control characters -> how they are shown.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
 def redact(text: str) -> str:
@@ -35,12 +37,13 @@ class JsonFormatter(logging.Formatter):
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": record.getMessage(),
         }
         out.update(getattr(record, "fields", {}))
         if record.exc_info:
-            out["traceback"] = redact(self.formatException(record.exc_info))
-        return msgspec.json.encode(out, enc_hook=str).decode()
+            out["traceback"] = self.formatException(record.exc_info)
+        clean = {name: redact(value) if isinstance(value, str) else value for name, value in out.items()}
+        return msgspec.json.encode(clean, enc_hook=str).decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -48,6 +51,10 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """The line without a traceback; what callers wrote cannot steer the terminal or begin a line of its own."""
+        return super().formatMessage(record).translate(_ESCAPES)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line for a record."""

@@ -1,0 +1,33 @@
+"""Log lines: one each, without secrets, whatever callers wrote."""
+
+import json
+import logging
+
+import pytest
+
+from mindgw import logs
+from mindgw_agent.tokens import make_key
+
+
+def record(text: str, **fields: object) -> logging.LogRecord:
+    made = logging.LogRecord("mindgw.test", logging.INFO, __file__, 1, "said %s", (text,), None)
+    made.fields = fields
+    return made
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\r\n200 done", "\x1b[2J", "\x00", "\x7f", "\x9b31m"])
+def test_callers_cannot_steer_the_terminal(text: str) -> None:
+    assert logs.TextFormatter().format(record(text)).isprintable()
+
+
+@pytest.mark.parametrize("before", ["", " ", "\n", '"', "'"])
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_a_key_in_the_wrong_place_is_not_written_down(formatter: logging.Formatter, before: str) -> None:
+    key = make_key().text
+    line = formatter.format(record(before + key, model=before + key, count=3))
+    assert key.rsplit("_", 1)[1] not in line and "mgw_***" in line
+
+
+def test_json_lines_carry_the_fields() -> None:
+    line = json.loads(logs.JsonFormatter().format(record("x", model="m", count=3)))
+    assert (line["message"], line["model"], line["count"], line["level"]) == ("said x", "m", 3, "info")
