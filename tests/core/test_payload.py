@@ -104,7 +104,7 @@ def test_a_model_is_needed(value):
     ("field", "value"),
     [
         ("model", 1), ("model", "m" * 513), ("stream", "yes"), ("stream", 1), ("stream_options", []), ("n", 0), ("n", 9), ("n", "1"),
-        ("n", 1.5), ("max_tokens", -1), ("max_tokens", "5"), ("max_completion_tokens", -1), ("messages", ...), ("messages", None),
+        ("n", 1.5), ("max_tokens", -2), ("max_tokens", "5"), ("max_completion_tokens", -2), ("messages", ...), ("messages", None),
         ("messages", "hi"), ("messages", {}), ("messages", []), ("messages", [{}] * 4097), ("messages", ["hi"]), ("messages", [{}, None]),
         ("tools", [{}] * 129),
     ],
@@ -144,3 +144,7 @@ def test_embeddings_are_not_streamed():
 
 def test_as_many_messages_and_tools_as_allowed_are_taken():
     assert isinstance(peek(messages=[{}] * 4096, tools=[{}] * 128), Peek)
+
+
+def test_minus_one_means_no_cap():
+    assert peek(max_tokens=-1) == peek()

@@ -74,7 +74,7 @@ def test_an_alias_becomes_the_engines_own_name():
 def test_times_and_owner_stand_in_the_row():
     world = World()
     key = world.add_key(team_id="t", user_id="u")
-    world.pipeline.fleet.remembered.add("m")
+    world.pipeline.fleet.remembered["away"] = frozenset("m")
     client = world.ask(key=key, stream=True)
     world.clock.now += 2
     box = Box(world)
@@ -761,3 +761,59 @@ def test_stopping_ends_whatever_runs():
 def test_chunks_are_valid_for_the_tests_above():
     assert sse.plain(EVENT)
     assert json.loads(CHUNK)
+
+
+# -- what a careful second look found ----------------------------------------------------------------------------------
+
+
+def test_a_box_that_drains_hands_the_request_on():
+    world = World()
+    first = Box(world, "first")
+    client = world.ask()
+    second = Box(world, "second")
+    first.close("failed", "draining")
+    second.head(200, JSON, ANSWER)
+    second.close()
+    assert client.end == signals.Answer(200, ANSWER)
+    assert world.used == 0
+
+
+def test_an_answer_that_ends_inside_an_event_is_a_failure():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True)
+    box.head()
+    box.data(EVENT + EVENT[:9])
+    box.close()
+    assert client.code == "engine_error" and DONE not in client.body
+
+
+def test_a_stream_that_fails_later_was_still_answered_with_200():
+    world = World()
+    box = Box(world)
+    world.ask(stream=True)
+    box.head()
+    box.data(EVENT)
+    box.close("failed", "engine_error")
+    row = the_row(world)
+    assert (row.status, row.outcome, row.error_code) == (200, "failed", "engine_error")
+
+
+def test_usage_that_is_reported_choice_by_choice_is_told_as_its_sum():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True, n=2, stream_options={"include_usage": True})
+    box.head()
+    box.data(EVENT + USAGE + USAGE)
+    box.close(usage=wire.Usage(3, 4, 0, "engine"))
+    told = json.loads(client.body.split(b"\n\n")[-3].removeprefix(b"data: "))
+    assert told["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+    assert the_row(world).completion_tokens == 4
+
+
+def test_models_of_a_removed_box_are_not_waited_for():
+    world = World()
+    box = Box(world)
+    world.pipeline.remove_worker("box")
+    box.cut()
+    assert world.ask().code == "model_not_found"

@@ -40,7 +40,7 @@ class Requests(RuleBasedStateMachine):
     def begin(self):
         patience = Timeouts(total=200, first_token=60, idle=40, queue=100, worker_return=20, keepalive=15)
         self.world = World(patience, Limits(queue=4, answer=100_000))
-        self.world.pipeline.fleet.remembered.update("mn")
+        self.world.pipeline.fleet.remembered["away"] = frozenset("mn")
         self.clients: list[Client] = []
         #: Clients that hung up, by their request.
         self.gone: set[str] = set()

@@ -94,7 +94,7 @@ async def test_a_revoked_key_is_refused_from_then_on():
 
 def test_a_worker_that_comes_serves_those_who_wait():
     world = World()
-    world.pipeline.fleet.remembered.add("m")
+    world.pipeline.fleet.remembered["away"] = frozenset("m")
     clients = [world.ask() for _ in range(3)]
     Box(world, "box", engine("m", slots=2))
     assert [client.state for client in clients] == [State.SENT, State.SENT, State.WAITING]

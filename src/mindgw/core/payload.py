@@ -18,6 +18,8 @@ _REQUIRED = {CHAT: ("messages", b"["), COMPLETIONS: ("prompt", b'"['), EMBEDDING
 DEPTH = 64
 MESSAGES = 4096
 TOOLS = 128
+#: What some clients send as the cap of an answer when they mean none.
+UNCAPPED = -1
 
 _ABSENT = Raw()
 #: One half of a surrogate pair without the other, after an even number of backslashes.
@@ -86,7 +88,7 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
 def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
-    return Peek(seen.model or "", bool(seen.stream), wants, cap)
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap)
 
 
 def _reason(body: bytes, wrong: Exception) -> str:
@@ -114,7 +116,7 @@ def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
         return Invalid(f"'n' must be between 1 and {most_n}.", "n")
     for name in ("max_tokens", "max_completion_tokens"):
         value = getattr(seen, name)
-        if value is not None and value < 0:
+        if value is not None and value < UNCAPPED:
             return Invalid(f"'{name}' must not be negative.", name)
     if endpoint == EMBEDDINGS and seen.stream:
         return Invalid("Embeddings are not streamed.", "stream")

@@ -8,7 +8,7 @@ hands the effects to the lane. What the stages do (queue, fleet, link, meter) ar
 docs/design/path.md tells the story of a request with this file beside it.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.meter import Meter, Tally
+from mindgw.gateway.patience import FOREVER, Limit, Patience
 from mindgw.gateway.queue import Queue, Ticket
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.signals import Answer, Begin, Effect, End, Event, Fail, Head, LookUp, State, Write
@@ -56,7 +57,7 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_last", "_needs", "_outcome", "_owed", "_pinged", "_policy", "_queued", "_relay", "_seen", "_stages",
+        "_ask", "_attempt", "_body", "_needs", "_outcome", "_owed", "_patience", "_policy", "_relay", "_stages",
         "_status", "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -66,7 +67,7 @@ class Exchange:
         #: Who carries out the effects; taken away when the exchange is done, so that neither keeps the other alive.
         self.lane = lane
         self.state = State.OPENED
-        self.due = float("inf")
+        self.due = FOREVER
 
         #: None until the key is known.
         self.caller: Caller | None = None
@@ -89,11 +90,8 @@ class Exchange:
         #: Bytes taken from the worker that have not left for the client.
         self._owed = 0
 
-        #: Monotonic seconds when its wait for a slot began (being turned down does not begin a new one), and when a worker that
-        #: has the model was last seen while it waits.
-        self._queued = self._seen = now
-        #: Monotonic seconds of the last byte in, and of the last ping out.
-        self._last = self._pinged = now
+        #: What its limits count from.
+        self._patience = Patience(stages.timeouts, now)
         #: How it ended for the client.
         self._outcome = "failed"
         self._tally = Tally(now, stages.today())
@@ -144,7 +142,7 @@ class Exchange:
         self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
         self._policy = attempts(self._ask.needs)
         self._needs = next(self._policy)
-        self._queued = now
+        self._patience.queued = now
         return self._stand(self._stages.queue.join, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
@@ -153,7 +151,7 @@ class Exchange:
         assert self._needs is not None
         post = self._stages.post
         ticket = Ticket(self._needs, lambda placement: post(self, signals.Turn(placement)))
-        self._seen = now
+        self._patience.seen = now
         self._enter(State.WAITING, now)
         try:
             placement = join(ticket)
@@ -201,7 +199,7 @@ class Exchange:
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
         assert self._ask is not None
         self._status = event.status
-        self._last = now
+        self._patience.heard = now
         good = 200 <= event.status < 300
         self._relay = relay.Whole(self._stages.limits.answer if good else MAX_ERROR)
         if good and self._ask.peek.stream:
@@ -212,7 +210,7 @@ class Exchange:
         return []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
-        self._last = now
+        self._patience.heard = now
         self._owed += len(event.data)
         self._tally.bytes += len(event.data)
         if self._tally.first is None:
@@ -258,7 +256,7 @@ class Exchange:
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
         """1 no room there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
         close = event.close
-        if close.outcome == "busy" and self._relay is None:  # 1
+        if (close.outcome == "busy" or close.code == "draining") and self._relay is None:  # 1
             return self._turned_down(now)
         self._leave_worker()
         self._count(close)
@@ -274,8 +272,10 @@ class Exchange:
 
     def _complete(self, answer: relay.StreamRelay | relay.Whole, now: float) -> list[Effect]:
         if isinstance(answer, relay.StreamRelay):
+            if not answer.between:
+                return self._fail(errors.EngineFailed("The answer ended in the middle of an event."), now)
             self._tally.status = 200
-            return [*self._write(answer.end() + sse.event(sse.DONE)), End(), *self._finish("done", now)]
+            return [*self._write(answer.end(self._tally.tokens) + sse.event(sse.DONE)), End(), *self._finish("done", now)]
         if not 200 <= self._status < 300:
             return self._fail(relay.error_of(fault.read(self._status, answer.raw())), now)
         try:
@@ -293,7 +293,7 @@ class Exchange:
         if self._tally.first is not None:
             return self._fail(wrong, now)
         self._relay = None
-        self._queued = now
+        self._patience.queued = now
         return self._again(Outcome.LOST, attempt.worker, wrong, now)
 
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
@@ -326,52 +326,29 @@ class Exchange:
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         if self._stages.fleet.present(self._tally.model):
-            self._seen = now
+            self._patience.seen = now
         limit, wrong = self._limit()
         if now >= limit:
             return self._abandon(wrong, now)
         effects: list[Effect] = []
-        if now >= self._next_ping() and self._may_ping():
+        if now >= self._patience.next_ping(self._tally.stream) and self._may_ping():
             effects = self._write(sse.PING)
-            self._pinged = now
+            self._patience.pinged = now
         self._set_due(now)
         return effects
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
-            look = now + LOOK if self.state is State.WAITING else float("inf")
-            self.due = min(self._limit()[0], self._next_ping(), look)
+            look = now + LOOK if self.state is State.WAITING else FOREVER
+            self.due = min(self._limit()[0], self._patience.next_ping(self._tally.stream), look)
 
-    def _next_ping(self) -> float:
-        """When a client that hears nothing should be told that it is not forgotten."""
-        if self._ask is None or not self._ask.peek.stream:
-            return float("inf")
-        return max(self._last, self._pinged) + self._stages.timeouts.keepalive
-
-    def _limit(self) -> tuple[float, errors.MindGWError]:
+    def _limit(self) -> Limit:
         """When patience ends in this state, and what the caller hears then."""
-        assert self._ask is not None
-        patience = self._stages.timeouts
         if self.state is State.WAITING:
-            return min(self._waits(patience), key=lambda pair: pair[0])
-        return min(self._runs(patience), key=lambda pair: pair[0])
-
-    def _waits(self, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
-        """Of a request in the queue."""
-        yield self._queued + patience.queue, errors.QueueTimeout(retry_after=30)
-        if not self._stages.fleet.present(self._tally.model):
-            yield self._seen + patience.worker_return, errors.NoWorker(retry_after=patience.worker_return)
-
-    def _runs(self, patience: Timeouts) -> Iterator[tuple[float, errors.MindGWError]]:
-        """Of a request on a worker. An answer in one piece is silent until it is complete: only the total counts for it."""
-        assert self._ask is not None
-        placed = self._tally.placed or self._queued
-        yield placed + patience.total, errors.EngineTimeout("The answer took too long.")
-        if self._ask.peek.stream and self._tally.first is None:
-            yield placed + patience.first_token, errors.EngineTimeout("The engine sent no first token in time.")
-        elif self._ask.peek.stream:
-            yield self._last + patience.idle, errors.EngineTimeout("The engine fell silent.")
+            return self._patience.waiting(self._stages.fleet.present(self._tally.model))
+        placed = self._tally.placed if self._tally.placed is not None else self._patience.queued
+        return self._patience.running(placed, self._tally.stream, begun=self._tally.first is not None)
 
     def _may_ping(self) -> bool:
         """A comment may stand between events of a stream only."""
@@ -386,12 +363,12 @@ class Exchange:
 
     def _fail(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client; for when no worker holds anything of this request."""
-        self._tally.error, self._tally.status = wrong.code, wrong.status
+        self._tally.fail(wrong, self.begun)
         return [Fail(wrong, self.begun), *self._finish("failed", now)]
 
     def _abandon(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client, and the worker to stop."""
-        self._tally.error, self._tally.status = wrong.code, wrong.status
+        self._tally.fail(wrong, self.begun)
         return [Fail(wrong, self.begun), *self._let_go("failed", now)]
 
     def _let_go(self, outcome: str, now: float) -> list[Effect]:
@@ -416,16 +393,18 @@ class Exchange:
         return self._finish(self._outcome, now)
 
     def _count(self, close: wire.Close) -> None:
-        """Tokens as the engine reported them to us, else as the agent counted them."""
+        """Tokens as the agent sums up what its engine reported (some report each choice apart), else as they passed by here, else
+        as the agent counted them."""
         told = close.usage
-        if isinstance(self._relay, relay.StreamRelay) and self._relay.tokens is not None:
-            self._tally.tokens = self._relay.tokens
+        seen = self._relay.tokens if isinstance(self._relay, relay.StreamRelay) else None
+        if seen is not None and (told is None or told.source != "engine"):
+            self._tally.tokens = seen
         elif told is not None:
             self._tally.tokens = usage.Tokens(told.prompt, told.completion, told.cached, told.source)
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = State.DONE
-        self.due = float("inf")
+        self.due = FOREVER
         if self.caller is not None:
             self._stages.meter.settle(self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now))
         self._policy = self._ticket = None

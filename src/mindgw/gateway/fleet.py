@@ -108,8 +108,8 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         #: model name or alias -> seats whose engine has it.
         self._serving: dict[str, list[Seat]] = {}
-        #: Models that workers without a link had when they were last seen: their requests wait a while instead of failing.
-        self.remembered: set[str] = set()
+        #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
+        self.remembered: dict[str, frozenset[str]] = {}
         self._turns = 0
 
     def changed(self) -> None:
@@ -120,6 +120,7 @@ class Fleet:
         """Takes a freshly authenticated session; an older one of the same agent is told to go."""
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
+        self.remembered.pop(worker.id, None)
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
             older.link.goodbye("replaced", "A newer session of this agent took over.")
@@ -129,7 +130,8 @@ class Fleet:
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
             worker.state = step(worker.state, Event.LOST)
-            self.remembered.update(name for seat in worker.seats.values() for name in seat.names())
+            if not worker.link.is_revoked:
+                self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()
 
     def report(self, worker: Worker, report: wire.Report) -> None:
@@ -180,7 +182,7 @@ class Fleet:
 
     def known(self, model: str) -> bool:
         """True when a connected worker has the model, or one that is away had it."""
-        return model in self._serving or model in self.remembered
+        return model in self._serving or any(model in names for names in self.remembered.values())
 
     def check(self, model: str, kind: str) -> None:
         """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Protocol
 
-from mindgw import metrics
+from mindgw import errors, metrics
 from mindgw.core import usage
 from mindgw.store.ledger import UsageRow
 
@@ -57,6 +57,11 @@ class Tally:
         self.model = ""
         self.stream = False
         self.tokens = usage.Tokens()
+
+    def fail(self, wrong: errors.MindGWError, begun: bool) -> None:
+        """Notes how it failed; a client whose stream has `begun` saw 200 long before."""
+        self.error = wrong.code
+        self.status = 200 if begun else wrong.status
 
     def row(self, request_id: str, endpoint: str, payer: Payer, outcome: str, now: float) -> UsageRow:
         """The row of the ledger; `outcome` is done, cancelled or failed."""

@@ -118,6 +118,7 @@ class Pipeline:
 
     def remove_worker(self, worker_id: str) -> None:
         """Its agent's key was revoked: the link closes now."""
+        self.fleet.remembered.pop(worker_id, None)
         self._dismiss(worker_id, "revoked", "This agent was removed from the server.")
 
     def lock_worker(self, worker_id: str) -> None:

@@ -76,5 +76,5 @@ class Registry:
         """Tells the fleet which models the workers had that are still away."""
         async with self._database.read() as session:
             for record in await stored.workers(session):
-                for model in record.models:
-                    fleet.remembered.update((str(model["id"]), *map(str, model.get("aliases", ()))))
+                names = (name for model in record.models for name in (model["id"], *model.get("aliases", ())))
+                fleet.remembered[record.id] = frozenset(map(str, names))

@@ -59,11 +59,17 @@ class StreamRelay:
         out = [sse.event(kept) for event in events if (kept := self._look(event)) is not None]
         return b"".join(out)
 
-    def end(self) -> bytes:
-        """The usage chunk that the client asked for, if the engine reported usage; then nothing more may be fed."""
+    def end(self, total: usage.Tokens | None = None) -> bytes:
+        """The usage chunk that the client asked for, if the engine reported usage; then nothing more may be fed.
+
+        `total`, when given, is what is billed: where an engine reports each choice apart, its last report is not the sum.
+        """
         if not self.include_usage or self.usage_document is None:
             return b""
-        return sse.event(_encode({**self._envelope, "choices": [], "usage": self.usage_document}))
+        counts = {}
+        if total is not None:
+            counts = {"prompt_tokens": total.prompt, "completion_tokens": total.completion, "total_tokens": total.prompt + total.completion}
+        return sse.event(_encode({**self._envelope, "choices": [], "usage": {**self.usage_document, **counts}}))
 
     def _look(self, data: bytes) -> bytes | None:
         """What becomes of one event's data; None when it does not leave."""

@@ -59,6 +59,11 @@ class Link:
         #: Set once: why this link must close after what is queued has left.
         self.closing: wire.Goodbye | None = None
 
+    @property
+    def is_revoked(self) -> bool:
+        """True when it ends because its agent was removed, and will not come back."""
+        return self.closing is not None and self.closing.code == "revoked"
+
     # -- requests ------------------------------------------------------------------------------------------------
 
     def open(self, listener: Listener, meta: wire.Meta, body: bytes) -> int:

@@ -1,0 +1,55 @@
+"""How long a request may take where it is, and when its client should hear that it is not forgotten. Monotonic seconds throughout."""
+
+from collections.abc import Iterator
+
+from mindgw import errors
+from mindgw.config import Timeouts
+
+FOREVER = float("inf")
+Limit = tuple[float, errors.MindGWError]
+
+
+class Patience:
+    """The moments of one request that its limits count from."""
+
+    __slots__ = ("_timeouts", "heard", "pinged", "queued", "seen")
+
+    def __init__(self, timeouts: Timeouts, now: float) -> None:
+        self._timeouts = timeouts
+        #: When its wait for a slot began; being turned down by a worker does not begin a new one.
+        self.queued = now
+        #: When a worker that has the model was last there while it waits.
+        self.seen = now
+        #: When the last byte came in, and when the last ping went out.
+        self.heard = self.pinged = now
+
+    def waiting(self, present: bool) -> Limit:
+        """When a wait in the queue ends, and what the caller hears then; `present`: a worker that has the model is there."""
+        return min(self._waits(present), key=_moment)
+
+    def running(self, placed: float, stream: bool, begun: bool) -> Limit:
+        """The same for a request that a worker got at `placed`; `begun`: the first byte of its answer came.
+
+        An answer in one piece is silent until it is complete: only the total counts for it.
+        """
+        return min(self._runs(placed, stream, begun), key=_moment)
+
+    def next_ping(self, stream: bool) -> float:
+        """When a client that hears nothing should be told that it is not forgotten; only a stream can be."""
+        return max(self.heard, self.pinged) + self._timeouts.keepalive if stream else FOREVER
+
+    def _waits(self, present: bool) -> Iterator[Limit]:
+        yield self.queued + self._timeouts.queue, errors.QueueTimeout(retry_after=30)
+        if not present:
+            yield self.seen + self._timeouts.worker_return, errors.NoWorker(retry_after=self._timeouts.worker_return)
+
+    def _runs(self, placed: float, stream: bool, begun: bool) -> Iterator[Limit]:
+        yield placed + self._timeouts.total, errors.EngineTimeout("The answer took too long.")
+        if stream and begun:
+            yield self.heard + self._timeouts.idle, errors.EngineTimeout("The engine fell silent.")
+        elif stream:
+            yield placed + self._timeouts.first_token, errors.EngineTimeout("The engine sent no first token in time.")
+
+
+def _moment(limit: Limit) -> float:
+    return limit[0]
