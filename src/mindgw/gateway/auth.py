@@ -52,7 +52,7 @@ class Auth:
         self._now = now
         #: SHA-256 of a whole key -> (caller, monotonic seconds until which it is trusted); the least recently used goes first.
         self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
-        #: Raised by `forget`; a look-up that began under an older number is not remembered.
+        #: Raised by `forget`; a look-up that began under an older number is made again.
         self._generation = 0
         #: When each key was last seen, until `used` hands it over to be written.
         # bounded: one entry per key that exists
@@ -74,11 +74,13 @@ class Auth:
         parsed = tokens.parse_key(key)
         if parsed is None:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
-        generation = self._generation
-        row = await self._find(parsed[0])
+        while True:
+            generation = self._generation
+            row = await self._find(parsed[0])
+            if generation == self._generation:  # else a key was revoked meanwhile, and this row may be older than that
+                break
         caller = self._check(row, parsed[1], key)
-        if generation == self._generation:
-            self._remember(key, caller, now)
+        self._remember(key, caller, now)
         return caller
 
     def _check(self, row: Key | None, secret: str, key: str) -> Caller:
