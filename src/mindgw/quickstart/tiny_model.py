@@ -58,7 +58,7 @@ class Shape(msgspec.Struct, frozen=True):
     feed_forward: int = 128
     context: int = 8192
     #: The push of the end token: at 16 an answer ends after some dozens of words, at -60 only at `max_tokens`.
-    eos: float = 16.0
+    eos: float = 14.0
     #: True makes a model that reasons first: its turn opens inside <think> and it closes that by itself sooner or later.
     thinks: bool = False
     seed: int = 20
