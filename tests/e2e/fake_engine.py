@@ -5,8 +5,8 @@ The last user message names the scene. Every request is kept, so that tests can 
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -42,7 +42,16 @@ class FakeEngine:
         self.gate = threading.Event()
         #: Set when a client closed its connection in the scene "patience".
         self.left = threading.Event()
+        #: Requests under way, and the most that ever were; events that left in the scene "numbered".
+        self.running = self.busiest = self.sent = 0
+        self.lock = threading.Lock()
         self.url = ""
+
+    def count(self, step: int) -> None:
+        """One request more or less is under way."""
+        with self.lock:
+            self.running += step
+            self.busiest = max(self.busiest, self.running)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,7 +81,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.engine.requests.append((body, {name.lower(): value for name, value in self.headers.items()}))
         scene = str(body["messages"][-1]["content"]) if "messages" in body else "plain"
-        SCENES.get(scene, plain)(self, body)
+        self.engine.count(1)
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # agents hang up on some scenes
+                SCENES.get(scene, plain)(self, body)
+        finally:
+            self.engine.count(-1)
 
     def whole(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         self.send_response(status)
@@ -81,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def stream(self, events: list[bytes]) -> None:
+    def stream(self, events: Iterable[bytes]) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream; charset=utf-8")
         self.send_header("connection", "close")
@@ -153,6 +167,42 @@ def error(message: str, code: int) -> bytes:
     return json.dumps({"error": {"message": message, "type": "Error", "code": code}}).encode()
 
 
+def numbered(h: _Handler, body: dict[str, Any]) -> None:
+    """`count` events that say their number, each with `pad` more bytes."""
+
+    def events() -> Iterator[bytes]:
+        yield delta(role="assistant", content="")
+        for number in range(body["count"]):
+            yield delta(content=f"{number} " + "x" * body.get("pad", 0))
+            h.engine.sent += 1
+        yield from (delta(finish="stop"), *usage_of(body), DONE)
+
+    with suppress(OSError):  # the client may leave
+        h.stream(events())
+
+
+def gated(h: _Handler, body: dict[str, Any]) -> None:
+    h.engine.gate.wait(60)
+    numbered(h, body)
+
+
+def silence(h: _Handler, body: dict[str, Any]) -> None:
+    h.engine.gate.wait(60)
+    h.close_connection = True
+
+
+def pause(h: _Handler, body: dict[str, Any]) -> None:
+    h.stream(WORDS[:2])
+    silence(h, body)
+
+
+def drip(h: _Handler, body: dict[str, Any]) -> None:
+    with suppress(OSError):
+        h.stream(WORDS[:1])
+        while not h.engine.gate.wait(0.1):
+            h.wfile.write(WORDS[1])
+
+
 SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "reasoning": streams(delta(role="assistant", reasoning="think"), delta(reasoning=" more"), *WORDS[1:], DONE),
     "reasoning_content": streams(delta(role="assistant", reasoning_content="think"), *WORDS[1:], DONE),
@@ -172,6 +222,14 @@ SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "usage with choices": streams(*WORDS[:3], event({**CHUNK, "choices": [LAST], "usage": USAGE}), DONE),
     "no options": refuse_options,
     "patience": patience,
+    "numbered": numbered,
+    "gated": gated,
+    "silence": silence,
+    "pause": pause,
+    "drip": drip,
+    "huge event": lambda h, b: h.stream([WORDS[0], delta(content="y" * 2**20), *WORDS[1:], *usage_of(b), DONE]),
+    "monstrous event": lambda h, b: h.stream([WORDS[0], delta(content="y" * (9 * 2**20)), *WORDS[1:], DONE]),
+    "not JSON": lambda h, b: h.stream([*WORDS[:2], b"data: oops\n\n", *WORDS[2:], DONE]),
 }
 
 

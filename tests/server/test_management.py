@@ -51,11 +51,12 @@ class Floor:
         self.removed.append(worker_id)
 
 
-async def identify(authorization: str | None) -> Caller:
+async def identify(headers: list[tuple[bytes, bytes]]) -> Caller:
     """A FAKE of the key check: `admin` and `user` are keys."""
-    if authorization not in {"Bearer admin", "Bearer user"}:
+    authorization = dict(headers).get(b"authorization")
+    if authorization not in {b"Bearer admin", b"Bearer user"}:
         raise Unauthenticated
-    admin = authorization == "Bearer admin"
+    admin = authorization == b"Bearer admin"
     return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", admin=admin, priority="", trusted_proxy=False)
 
 

@@ -88,7 +88,11 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         state=state,
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
-            title="MindGateway management API", version=__version__, path="/api/v1", render_plugins=[management.openapi_json()]
+            title="MindGateway management API",
+            version=__version__,
+            path="/api/v1",
+            openapi_router=management.described(),
+            render_plugins=[management.openapi_json()],
         ),
         request_max_body_size=config.limits.body,
         lifespan=[lambda app: _at_work(pipeline, registry, auth, database)],
@@ -110,11 +114,9 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
     return asgi(path, is_mount=is_mount, copy_scope=False)(serve)
 
 
-def _identify(pipeline: Pipeline) -> Callable[[str | None], Awaitable[Any]]:
-    async def identify(authorization: str | None) -> Any:
-        return await pipeline.identify(
-            credential([(b"authorization", authorization.encode("latin-1", "replace"))] if authorization else [])
-        )
+def _identify(pipeline: Pipeline) -> Callable[[list[tuple[bytes, bytes]]], Awaitable[Any]]:
+    async def identify(headers: list[tuple[bytes, bytes]]) -> Any:
+        return await pipeline.identify(credential(headers))
 
     return identify
 

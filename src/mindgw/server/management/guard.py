@@ -33,13 +33,13 @@ class Office(State):
     pipeline: Live
     secrets: Secrets
     config: Config
-    #: Takes the Authorization header; raises Unauthenticated.
-    identify: Callable[[str | None], Awaitable[Caller]]
+    #: Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys.
+    identify: Callable[[list[tuple[bytes, bytes]]], Awaitable[Caller]]
 
 
 async def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
     """Raises Unauthenticated, or Forbidden for a key that is good but not an admin's. Runs before the body is read."""
-    caller: Caller = await connection.app.state.identify(connection.headers.get("authorization"))
+    caller: Caller = await connection.app.state.identify([(name.lower(), value) for name, value in connection.scope["headers"]])
     if not caller.admin:
         raise Forbidden("This needs an admin key.")
     connection.state.actor = caller.key_id
