@@ -4,8 +4,8 @@ import pytest
 
 from mindgw.core.worker import TRANSITIONS, Event, IllegalTransition, State, step
 
-#: States that operators' commands will lead to; nothing sets them yet.
-RESERVED = {State.PAUSED, State.QUARANTINED}
+#: States that operators' commands will lead to; no event does. A locked worker's link is closed, the store keeps the state.
+RESERVED = {State.PAUSED, State.QUARANTINED, State.LOCKED}
 
 
 def reachable(start: State) -> set[State]:
@@ -48,12 +48,14 @@ def test_every_event_means_something_somewhere():
     assert {event for arrows in TRANSITIONS.values() for event in arrows} == set(Event)
 
 
-def test_a_worker_that_waits_for_approval_takes_requests_only_after_it():
-    """No way leads from pending to ready but approval, or a new link."""
-    seen, edge = {State.PENDING}, [State.PENDING]
-    while edge:
-        for event, state in TRANSITIONS[edge.pop()].items():
-            if event not in {Event.APPROVED, Event.LOST} and state not in seen:
-                seen.add(state)
-                edge.append(state)
-    assert State.READY not in seen
+@pytest.mark.parametrize("event", [Event.ENGINE_UP, Event.ENGINE_DOWN, Event.DRAIN])
+@pytest.mark.parametrize("state", sorted(set(State) - {State.CONNECTING}))
+def test_what_an_agent_says_of_itself_never_breaks_its_link(state, event):
+    """It may speak at any time after the welcome."""
+    assert step(state, event) in State
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.PAUSED, State.QUARANTINED, State.LOCKED])
+def test_a_worker_that_is_held_back_takes_requests_only_with_a_new_link(state):
+    """Whatever its agent says of itself."""
+    assert {step(state, event) for event in TRANSITIONS[state] if event is not Event.LOST} == {state}

@@ -25,16 +25,19 @@ class Event(StrEnum):
     DIALLED = "dialled"
     WELCOMED = "welcomed"
     HELD = "held"
-    APPROVED = "approved"
     ENGINE_UP = "engine_up"
     ENGINE_DOWN = "engine_down"
     DRAIN = "drain"
-    UNDRAIN = "undrain"
     LOST = "lost"
-    CLONED = "cloned"
 
 
 _S, _E = State, Event
+
+
+def _deaf(state: State) -> dict[Event, State]:
+    """What an agent says of itself does not move it: only an operator, or the loss of its link, does."""
+    return {_E.ENGINE_UP: state, _E.ENGINE_DOWN: state, _E.DRAIN: state}
+
 
 TRANSITIONS: dict[State, dict[Event, State]] = {
     _S.OFFLINE: {
@@ -43,22 +46,14 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         _E.ENGINE_DOWN: _S.OFFLINE,
         _E.DRAIN: _S.DRAINING,
         _E.LOST: _S.OFFLINE,
-        _E.CLONED: _S.LOCKED,
     },
-    _S.CONNECTING: {_E.WELCOMED: _S.READY, _E.HELD: _S.PENDING, _E.LOST: _S.OFFLINE, _E.CLONED: _S.LOCKED},
-    _S.PENDING: {_E.APPROVED: _S.READY, _E.LOST: _S.OFFLINE, _E.ENGINE_UP: _S.PENDING, _E.ENGINE_DOWN: _S.PENDING, _E.DRAIN: _S.PENDING},
-    _S.READY: {_E.ENGINE_UP: _S.READY, _E.ENGINE_DOWN: _S.OFFLINE, _E.DRAIN: _S.DRAINING, _E.LOST: _S.OFFLINE, _E.CLONED: _S.LOCKED},
-    _S.DRAINING: {
-        _E.DRAIN: _S.DRAINING,
-        _E.UNDRAIN: _S.READY,
-        _E.ENGINE_UP: _S.DRAINING,
-        _E.ENGINE_DOWN: _S.DRAINING,
-        _E.LOST: _S.OFFLINE,
-        _E.CLONED: _S.LOCKED,
-    },
-    _S.PAUSED: {_E.UNDRAIN: _S.READY, _E.LOST: _S.OFFLINE},
-    _S.QUARANTINED: {_E.APPROVED: _S.READY, _E.LOST: _S.OFFLINE},
-    _S.LOCKED: {_E.LOST: _S.LOCKED, _E.CLONED: _S.LOCKED},
+    _S.CONNECTING: {_E.WELCOMED: _S.READY, _E.HELD: _S.PENDING, _E.LOST: _S.OFFLINE},
+    _S.READY: {_E.ENGINE_UP: _S.READY, _E.ENGINE_DOWN: _S.OFFLINE, _E.DRAIN: _S.DRAINING, _E.LOST: _S.OFFLINE},
+    _S.DRAINING: {**_deaf(_S.DRAINING), _E.LOST: _S.OFFLINE},
+    _S.PENDING: {**_deaf(_S.PENDING), _E.LOST: _S.OFFLINE},
+    _S.PAUSED: {**_deaf(_S.PAUSED), _E.LOST: _S.OFFLINE},
+    _S.QUARANTINED: {**_deaf(_S.QUARANTINED), _E.LOST: _S.OFFLINE},
+    _S.LOCKED: {**_deaf(_S.LOCKED), _E.LOST: _S.LOCKED},
 }
 
 
