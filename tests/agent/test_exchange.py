@@ -422,3 +422,39 @@ async def test_a_body_that_is_no_object_never_reaches_the_engine():
         assert (out.status, out.end.outcome) == (400, "done")
         assert set(out.json["error"]) == {"message", "type", "param", "code"}
     assert json.loads(out.body)["error"]["param"] == "n"
+
+
+class LetsGoLate(Vllm):
+    """A FAKE engine that is busy with a request for a while after its connection was closed."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.asked, self.free = asyncio.Event(), asyncio.Event()
+
+    async def until_free(self, answers: int = 1) -> None:
+        self.asked.set()
+        await self.free.wait()
+
+
+async def test_a_failed_request_that_is_then_cancelled_holds_its_slot_until_the_engine_is_free():
+    async with fake_engine({f"POST {CHAT}": streams(b"data: oops\n\n")}) as url, open_session() as session:
+        engine, out = LetsGoLate(Client(session, url)), Kept()
+        task = asyncio.create_task(carry(engine, Ask(CHAT, STREAM), out))
+        await asyncio.wait_for(engine.asked.wait(), PATIENCE)
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
+        assert (out.end.outcome, engine.running) == ("failed", 1)
+        engine.free.set()
+        await asyncio.wait([task])
+        assert (task.cancelled(), engine.running) == (True, 0)
+
+
+async def test_a_second_cancel_does_not_wait_for_the_engine():
+    async with fake_engine({f"POST {CHAT}": streams(b"data: oops\n\n")}) as url, open_session() as session:
+        engine, out = LetsGoLate(Client(session, url)), Kept()
+        task = asyncio.create_task(carry(engine, Ask(CHAT, STREAM), out))
+        await asyncio.wait_for(engine.asked.wait(), PATIENCE)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.wait([task], timeout=0.05)
+        assert (task.cancelled(), engine.running) == (True, 0)

@@ -140,6 +140,58 @@ async def test_a_cancelled_request_is_closed_once_the_engine_let_go_and_not_befo
         assert not other.close.done()
 
 
+async def test_neither_a_lost_link_nor_a_second_cancel_cuts_the_wait_for_the_engine_short() -> None:
+    started, let_go, forced = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def hold(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            try:
+                await let_go.wait()
+            except asyncio.CancelledError:
+                forced.set()
+                raise
+
+    async with connected(hold) as (server, agent):
+        ear = server.ask()
+        await asyncio.wait_for(started.wait(), 5)
+        server.link.cancel(ear.stream)
+        while not [task for task in agent.offer._at_work if task.cancelling()]:
+            await asyncio.sleep(0.005)
+        server.socket.transport.abort()
+        await server.until(lambda: len(server.epochs) == 2 and server.link is not None)
+        assert (agent.offer.running, forced.is_set()) == (1, False)
+        await agent.offer.stop(0.01)
+        assert forced.is_set()
+        assert agent.offer.running == 0
+
+
+async def test_stopping_waits_for_an_engine_that_lets_go_in_time() -> None:
+    started, let_go = asyncio.Event(), asyncio.Event()
+
+    async def hold(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await let_go.wait()
+            out.close(Close("cancelled", message="free"))
+
+    async with connected(hold) as (server, agent):
+        ear = server.ask()
+        await asyncio.wait_for(started.wait(), 5)
+        server.link.cancel(ear.stream)
+        while not [task for task in agent.offer._at_work if task.cancelling()]:
+            await asyncio.sleep(0.005)
+        stopping = asyncio.create_task(agent.offer.stop(5))
+        await asyncio.sleep(0)
+        let_go.set()
+        await stopping
+        assert (await asyncio.wait_for(ear.close, 5)).message == "free"
+
+
 async def test_a_request_that_is_cancelled_before_it_began_frees_its_slot() -> None:
     async with connected() as (server, agent):
         ear = server.ask()

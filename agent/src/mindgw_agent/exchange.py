@@ -59,7 +59,7 @@ async def carry(engine: Engine, request: Asked, out: Outlet) -> None:
     """Bring the request to the engine, drive `out` until its `close`. Never raises, but for being cancelled.
 
     Cancelling the task closes the engine's connection at once; `close` follows when the engine's slot is known to be free. The slot is
-    held until then, and after a failure too, though `close` does not wait for it there.
+    held until then, and after a failure too, though `close` does not wait for it there. A second cancel waits for nothing any more.
     """
     call = _Call(engine, request, out)
     try:
@@ -91,7 +91,17 @@ async def _carry(call: "_Call", answers: int) -> None:
         close = call.ended("failed", code="engine_error", message="the agent failed")
     call.out.close(close)
     if close.outcome == "failed":
-        await call.engine.until_free(answers)
+        await _let_go(call.engine, answers)
+
+
+async def _let_go(engine: Engine, answers: int) -> None:
+    """Wait for the engine after a failure. The first cancel asks for what happens already; it is obeyed afterwards."""
+    freed = asyncio.create_task(engine.until_free(answers))
+    try:
+        await asyncio.shield(freed)
+    except asyncio.CancelledError:
+        await freed
+        raise
 
 
 class _Call:

@@ -16,7 +16,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from mindgw_agent import clock, events
-from mindgw_agent.offer import Offer
+from mindgw_agent.offer import Offer, cancel
 from mindgw_agent.session import Session
 from mindgw_agent.wire import Close, Goodbye, Meta, ProtocolError
 
@@ -133,7 +133,7 @@ class Link:
             self.error = self.error or f"the connection was lost ({error})"
         finally:
             for task in (*tasks, *(answer.task for answer in self._answers.values() if answer.task is not None)):
-                task.cancel()
+                cancel(task)
             # not the requests: an engine may take a while to let go, and the next link need not wait for that
             await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -241,7 +241,7 @@ class Link:
     def _cancel(self, event: events.Cancel) -> None:
         answer = self._answers.get(event.stream)
         if answer is not None and answer.task is not None:
-            answer.task.cancel()
+            cancel(answer.task)
 
     def _resume(self, event: events.Writable) -> None:
         answer = self._answers.get(event.stream)

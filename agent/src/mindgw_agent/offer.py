@@ -30,8 +30,15 @@ class Engine(Protocol):
 
 
 E = TypeVar("E", bound=Engine)
-#: Carries one request to an engine, until `out.close`; when cancelled it ends once the engine's slot is known to be free.
+#: Carries one request to an engine, until `out.close`; when cancelled it ends once the engine's slot is known to be free, and when
+#: cancelled twice at once.
 Carry = Callable[[E, Request, Outlet], Coroutine[Any, Any, None]]
+
+
+def cancel(task: "asyncio.Task[None]") -> None:
+    """Ask a request to end. One that is ending already waits for its engine: cancelling it again would cut that short."""
+    if not task.cancelling():
+        task.cancel()
 
 
 class NoEngine(Exception):
@@ -101,7 +108,7 @@ class Offer(Generic[E]):
             log.info("engine %s: %s", self.seen.url or "-", "healthy" if self.seen.healthy else self.seen.error)
 
     def start(self, request: Request, out: Outlet) -> "asyncio.Task[None] | None":
-        """Begin a request in a task of its own; None when all slots are taken. Whoever cancels it frees the slot once it has ended."""
+        """Begin a request in a task of its own; None when all slots are taken. The slot is free once it has ended; see `cancel`."""
         if self.running >= self.slots:
             return None
         task = asyncio.create_task(self._work(request, out))
@@ -111,9 +118,9 @@ class Offer(Generic[E]):
 
     async def stop(self, within: float) -> None:
         """End all requests; after that many seconds without waiting for the engine any more."""
-        for _ in range(2):
+        for end in (cancel, asyncio.Task.cancel):
             for task in self._at_work:
-                task.cancel()
+                end(task)
             if self._at_work:
                 await asyncio.wait(self._at_work, timeout=within)
 
