@@ -102,6 +102,17 @@ async def test_a_request_is_carried_and_its_tag_comes_back() -> None:
         assert (ear.status, ear.body, close.outcome, close.tag) == (200, body, "done", b"bill")
 
 
+async def test_a_request_for_an_engine_that_is_not_here_is_refused_before_anything_else() -> None:
+    async with connected() as (server, agent):
+        for name, outcome in [("e2", ("failed", "refused")), ("e1", ("done", "")), ("", ("done", ""))]:
+            close = await asyncio.wait_for(server.ask(engine=name).close, 5)
+            assert (close.outcome, close.code, close.tag) == (*outcome, b"bill")
+        agent.engine.report = EngineReport(id="e1", kind="fake", healthy=False, slots=0)
+        await agent.offer.probe()
+        close = await asyncio.wait_for(server.ask(engine="e2").close, 5)
+        assert (close.outcome, close.code) == ("failed", "refused")
+
+
 async def test_a_request_over_the_slots_is_busy_at_once() -> None:
     free = asyncio.Event()
 

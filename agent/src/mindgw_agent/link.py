@@ -213,6 +213,9 @@ class Link:
 
     def _begin(self, request: events.Request) -> None:
         answer = Answer(self._session, self._wake.set, request)
+        if not self._offer.has(request.meta.engine):
+            answer.close(Close("failed", "refused", "the agent has no such engine"))
+            return
         answer.task = self._offer.start(request, answer)
         if answer.task is None:
             answer.close(Close("busy"))

@@ -107,6 +107,10 @@ class Offer(Generic[E]):
         if (before.healthy, before.error) != (self.seen.healthy, self.seen.error):
             log.info("engine %s: %s", self.seen.url or "-", "healthy" if self.seen.healthy else self.seen.error)
 
+    def has(self, engine: str) -> bool:
+        """Whether an engine of this id is here; "" leaves the choice to the agent."""
+        return engine in {"", self.seen.id}
+
     def start(self, request: Request, out: Outlet) -> "asyncio.Task[None] | None":
         """Begin a request in a task of its own; None when all slots are taken. The slot is free once it has ended; see `cancel`."""
         if self.running >= self.slots:
