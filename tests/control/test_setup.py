@@ -6,12 +6,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from sqlmodel import select
 
-from mindgw import config
+from mindgw import clock, config
 from mindgw.control import lock, secrets, setup
 from mindgw.control.setup import Wishes, initialise
 from mindgw.errors import ConfigError
@@ -24,6 +25,7 @@ from mindgw_agent.tokens import JoinToken
 #: Serves from a directory as far as the lock can tell, until its input is closed.
 HOLD = """
 import sys
+from datetime import timedelta
 from pathlib import Path
 from mindgw.control import lock
 with lock.hold(Path(sys.argv[1])):
@@ -87,6 +89,29 @@ async def test_a_second_run_changes_nothing_but_gives_a_fresh_token(tmp_path):
     assert (second.base_url, second.fingerprint) == (first.base_url, first.fingerprint)
     assert second.join_token != first.join_token
     assert [len(await rows(tmp_path, table)) for table in (Org, Team, User, Key)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("end", ["revoked_at", "expires_at"])
+async def test_an_admin_key_that_is_no_good_any_more_gets_a_successor(tmp_path, end):
+    first = await initialise(tmp_path)
+    database = Database(config.load(None, tmp_path).database_url)
+    async with database.write() as session:
+        key = await keys.get(session, tokens.parse_key(first.api_key)[0])
+        setattr(key, end, clock.utcnow())
+    await database.close()
+    second = await initialise(tmp_path)
+    assert second.api_key not in {None, first.api_key}
+    assert (await initialise(tmp_path)).api_key is None
+
+
+async def test_an_admin_key_that_ends_one_day_is_good_until_then(tmp_path):
+    first = await initialise(tmp_path)
+    database = Database(config.load(None, tmp_path).database_url)
+    async with database.write() as session:
+        key = await keys.get(session, tokens.parse_key(first.api_key)[0])
+        key.expires_at = clock.utcnow() + timedelta(days=1)
+    await database.close()
+    assert (await initialise(tmp_path)).api_key is None
 
 
 async def test_a_lost_key_gets_a_successor(tmp_path):

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 import msgspec
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock, config, private_files, settings_file
@@ -73,7 +73,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         own = secrets.obtain(directory)
         renew(settings, own, now)
         async with database.write() as session:
-            key = await _first_people(session, own, again=wishes.new_admin_key)
+            key = await _first_people(session, own, now, again=wishes.new_admin_key)
             row, token = invitation.mint(own, settings, now)
             await fleet.forget_join_tokens(session, now)
             await fleet.add_join_token(session, row)
@@ -159,12 +159,13 @@ def _changes(current: Config, wishes: Wishes) -> dict[str, str]:
     return changes
 
 
-async def _first_people(session: AsyncSession, own: Secrets, *, again: bool) -> str | None:
+async def _first_people(session: AsyncSession, own: Secrets, now: datetime, *, again: bool) -> str | None:
     """The default organisation, team and admin user, and the first admin key where there is none that is good."""
     org = await people.get_or_create_org(session)
     team = await people.get_or_create_team(session, org.id)
     user = await people.get_or_create_user(session, org.id, people.ADMIN, name="Administrator", admin=True)
-    found = (await session.exec(select(Key.id).where(col(Key.admin).is_(True)).limit(1))).first()
+    good = col(Key.admin).is_(True), col(Key.revoked_at).is_(None), or_(col(Key.expires_at).is_(None), col(Key.expires_at) > now)
+    found = (await session.exec(select(Key.id).where(*good).limit(1))).first()
     if found is not None and not again:
         return None
     wanted = keys.NewKey(name="admin", org_id=org.id, team_id=team.id, user_id=user.id, admin=True)
