@@ -9,9 +9,9 @@ import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import serve as listen
 
-from mindgw_agent import address, errors, identity, link, tunnel, wire
+from mindgw_agent import address, errors, identity, link, serve, tunnel, wire
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
 from mindgw_agent.offer import NoEngine, Offer
@@ -332,7 +332,7 @@ async def test_a_server_that_falls_silent_is_given_up(monkeypatch: pytest.Monkey
         await quiet.wait()
 
     key = identity.new_key()
-    async with gateway(identity.public_half(key)) as server, serve(silent, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as mute:
+    async with gateway(identity.public_half(key)) as server, listen(silent, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as mute:
         agent = Agent(server, key, echo)
         where = address.parse(f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}")
         ended = await asyncio.wait_for(connect_once(agent.tunnel, where, None), 5)
@@ -366,7 +366,7 @@ async def test_garbage_from_a_server_ends_the_link_and_nothing_else(garbage: byt
         await socket.wait_closed()
 
     key = identity.new_key()
-    async with gateway(identity.public_half(key)) as server, serve(speak, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as odd:
+    async with gateway(identity.public_half(key)) as server, listen(speak, "127.0.0.1", 0, subprotocols=[wire.SUBPROTOCOL]) as odd:
         agent = Agent(server, key, echo)
         where = address.parse(f"http://127.0.0.1:{odd.sockets[0].getsockname()[1]}")
         ended = await asyncio.wait_for(connect_once(agent.tunnel, where, None), 5)
@@ -429,6 +429,25 @@ async def test_reports_leave_when_something_changed_and_now_and_then() -> None:
         await server.until(lambda: len(server.reports) > told)
         assert server.reports[-1].engines[0].error == "gone"
         assert server.reports[-1].serial > server.reports[0].serial
+
+
+async def test_an_engine_that_a_request_did_not_reach_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "PROBE_EVERY", 3600.0)
+    monkeypatch.setattr(serve, "PROBE_SOONEST", 0.01, raising=False)
+
+    async def fail(engine: FakeEngine, request: Request, out: Outlet) -> None:
+        engine.report = EngineReport(id="e1", kind="fake", healthy=False, slots=2, error="gone")
+        out.close(Close("failed", "engine_unreachable", "gone"))
+
+    async with connected(fail) as (server, agent):
+        probing = asyncio.create_task(serve.keep_probing(agent.tunnel))
+        try:
+            assert (await asyncio.wait_for(server.ask().close, 5)).code == "engine_unreachable"
+            await server.until(lambda: not server.reports[-1].engines[0].healthy)
+            assert server.reports[-1].engines[0].error == "gone"
+        finally:
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
 
 
 async def test_an_engine_that_is_not_there_is_an_unhealthy_report_and_looked_for_again() -> None:

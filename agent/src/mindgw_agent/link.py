@@ -36,11 +36,13 @@ NORMAL, PROTOCOL_ERROR = 1000, 1002
 class Answer:
     """The way of one answer to the server; see `exchange.Outlet`."""
 
-    __slots__ = ("_room", "_session", "_wake", "closed", "meta", "stream", "task")
+    __slots__ = ("_heard", "_room", "_session", "_wake", "closed", "meta", "stream", "task")
 
-    def __init__(self, session: Session, wake: Callable[[], None], request: events.Request) -> None:
+    def __init__(self, session: Session, wake: Callable[[], None], heard: Callable[[Close], None], request: events.Request) -> None:
         self._session = session
         self._wake = wake
+        #: Told how the request ended.
+        self._heard = heard
         self.stream = request.stream
         self.meta: Meta = request.meta
         #: Set when the server has taken enough for the engine to be read on.
@@ -63,6 +65,7 @@ class Answer:
         if self.closed:
             return
         self.closed = True
+        self._heard(close)
         self._session.close(self.stream, close if close.tag else msgspec.structs.replace(close, tag=self.meta.tag))
         self._wake()
 
@@ -212,7 +215,7 @@ class Link:
         self._changed()
 
     def _begin(self, request: events.Request) -> None:
-        answer = Answer(self._session, self._wake.set, request)
+        answer = Answer(self._session, self._wake.set, self._offer.heard, request)
         if not self._offer.has(request.meta.engine):
             answer.close(Close("failed", "refused", "the agent has no such engine"))
             return

@@ -73,6 +73,8 @@ class Offer(Generic[E]):
         self.seen = EngineReport(id="e1", kind="", url=url, healthy=False, slots=0, error="no engine was found yet")
         #: Requests whose engine is not known to be free, of links that are lost too; at most as many as there are slots.
         self._at_work: set[asyncio.Task[None]] = set()
+        #: Set when a request did not reach the engine: a probe is due.
+        self.doubted = asyncio.Event()
         #: Set when the operator ends this agent.
         self.draining = False
         self._serial = 0
@@ -119,6 +121,11 @@ class Offer(Generic[E]):
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
         return task
+
+    def heard(self, close: Close) -> None:
+        """Take note of how a request ended."""
+        if close.code == "engine_unreachable":
+            self.doubted.set()
 
     async def stop(self, within: float) -> None:
         """End all requests; after that many seconds without waiting for the engine any more."""

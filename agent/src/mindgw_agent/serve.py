@@ -1,6 +1,7 @@
 """The running agent put together: state directory in, exit code out."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -22,8 +23,9 @@ from mindgw_agent.tunnel import Tunnel, keep_connected
 
 log = logging.getLogger("mindgw.agent")
 
-#: Seconds between probes of the engine.
+#: Seconds between probes of the engine, and the fewest when requests do not reach it.
 PROBE_EVERY = 5.0
+PROBE_SOONEST = 0.25
 #: Seconds that running requests get when the operator ends this agent, and seconds that an engine gets after that.
 DRAIN = 30.0
 LET_GO = 2.0
@@ -71,7 +73,7 @@ async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
     context = identity.pinned_context(settings.ca.encode()) if settings.ca else None
     await offer.probe()
     link = asyncio.create_task(keep_connected(tunnel, addresses, context))
-    beside = [asyncio.create_task(_probe(tunnel)), asyncio.create_task(_tell(state, settings, tunnel))]
+    beside = [asyncio.create_task(keep_probing(tunnel)), asyncio.create_task(_tell(state, settings, tunnel))]
     with _Signals(tunnel, link) as signals:
         try:
             await link
@@ -126,11 +128,11 @@ class _Signals:
         self._link.cancel()
 
 
-async def _probe(tunnel: Tunnel) -> None:
+async def keep_probing(tunnel: Tunnel) -> None:
     """Look at the engine again and again, and tell the server what changed."""
     clock = asyncio.get_running_loop().time
     while True:
-        await asyncio.sleep(PROBE_EVERY)
+        await _until_due(tunnel.offer)
         try:
             await tunnel.offer.probe()
             if tunnel.link is not None:
@@ -138,6 +140,14 @@ async def _probe(tunnel: Tunnel) -> None:
             tunnel.changed.set()
         except Exception:  # the top of a task: an engine must not be able to end the agent
             log.exception("a probe failed; the next one comes in %.0f s", PROBE_EVERY)
+
+
+async def _until_due(offer: Offer[Any]) -> None:
+    """The pause between two probes; short when a request did not reach the engine, for then others would follow it."""
+    await asyncio.sleep(PROBE_SOONEST)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(offer.doubted.wait(), PROBE_EVERY - PROBE_SOONEST)
+    offer.doubted.clear()
 
 
 async def _tell(state: StateDir, settings: Settings, tunnel: Tunnel) -> None:
