@@ -49,6 +49,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: Size = 32 * 2**20
     #: Requests that may wait.
     queue: int = 10_000
+    #: Bytes of the requests that may wait.
+    queue_bytes: Size = 2**30
     #: Largest answer that is not a stream.
     answer: Size = 64 * 2**20
     #: Answers that one request may ask for.

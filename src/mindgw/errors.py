@@ -34,6 +34,8 @@ MindGWError
 The docstring of a class is its default message. `server/problems.py` is the only place that turns them into HTTP.
 """
 
+from typing import Self
+
 
 class MindGWError(Exception):
     """Something went wrong inside the gateway."""
@@ -56,6 +58,11 @@ class MindGWError(Exception):
         if code is not None:
             self.code = code
         super().__init__(self.message)
+
+    def bare(self) -> Self:
+        """Itself without what led to it: an error that is kept as a value keeps no frame, and so no request, alive."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
 
 class CallerError(MindGWError):

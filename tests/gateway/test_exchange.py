@@ -1,6 +1,8 @@
 """Requests from their first byte to their row, with real agents' sessions at the other end of the links."""
 
+import gc
 import json
+import weakref
 
 import pytest
 
@@ -357,7 +359,6 @@ def test_a_worker_that_falls_silent_is_lost():
 @pytest.mark.parametrize(
     ("code", "expected", "status"),
     [
-        ("engine_unreachable", "engine_unreachable", 502),
         ("engine_timeout", "engine_timeout", 504),
         ("engine_error", "engine_error", 502),
         ("engine_protocol", "engine_error", 502),
@@ -643,17 +644,24 @@ def test_no_comment_stands_within_an_event():
 # -- credit ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_does_not_read_stops_the_engine():
+WIDE = sse.event(CHUNK[:-1] + b',"pad":"' + b"x" * 300 + b'"}')
+
+
+@pytest.mark.parametrize("pieces", [[EVENT * 100], [EVENT], [WIDE], [WIDE[:20], WIDE[20:]], [EVENT, b": comment\n\n"]])
+def test_a_client_that_does_not_read_stops_the_engine(pieces):
     world = World()
     box = Box(world)
     client = world.ask(stream=True)
+    client.reads = False
     box.head()
     sent = 0
-    while box.session.writable(box.stream):
-        box.data(EVENT * 100)
-        sent += 1
+    while box.session.writable(box.stream) and sent < 2 * wire.WINDOW:
+        for piece in pieces:
+            box.data(piece)
+            sent += len(piece)
     held = len(client.body)
     assert held <= wire.WINDOW
+    client.reads = True
     client.post(signals.Drained())
     world.pump()
     assert box.session.writable(box.stream)
@@ -817,3 +825,93 @@ def test_models_of_a_removed_box_are_not_waited_for():
     world.pipeline.remove_worker("box")
     box.cut()
     assert world.ask().code == "model_not_found"
+
+
+def test_a_box_without_its_engine_is_left_for_another():
+    world = World()
+    boxes = [Box(world, "first"), Box(world, "second")]
+    client = world.ask()
+    first, second = sorted(boxes, key=lambda box: not box.requests)
+    first.close("failed", "engine_unreachable", message="no connection")
+    second.head(200, JSON, ANSWER)
+    second.close()
+    assert client.end == signals.Answer(200, ANSWER)
+    assert world.used == 0
+
+
+def test_an_engine_that_nobody_reaches_is_told_after_three_tries():
+    world = World()
+    box = Box(world)
+    client = world.ask()
+    for _ in range(3):
+        box.close("failed", "engine_unreachable", message="no connection")
+        world.passes(1)
+    assert (client.code, client.error.status, client.error.message) == ("engine_unreachable", 502, "no connection")
+    assert world.used == 0
+
+
+def test_what_passed_by_is_counted_when_the_box_is_lost():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True)
+    box.head()
+    box.data(EVENT * 5)
+    box.cut()
+    row = the_row(world)
+    assert client.code == "worker_lost"
+    assert (row.completion_tokens, row.source, row.prompt_tokens > 0) == (5, "counted", True)
+
+
+def test_a_client_that_stalls_is_not_the_engines_fault():
+    world = World(Timeouts(idle=20))
+    box = Box(world)
+    client = world.ask(stream=True)
+    client.reads = False
+    box.head()
+    box.data(EVENT)
+    world.passes(19)
+    box.data(EVENT)
+    assert client.end is None
+    world.passes(3)
+    assert (client.code, box.cancelled) == ("client_stalled", [1])
+    assert sse.PING not in client.body
+
+
+def test_a_queue_is_bounded_in_bytes_too():
+    world = World(limits=Limits(queue_bytes=300))
+    Box(world)
+    world.ask()
+    waiting = world.ask(pad="x" * 50)
+    refused = world.ask(pad="x" * 200)
+    assert (waiting.state, refused.code) == (State.WAITING, "queue_full")
+    waiting.post(signals.Gone())
+    assert world.pipeline.queue.held == 0
+
+
+def test_the_row_names_the_model_that_answered():
+    world = World()
+    box = Box(world, "box", engine(models=[wire.Model("real", kinds=["chat"], aliases=["nick"])]))
+    world.ask("nick")
+    box.head(200, JSON, ANSWER)
+    box.close()
+    assert the_row(world).model == "real"
+
+
+@pytest.mark.parametrize("model", ["m", "nobody"])
+def test_nothing_of_a_request_is_left_for_the_garbage_collector(model):
+    world = World()
+    box = Box(world)
+    gc.collect()
+    gc.disable()
+    try:
+        client = world.ask(model)
+        if model == "m":
+            box.head(200, JSON, ANSWER)
+            box.close()
+        left = weakref.ref(client)
+        assert client.end is not None
+        client.exchange = None
+        del client
+        assert left() is None
+    finally:
+        gc.enable()

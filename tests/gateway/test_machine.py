@@ -51,7 +51,9 @@ class Requests(RuleBasedStateMachine):
 
     @rule(model=st.sampled_from("mmn"), stream=st.booleans(), usage=st.booleans())
     def ask(self, model, stream, usage):
-        self.clients.append(self.world.ask(model, stream=stream, stream_options={"include_usage": usage}))
+        client = self.world.ask(model, stream=stream, stream_options={"include_usage": usage})
+        client.reads = False  # it reads when `client_does` says so
+        self.clients.append(client)
 
     @rule(body=st.sampled_from(BODIES) | st.none())
     def begin_to_ask(self, body):
@@ -180,7 +182,7 @@ class Requests(RuleBasedStateMachine):
         pipeline, now = self.world.pipeline, self.world.clock()
         assert pipeline.queue.waiting == len(waiting)
         for exchange in waiting:
-            assert not [seat for seat in pipeline.fleet.seats(exchange._needs.model, "chat") if seat.free(now)]
+            assert not [seat for seat in pipeline.fleet.seats(exchange._ticket.needs.model, "chat") if seat.free(now)]
 
     @invariant()
     def nobody_is_forgotten_and_nobody_hoards(self):

@@ -6,16 +6,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from mindgw import errors
+from mindgw.gateway.admission import Caller
 from mindgw.gateway.queue import Queue, Ticket
 from mindgw.gateway.route import Needs
+
+PAYER = Caller("k", "n", "o")
 
 
 class Slots:
     """Free slots of each model; a placement is the name of its model."""
 
-    def __init__(self, capacity: int = 100, **free: int) -> None:
+    def __init__(self, capacity: int = 100, memory: int = 2**30, **free: int) -> None:
         self.free = Counter(free)
-        self.queue = Queue(self._place, capacity)
+        self.queue = Queue(self._place, capacity, memory)
         #: Tickets in the order in which they got their turn.
         self.granted: list[Ticket] = []
 
@@ -26,7 +29,7 @@ class Slots:
         return needs.model
 
     def ticket(self, model: str = "a", kind: str = "chat") -> Ticket:
-        ticket = Ticket(Needs(model, kind), lambda placement: self.granted.append(ticket))
+        ticket = Ticket(Needs(model, kind), PAYER, 1, lambda placement: self.granted.append(ticket))
         return ticket
 
     def join(self, model: str = "a") -> Ticket:
@@ -77,9 +80,9 @@ def test_the_oldest_of_all_lines_is_served_first():
     """Two models of one engine: whoever came first gets the first slot, and so on, line by line in turn."""
     free: list[str] = []
     granted: list[int] = []
-    queue = Queue(lambda needs: free.pop() if free else None, 100)
+    queue = Queue(lambda needs: free.pop() if free else None, 100, 2**30)
     for i in range(6):
-        queue.join(Ticket(Needs("ab"[i % 2], "chat"), lambda _, i=i: granted.append(i)))
+        queue.join(Ticket(Needs("ab"[i % 2], "chat"), PAYER, 1, lambda _, i=i: granted.append(i)))
     free += ["slot"] * 4
     queue.wake()
     assert granted == [0, 1, 2, 3]
@@ -164,7 +167,7 @@ def test_a_grant_may_free_a_slot_or_leave_or_join():
         tickets.append(slots.join())
         slots.give(a=1)
 
-    tickets += [Ticket(Needs("a", "chat"), grant), slots.ticket()]
+    tickets += [Ticket(Needs("a", "chat"), PAYER, 1, grant), slots.ticket()]
     for ticket in tickets:
         slots.queue.join(ticket)
     slots.give(a=1)
@@ -178,7 +181,7 @@ def test_a_grant_that_fails_leaves_the_queue_at_work():
     def grant(_placement):
         raise ValueError("a bug")
 
-    slots.queue.join(Ticket(Needs("a", "chat"), grant))
+    slots.queue.join(Ticket(Needs("a", "chat"), PAYER, 1, grant))
     with pytest.raises(ValueError, match="a bug"):
         slots.give(a=1)
     second = slots.join()

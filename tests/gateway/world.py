@@ -152,6 +152,8 @@ class Client:
 
     def __init__(self, world: World, key: str, path: str = CHAT, *headers: tuple[bytes, bytes]) -> None:
         self._world = world
+        #: False while it takes nothing of what is written for it.
+        self.reads = True
         self.sent: list[signals.Effect] = []
         #: The last effect: Answer, Fail or End; None while the client waits.
         self.end: signals.Effect | None = None
@@ -170,6 +172,8 @@ class Client:
             self.sent.append(effect)
             if isinstance(effect, signals.Answer | signals.Fail | signals.End):
                 self.end = effect
+        if self.reads and self.end is None and any(isinstance(effect, signals.Write) for effect in effects):
+            self.post(signals.Drained())
 
     def post(self, event: signals.Event) -> None:
         self._world.pipeline.post(self.exchange, event)

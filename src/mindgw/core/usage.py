@@ -36,8 +36,13 @@ def clamp(count: int | None) -> int:
     return min(max(count or 0, 0), CEILING)
 
 
+def bounded(prompt: int, completion: int, cached: int, source: str) -> Tokens:
+    """Counts that somebody else made, within bounds; cached never exceeds the prompt."""
+    whole = clamp(prompt)
+    return Tokens(whole, clamp(completion), min(clamp(cached), whole), source)
+
+
 def tokens(reported: Reported) -> Tokens:
-    """What an engine reported, within bounds; cached never exceeds the prompt."""
-    prompt = clamp(reported.prompt_tokens)
-    cached = clamp(reported.prompt_tokens_details.cached_tokens) if reported.prompt_tokens_details else 0
-    return Tokens(prompt, clamp(reported.completion_tokens), min(cached, prompt), "engine")
+    """What an engine reported, within bounds."""
+    cached = reported.prompt_tokens_details.cached_tokens if reported.prompt_tokens_details else 0
+    return bounded(reported.prompt_tokens or 0, reported.completion_tokens or 0, cached or 0, "engine")

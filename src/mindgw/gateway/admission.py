@@ -34,7 +34,6 @@ class Ask(Struct, frozen=True):
 
     caller: Caller
     path: str
-    body: bytes
     peek: payload.Peek
     needs: Needs
 
@@ -48,4 +47,4 @@ def admit(caller: Caller, path: str, body: bytes, limits: Limits, check: Callabl
     if kind == payload.CHAT and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     check(seen.model, kind)
-    return Ask(caller, path, body, seen, Needs(seen.model, kind))
+    return Ask(caller, path, seen, Needs(seen.model, kind))

@@ -28,12 +28,15 @@ from mindgw.gateway.patience import FOREVER, Limit, Patience
 from mindgw.gateway.queue import Queue, Ticket
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.signals import Answer, Begin, Effect, End, Event, Fail, Head, LookUp, State, Write
+from mindgw_agent import payload as media
 from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
 CANCEL_GRACE = 120.0
 #: Seconds between looks at the fleet while a request waits.
 LOOK = 1.0
+#: How a worker says that it never asked its engine.
+_NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
 #: Largest error answer of an engine that is read, in bytes.
 MAX_ERROR = 2**20
 
@@ -57,7 +60,7 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_needs", "_outcome", "_owed", "_patience", "_policy", "_relay", "_stages",
+        "_ask", "_attempt", "_body", "_outcome", "_owed", "_patience", "_policy", "_relay", "_stages",
         "_status", "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -71,13 +74,11 @@ class Exchange:
 
         #: None until the key is known.
         self.caller: Caller | None = None
-        #: None until it has arrived; b"" after it was read.
+        #: None until it has arrived; b"" from the first byte of the answer on, when no other worker can be asked any more.
         self._body: bytes | None = None
-        #: The next three are None until it was admitted. The policy decides whether another worker is tried, for `_needs`.
+        #: The next three are None until it was admitted. The policy decides whether another worker is tried; the ticket says for what.
         self._ask: Ask | None = None
         self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
-        self._needs: Needs | None = None
-        #: Its place in the queue; None when it does not wait.
         self._ticket: Ticket | None = None
         #: The current try on a worker; None when there is none.
         self._attempt: Attempt | None = None
@@ -134,33 +135,29 @@ class Exchange:
             return []
         if self._stages.meter.full:
             return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
-        body, self._body = self._body, b""
         try:
-            self._ask = admission.admit(self.caller, self.head.path, body, self._stages.limits, self._stages.fleet.check)
+            self._ask = admission.admit(self.caller, self.head.path, self._body, self._stages.limits, self._stages.fleet.check)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
         self._policy = attempts(self._ask.needs)
-        self._needs = next(self._policy)
+        post = self._stages.post
+        grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
+        self._ticket = Ticket(next(self._policy), self.caller, len(self._body), grant)
         self._patience.queued = now
         return self._stand(self._stages.queue.join, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
     def _stand(self, join: Callable[[Ticket], Placement | None], now: float) -> list[Effect]:
-        assert self._needs is not None
-        post = self._stages.post
-        ticket = Ticket(self._needs, lambda placement: post(self, signals.Turn(placement)))
+        assert self._ticket is not None
         self._patience.seen = now
         self._enter(State.WAITING, now)
         try:
-            placement = join(ticket)
+            placement = join(self._ticket)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        if placement is not None:
-            return self._place(placement, now)
-        self._ticket = ticket
-        return []
+        return self._place(placement, now) if placement is not None else []
 
     # -- place and open -------------------------------------------------------------------------------------------
 
@@ -169,15 +166,15 @@ class Exchange:
 
     def _place(self, placement: Placement, now: float) -> list[Effect]:
         assert self._ask is not None
-        self._ticket = None
+        assert self._body is not None
         self._tally.placed = now
-        self._tally.worker = placement.seat.worker.id
+        self._tally.worker, self._tally.model = placement.seat.worker.id, placement.model
         self._enter(State.SENT, now)
         self._attempt = Attempt(partial(self._stages.post, self), placement)
-        self._attempt.open(self._meta(self._ask, placement), self._ask.body)
+        self._attempt.open(self._meta(self._ask, placement, len(self._body)), self._body)
         return []
 
-    def _meta(self, ask: Ask, placement: Placement) -> wire.Meta:
+    def _meta(self, ask: Ask, placement: Placement, length: int) -> wire.Meta:
         patience = self._stages.timeouts
         return wire.Meta(
             request_id=self.head.request_id,
@@ -191,7 +188,7 @@ class Exchange:
             idle=patience.idle,
             connect=patience.connect,
             traceparent=self.head.traceparent,
-            length=len(ask.body),
+            length=length,
         )
 
     # -- relay ----------------------------------------------------------------------------------------------------
@@ -214,7 +211,7 @@ class Exchange:
         self._owed += len(event.data)
         self._tally.bytes += len(event.data)
         if self._tally.first is None:
-            self._tally.first = now
+            self._first_byte(now)
         try:
             if isinstance(self._relay, relay.StreamRelay):
                 return self._stream(self._relay, event.data, now)
@@ -225,23 +222,35 @@ class Exchange:
         self._pay()
         return []
 
+    def _first_byte(self, now: float) -> None:
+        """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
+        assert self._body is not None
+        self._tally.first = now
+        self._tally.tokens = usage.Tokens(prompt=media.estimate_tokens(self._body), source="counted")
+        self._body = b""
+
     def _stream(self, stream: relay.StreamRelay, data: bytes, now: float) -> list[Effect]:
         out = stream.feed(data)
         if stream.fault is not None:
-            kept = self._write(out) if out else []
+            kept = self._write(out, now) if out else []
             return kept + self._abandon(relay.error_of(stream.fault), now)
-        if not out:
+        if out:
+            return self._write(out, now)
+        if self._patience.stuck is None:
             self._pay()
-            return []
-        return self._write(out)
+        return []
 
-    def _write(self, data: bytes) -> list[Effect]:
+    def _write(self, data: bytes, now: float) -> list[Effect]:
+        if self._patience.stuck is None:
+            self._patience.stuck = now
         if self.begun:
             return [Write(data)]
         self.begun = True
         return [Begin(), Write(data)]
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
+        self._patience.unstick(now)
+        self.due = min(self.due, self._patience.next_ping(self._tally.stream))
         self._pay()
         return []
 
@@ -254,28 +263,29 @@ class Exchange:
     # -- how an attempt ends --------------------------------------------------------------------------------------
 
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
-        """1 no room there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
+        """1 nothing was begun there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
         close = event.close
-        if (close.outcome == "busy" or close.code == "draining") and self._relay is None:  # 1
-            return self._turned_down(now)
+        if self._relay is None and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
+            return self._turned_down(close, now)
         self._leave_worker()
         self._count(close)
         if close.outcome != "done" or self._relay is None:  # 2
             return self._fail(relay.error_of_close(close), now)
         return self._complete(self._relay, now)  # 3
 
-    def _turned_down(self, now: float) -> list[Effect]:
+    def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
         """The seat rests before its slot is given back, or the next in line would be sent there."""
         assert self._attempt is not None
         self._stages.fleet.rest(self._attempt.placement.seat, now)
-        return self._again(Outcome.BUSY, self._leave_worker().worker, errors.NoWorker(), now)
+        outcome = Outcome.LOST if close.code == "engine_unreachable" else Outcome.BUSY
+        return self._again(outcome, self._leave_worker().worker, relay.error_of_close(close), now)
 
     def _complete(self, answer: relay.StreamRelay | relay.Whole, now: float) -> list[Effect]:
         if isinstance(answer, relay.StreamRelay):
             if not answer.between:
                 return self._fail(errors.EngineFailed("The answer ended in the middle of an event."), now)
             self._tally.status = 200
-            return [*self._write(answer.end(self._tally.tokens) + sse.event(sse.DONE)), End(), *self._finish("done", now)]
+            return [*self._write(answer.end(self._tally.tokens) + sse.event(sse.DONE), now), End(), *self._finish("done", now)]
         if not 200 <= self._status < 300:
             return self._fail(relay.error_of(fault.read(self._status, answer.raw())), now)
         try:
@@ -291,6 +301,7 @@ class Exchange:
         attempt = self._leave_worker()
         wrong = errors.WorkerLost()
         if self._tally.first is not None:
+            self._count_here()
             return self._fail(wrong, now)
         self._relay = None
         self._patience.queued = now
@@ -299,8 +310,9 @@ class Exchange:
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
         assert self._policy is not None
+        assert self._ticket is not None
         try:
-            self._needs = self._policy.send((outcome, worker))
+            self._ticket.needs = self._policy.send((outcome, worker))
         except StopIteration:
             return self._fail(wrong, now)
         return self._stand(self._stages.queue.rejoin, now)
@@ -325,17 +337,16 @@ class Exchange:
         return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
-        if self._stages.fleet.present(self._tally.model):
+        if self._present():
             self._patience.seen = now
         limit, wrong = self._limit()
         if now >= limit:
             return self._abandon(wrong, now)
-        effects: list[Effect] = []
-        if now >= self._patience.next_ping(self._tally.stream) and self._may_ping():
-            effects = self._write(sse.PING)
+        ping = now >= self._patience.next_ping(self._tally.stream) and self._may_ping()
+        if ping:
             self._patience.pinged = now
         self._set_due(now)
-        return effects
+        return self._write(sse.PING, now) if ping else []
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
@@ -346,9 +357,13 @@ class Exchange:
     def _limit(self) -> Limit:
         """When patience ends in this state, and what the caller hears then."""
         if self.state is State.WAITING:
-            return self._patience.waiting(self._stages.fleet.present(self._tally.model))
+            return self._patience.waiting(self._present())
         placed = self._tally.placed if self._tally.placed is not None else self._patience.queued
         return self._patience.running(placed, self._tally.stream, begun=self._tally.first is not None)
+
+    def _present(self) -> bool:
+        """Whether a worker that has the model may take requests."""
+        return self._ask is not None and self._stages.fleet.present(self._ask.peek.model)
 
     def _may_ping(self) -> bool:
         """A comment may stand between events of a stream only."""
@@ -357,6 +372,7 @@ class Exchange:
     def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
         """The agent never confirmed a cancel: the slot is taken back all the same."""
         self._leave_worker()
+        self._count_here()
         return self._finish(self._outcome, now)
 
     # -- settle ---------------------------------------------------------------------------------------------------
@@ -364,12 +380,12 @@ class Exchange:
     def _fail(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client; for when no worker holds anything of this request."""
         self._tally.fail(wrong, self.begun)
-        return [Fail(wrong, self.begun), *self._finish("failed", now)]
+        return [Fail(wrong.bare(), self.begun), *self._finish("failed", now)]
 
     def _abandon(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client, and the worker to stop."""
         self._tally.fail(wrong, self.begun)
-        return [Fail(wrong, self.begun), *self._let_go("failed", now)]
+        return [Fail(wrong.bare(), self.begun), *self._let_go("failed", now)]
 
     def _let_go(self, outcome: str, now: float) -> list[Effect]:
         """Ends it for the client; the slot stays taken until the worker says that its engine is free."""
@@ -390,6 +406,7 @@ class Exchange:
 
     def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
         self._leave_worker()
+        self._count_here()
         return self._finish(self._outcome, now)
 
     def _count(self, close: wire.Close) -> None:
@@ -400,7 +417,13 @@ class Exchange:
         if seen is not None and (told is None or told.source != "engine"):
             self._tally.tokens = seen
         elif told is not None:
-            self._tally.tokens = usage.Tokens(told.prompt, told.completion, told.cached, told.source)
+            self._tally.tokens = usage.bounded(told.prompt, told.completion, told.cached, told.source)
+
+    def _count_here(self) -> None:
+        """Tokens when the agent cannot tell any more: what the engine reported before, else the events that passed by."""
+        if isinstance(self._relay, relay.StreamRelay):
+            passed = usage.bounded(self._tally.tokens.prompt, self._relay.events, 0, "counted")
+            self._tally.tokens = self._relay.tokens or passed
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = State.DONE
@@ -408,6 +431,7 @@ class Exchange:
         if self.caller is not None:
             self._stages.meter.settle(self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now))
         self._policy = self._ticket = None
+        self._body = b""
         return []
 
 
@@ -425,12 +449,14 @@ TABLE: dict[State, dict[type, Move]] = {
     },
     _S.WAITING: {
         signals.Turn: _E.turn,
+        signals.Drained: _E.drained,
         signals.Gone: _E.gone,
         signals.Stopped: _E.stopped,
         signals.Tick: _E.tick,
     },
     _S.SENT: {
         signals.Answered: _E.answered,
+        signals.Drained: _E.drained,
         signals.Data: _E.early,
         signals.Closed: _E.closed,
         signals.Lost: _E.lost,

@@ -108,6 +108,9 @@ class Meter:
         #: Rows that no batch has written yet, oldest first.
         # bounded: `capacity`, beyond which the pipeline takes no new requests (see `full`)
         self._rows: deque[UsageRow] = deque()
+        #: Those of them that no line of the log tells of yet.
+        # bounded: as above
+        self._news: deque[UsageRow] = deque()
         self._capacity = capacity
 
     @property
@@ -123,10 +126,14 @@ class Meter:
     def settle(self, row: UsageRow) -> None:
         """Takes the row of a finished request; call it once for each."""
         self._rows.append(row)
+        self._news.append(row)
         self._counters.finished(row)
 
     async def flush(self) -> int:
-        """Writes all rows that are here now, in batches; returns how many. Raises what the database raises, losing none."""
+        """Logs what is new, then writes all rows that are here now, in batches; returns how many. Raises what the database raises,
+        losing none. One at a time."""
+        while self._news:
+            report(self._news.popleft())
         written = 0
         while self._rows:
             batch = [self._rows[i] for i in range(min(BATCH, len(self._rows)))]
@@ -134,8 +141,6 @@ class Meter:
             for _ in batch:
                 self._rows.popleft()
             written += len(batch)
-            for row in batch:
-                report(row)
         return written
 
 

@@ -12,7 +12,7 @@ Limit = tuple[float, errors.MindGWError]
 class Patience:
     """The moments of one request that its limits count from."""
 
-    __slots__ = ("_timeouts", "heard", "pinged", "queued", "seen")
+    __slots__ = ("_timeouts", "heard", "pinged", "queued", "seen", "stuck")
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self._timeouts = timeouts
@@ -22,6 +22,9 @@ class Patience:
         self.seen = now
         #: When the last byte came in, and when the last ping went out.
         self.heard = self.pinged = now
+        #: Since when the client has not taken what was written for it; None while all has left. The worker may then be silent because
+        #: it must be, and nothing more is written.
+        self.stuck: float | None = None
 
     def waiting(self, present: bool) -> Limit:
         """When a wait in the queue ends, and what the caller hears then; `present`: a worker that has the model is there."""
@@ -36,7 +39,13 @@ class Patience:
 
     def next_ping(self, stream: bool) -> float:
         """When a client that hears nothing should be told that it is not forgotten; only a stream can be."""
-        return max(self.heard, self.pinged) + self._timeouts.keepalive if stream else FOREVER
+        return max(self.heard, self.pinged) + self._timeouts.keepalive if stream and self.stuck is None else FOREVER
+
+    def unstick(self, now: float) -> None:
+        """The client took all: from now on the worker may send again, and has its full time to."""
+        if self.stuck is not None:
+            self.stuck = None
+            self.heard = now
 
     def _waits(self, present: bool) -> Iterator[Limit]:
         yield self.queued + self._timeouts.queue, errors.QueueTimeout(retry_after=30)
@@ -45,7 +54,9 @@ class Patience:
 
     def _runs(self, placed: float, stream: bool, begun: bool) -> Iterator[Limit]:
         yield placed + self._timeouts.total, errors.EngineTimeout("The answer took too long.")
-        if stream and begun:
+        if self.stuck is not None:
+            yield self.stuck + self._timeouts.idle, errors.CallerError("The client stopped reading.", code="client_stalled")
+        elif stream and begun:
             yield self.heard + self._timeouts.idle, errors.EngineTimeout("The engine fell silent.")
         elif stream:
             yield placed + self._timeouts.first_token, errors.EngineTimeout("The engine sent no first token in time.")

@@ -7,18 +7,32 @@ The fair queue takes this room over; its seams stay: `join`, `rejoin`, `leave`, 
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Protocol
 
 from mindgw import errors
 from mindgw.gateway.route import Needs, Placement
 
 
+class Payer(Protocol):
+    """Whose request it is, as far as the order of the queue may depend on it."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def priority(self) -> str: ...
+
+
 class Ticket:
-    """One request's place in the queue."""
+    """One request's place in the queue; the same one however often it comes back."""
 
-    __slots__ = ("grant", "needs", "number", "waiting")
+    __slots__ = ("grant", "needs", "number", "payer", "size", "waiting")
 
-    def __init__(self, needs: Needs, grant: Callable[[Placement], None]) -> None:
+    def __init__(self, needs: Needs, payer: Payer, size: int, grant: Callable[[Placement], None]) -> None:
+        #: What it needs now; changes when a worker turned it down. Only while it does not wait.
         self.needs = needs
+        self.payer = payer
+        #: Bytes that it keeps in memory while it waits.
+        self.size = size
         #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
         self.grant = grant
         #: Order of arrival; negative for those that came back.
@@ -28,16 +42,19 @@ class Ticket:
 
 
 class Queue:
-    """Bounded first-in-first-out lines."""
+    """First-in-first-out lines, bounded in requests and in the bytes of their bodies."""
 
-    def __init__(self, place: Callable[[Needs], Placement | None], capacity: int) -> None:
+    def __init__(self, place: Callable[[Needs], Placement | None], capacity: int, memory: int) -> None:
         self._place = place
         self._capacity = capacity
+        self._memory = memory
         #: (model, kind) -> tickets by number, oldest first; a line without tickets is removed.
         self._lines: dict[tuple[str, str], OrderedDict[int, Ticket]] = {}
         #: The last numbers given out at the back and at the front: who comes back is older than all who wait.
         self._numbers = self._front = 0
         self.waiting = 0
+        #: Bytes that those who wait keep in memory.
+        self.held = 0
         #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
         self._waking = False
         self._again = False
@@ -47,7 +64,7 @@ class Queue:
         line = self._lines.get(_line(ticket))
         if line is None and (placement := self._place(ticket.needs)) is not None:
             return placement
-        if self.waiting >= self._capacity:
+        if self.waiting >= self._capacity or self.held + ticket.size > self._memory:
             raise errors.QueueFull(f"The queue is full: {self.waiting} requests are waiting.", retry_after=5)
         self._numbers += 1
         ticket.number = self._numbers
@@ -70,6 +87,7 @@ class Queue:
             return
         ticket.waiting = False
         self.waiting -= 1
+        self.held -= ticket.size
         line = self._lines[_line(ticket)]
         del line[ticket.number]
         if not line:
@@ -112,6 +130,7 @@ class Queue:
     def _stand(self, ticket: Ticket) -> None:
         ticket.waiting = True
         self.waiting += 1
+        self.held += ticket.size
         self._lines.setdefault(_line(ticket), OrderedDict())[ticket.number] = ticket
 
 

@@ -20,6 +20,8 @@ _encode = msgspec.json.encode
 
 #: Fields that the chunk with the usage shares with the chunks before it.
 _ENVELOPE = ("id", "object", "created", "model", "system_fingerprint")
+#: The end of each other chunk, when the client asked for one with the usage.
+_NO_USAGE = b',"usage":null}\n\n'
 _REASONING = ("reasoning", "reasoning_content")
 
 
@@ -51,7 +53,7 @@ class StreamRelay:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
         if self._splitter.empty and self.fault is None and sse.plain(data):
             self.events += data.count(b"\n\n")
-            return data
+            return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
             events = self._splitter.feed(data)
         except sse.EventTooLarge as wrong:
@@ -88,7 +90,9 @@ class StreamRelay:
         if not chunk.get("choices") and "choices" in chunk and self.usage_document is not None:
             return None
         self.events += 1
-        return _encode(chunk) if changed or b"\n" in data else data
+        if self.include_usage:
+            chunk["usage"] = None
+        return _encode(chunk) if changed or self.include_usage or b"\n" in data else data
 
     def _take_usage(self, chunk: dict[str, Any]) -> bool:
         """Moves a chunk's usage here; True when the chunk changed."""
@@ -98,8 +102,6 @@ class StreamRelay:
         if isinstance(document, dict):
             self.usage_document = document
             self.tokens = read_usage(_encode(document)) or self.tokens
-        if document is None and self.include_usage:
-            return False
         del chunk["usage"]
         return True
 
