@@ -249,7 +249,7 @@ class Exchange:
         return [Begin(), Write(data)]
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
-        self._patience.unstick(now)
+        self._patience.unstick(now, self._owed)
         self.due = min(self.due, self._patience.next_ping(self._tally.stream))
         self._pay()
         return []

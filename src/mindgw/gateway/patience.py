@@ -41,10 +41,10 @@ class Patience:
         """When a client that hears nothing should be told that it is not forgotten; only a stream can be."""
         return max(self.heard, self.pinged) + self._timeouts.keepalive if stream and self.stuck is None else FOREVER
 
-    def unstick(self, now: float) -> None:
-        """The client took all: from now on the worker may send again, and has its full time to."""
-        if self.stuck is not None:
-            self.stuck = None
+    def unstick(self, now: float, owed: int) -> None:
+        """The client took all; a worker that is `owed` credit may have been silent because it must, and has its full time from now on."""
+        self.stuck = None
+        if owed:
             self.heard = now
 
     def _waits(self, present: bool) -> Iterator[Limit]:
