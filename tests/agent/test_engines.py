@@ -215,6 +215,17 @@ async def test_an_odd_self_description_is_unhealthy_and_nothing_worse(kind):
         assert wire.frame(wire.Report(1, [report])).payload
 
 
+async def test_a_model_whose_name_holds_control_characters_is_left_out():
+    listed = {"data": [{"id": "a\x00b"}, {"id": "m\n"}, {"id": "m", "aliases": ["x\x1b", "nice"]}]}
+    routes = {"GET /v1/models": says(listed), "GET /health": says({}), "GET /props": says({"build_info": "b1\x00"})}
+    async with fake_engine(routes) as url, open_session() as session:
+        engine = LlamaCpp(Client(session, url))
+        report = await engine.probe()
+    assert [(model.id, model.aliases) for model in report.models] == [("m", ["nice"])]
+    assert engine.names == {"m": "m", "nice": "m"}
+    assert wire.parse(wire.Report, wire.frame(wire.fit(wire.Report(1, [report]))).payload)
+
+
 async def test_a_probe_reads_no_endless_answer():
     async with fake_engine({"GET /v1/models": text("x" * (MAX_READING + 10))}) as url, open_session() as session:
         with pytest.raises(Unreachable):

@@ -1,12 +1,14 @@
 """Frames and what they say: round trips, and nothing but ProtocolError for whatever else can stand on a wire."""
 
+import json
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindgw_agent import wire
+from mindgw_agent import enrolment, wire
 from mindgw_agent.wire import Close, Decoder, Frame, Meta, ProtocolError, Report
 
 META = Meta(request_id="r1", path="/v1/completions", model="tiny", length=3)
@@ -162,6 +164,58 @@ def test_words_that_do_not_fit_are_our_own_fault():
         wire.frame(wire.Goodbye("refused", "x" * wire.MAX_GREETING))
 
 
+# -- control characters: databases refuse NUL, terminals and logs obey the rest
+
+NASTY = ["a\x00b", "\x1b[2J", "line\nline", "a\n", "\x7f", "\x85"]
+ENGINE = {"id": "e", "kind": "k", "healthy": True, "slots": 1}
+
+
+@pytest.mark.parametrize("text", NASTY)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (wire.Hello, {"agent_id": "?", "nonce": "A" * 43 + "="}),
+        (wire.Hello, {"agent_id": "a", "nonce": "A" * 43 + "=", "software": "?"}),
+        (Report, {"hostname": "?"}),
+        (Report, {"gpus": [{"name": "?"}]}),
+        *((Report, {"engines": [ENGINE | {name: "?"}]}) for name in ("id", "kind", "version", "url")),
+        *((Report, {"engines": [ENGINE | {"models": [{"id": "m"} | odd]}]}) for odd in ({"id": "?"}, {"aliases": ["?"]}, {"kinds": ["?"]})),
+        (Close, {"outcome": "failed", "code": "?"}),
+    ],
+)
+def test_a_name_with_control_characters_is_refused(kind, fields, text):
+    """The "?" is where the name stands."""
+    good, bad = (json.dumps(fields).replace('"?"', json.dumps(name)).encode() for name in ("fine é", text))
+    assert wire.parse(kind, good)
+    with pytest.raises(ProtocolError, match="bad "):
+        wire.parse(kind, bad)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_a_machine_whose_name_holds_control_characters_does_not_join(text):
+    assert msgspec.json.decode(b'{"hostname":"box"}', type=enrolment.Host)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps({"hostname": text}), type=enrolment.Host)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_free_words_lose_their_control_characters(text):
+    said = wire.parse(Close, json.dumps({"outcome": "failed", "message": text, "finish": text}).encode())
+    report = wire.parse(Report, json.dumps({"engines": [ENGINE | {"error": text}]}).encode())
+    for word in (said.message, said.finish, report.engines[0].error, Close("done", message=text).message):
+        assert word.replace(" ", "").isprintable()
+        assert len(word) == len(text)
+
+
+@given(st.text(max_size=9), st.text(max_size=9))
+def test_whatever_a_report_says_the_other_end_takes_it(text, other):
+    models = [wire.Model(text, kinds=["chat"], aliases=[text, other]), wire.Model("m", aliases=[other])]
+    told = wire.EngineReport(id="e1", kind="k", version=text, url=other, healthy=True, slots=1, models=models, error=text)
+    fit = wire.fit(Report(1, [told], gpus=[wire.Gpu(text)], hostname=other))
+    assert wire.parse(Report, wire.frame(fit).payload) == fit
+    assert "m" in [model.id for model in fit.engines[0].models]
+
+
 # -- reports and closes that must fit
 
 
@@ -193,8 +247,8 @@ def test_a_close_fits_whatever_an_engine_says():
     rude = Close("failed", "engine_error", "\x00" * 10**6, finish="\ud800")
     clipped = wire.clip(rude)
     assert wire.frame(clipped, 1)
-    assert clipped.message == "\x00" * wire.MAX_NOTE
-    assert clipped.finish == "?"
+    assert clipped.message == " " * wire.MAX_NOTE
+    assert clipped.finish == " "
     assert wire.clip(Close("done")) == Close("done")
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from mindgw_agent.vocabulary import PRINTABLE
 from mindgw_agent.wire import transcript
 
 CHALLENGE_PATH = "/agent/v1/join/challenge"
@@ -33,7 +34,7 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
-Fact = Annotated[str, msgspec.Meta(max_length=255)]
+Fact = Annotated[str, msgspec.Meta(max_length=255, pattern=PRINTABLE)]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ from mindgw_agent.door import Door, open_door
 from mindgw_agent.enrolment import Admission, Answer, Application, Farewell, Question
 from mindgw_agent.settings import Settings, StateDir
 from mindgw_agent.tokens import JoinToken, TokenError
+from mindgw_agent.vocabulary import clean
 
 
 def read_token(text: str) -> JoinToken:
@@ -111,7 +112,7 @@ def _check(token: JoinToken, signature: bytes, said: bytes, host: str) -> None:
 
 def _facts() -> enrolment.Host:
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return enrolment.Host(hostname=socket.gethostname()[:255], os=system[:255], software=f"mindgw-agent/{__version__}")
+    return enrolment.Host(hostname=clean(socket.gethostname()[:255]), os=clean(system[:255]), software=f"mindgw-agent/{__version__}")
 
 
 def _gravest(failures: list[errors.AgentError]) -> errors.AgentError:

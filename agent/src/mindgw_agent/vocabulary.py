@@ -4,13 +4,22 @@ Fields that are not known here are ignored, so a newer peer may say more. Number
 comes out of `wire.parse` can be computed with and stored as it is.
 """
 
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec.structs import force_setattr, replace
 
 #: Versions of the tunnel that this code speaks, best first.
 VERSIONS: Final = (1,)
 
+#: What a name may not hold, and no other text keeps: control characters, which databases refuse (NUL) and terminals obey, and halves of
+#: surrogate pairs.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+#: The same for the types of fields.
+PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*\Z"
+
+Name = Annotated[str, msgspec.Meta(pattern=PRINTABLE)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Nonce = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -23,10 +32,10 @@ Source = Literal["engine", "counted", "estimated"]
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
     """First word of an agent. `last_epoch` is the newest epoch it has on disk: a server that knows less was rolled back."""
 
-    agent_id: str
+    agent_id: Name
     nonce: Nonce
     versions: list[int] = msgspec.field(default_factory=lambda: list(VERSIONS))
-    software: str = ""
+    software: Name = ""
     last_epoch: Count = 0
 
 
@@ -42,18 +51,18 @@ class Challenge(msgspec.Struct, frozen=True, kw_only=True):
 class Model(msgspec.Struct, frozen=True):
     """A model that an engine offers. `kinds` are endpoints: chat, completions, embeddings; None context is unknown."""
 
-    id: str
+    id: Name
     context: Count | None = None
-    kinds: list[str] = []
+    kinds: list[Name] = []
     loaded: bool = True
-    aliases: list[str] = []
+    aliases: list[Name] = []
     created: Count = 0
 
 
 class Gpu(msgspec.Struct, frozen=True):
     """A GPU: bytes of memory, utilisation from 0 to 1, degrees Celsius."""
 
-    name: str
+    name: Name
     memory_total: Count = 0
     memory_used: Count = 0
     utilisation: float = 0.0
@@ -63,16 +72,19 @@ class Gpu(msgspec.Struct, frozen=True):
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
     """One engine behind an agent. `running` counts the agent's own requests in flight, `elsewhere` those of others."""
 
-    id: str
-    kind: str
-    version: str = ""
-    url: str = ""
+    id: Name
+    kind: Name
+    version: Name = ""
+    url: Name = ""
     healthy: bool
     slots: Count
     running: Count = 0
     elsewhere: Count = 0
     models: list[Model] = []
     error: str = ""
+
+    def __post_init__(self) -> None:
+        _clean_fields(self, "error")
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -82,7 +94,7 @@ class Report(msgspec.Struct, frozen=True):
     engines: list[EngineReport] = []
     draining: bool = False
     gpus: list[Gpu] = []
-    hostname: str = ""
+    hostname: Name = ""
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -153,7 +165,7 @@ class Close(msgspec.Struct, frozen=True):
     """
 
     outcome: Outcome
-    code: str = ""
+    code: Name = ""
     message: str = ""
     usage: Usage | None = None
     events: Count = 0
@@ -162,6 +174,9 @@ class Close(msgspec.Struct, frozen=True):
     tag: Tag = b""
     status: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
 
+    def __post_init__(self) -> None:
+        _clean_fields(self, "message", "finish")
+
 
 class Head(msgspec.Struct, frozen=True):
     """The engine's answer begins: its status, the content type (printable ASCII) and the first bytes of the body."""
@@ -169,3 +184,42 @@ class Head(msgspec.Struct, frozen=True):
     status: int
     content_type: str
     body: bytes
+
+
+def clean(text: str) -> str:
+    """The text with a space for each control character."""
+    return text if text.isprintable() else _CONTROL.sub(" ", text)
+
+
+def _clean_fields(value: Close | EngineReport, *names: str) -> None:
+    """For texts that are nobody's name: while a value is made, from a wire too."""
+    for name in names:
+        text = getattr(value, name)
+        if not text.isprintable():
+            force_setattr(value, name, clean(text))
+
+
+def clean_models(models: list[Model]) -> list[Model]:
+    """Without those whose id holds control characters: changed, it would name nothing. Nor is such an alias one."""
+    return [
+        replace(model, aliases=[name for name in model.aliases if clean(name) == name], kinds=[clean(kind) for kind in model.kinds])
+        for model in models
+        if clean(model.id) == model.id
+    ]
+
+
+def clean_report(report: Report) -> Report:
+    """The report as the other end takes it, whatever an engine or a driver said; the same object when there is nothing to change."""
+    engines = [
+        replace(
+            engine,
+            kind=clean(engine.kind),
+            version=clean(engine.version),
+            url=clean(engine.url),
+            models=clean_models(engine.models),
+        )
+        for engine in report.engines
+    ]
+    gpus = [replace(gpu, name=clean(gpu.name)) for gpu in report.gpus]
+    cleaned = replace(report, engines=engines, gpus=gpus, hostname=clean(report.hostname))
+    return report if cleaned == report else cleaned

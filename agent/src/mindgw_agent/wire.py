@@ -36,6 +36,8 @@ from mindgw_agent.vocabulary import (
     Tag,
     Usage,
     Welcome,
+    clean,
+    clean_report,
 )
 
 # whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
@@ -147,8 +149,9 @@ def frame(value: Payload, stream: int = 0) -> Frame:
 def fit(report: Report) -> Report:
     """The report, with the last models of the longest lists left out until it fits in a frame; `error` then says so.
 
-    ValueError when it is not the models that make it large.
+    Names lose their control characters, or what bears them is left out. ValueError when it is not the models that make it large.
     """
+    report = clean_report(report)
     while len(_to_json(report)) > MAX_REPORT:
         keep = max((len(engine.models) for engine in report.engines), default=0) // 2
         if not keep:
@@ -166,9 +169,9 @@ def _shorten(engine: EngineReport, keep: int) -> EngineReport:
 def clip(close: Close) -> Close:
     """The Close with its texts cut to MAX_NOTE and made clean: it fits in a frame whatever an engine said."""
     texts = (close.message, close.code, close.finish)
-    if all(len(text) <= MAX_NOTE and text.isascii() for text in texts):
+    if all(len(text) <= MAX_NOTE and text.isascii() and text.isprintable() for text in texts):
         return close
-    message, code, finish = (text[:MAX_NOTE].encode(errors="replace").decode() for text in texts)
+    message, code, finish = (clean(text[:MAX_NOTE]) for text in texts)
     return msgspec.structs.replace(close, message=message, code=code, finish=finish)
 
 

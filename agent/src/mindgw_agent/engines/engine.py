@@ -9,6 +9,7 @@ from msgspec import Raw
 from mindgw_agent import payload
 from mindgw_agent.aggregate import Fold
 from mindgw_agent.engines.client import GENERATION, Answer, Client, Route, Unreachable
+from mindgw_agent.vocabulary import clean, clean_models
 from mindgw_agent.wire import EngineReport, Meta, Model
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -103,20 +104,21 @@ class Engine:
             error = str(unreachable)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as odd:
             error = f"the engine describes itself in a way that is not understood: {odd!r}"
+        models = clean_models(facts.models)
         if not error:
-            self.names = {name: model.id for model in facts.models for name in (*model.aliases, model.id)}
+            self.names = {name: model.id for model in models for name in (*model.aliases, model.id)}
             self.slots = self._set_slots or facts.slots or self.default_slots
             self.elsewhere = self.elsewhere if facts.running is None else max(0, facts.running - self.answering)
         return EngineReport(
             id=self.id,
             kind=self.kind,
-            version=facts.version[:100],
+            version=clean(facts.version[:100]),
             url=self.client.url,
             healthy=not error,
             slots=self.slots,
             running=self.running,
             elsewhere=self.elsewhere,
-            models=facts.models,
+            models=models,
             error=error[:500],
         )
 
