@@ -9,7 +9,7 @@ from mindgw import errors
 from mindgw.gateway import signals
 from mindgw.gateway.signals import State
 from mindgw_agent import wire
-from tests.gateway.world import JSON, PEPPER, Box, Client, World, engine, make_key
+from tests.gateway.world import EVENT, JSON, PEPPER, Box, Client, World, engine, make_key
 
 BODY = signals.Received(b'{"model":"m","messages":[{}]}')
 
@@ -155,6 +155,38 @@ def test_a_newer_session_of_one_agent_replaces_the_older():
     new.close()
     assert client.end == signals.End()
     assert world.pipeline.fleet.workers["box"].epoch == 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_a_replaced_session_carried_does_not_wait_for_its_socket(begun):
+    """The agent lost its connection and dialled again; the server's end of the old one may look alive for many minutes."""
+    world = World()
+    old = Box(world, "box")
+    client = world.ask(stream=True)
+    if begun:
+        old.head(data=EVENT)
+    old.frozen = True
+    new = Box(world, "box", epoch=1)
+    if begun:
+        assert client.code == "worker_lost"
+        assert (world.used, old.door.worker.used) == (0, 0)
+        return
+    assert (old.door.worker.used, world.used, len(new.requests)) == (0, 1, 1)
+    new.head()
+    new.close()
+    assert client.end == signals.End()
+
+
+def test_what_a_replaced_session_still_reports_is_void():
+    world = World()
+    old = Box(world, "box")
+    new = Box(world, "box", epoch=1)
+    seen = []
+    world.pipeline.on_report = lambda worker, report: seen.append(worker.epoch)
+    old.link.receive(wire.encode(wire.frame(wire.Report(7, [engine("old")]))), world.clock())
+    assert (seen, [*world.pipeline.fleet.models()]) == ([], ["m"])
+    new.says(engine("new"))
+    assert (seen, [*world.pipeline.fleet.models()]) == ([2], ["new"])
 
 
 def test_reports_are_passed_on_to_be_written_down():

@@ -116,14 +116,16 @@ class Fleet:
         """Tells the queue that somebody may be placed now."""
         self._on_change()
 
-    def attach(self, worker: Worker, approved: bool) -> None:
-        """Takes a freshly authenticated session; an older one of the same agent is told to go."""
+    def attach(self, worker: Worker, approved: bool) -> Worker | None:
+        """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
+        those who wait for its answers, once the new one has reported."""
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
         self.remembered.pop(worker.id, None)
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
             older.link.goodbye("replaced", "A newer session of this agent took over.")
+        return older
 
     def detach(self, worker: Worker) -> None:
         """Forgets a session that ended; nothing happens when a newer one has taken its place."""

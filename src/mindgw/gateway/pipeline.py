@@ -45,7 +45,7 @@ class Pipeline:
         self._now = now
         self.meter = meter
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, config.limits.queue)
+        self.queue = Queue(self._place, config.limits.queue, config.limits.queue_bytes)
         self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post)
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
@@ -108,12 +108,14 @@ class Pipeline:
     # -- workers -------------------------------------------------------------------------------------------------
 
     def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> "Session":
-        """A worker whose agent has proved who it is."""
+        """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
         session = Session(self, worker)
         link.owner = session
-        self.fleet.attach(worker, approved)
+        older = self.fleet.attach(worker, approved)
         session.reported(report)
+        if older is not None:
+            older.link.lost()
         return session
 
     def remove_worker(self, worker_id: str) -> None:
@@ -197,7 +199,9 @@ class Session:
         self.worker = worker
 
     def reported(self, report: wire.Report) -> None:
-        """What the agent has to offer now."""
+        """What the agent has to offer now; of a session that a newer one replaced, it is void."""
+        if self._pipeline.fleet.workers.get(self.worker.id) is not self.worker:
+            return
         self.worker.last_seen = wall()
         self._pipeline.fleet.report(self.worker, report)
         self._pipeline.on_report(self.worker, report)

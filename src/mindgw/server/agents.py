@@ -28,6 +28,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 GREETING = 5.0
 MAX_GREETING = 8 * 1024 + wire.MAX_PAYLOAD
 
+#: Seconds that a link which must close has to say what is left; then its socket is given up, whether the agent read it or not.
+PARTING = 2.0
+
 #: WebSocket close codes.
 NORMAL, TRY_LATER = 1000, 1013
 
@@ -44,6 +47,25 @@ def reached_as(scheme: str, host: str, plain: str) -> str:
     """
     host = host.lower()
     return "" if scheme in {"https", "wss"} and host == plain.lower() else host
+
+
+class Bell:
+    """Rung by a link that has something to say."""
+
+    __slots__ = ("link", "parting", "ready")
+
+    def __init__(self) -> None:
+        #: Whose bell it is; None while the link is being made.
+        self.link: Link | None = None
+        #: Set when there may be something to take, until the writer looks.
+        self.ready = asyncio.Event()
+        #: Set once the link must close.
+        self.parting = asyncio.Event()
+
+    def ring(self) -> None:
+        self.ready.set()
+        if self.link is not None and self.link.closing is not None:
+            self.parting.set()
 
 
 class AgentsDoor:
@@ -74,7 +96,7 @@ class AgentsDoor:
     async def _talk(self, host: str, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(GREETING):
-                session, link, ready = await self._greet(host, receive, send)
+                session, link, bell = await self._greet(host, receive, send)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
             await _say(send, goodbye(no.goodbye))
@@ -83,9 +105,9 @@ class AgentsDoor:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")
         else:
-            await self._carry(session, link, ready, receive, send)
+            await self._carry(session, link, bell, receive, send)
 
-    async def _greet(self, host: str, receive: Receive, send: Send) -> tuple[Session, Link, asyncio.Event]:
+    async def _greet(self, host: str, receive: Receive, send: Send) -> tuple[Session, Link, Bell]:
         handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
         hello = handshake.hello(await _message(receive, MAX_GREETING))
         record = await self._registry.find(hello.agent_id)
@@ -99,24 +121,32 @@ class AgentsDoor:
                 self._pipeline.lock_worker(record.id)
             raise
         await self._registry.enter(record.id, handshake.epoch)
-        ready = asyncio.Event()
-        link = Link(ready.set, monotonic())
+        bell = Bell()
+        bell.link = link = Link(bell.ring, monotonic())
         await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL, self._registry.pins))
         session = self._pipeline.attach(link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
-        return session, link, ready
+        return session, link, bell
 
-    async def _carry(self, session: Session, link: Link, ready: asyncio.Event, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(_write(link, ready, send))
+    async def _carry(self, session: Session, link: Link, bell: Bell, receive: Receive, send: Send) -> None:
+        writer = asyncio.create_task(_write(link, bell.ready, send))
+        reader = asyncio.create_task(_read(session, link, receive))
+        parting = asyncio.create_task(bell.parting.wait())
         try:
-            await _read(session, link, receive)
+            await asyncio.wait([reader, parting], return_when=asyncio.FIRST_COMPLETED)
+            # The reader ends when the socket is closed; that of a peer which takes nothing any more may hold for many minutes.
+            await asyncio.wait([reader], timeout=PARTING)
+            if reader.done():
+                reader.result()
         except wire.ProtocolError as wrong:
             log.warning("worker %s broke the protocol: %s", session.worker.name, wrong)
             link.goodbye("protocol", str(wrong))
         finally:
             session.detach()
             log.info("worker %s is gone", session.worker.name)
-            await _finish(writer, ready)
+            await _finish(writer, bell.ready, PARTING if reader.done() else 0)
+            reader.cancel()
+            parting.cancel()
 
 
 async def _read(session: Session, link: Link, receive: Receive) -> None:
@@ -143,10 +173,10 @@ async def _write(link: Link, ready: asyncio.Event, send: Send) -> None:
                 return
 
 
-async def _finish(writer: asyncio.Task[None], ready: asyncio.Event) -> None:
+async def _finish(writer: asyncio.Task[None], ready: asyncio.Event, patience: float) -> None:
     """Lets the writer send a goodbye that is waiting, but not for long."""
     ready.set()
-    done, _ = await asyncio.wait([writer], timeout=1.0)
+    done, _ = await asyncio.wait([writer], timeout=patience)
     if not done:
         writer.cancel()
 

@@ -74,11 +74,16 @@ def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) 
 
 
 class WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's, less patient: whoever does not answer a close is gone soon all the same."""
+    """uvicorn's, less patient: whoever does not answer a close, or does not even read it, is gone soon all the same."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.close_timeout = CLOSING
+
+    async def run_asgi(self) -> None:
+        """Closing alone waits until the peer has taken what was written before."""
+        await super().run_asgi()
+        self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
 class GatewayServer(uvicorn.Server):
