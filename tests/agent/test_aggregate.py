@@ -211,3 +211,20 @@ def test_log_probabilities_keep_their_digits():
     logprobs = b'{"content":[' + entry + b"]}"
     fold.add(b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop","logprobs":' + logprobs + b"}]}")
     assert entry in fold.result()
+
+
+def test_lists_of_log_probabilities_may_be_null():
+    fold = aggregate.Fold()
+    logprobs = b'{"content":null,"refusal":[{"token":"a"}]}'
+    fold.add(b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop","logprobs":' + logprobs + b"}]}")
+    assert json.loads(fold.result())["choices"][0]["logprobs"] == {"refusal": [{"token": "a"}]}
+
+
+def test_an_answer_has_a_largest_size(monkeypatch):
+    data = spoken(0, "a", 1)
+    monkeypatch.setattr(aggregate, "MAX_ANSWER", 2 * len(data))
+    fold = aggregate.Fold()
+    fold.add(data)
+    fold.add(data)
+    with pytest.raises(aggregate.Broken, match=f"larger than {2 * len(data)} bytes"):
+        fold.add(data)

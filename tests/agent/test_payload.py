@@ -134,6 +134,14 @@ def test_too_many_answers_and_odd_numbers_are_refused(n):
     assert refused.value.param == "n"
 
 
+def test_a_field_that_only_looks_like_json_is_refused_by_its_name():
+    """Values pass unread, so bytes that are no text are found when somebody asks for them."""
+    with pytest.raises(payload.Refused) as refused:
+        payload.answers(payload.parse(b'{"best_of":"\xff"}'))
+    assert refused.value.param == "best_of"
+    assert "cannot be read" in refused.value.message
+
+
 @pytest.mark.parametrize(
     ("options", "asked"), [(b"null", {"include_usage": True}), (b'{"include_usage":false,"x":[1]}', {"include_usage": True, "x": [1]})]
 )
