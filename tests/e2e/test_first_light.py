@@ -70,3 +70,17 @@ def test_both_workers_are_used(shared: World) -> None:
             ai.chat.completions.create(model="tiny-babbler", messages=ASK, max_tokens=2)
     workers = {worker["id"] for worker in json.loads(shared.get("/api/v1/workers", shared.key)[1])["items"]}
     until(lambda: {row["worker_id"] for row in shared.rows() if row["outcome"] == "done"} >= workers, "rows of both workers")
+
+
+def test_metrics_are_for_admins(shared: World) -> None:
+    guest = shared.admin("keys", "create", "metrics-guest", "-q").stdout.strip()
+    assert [shared.get("/metrics", key)[0] for key in ("", guest, shared.key)] == [401, 403, 200]
+    page = shared.get("/metrics", shared.key)[1].decode()
+    assert 'mindgw_worker_ready{worker="one"} 1.0' in page and "mindgw_requests_total{" in page
+
+
+def test_doors_that_need_no_key_say_only_that_they_are_there(shared: World) -> None:
+    assert [shared.get(path)[0] for path in ("/healthz", "/readyz", "/")] == [200, 200, 200]
+    assert [shared.get(path)[0] for path in ("/v1/models", "/api/v1/workers", "/api/v1/status")] == [401, 401, 401]
+    description = json.loads(shared.get("/api/v1/openapi.json")[1])
+    assert description["openapi"].startswith("3.1") and "/api/v1/keys" in description["paths"]

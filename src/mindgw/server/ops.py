@@ -5,8 +5,8 @@ from litestar.datastructures import State
 from litestar.enums import HttpMethod
 
 from mindgw import __version__
-from mindgw.gateway.auth import credential
 from mindgw.server.collector import CONTENT_TYPE
+from mindgw.server.management.guard import require_admin
 
 
 @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False)
@@ -30,8 +30,7 @@ async def readyz(state: State) -> Response[bytes]:
     return Response(b'{"status":"not ready"}', media_type="application/json", status_code=503)
 
 
-@get("/metrics", include_in_schema=False)
-async def scrape(request: Request[object, object, State], state: State) -> Response[bytes]:
-    """Prometheus' text, for any key that is valid; `metrics.listen` serves it without one."""
-    await state.pipeline.identify(credential([(name.lower(), value) for name, value in request.scope["headers"]]))
+@get("/metrics", include_in_schema=False, guards=[require_admin])
+async def scrape(state: State) -> Response[bytes]:
+    """Prometheus' text, for admin keys; `metrics.listen` serves it without one."""
     return Response(state.collector.render(), headers={"content-type": CONTENT_TYPE})
