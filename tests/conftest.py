@@ -2,6 +2,7 @@
 the caller's shell changes what they see."""
 
 import os
+import signal
 
 from hypothesis import HealthCheck, settings
 
@@ -16,3 +17,6 @@ os.environ["TERM"] = "xterm-256color"
 for _name in [*os.environ]:
     if _name.startswith("MINDGW_") or _name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}:
         del os.environ[_name]
+
+#: A shell that starts us in the background leaves Ctrl-C ignored, and what we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
