@@ -160,6 +160,12 @@ def test_only_ready_workers_are_listed_but_all_are_known():
     assert [yard.fleet.present(name) for name in "mnx"] == [True, False, False]
 
 
+def test_a_model_whose_engine_is_down_is_not_listed_beside_one_that_is_up():
+    yard = Yard()
+    yard.worker("w", engine("m", id="e1"), engine("n", id="e2", healthy=False))
+    assert ([*yard.fleet.models()], knows(yard.fleet, "n")) == (["m"], True)
+
+
 def test_models_of_a_worker_that_left_are_remembered_by_all_their_names():
     yard = Yard()
     worker = yard.worker("w", engine(models=[wire.Model("m", kinds=["chat"], aliases=["n"])]))

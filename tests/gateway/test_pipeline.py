@@ -250,8 +250,9 @@ def test_a_snapshot_shows_what_is():
     (worker,) = shown.workers
     assert (shown.waiting, shown.running, shown.started_at) == (1, 2, 1000.0)
     assert (worker.name, worker.state, worker.slots, worker.used, worker.epoch) == ("box", "ready", 2, 2, 1)
-    assert (worker.engine_kind, worker.engine_version, worker.engine_url) == ("fake", "9", "http://127.0.0.1:1")
-    assert ([model.id for model in worker.models], worker.gpus) == (["m"], [gpu])
+    (engine_,) = worker.engines
+    assert (engine_.id, engine_.kind, engine_.version, engine_.url) == ("e", "fake", "9", "http://127.0.0.1:1")
+    assert ([model.id for model in engine_.models], worker.gpus) == (["m"], [gpu])
     assert (worker.rtt_ms, worker.last_seen.tzinfo) == (None, UTC)
 
 
@@ -260,7 +261,17 @@ def test_a_worker_without_engines_can_be_shown():
     box = Box(world)
     box.says()
     (worker,) = world.pipeline.snapshot().workers
-    assert (worker.state, worker.engine_kind, worker.models) == ("offline", "", [])
+    assert (worker.state, worker.engines) == ("offline", [])
+
+
+def test_each_engine_of_a_worker_is_shown_with_what_is_its_own():
+    world = World()
+    Box(world, "box", engine("m", id="e1", slots=4), engine("n", id="e2", slots=8, healthy=False), engine("o", id="e3"))
+    world.ask("m")
+    (worker,) = world.pipeline.snapshot().workers
+    shown = [(e.id, e.healthy, e.slots, e.used, [model.id for model in e.models]) for e in worker.engines]
+    assert shown == [("e1", True, 4, 1, ["m"]), ("e2", False, 8, 0, ["n"]), ("e3", True, 1, 0, ["o"])]
+    assert (worker.slots, worker.used) == (13, 1)
 
 
 def test_a_worker_that_was_never_heard_of_has_no_moment():

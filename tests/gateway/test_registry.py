@@ -94,6 +94,19 @@ async def test_the_newest_report_of_each_worker_is_written(database):
     assert written.last_seen_at == datetime.fromtimestamp(1_700_000_000, UTC)
 
 
+async def test_all_engines_of_a_report_are_written_down(database):
+    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry.seen(live(id), wire.Report(0, [engine("a", "b", id="e1", url="u1"), engine("b", id="e2", kind="vllm")]))
+    await registry.flush()
+    written = (await row(database, id)).engine
+    assert (written["kind"], written["url"]) == ("fake", "u1")
+    kept = [(engine["id"], engine["kind"], engine["models"]) for engine in written["engines"]]
+    assert kept == [
+        ("e1", "fake", ["a", "b"]),
+        ("e2", "vllm", ["b"]),
+    ]
+
+
 async def test_a_report_without_engines_is_written_too(database):
     registry, id = Registry(database, SERVER, []), await enrolled(database)
     registry.seen(live(id), wire.Report())

@@ -14,7 +14,7 @@ from mindgw import clock, config
 from mindgw.control import secrets, setup
 from mindgw.errors import Unauthenticated
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
 from mindgw.server import management, problems
 from mindgw.store import fleet
 from mindgw.store.database import Database
@@ -60,10 +60,16 @@ async def identify(headers: list[tuple[bytes, bytes]]) -> Caller:
     return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", admin=admin, priority="", trusted_proxy=False)
 
 
-def view(row, **values):
+def runs(*models, id="e", slots=4, used=1, **values):
+    facts = {"kind": "vllm", "version": "9", "url": "http://127.0.0.1:8000", "healthy": True} | values
+    return EngineView(id=id, slots=slots, used=used, models=list(models) or [Model("m", 4096, ["chat"])], **facts)
+
+
+def view(row, *engines, **values):
+    engines = list(engines) or [runs()]
+    slots, used = sum(engine.slots for engine in engines), sum(engine.used for engine in engines)
     facts = {
-        "id": row.id, "name": row.name, "state": "ready", "slots": 4, "used": 1, "engine_kind": "vllm", "engine_version": "9",
-        "engine_url": "http://127.0.0.1:8000", "models": [Model("m", 4096, ["chat"])], "gpus": [],
+        "id": row.id, "name": row.name, "state": "ready", "slots": slots, "used": used, "engines": engines, "gpus": [],
         "rtt_ms": 1.5, "last_seen": SEEN, "epoch": 3,
     }  # fmt: skip
     return WorkerView(**{**facts, **values})
@@ -260,13 +266,17 @@ def join(directory):
     """Adds workers to the store, as joining does."""
     made = []
 
-    def add(name, **values):
+    def add(name, engine=None, models=None, **values):
         async def work():
             database = Database(config.load(None, directory).database_url)
             async with database.write() as session:
                 row = await fleet.add_worker(session, name, name.encode().ljust(32, b"k"), **values)
                 await fleet.note_report(
-                    session, row.id, SEEN, models=[{"id": "old", "kinds": ["chat"]}, {"odd": 1}], engine={"kind": "ollama"}
+                    session,
+                    row.id,
+                    SEEN,
+                    models=[{"id": "old", "kinds": ["chat"]}, {"odd": 1}] if models is None else models,
+                    engine={"kind": "ollama"} if engine is None else engine,
                 )
             await database.close()
             return row
@@ -318,8 +328,8 @@ def test_a_removed_worker_is_gone_and_its_tunnel_is_told(api, floor, join):
 def test_models_are_summed_over_the_workers_that_are_ready(api, floor, join):
     rows = [join(name) for name in ("b", "a", "c")]
     floor.workers = [
-        view(rows[0], models=[Model("z", 8192, ["chat"]), Model("e", None, ["embeddings"])]),
-        view(rows[1], models=[Model("z", 4096, ["completions"])], slots=2, used=2),
+        view(rows[0], runs(Model("z", 8192, ["chat"]), Model("e", None, ["embeddings"]))),
+        view(rows[1], runs(Model("z", 4096, ["completions"]), slots=2, used=2)),
         view(rows[2], state="draining"),
     ]
     found = call(api, "GET", "/models").json()
@@ -330,6 +340,50 @@ def test_models_are_summed_over_the_workers_that_are_ready(api, floor, join):
         ],
         "next": None,
     }
+
+
+def test_a_model_has_the_slots_of_the_engines_that_have_it_and_no_others(api, floor, join):
+    floor.workers = [
+        view(
+            join("box"),
+            runs(Model("m"), id="e1", slots=4, used=1),
+            runs(Model("n"), Model("m"), id="e2", slots=8, used=3),
+            runs(Model("n"), id="e3", slots=16, used=0),
+            runs(Model("n"), Model("gone"), id="e4", slots=32, used=0, healthy=False),
+        )
+    ]
+    found = {item["id"]: (item["workers"], item["slots"], item["used"]) for item in call(api, "GET", "/models").json()["items"]}
+    assert found == {"m": (["box"], 12, 4), "n": (["box"], 24, 3)}
+
+
+def test_all_engines_of_a_worker_are_shown(api, floor, join):
+    floor.workers = [view(join("box"), runs(Model("m"), id="e1"), runs(Model("m"), id="e2", kind="ollama", slots=8, used=2))]
+    shown = call(api, "GET", "/workers/box").json()
+    assert [(e["id"], e["kind"], e["slots"], e["used"]) for e in shown["engines"]] == [("e1", "vllm", 4, 1), ("e2", "ollama", 8, 2)]
+    assert (shown["slots"], shown["used"], shown["engine"]["kind"], [model["id"] for model in shown["models"]]) == (12, 3, "vllm", ["m"])
+    assert [model["id"] for model in shown["engines"][1]["models"]] == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ({}, []),
+        ({"kind": 3}, []),
+        ({"kind": "vllm", "version": "9"}, [("", "vllm", [])]),
+        (
+        (
+            {"kind": "a", "engines": [{"id": "1", "kind": "a", "models": ["m", "x"]}, {"id": "2", "kind": "b"}]},
+            [("1", "a", ["m"]), ("2", "b", [])],
+        ),
+            [("1", "a", ["m"]), ("2", "b", [])],
+        ),
+    ],
+)
+def test_engines_of_a_worker_that_is_away_are_those_of_its_last_report(api, join, stored, shown):
+    join("away", engine=stored, models=[{"id": "m"}])
+    engines = call(api, "GET", "/workers/away").json()["engines"]
+    assert [(e["id"], e["kind"], [model["id"] for model in e["models"]]) for e in engines] == shown
+    assert not any(e["healthy"] or e["slots"] or e["used"] for e in engines)
 
 
 def test_the_status_counts(api, floor, join):

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from mindgw.control.pages import Page, page_of
-from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
 from mindgw.store import audit, fleet
 from mindgw.store.database import Database
 from mindgw.store.tables import Worker
@@ -31,7 +32,10 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     state: str
     slots: int
     used: int
+    #: The first of `engines`.
     engine: EngineFacts
+    engines: list[EngineView]
+    #: Those of all engines, each once.
     models: list[Model]
     gpus: list[Gpu]
     rtt_ms: float | None
@@ -86,23 +90,31 @@ async def remove(
 
 def models(snapshot: Snapshot) -> list[ModelStatus]:
     """What can be asked for now, by name."""
-    serving: dict[str, list[tuple[WorkerView, Model]]] = {}
+    serving: dict[str, list[_Offer]] = {}
     for view in snapshot.workers:
-        if view.state == "ready":
-            for model in view.models:
-                serving.setdefault(model.id, []).append((view, model))
+        for engine in view.engines if view.state == "ready" else ():
+            for model in engine.models if engine.healthy else ():
+                serving.setdefault(model.id, []).append(_Offer(view.name, engine, model))
     return [_model(name, serving[name]) for name in sorted(serving)]
 
 
-def _model(name: str, serving: Sequence[tuple[WorkerView, Model]]) -> ModelStatus:
-    contexts = [model.context for _, model in serving if model.context]
+class _Offer(NamedTuple):
+    """A model on one engine of a worker."""
+
+    worker: str
+    engine: EngineView
+    model: Model
+
+
+def _model(name: str, offers: Sequence[_Offer]) -> ModelStatus:
+    contexts = [offer.model.context for offer in offers if offer.model.context]
     return ModelStatus(
         id=name,
-        workers=sorted(view.name for view, _ in serving),
-        slots=sum(view.slots for view, _ in serving),
-        used=sum(view.used for view, _ in serving),
+        workers=sorted({offer.worker for offer in offers}),
+        slots=sum(offer.engine.slots for offer in offers),
+        used=sum(offer.engine.used for offer in offers),
         context=min(contexts, default=None),
-        kinds=sorted({kind for _, model in serving for kind in model.kinds}),
+        kinds=sorted({kind for offer in offers for kind in offer.model.kinds}),
     )
 
 
@@ -111,15 +123,17 @@ def _by_id(snapshot: Snapshot) -> dict[str, WorkerView]:
 
 
 def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
-    engine = EngineFacts(kind=live.engine_kind, version=live.engine_version, url=live.engine_url) if live else _engine(row)
+    engines = live.engines if live else _stored_engines(row)
+    first = engines[0] if engines else EngineView(id="")
     return WorkerStatus(
         id=row.id,
         name=row.name,
         state=_state(row, live),
         slots=live.slots if live else 0,
         used=live.used if live else 0,
-        engine=engine,
-        models=live.models if live else list(_stored_models(row.models)),
+        engine=EngineFacts(kind=first.kind, version=first.version, url=first.url),
+        engines=engines,
+        models=_once(model for engine in engines for model in engine.models) if live else _once(_stored_models(row.models)),
         gpus=live.gpus if live else [],
         rtt_ms=live.rtt_ms if live else None,
         last_seen=live.last_seen if live and live.last_seen else row.last_seen_at,
@@ -139,9 +153,34 @@ def _state(row: Worker, live: WorkerView | None) -> str:
     return live.state
 
 
-def _engine(row: Worker) -> EngineFacts:
-    known = {field: value for field, value in row.engine.items() if isinstance(value, str)}
-    return EngineFacts(kind=known.get("kind", ""), version=known.get("version", ""), url=known.get("url", ""))
+class _Kept(Struct, frozen=True):
+    """An engine of the last report, as it is stored."""
+
+    kind: str
+    id: str = ""
+    version: str = ""
+    url: str = ""
+    #: Ids.
+    models: list[str] = []
+    #: Of the document as a whole: all engines, this one too.
+    engines: list["_Kept"] = []
+
+
+def _stored_engines(row: Worker) -> list[EngineView]:
+    """Of the last report; what another release wrote in another shape is left out."""
+    try:
+        first = msgspec.convert(row.engine, _Kept)
+    except msgspec.ValidationError:
+        return []
+    known = {model.id: model for model in _stored_models(row.models)}
+    return [
+        EngineView(id=kept.id, kind=kept.kind, version=kept.version, url=kept.url, models=[known[id] for id in kept.models if id in known])
+        for kept in first.engines or [first]
+    ]
+
+
+def _once(models: Iterable[Model]) -> list[Model]:
+    return list({model.id: model for model in models}.values())
 
 
 def _stored_models(stored: Iterable[object]) -> Iterable[Model]:

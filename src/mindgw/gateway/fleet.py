@@ -198,11 +198,11 @@ class Fleet:
         return any(seat.worker.state is State.READY and seat.engine.healthy for seat in self._serving.get(model, ()))
 
     def models(self) -> dict[str, list[Seat]]:
-        """Model id -> the seats of ready workers that have it (aliases left out)."""
+        """Model id -> the seats of ready workers whose engine has it and answers (aliases left out)."""
         out: dict[str, list[Seat]] = {}
         for worker in self.workers.values():
             for seat in worker.seats.values() if worker.state is State.READY else ():
-                for model in seat.engine.models:
+                for model in seat.engine.models if seat.engine.healthy else ():
                     out.setdefault(model.id, []).append(seat)
         return out
 

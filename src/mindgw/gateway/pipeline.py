@@ -19,10 +19,10 @@ from mindgw.gateway import route, signals
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.exchange import Exchange, Stages
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
-from mindgw.gateway.snapshot import Snapshot, WorkerView
+from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -221,19 +221,29 @@ class Session:
 
 
 def _view(worker: Worker) -> WorkerView:
-    first = next((seat.engine for seat in worker.seats.values()), None)
     return WorkerView(
         id=worker.id,
         name=worker.name,
         state=worker.state.value,
         slots=worker.slots,
         used=worker.used,
-        engine_kind=first.kind if first else "",
-        engine_version=first.version if first else "",
-        engine_url=first.url if first else "",
-        models=[model for seat in worker.seats.values() for model in seat.engine.models],
+        engines=[_engine(seat) for seat in worker.seats.values()],
         gpus=list(worker.gpus),
         rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
         last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
         epoch=worker.epoch,
+    )
+
+
+def _engine(seat: Seat) -> EngineView:
+    engine = seat.engine
+    return EngineView(
+        id=engine.id,
+        kind=engine.kind,
+        version=engine.version,
+        url=engine.url,
+        healthy=engine.healthy,
+        slots=engine.slots,
+        used=seat.used,
+        models=engine.models,
     )

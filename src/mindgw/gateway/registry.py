@@ -4,6 +4,7 @@ Reports are only noted here; `flush` writes the newest of each worker, so that a
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from msgspec import to_builtins
 
@@ -67,9 +68,7 @@ class Registry:
         async with self._database.write() as session:
             for worker_id, (at, report) in reports.items():
                 models = [to_builtins(model) for engine in report.engines for model in engine.models]
-                first = next(iter(report.engines), None)
-                engine = {"kind": first.kind, "version": first.version, "url": first.url} if first else {}
-                await stored.note_report(session, worker_id, at, models=models, engine=engine, hostname=report.hostname)
+                await stored.note_report(session, worker_id, at, models=models, engine=_engines(report), hostname=report.hostname)
         self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
 
     async def remember(self, fleet: Fleet) -> None:
@@ -78,3 +77,18 @@ class Registry:
             for record in await stored.workers(session):
                 names = (name for model in record.models for name in (model["id"], *model.get("aliases", ())))
                 fleet.remembered[record.id] = frozenset(map(str, names))
+
+
+def _engines(report: wire.Report) -> dict[str, Any]:
+    """The first engine's facts, and those of all with the ids of their models."""
+    engines = [
+        {
+            "id": engine.id,
+            "kind": engine.kind,
+            "version": engine.version,
+            "url": engine.url,
+            "models": [model.id for model in engine.models],
+        }
+        for engine in report.engines
+    ]
+    return {**{fact: engines[0][fact] for fact in ("kind", "version", "url")}, "engines": engines} if engines else {}

@@ -7,6 +7,21 @@ from msgspec import Struct
 from mindgw_agent.wire import Gpu, Model
 
 
+class EngineView(Struct, frozen=True, kw_only=True):
+    """One engine of a worker."""
+
+    id: str
+    kind: str = ""
+    version: str = ""
+    url: str = ""
+    #: Whether it answers its agent.
+    healthy: bool = False
+    #: Requests that it carries at once, and how many of these places are leased.
+    slots: int = 0
+    used: int = 0
+    models: list[Model] = []
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One connected worker as it is now."""
 
@@ -14,13 +29,10 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     name: str
     #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
     state: str
-    #: Requests that it carries at once, and how many of these places are taken (leased).
+    #: Sums over its engines.
     slots: int
     used: int
-    engine_kind: str
-    engine_version: str
-    engine_url: str
-    models: list[Model]
+    engines: list[EngineView]
     gpus: list[Gpu]
     #: Round trip of the link in milliseconds; None until the first answer to a ping.
     rtt_ms: float | None

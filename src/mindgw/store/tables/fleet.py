@@ -50,7 +50,7 @@ class Worker(Versioned, table=True):
     epoch: int = Field(default=0)
     #: Models of its last report, as the wire's `Model` objects.
     models: list[dict[str, Any]] = Field(default_factory=list, sa_type=Document, nullable=False)
-    #: Engine of its last report: kind, version, url.
+    #: Engines of its last report: kind, version and url of the first one; `engines`: those of each, its id and its models' ids.
     engine: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
     hostname: str = ""
     software: str = ""
