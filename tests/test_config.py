@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mindgw import config, quantities, settings_file
 from mindgw.config import Config, Limits, Log, Metrics, Timeouts
 from mindgw.errors import ConfigError
+from mindgw_agent import payload, wire
 
 
 def parse(text: str, environ: dict[str, str] | None = None, **options) -> Config:
@@ -36,7 +37,7 @@ timeouts: {connect: 500ms, first_token: 5m, idle: 1h, total: 1d, queue: 30, work
 limits:
   body: 32MB
   queue: 7
-  answer: 1 GiB
+  answer: 0.0625 GiB
   n: 2
 metrics:
   listen: 10.0.0.1:9420
@@ -51,7 +52,7 @@ log:
         tls_listen="0.0.0.0:8443",
         database="postgresql://u:p@h/d",
         timeouts=Timeouts(0.5, 300, 3600, 86400, 30, 1.5, 60, 15),
-        limits=Limits(32_000_000, 7, 2**30, 2),
+        limits=Limits(body=32_000_000, queue=7, answer=2**26, n=2),
         metrics=Metrics("10.0.0.1:9420"),
         log=Log("json", "debug"),
     )
@@ -71,6 +72,9 @@ log:
         ("limits: {n: 1.5}", ["limits.n", "'1.5'", "whole number"]),
         ("limits: {n: 0}", ["limits.n", "'0'"]),
         ("limits: {n: 3s}", ["limits.n", "'3s'"]),
+        ("limits: {n: 9}", ["config.yaml:1", "limits.n", "at most 8", "'9'"]),
+        ("limits: {answer: 1GiB}", ["limits.answer", "at most 64MiB", "'1GiB'"]),
+        ("limits:\n  body: 200MB", ["config.yaml:2", "limits.body", "at most 64MiB", "'200MB'"]),
         ("listen: 8420", ["config.yaml:1", "listen", "'8420'", "quotes"]),
         ("listen: true", ["listen", "'true'"]),
         ("listen: [a]", ["listen", "one value"]),
@@ -112,6 +116,11 @@ def test_a_wrong_setting_is_named_with_its_place(text, parts):
     message = refusal(text)
     assert [part for part in parts if part not in message] == []
     assert "hidden" not in message
+
+
+def test_the_largest_limits_are_those_that_agents_keep():
+    found = parse("limits: {n: 8, body: 64MiB, answer: 64MiB}").limits
+    assert (found.n, found.body, found.answer) == (payload.MAX_N, wire.MAX_BODY, wire.MAX_ANSWER)
 
 
 def test_the_environment_is_put_into_values():
@@ -209,7 +218,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1,
     database=st.one_of(st.just("sqlite"), TEXTS.map("postgresql://{}".format)),
     public_port=st.none() | PORTS,
     timeouts=st.builds(Timeouts, *[SECONDS] * 8),
-    limits=st.builds(Limits, *[COUNTS] * 4),
+    limits=st.builds(
+        Limits, body=st.integers(1, wire.MAX_BODY), queue=COUNTS, answer=st.integers(1, wire.MAX_ANSWER), n=st.integers(1, payload.MAX_N)
+    ),
     log=st.builds(Log, st.sampled_from(["auto", "json", "text"]), st.sampled_from(["debug", "info", "warning", "error"])),
 )
 def test_what_is_written_is_read_back(listen, database, public_port, timeouts, limits, log):

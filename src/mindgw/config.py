@@ -17,6 +17,7 @@ from mindgw import settings_file
 from mindgw.errors import ConfigError
 from mindgw.quantities import Duration, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
+from mindgw_agent import payload, wire
 
 FILE = "config.yaml"
 
@@ -45,15 +46,15 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is refused."""
 
-    #: Largest request.
+    #: Largest request; agents take no more than 64MiB.
     body: Size = 32 * 2**20
     #: Requests that may wait.
     queue: int = 10_000
     #: Bytes of the requests that may wait.
     queue_bytes: Size = 2**30
-    #: Largest answer that is not a stream.
+    #: Largest answer that is not a stream; agents read no more than 64MiB.
     answer: Size = 64 * 2**20
-    #: Answers that one request may ask for.
+    #: Answers that one request may ask for; agents take no more than 8.
     n: int = 8
 
 
@@ -267,6 +268,11 @@ def _database(text: str) -> str:
     return "" if known else "must be sqlite or an address such as postgresql://user:password@host/name"
 
 
+def _at_most(most: int, shown: str) -> Callable[[int], str]:
+    """For limits that agents keep, too: a larger one would only move the refusal there."""
+    return lambda value: "" if value <= most else f"must be at most {shown}, as agents take no more"
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     return lambda text: "" if text in choices else f"must be one of {', '.join(choices)}"
 
@@ -277,6 +283,9 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "public_url": lambda text: _public_url(text) if text else "",
     "tls_listen": _address,
     "database": _database,
+    "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
+    "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
+    "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
     "metrics.listen": _address,
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),

@@ -17,10 +17,9 @@ from mindgw_agent import aggregate, payload, sse
 from mindgw_agent.engines.client import GENERATION, NotAllowed
 from mindgw_agent.engines.engine import Engine, Prepared
 from mindgw_agent.tally import Tally, error_in, error_status, error_text, until_end
-from mindgw_agent.wire import Close, Meta, Source, Usage
+from mindgw_agent.wire import MAX_ANSWER, Close, Meta, Source, Usage
 
-#: Largest answer in one piece, and largest error, in bytes.
-MAX_WHOLE = 64 * 1024 * 1024
+#: Largest error, in bytes.
 MAX_ERROR = 256 * 1024
 #: Bytes that are handed over at once.
 PIECE = 64 * 1024
@@ -227,9 +226,9 @@ class _Call:
         return self.ended("done", status=200)
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Close:
-        body = await self._read(response, MAX_WHOLE)
-        if len(body) > MAX_WHOLE:
-            raise Failed("engine_protocol", f"the engine's answer is larger than {MAX_WHOLE} bytes")
+        body = await self._read(response, MAX_ANSWER)
+        if len(body) > MAX_ANSWER:
+            raise Failed("engine_protocol", f"the engine's answer is larger than {MAX_ANSWER} bytes")
         self._tally.whole(body, self._prepared.answers)
         if self._tally.garbage:
             raise Failed("engine_protocol", "the engine's answer is not a JSON object")

@@ -43,8 +43,8 @@ from mindgw_agent.vocabulary import (
 # whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
 __all__ = [
     "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE",
-    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE", "MAX_PAYLOAD",
-    "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION",
+    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_ANSWER", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE",
+    "MAX_PAYLOAD", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION",
     "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head",
     "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source",
     "Tag", "Usage", "Welcome", "build_head", "build_open", "clip", "credit", "encode", "fit", "frame", "head_size", "negotiate",
@@ -66,8 +66,9 @@ WINDOW: Final = 256 * 1024
 CREDIT_LEVEL: Final = WINDOW // 4
 #: A sender that paused its source reads on when no more than this is unsent or in flight.
 RESUME_LEVEL: Final = WINDOW // 2
-#: Largest body of a request that an agent collects.
+#: Largest body of a request that an agent collects, and largest answer in one piece that it reads.
 MAX_BODY: Final = 64 * 1024 * 1024
+MAX_ANSWER: Final = 64 * 1024 * 1024
 #: Longest text in a Close, in characters; engines can be verbose.
 MAX_NOTE: Final = 2048
 #: Largest report, in bytes of JSON: it must fit in a frame beside a signature.
