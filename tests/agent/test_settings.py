@@ -140,6 +140,18 @@ def test_a_damaged_key_is_told_and_never_replaced_in_silence(tmp_path: Path, tex
             read()
 
 
+def test_a_directory_and_a_key_that_others_may_read_are_closed_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = StateDir(tmp_path)
+    key = state.obtain_key()
+    state.path.chmod(0o755)
+    state.key_file.chmod(0o644)
+    assert state.private_key() == key
+    assert mode(state.key_file) == 0o600
+    assert str(state.key_file) in caplog.text
+    state.save(an_agent())
+    assert mode(state.path) == 0o700
+
+
 def test_a_key_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(errors.BadState, match="gone"):
         StateDir(tmp_path).private_key()

@@ -9,7 +9,6 @@
 import base64
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 import msgspec
 import platformdirs
 
-from mindgw_agent import address, errors, identity
+from mindgw_agent import address, errors, identity, private_files
 
 _KEYRING_SERVICE = "mindgw-agent"
 _KEY_BYTES = 32
@@ -155,37 +154,21 @@ class StateDir:
 
     def write(self, file: Path, data: bytes, *, durable: bool = True) -> None:
         """Replace a file of this directory by one of mode 0600, whole or not at all; `durable` waits for the disk."""
+        self._make()
         try:
-            self._make()
-            handle, name = tempfile.mkstemp(dir=self.path, prefix=f".{file.name}.")  # mode 0600
-            try:
-                _fill(handle, data, durable=durable)
-                os.replace(name, file)
-            except BaseException:
-                os.unlink(name)
-                raise
-            if durable:
-                self._sync()
+            private_files.write(file, data, durable=durable)
         except OSError as error:
             raise errors.BadState(f"cannot write {file}: {error.strerror}", hint="choose another --state-dir") from None
 
     def _make(self) -> None:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_files.make_directory(self.path)
         except OSError as error:
             raise errors.BadState(f"cannot make {self.path}: {error.strerror}", hint="choose another --state-dir") from None
 
-    def _sync(self) -> None:
-        """A rename survives a power cut only when its directory was written too."""
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
     def _find_key(self) -> bytes | None:
         try:
-            text: str | None = self.key_file.read_text("ascii", "replace")
+            text: str | None = private_files.read(self.key_file).decode("ascii", "replace")
         except FileNotFoundError:
             text = _keyring_get(str(self.path))
         except OSError as error:
@@ -202,14 +185,6 @@ class StateDir:
 
     def _start_over(self) -> str:
         return f"start over: `mindgw agent leave --state-dir {self.path}`, then join with a new token"
-
-
-def _fill(handle: int, data: bytes, *, durable: bool) -> None:
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        if durable:
-            os.fsync(stream.fileno())
 
 
 # The OS keyring is an optional extra and on most GPU boxes there is none. A backend that cannot keep anything is recognised by

@@ -189,7 +189,7 @@ def _embedded_engine(run: Invocation, children: Children, place: Place) -> Found
 
 def _start_agent(run: Invocation, children: Children, place: Place, server: "Server", found: Found) -> str:
     """The agent in front of the engine, ready; returns a model that chats."""
-    from mindgw import private_files
+    from mindgw_agent import private_files
 
     state = place.folder / "agent"
     shutil.rmtree(state, ignore_errors=True)  # port and engine may be others than last time

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mindgw import private_files
 from mindgw.client.credentials import home
 from mindgw.client.errors import ClientError, Missing
+from mindgw_agent import private_files
 
 _FILE = "contexts.json"
 

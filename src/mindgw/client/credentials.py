@@ -10,8 +10,8 @@ from typing import Any
 
 import platformdirs
 
-from mindgw import private_files
 from mindgw.client.errors import ClientError
+from mindgw_agent import private_files
 
 _SERVICE = "mindgw"
 _FILE = "credentials.json"

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mindgw import clock, private_files
+from mindgw import clock
 from mindgw.errors import ConfigError
-from mindgw_agent import identity
+from mindgw_agent import identity, private_files
 
 _Public = ec.EllipticCurvePublicKey
 

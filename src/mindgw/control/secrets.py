@@ -7,10 +7,9 @@ from pathlib import Path
 import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 
-from mindgw import private_files
 from mindgw.control import certificates
 from mindgw.errors import ConfigError
-from mindgw_agent import identity
+from mindgw_agent import identity, private_files
 
 #: Files of 32 random bytes; the identity's are the seed of an Ed25519 key.
 _RANDOM = {"identity": "identity.key", "pepper": "pepper", "sealing": "sealing.key", "signing": "signing.key"}

@@ -8,7 +8,7 @@ import msgspec
 from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw import clock, config, private_files, settings_file
+from mindgw import clock, config, settings_file
 from mindgw.config import Config
 from mindgw.control import certificates, invitation, lock, secrets
 from mindgw.control.secrets import Secrets
@@ -17,6 +17,7 @@ from mindgw.quantities import split_address
 from mindgw.store import audit, fleet, keys, people
 from mindgw.store.database import Database
 from mindgw.store.tables import Key
+from mindgw_agent import private_files
 
 #: Who does what is done on the server's own disk.
 LOCAL = "local"

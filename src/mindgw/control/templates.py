@@ -6,8 +6,8 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from mindgw import private_files
 from mindgw.errors import ConfigError
+from mindgw_agent import private_files
 
 #: What may be asked for -> the files that it is made of.
 SETS = {"systemd": ("mindgw.service", "mindgw-agent.service"), "config": ("config.example.yaml",)}

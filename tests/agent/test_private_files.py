@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mindgw import private_files
+from mindgw_agent import private_files
 
 
 def mode(path):

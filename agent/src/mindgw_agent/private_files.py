@@ -18,15 +18,16 @@ def make_directory(path: Path) -> None:
         path.chmod(mode & 0o700)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replaces the file; it is on the disk when this returns."""
-    part = _part(path, data)
+def write(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Replaces the file; when this returns it is on the disk, if it is to be `durable`."""
+    part = _part(path, data, durable=durable)
     try:
         part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    if durable:
+        _sync(path.parent)
 
 
 def create(path: Path, data: bytes) -> bool:
@@ -54,15 +55,16 @@ def read(path: Path) -> bytes:
         return stream.read()
 
 
-def _part(path: Path, data: bytes) -> Path:
-    """The data beside its destination, on the disk already."""
+def _part(path: Path, data: bytes, *, durable: bool = True) -> Path:
+    """The data beside its destination; when `durable` on the disk already."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if durable:
+                os.fsync(stream.fileno())
     except BaseException:
         part.unlink()
         raise
