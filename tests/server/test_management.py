@@ -371,10 +371,7 @@ def test_all_engines_of_a_worker_are_shown(api, floor, join):
         ({"kind": 3}, []),
         ({"kind": "vllm", "version": "9"}, [("", "vllm", [])]),
         (
-        (
             {"kind": "a", "engines": [{"id": "1", "kind": "a", "models": ["m", "x"]}, {"id": "2", "kind": "b"}]},
-            [("1", "a", ["m"]), ("2", "b", [])],
-        ),
             [("1", "a", ["m"]), ("2", "b", [])],
         ),
     ],
