@@ -1,11 +1,12 @@
 """What may import what: the contracts of pyproject.toml, and what a fresh interpreter really loads."""
 
+import ast
 import subprocess
 import sys
 
 import pytest
 
-from tests.house import ROOT, code, named
+from tests.house import ROOT, called, code, named, parsed
 
 #: What a pure room may make the interpreter load beside the standard library, and what msgspec itself loads.
 OURS = {"mindgw", "mindgw_agent"}
@@ -53,8 +54,41 @@ def test_the_agent_loads_no_server():
     assert {name.partition(".")[0] for name in loaded_by(*agent)} & SERVER_ONLY == set()
 
 
+#: What a data door may know of the gateway: the pipeline and the values that pass through it. The agents' door is the tunnel's shell.
+DATA = {"mindgw.gateway.pipeline", "mindgw.gateway.signals", "mindgw.gateway.snapshot"}
+LINKS = {"mindgw.gateway.handshake", "mindgw.gateway.registry", "mindgw.gateway.tunnel"}
+#: Who puts the server together may know all of it.
+ASSEMBLY = "mindgw.server.app"
+DOORS = sorted(name for name in MODULES if name.startswith("mindgw.server") and name != ASSEMBLY)
+
+
+def imported(path) -> set[str]:
+    """The modules that a file imports: `from a import b` counts as a.b where that is one."""
+    found = set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" if f"{node.module}.{alias.name}" in MODULES else node.module for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_doors_know_the_pipeline_and_no_stage_behind_it(door):
+    known = {name for name in imported(MODULES[door]) if name.startswith("mindgw.gateway")}
+    assert known <= (DATA | LINKS if door == "mindgw.server.agents" else DATA)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_doors_do_not_reach_through_the_pipeline(door):
+    """`pipeline.drain()` is a word with the pipeline, `pipeline.fleet.workers` is not."""
+    read = {called(node).replace("_pipeline", "pipeline") for node in ast.walk(parsed(MODULES[door])) if isinstance(node, ast.Attribute)}
+    stages = {"auth", "fleet", "meter", "queue"}
+    assert not [name for name in read if stages & set(name.partition("pipeline.")[2].split("."))]
+
+
 def test_doors_import_their_own_room():
-    """Data doors talk to the pipeline, management doors to the control room; neither reaches past it into a stage."""
+    """Data doors talk to the pipeline, management doors to the control room."""
     rules = {
         "mindgw.server.openai": ("mindgw.control",),
         "mindgw.server.agents": ("mindgw.control",),

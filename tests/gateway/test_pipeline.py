@@ -8,7 +8,7 @@ import pytest
 from mindgw import errors
 from mindgw.gateway import signals
 from mindgw.gateway.signals import State
-from mindgw_agent import wire
+from mindgw_agent import session, wire
 from tests.gateway.world import EVENT, JSON, PEPPER, Box, Client, World, engine, make_key
 
 BODY = signals.Received(b'{"model":"m","messages":[{}]}')
@@ -71,9 +71,13 @@ async def test_a_database_that_is_away_is_our_fault_and_says_try_again(caplog):
 async def test_management_asks_for_a_caller_too():
     world = World()
     key = world.add_key(admin=True)
-    assert (await world.pipeline.identify(key)).admin
-    with pytest.raises(errors.Unauthenticated):
-        await world.pipeline.identify("nonsense")
+    for header in ((b"authorization", b"Bearer " + key.encode()), (b"api-key", key.encode())):
+        assert (await world.pipeline.identify([(b"host", b"h"), header])).admin
+    for headers in ([], [(b"api-key", b"nonsense")]):
+        with pytest.raises(errors.Unauthenticated):
+            await world.pipeline.identify(headers)
+    with pytest.raises(errors.BadRequest):
+        await world.pipeline.identify([(b"api-key", b"one"), (b"x-api-key", b"two")])
 
 
 async def test_a_revoked_key_is_refused_from_then_on():
@@ -238,6 +242,21 @@ def test_draining_lets_those_finish_who_are_in():
     assert Client(world, world.key).code == "server_draining"
 
 
+def test_agents_hear_of_a_drain_and_are_sent_away_at_its_end():
+    world = World()
+    boxes = [Box(world, "one"), Box(world, "two")]
+    world.pipeline.drain()
+    world.pump()
+    assert [type(box.events[-1]) for box in boxes] == [session.DrainAsked] * 2
+    assert not world.pipeline.deserted
+    world.pipeline.farewell()
+    world.pump()
+    assert [(box.events[-1].code, box.events[-1].retry_after) for box in boxes] == [("draining", 1.0)] * 2
+    for box in boxes:
+        box.cut()
+    assert world.pipeline.deserted
+
+
 # -- the picture -------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +273,14 @@ def test_a_snapshot_shows_what_is():
     assert (engine_.id, engine_.kind, engine_.version, engine_.url) == ("e", "fake", "9", "http://127.0.0.1:1")
     assert ([model.id for model in engine_.models], worker.gpus) == (["m"], [gpu])
     assert (worker.rtt_ms, worker.last_seen.tzinfo) == (None, UTC)
+
+
+def test_models_are_listed_once_with_all_their_names():
+    world = World()
+    Box(world, "one", engine(models=[wire.Model("m", kinds=["chat"], aliases=["b", "m"], created=5), wire.Model("a")]))
+    Box(world, "two", engine(models=[wire.Model("m", kinds=["chat"], aliases=["c"], created=7)]))
+    shown = [(offer.id, offer.aliases, offer.created) for offer in world.pipeline.models()]
+    assert shown == [("a", [], 0), ("m", ["b", "c"], 7)]
 
 
 def test_a_worker_without_engines_can_be_shown():

@@ -17,12 +17,12 @@ from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.gateway import route, signals
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.auth import Auth
+from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.exchange import Exchange, Stages
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
-from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
+from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -139,8 +139,10 @@ class Pipeline:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
             self.post(exchange, signals.Stopped(wrong))
 
-    async def identify(self, key: str) -> Caller:
-        """Whose key it is, for management; raises Unauthenticated."""
+    async def identify(self, headers: list[tuple[bytes, bytes]]) -> Caller:
+        """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated, and
+        BadRequest for two keys."""
+        key = credential(headers)
         return self._auth.known(key, self._now()) or await self._auth.look_up(key, self._now())
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -160,13 +162,25 @@ class Pipeline:
         self.queue.wake()
 
     def drain(self) -> None:
-        """No new requests from now on; those that wait or run go on."""
+        """No new requests from now on, which agents hear too; those that wait or run go on."""
         self.draining = True
+        for worker in self.fleet.workers.values():
+            worker.link.drain()
 
     def stop(self) -> None:
         """Ends what is still running, with an error that says so."""
         for exchange in list(self._running):
             self.post(exchange, signals.Stopped(errors.Draining(retry_after=5)))
+
+    def farewell(self) -> None:
+        """Sends the agents away: they come back in a moment."""
+        for worker in list(self.fleet.workers.values()):
+            worker.link.goodbye("draining", "The server restarts.", retry_after=1.0)
+
+    @property
+    def deserted(self) -> bool:
+        """True when no agent is connected."""
+        return not self.fleet.workers
 
     @property
     def idle(self) -> bool:
@@ -183,6 +197,10 @@ class Pipeline:
             running=sum(worker.used for worker in self.fleet.workers.values()),
             started_at=self._started,
         )
+
+    def models(self) -> list[Offer]:
+        """What can be asked for now, by name."""
+        return [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
 
     def _place(self, needs: route.Needs) -> route.Placement | None:
         return route.place(self.fleet, needs, self._now())
@@ -233,6 +251,12 @@ def _view(worker: Worker) -> WorkerView:
         last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
         epoch=worker.epoch,
     )
+
+
+def _offer(id: str, seats: list[Seat]) -> Offer:
+    models = [model for seat in seats for model in seat.engine.models if model.id == id]
+    aliases = {alias for model in models for alias in model.aliases} - {id}
+    return Offer(id=id, aliases=sorted(aliases), created=max(model.created for model in models))
 
 
 def _engine(seat: Seat) -> EngineView:

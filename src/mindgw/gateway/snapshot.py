@@ -22,6 +22,16 @@ class EngineView(Struct, frozen=True, kw_only=True):
     models: list[Model] = []
 
 
+class Offer(Struct, frozen=True, kw_only=True):
+    """A model that can be asked for now."""
+
+    id: str
+    #: Other names that it goes by.
+    aliases: list[str]
+    #: Seconds since 1970; 0: no engine says.
+    created: int
+
+
 class WorkerView(Struct, frozen=True, kw_only=True):
     """One connected worker as it is now."""
 

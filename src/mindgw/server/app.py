@@ -16,7 +16,7 @@ from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
 from mindgw.control.secrets import Secrets
-from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.auth import Auth
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
@@ -71,7 +71,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
             "collector": collector,
             "secrets": secrets,
             "config": config,
-            "identify": _identify(pipeline),
+            "identify": pipeline.identify,
         }
     )
     app = Litestar(
@@ -112,13 +112,6 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
         await door(scope, receive, send)
 
     return asgi(path, is_mount=is_mount, copy_scope=False)(serve)
-
-
-def _identify(pipeline: Pipeline) -> Callable[[list[tuple[bytes, bytes]]], Awaitable[Any]]:
-    async def identify(headers: list[tuple[bytes, bytes]]) -> Any:
-        return await pipeline.identify(credential(headers))
-
-    return identify
 
 
 @asynccontextmanager

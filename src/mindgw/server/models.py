@@ -7,9 +7,8 @@ from urllib.parse import unquote
 import msgspec
 
 from mindgw import errors
-from mindgw.gateway.auth import credential
-from mindgw.gateway.fleet import Seat
 from mindgw.gateway.pipeline import Pipeline
+from mindgw.gateway.snapshot import Offer
 from mindgw.server import problems
 
 Reply = tuple[int, bytes, list[tuple[bytes, bytes]]]
@@ -21,7 +20,7 @@ async def answer_models(pipeline: Pipeline, method: str, path: str, headers: lis
         if method not in ("GET", "HEAD"):
             wrong_method = errors.MethodNotAllowed()
             return wrong_method.status, problems.body(wrong_method), [(b"allow", b"GET, HEAD")]
-        await pipeline.identify(credential(headers))
+        await pipeline.identify(headers)
         name = unquote(path.removeprefix("/v1/models").removeprefix("/"))
         return HTTPStatus.OK, msgspec.json.encode(_one(pipeline, name) if name else _all(pipeline)), []
     except errors.MindGWError as wrong:
@@ -29,18 +28,16 @@ async def answer_models(pipeline: Pipeline, method: str, path: str, headers: lis
 
 
 def _all(pipeline: Pipeline) -> dict[str, Any]:
-    models = pipeline.fleet.models()
-    return {"object": "list", "data": [_model(name, seats) for name, seats in sorted(models.items())]}
+    return {"object": "list", "data": [_model(offer) for offer in pipeline.models()]}
 
 
 def _one(pipeline: Pipeline, name: str) -> dict[str, Any]:
-    models = pipeline.fleet.models()
-    for id, seats in models.items():
-        if name == id or any((found := seat.model(name)) is not None and found.id == id for seat in seats):
-            return _model(id, seats)
+    """By its id, else by an alias."""
+    offers = pipeline.models()
+    for offer in [*(offer for offer in offers if name == offer.id), *(offer for offer in offers if name in offer.aliases)]:
+        return _model(offer)
     raise errors.ModelNotFound(f"The model '{name[:200]}' does not exist or no worker serves it.", param="model")
 
 
-def _model(id: str, seats: list[Seat]) -> dict[str, Any]:
-    created = max((model.created for seat in seats if (model := seat.model(id)) is not None), default=0)
-    return {"id": id, "object": "model", "created": created, "owned_by": "mindgw"}
+def _model(offer: Offer) -> dict[str, Any]:
+    return {"id": offer.id, "object": "model", "created": offer.created, "owned_by": "mindgw"}

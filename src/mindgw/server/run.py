@@ -173,15 +173,12 @@ class GatewayServer(uvicorn.Server):
         notify("STOPPING=1")
         pipeline = self._server.pipeline
         pipeline.drain()
-        for worker in list(pipeline.fleet.workers.values()):
-            worker.link.drain()
         if not pipeline.idle:
             log.info("waiting for running requests, at most %g s; a second signal ends them", self._settings.timeouts.drain)
         await self._until(lambda: pipeline.idle, self._settings.timeouts.drain)
         pipeline.stop()
-        for worker in list(pipeline.fleet.workers.values()):
-            worker.link.goodbye("draining", "The server restarts.", retry_after=1.0)
-        await self._until(lambda: not pipeline.fleet.workers, FAREWELL)
+        pipeline.farewell()
+        await self._until(lambda: pipeline.deserted, FAREWELL)
         if self._scrapes is not None:
             self._scrapes.close()
         self.config.timeout_graceful_shutdown = 1
