@@ -1,0 +1,174 @@
+"""The running agent: how it finds its engine, and what happens when its disk, its probes or its identity fail. Engines here are FAKES."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mindgw_agent import engines, errors, identity, serve
+from mindgw_agent.engines.client import open_session
+from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.settings import Settings, StateDir
+from mindgw_agent.wire import EngineReport, Gpu, Model
+from tests.agent.carrying import fake_engine, says
+from tests.agent.gateway import Gateway, gateway
+
+#: Nothing listens there.
+NO_ENGINE = "http://127.0.0.1:9"
+MODELS = {"GET /v1/models": says({"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "somebody"}]})}
+
+
+@pytest.fixture(autouse=True)
+def _no_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+def settings_for(**fields) -> Settings:
+    return Settings(agent_id="a1", name="gpu", servers=["http://127.0.0.1:9"], server_identity=bytes(32), **fields)
+
+
+# -- the engine of the settings ------------------------------------------------------------------------------------------
+
+
+async def found(**fields) -> tuple[str, str]:
+    """Kind and URL of the engine that these settings lead to."""
+    async with open_session() as session:
+        engine = await serve._finder(session, settings_for(**fields))()
+        return engine.kind, engine.client.url
+
+
+async def test_without_an_address_the_usual_ports_are_looked_at(monkeypatch):
+    async with fake_engine(MODELS) as url:
+        port = int(url.rpartition(":")[2])
+        monkeypatch.setattr(engines, "USUAL_PORTS", {9: "Nobody", port: "Somebody"})
+        assert await found() == ("generic", url)
+    monkeypatch.setattr(engines, "USUAL_PORTS", {9: "Nobody"})
+    with pytest.raises(NoEngine, match=r"usual ports \(9 Nobody\)"):
+        await found()
+
+
+async def test_a_kind_that_the_operator_named_is_believed():
+    assert await found(engine_url=NO_ENGINE, engine_kind="vllm") == ("vllm", NO_ENGINE)
+
+
+@pytest.mark.parametrize("url", [NO_ENGINE, "http://127.0.0.1:9/a?b=c"])
+async def test_an_engine_that_does_not_answer_is_none_yet(url):
+    with pytest.raises(NoEngine):
+        await found(engine_url=url)
+
+
+# -- the engine's key ----------------------------------------------------------------------------------------------------
+
+
+def test_the_engines_key_is_one_line_of_a_file(tmp_path):
+    file = tmp_path / "key"
+    file.write_text("  sk-engine\n")
+    assert serve._engine_key(settings_for(engine_key_file=str(file))) == "sk-engine"
+    assert serve._engine_key(settings_for()) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(None, "cannot read"), (b"\xff\xfe", "not plain text"), (b"two words", "does not hold a key"), (b"a\x07b", "does not hold a key")],
+)
+def test_a_key_file_that_holds_none_is_a_wrong_command(tmp_path, data, words):
+    file = tmp_path / "key"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(errors.Misuse, match=words) as wrong:
+        serve.check_engine(settings_for(engine_key_file=str(file)))
+    assert "two words" not in str(wrong.value)
+
+
+# -- what fails while it serves --------------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """A FAKE: one model on one slot."""
+
+    async def probe(self) -> EngineReport:
+        return EngineReport(id="e1", kind="fake", healthy=True, slots=1, models=[Model("m")])
+
+
+async def here() -> FakeEngine:
+    return FakeEngine()
+
+
+async def carry(engine, request, out) -> None:
+    raise AssertionError("nothing is asked here")
+
+
+@asynccontextmanager
+async def serving(directory: Path, **more) -> AsyncIterator[tuple[Gateway, StateDir, "asyncio.Task[int]"]]:
+    """An enrolled agent whose link to a gateway is up."""
+    async with gateway(b"") as server:
+        state = StateDir(directory)
+        server.public_key = identity.public_half(state.obtain_key())
+        fields = {"servers": [server.root], "server_identity": identity.public_half(server.identity)}
+        settings = msgspec.structs.replace(settings_for(), **fields)
+        state.save(settings)
+        task = asyncio.create_task(serve.serve(state, settings, Offer(here, carry, **more)))
+        try:
+            await server.until(lambda: server.link is not None)
+            yield server, state, task
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, errors.AgentError):
+                await task
+
+
+async def said(caplog: pytest.LogCaptureFixture, words: str) -> None:
+    async with asyncio.timeout(10):
+        while words not in caplog.text:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_probe_that_fails_is_logged_and_made_again(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(serve, "PROBE_EVERY", 0.02)
+    monkeypatch.setattr(serve, "PROBE_SOONEST", 0.01)
+    calls = 0
+
+    def gpus() -> list[Gpu]:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("the driver is gone")
+        return [Gpu(name="G")] if calls > 2 else []
+
+    async with serving(tmp_path, gpus=gpus) as (server, _, task):
+        await said(caplog, "the driver is gone")
+        assert "a probe failed" in caplog.text
+        await server.until(lambda: server.reports[-1].gpus)
+        assert not task.done()
+
+
+async def test_a_status_that_cannot_be_written_does_not_end_it(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "mindgw.agent")
+    directory = tmp_path / "state"
+    directory.mkdir()
+    (directory / "status.json").mkdir()
+    async with serving(directory) as (server, _, task):
+        await said(caplog, "cannot write")
+        assert server.link is not None
+        assert not task.done()
+
+
+async def test_an_agent_whose_identity_is_removed_does_not_come_back(tmp_path):
+    async with serving(tmp_path) as (server, state, task):
+        state.settings_file.unlink()
+        await server.socket.close()
+        with pytest.raises(errors.NotEnrolled, match="was removed"):
+            await asyncio.wait_for(task, 10)
+        assert server.epochs == [1]
+
+
+async def test_a_cancelled_agent_is_no_agent_that_drained(tmp_path):
+    async with serving(tmp_path) as (_, _, task):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
