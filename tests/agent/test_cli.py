@@ -329,6 +329,18 @@ def test_help_and_version_load_no_network_code() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("script", "name"), [("/opt/bin/mindgw", "mindgw"), ("mindgw-agent", "mindgw-agent"), ("/x/mindgw_agent/__main__.py", "mindgw-agent")]
+)
+def test_the_command_calls_itself_what_it_was_called(monkeypatch, capsys: pytest.CaptureFixture[str], script: str, name: str) -> None:
+    """install.sh makes a script `mindgw` of the slim half."""
+    monkeypatch.setattr(sys, "argv", [script, "agent", "leave", "--colour"])
+    assert main() == 2
+    assert f"hint:  `{name} agent leave --help` shows how" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+    assert f"Usage: {name} [" in capsys.readouterr().out
+
+
 def test_a_group_without_a_verb_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["agent"]):
         assert main(words) == 0

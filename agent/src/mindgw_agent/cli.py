@@ -26,6 +26,9 @@ _SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable
 #: Longest token file that is read.
 _MAX_TOKEN = 16 * 1024
 
+#: What the script of the slim half may be called.
+_NAMES = ("mindgw-agent", "mindgw")
+
 app = typer.Typer(help="On a GPU box: join a server, serve it, leave it.", **_SETTINGS)
 
 StateOption = Annotated[
@@ -311,8 +314,9 @@ def version(as_json: JsonOption = False) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    name = _called()
     try:
-        result = root(words, prog_name="mindgw-agent", standalone_mode=False)
+        result = root(words, prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, Abort) as stop:
         _say("aborted")
@@ -322,13 +326,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TyperException as error:
         context = getattr(error, "ctx", None)
         return _fail(
-            errors.Misuse(error.format_message(), hint=f"`{context.command_path if context else 'mindgw-agent'} --help` shows how"), words
+            errors.Misuse(error.format_message(), hint=f"`{context.command_path if context else name} --help` shows how"), words
         )
     except Exception as error:  # noqa: BLE001 - the top of the program: whatever is left is our fault, and says so
         return _fail(
             errors.AgentError(f"{type(error).__name__}: {error}", hint="this is a defect; --debug shows where", code="internal_error"),
             words,
         )
+
+
+def _called() -> str:
+    """The name of this command: the slim half goes by `mindgw` where install.sh put it."""
+    name = Path(sys.argv[0]).name
+    return name if name in _NAMES else _NAMES[0]
 
 
 def _fail(error: errors.AgentError, words: Sequence[str]) -> int:
