@@ -34,7 +34,7 @@ class _Flow:
     __slots__ = ("close", "credit", "end", "free", "kind", "pieces", "started", "waiting")
 
     def __init__(self) -> None:
-        #: Bytes that have not left, in order; bounded: by the writer, who looks at `backlog` or `load`.
+        #: Bytes that have not left, in order; bounded: by the writer, who looks at `load`.
         self.pieces: deque[bytes | memoryview] = deque()
         #: Bytes in `pieces`.
         self.waiting = 0
@@ -155,19 +155,10 @@ class Outbound:
                 room -= self._turn(stream, flow, out, room)
         return b"".join(out)
 
-    def backlog(self, stream: int) -> int:
-        """Body bytes that have not left."""
-        flow = self._flows.get(stream)
-        return flow.waiting - flow.free if flow else 0
-
     def load(self, stream: int) -> int:
         """Body bytes that have not left or were not yet credited: what this stream may cost both ends in memory."""
         flow = self._flows.get(stream)
         return flow.waiting - flow.free + WINDOW - flow.credit if flow else 0
-
-    def pending(self) -> bool:
-        """Whether `take` has something to give."""
-        return bool(self._control or self._fresh or self._ring)
 
     def _urgent(self, data: bytes) -> None:
         if self._control_size + len(data) > MAX_CONTROL:

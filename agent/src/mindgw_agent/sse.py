@@ -75,11 +75,6 @@ class Splitter:
             return found + 2 if found >= 0 else 0
         return max((match.end() for match in _GAP.finditer(held, start, stop)), default=0)
 
-    @property
-    def rest(self) -> int:
-        """Bytes of the event that has not ended."""
-        return len(self._held)
-
 
 def events(run: bytes) -> Iterator[bytes]:
     """The data of each event in a run of whole events: lines joined by LF, events without data left out."""
