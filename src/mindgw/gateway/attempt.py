@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from mindgw.config import Timeouts
 from mindgw.gateway import signals
+from mindgw.gateway.admission import Ask
 from mindgw.gateway.route import Placement
 from mindgw_agent import wire
 
@@ -22,8 +24,22 @@ class Attempt:
         #: 0 until it is open.
         self._stream = 0
 
-    def open(self, meta: wire.Meta, body: bytes) -> None:
+    def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes) -> None:
         """Sends the request."""
+        meta = wire.Meta(
+            request_id=head.request_id,
+            path=ask.path,
+            model=self.placement.model,
+            engine=self.placement.seat.engine.id,
+            stream=ask.peek.stream,
+            include_usage=ask.peek.include_usage,
+            timeout=patience.total,
+            first_token=patience.first_token,
+            idle=patience.idle,
+            connect=patience.connect,
+            traceparent=head.traceparent,
+            length=len(body),
+        )
         self._stream = self._link.open(self, meta, body)
 
     def consumed(self, size: int) -> None:

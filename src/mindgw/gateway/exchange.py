@@ -17,17 +17,18 @@ from msgspec import Struct
 
 from mindgw import errors
 from mindgw.config import Limits, Timeouts
-from mindgw.core import fault, sse, usage
+from mindgw.core import sse, usage
 from mindgw.gateway import admission, relay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.delivery import Delivery
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.meter import Meter, Tally
 from mindgw.gateway.patience import FOREVER, Limit, Patience
 from mindgw.gateway.queue import Queue, Ticket
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
-from mindgw.gateway.signals import Answer, Begin, Effect, End, Event, Fail, Head, LookUp, State, Write
+from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
 from mindgw_agent import payload as media
 from mindgw_agent import wire
 
@@ -37,8 +38,6 @@ CANCEL_GRACE = 120.0
 LOOK = 1.0
 #: How a worker says that it never asked its engine.
 _NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
-#: Largest error answer of an engine that is read, in bytes.
-MAX_ERROR = 2**20
 
 
 class Stages(Struct, frozen=True):
@@ -60,8 +59,8 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_outcome", "_owed", "_patience", "_policy", "_relay", "_stages",
-        "_status", "_tally", "_ticket", "begun", "caller", "due", "head", "lane", "state",
+        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_patience", "_policy", "_stages",
+        "_tally", "_ticket", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -83,11 +82,8 @@ class Exchange:
         #: The current try on a worker; None when there is none.
         self._attempt: Attempt | None = None
 
-        #: Folds the answer; None until the engine's head came. `_status` is the engine's.
-        self._relay: relay.StreamRelay | relay.Whole | None = None
-        self._status = 0
-        #: True when the head of a stream has left.
-        self.begun = False
+        #: What the client gets.
+        self._delivery = Delivery()
         #: Bytes taken from the worker that have not left for the client.
         self._owed = 0
 
@@ -96,6 +92,11 @@ class Exchange:
         #: How it ended for the client.
         self._outcome = "failed"
         self._tally = Tally(now, stages.today())
+
+    @property
+    def begun(self) -> bool:
+        """True when the head of a stream has left."""
+        return self._delivery.begun
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What is to be done because of `event`; nothing, when the table has no arrow for it in this state."""
@@ -171,38 +172,18 @@ class Exchange:
         self._tally.worker, self._tally.model = placement.seat.worker.id, placement.model
         self._enter(State.SENT, now)
         self._attempt = Attempt(partial(self._stages.post, self), placement)
-        self._attempt.open(self._meta(self._ask, placement, len(self._body)), self._body)
+        self._attempt.open(self.head, self._ask, self._stages.timeouts, self._body)
         return []
-
-    def _meta(self, ask: Ask, placement: Placement, length: int) -> wire.Meta:
-        patience = self._stages.timeouts
-        return wire.Meta(
-            request_id=self.head.request_id,
-            path=ask.path,
-            model=placement.model,
-            engine=placement.seat.engine.id,
-            stream=ask.peek.stream,
-            include_usage=ask.peek.include_usage,
-            timeout=patience.total,
-            first_token=patience.first_token,
-            idle=patience.idle,
-            connect=patience.connect,
-            traceparent=self.head.traceparent,
-            length=length,
-        )
 
     # -- relay ----------------------------------------------------------------------------------------------------
 
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
         assert self._ask is not None
-        self._status = event.status
         self._patience.heard = now
-        good = 200 <= event.status < 300
-        self._relay = relay.Whole(self._stages.limits.answer if good else MAX_ERROR)
-        if good and self._ask.peek.stream:
-            if not event.content_type.startswith("text/event-stream"):
-                return self._abandon(errors.EngineFailed("The engine did not answer with a stream of events."), now)
-            self._relay = relay.StreamRelay(self._ask.peek.include_usage)
+        try:
+            self._delivery.head(event.status, event.content_type, self._ask.peek, self._stages.limits)
+        except errors.MindGWError as wrong:
+            return self._abandon(wrong, now)
         self._enter(State.RELAYING, now)
         return []
 
@@ -213,14 +194,15 @@ class Exchange:
         if self._tally.first is None:
             self._first_byte(now)
         try:
-            if isinstance(self._relay, relay.StreamRelay):
-                return self._stream(self._relay, event.data, now)
-            assert self._relay is not None
-            self._relay.feed(event.data)
+            out = self._delivery.feed(event.data)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
-        self._pay()
-        return []
+        effects = self._write(out, now) if out else []
+        if (fault := self._delivery.fault) is not None:
+            return effects + self._abandon(fault, now)
+        if not out and self._patience.stuck is None:
+            self._pay()
+        return effects
 
     def _first_byte(self, now: float) -> None:
         """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
@@ -229,24 +211,10 @@ class Exchange:
         self._tally.tokens = usage.Tokens(prompt=media.estimate_tokens(self._body), source="counted")
         self._body = b""
 
-    def _stream(self, stream: relay.StreamRelay, data: bytes, now: float) -> list[Effect]:
-        out = stream.feed(data)
-        if stream.fault is not None:
-            kept = self._write(out, now) if out else []
-            return kept + self._abandon(relay.error_of(stream.fault), now)
-        if out:
-            return self._write(out, now)
-        if self._patience.stuck is None:
-            self._pay()
-        return []
-
     def _write(self, data: bytes, now: float) -> list[Effect]:
         if self._patience.stuck is None:
             self._patience.stuck = now
-        if self.begun:
-            return [Write(data)]
-        self.begun = True
-        return [Begin(), Write(data)]
+        return self._delivery.write(data)
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
         self._patience.unstick(now, self._owed)
@@ -265,13 +233,19 @@ class Exchange:
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
         """1 nothing was begun there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
         close = event.close
-        if self._relay is None and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
+        if not self._delivery.started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
             return self._turned_down(close, now)
         self._leave_worker()
-        self._count(close)
-        if close.outcome != "done" or self._relay is None:  # 2
+        self._tally.tokens = self._delivery.used(close, self._tally.tokens)
+        if close.outcome != "done" or not self._delivery.started:  # 2
             return self._fail(relay.error_of_close(close), now)
-        return self._complete(self._relay, now)  # 3
+        try:
+            effects = self._delivery.complete(self._tally.tokens)  # 3
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        self._tally.status = 200
+        self._tally.tokens = self._delivery.used(close, self._tally.tokens)
+        return [*effects, *self._finish("done", now)]
 
     def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
         """The seat rests before its slot is given back, or the next in line would be sent there."""
@@ -280,30 +254,14 @@ class Exchange:
         outcome = Outcome.LOST if close.code == "engine_unreachable" else Outcome.BUSY
         return self._again(outcome, self._leave_worker().worker, relay.error_of_close(close), now)
 
-    def _complete(self, answer: relay.StreamRelay | relay.Whole, now: float) -> list[Effect]:
-        if isinstance(answer, relay.StreamRelay):
-            if not answer.between:
-                return self._fail(errors.EngineFailed("The answer ended in the middle of an event."), now)
-            self._tally.status = 200
-            return [*self._write(answer.end(self._tally.tokens) + sse.event(sse.DONE), now), End(), *self._finish("done", now)]
-        if not 200 <= self._status < 300:
-            return self._fail(relay.error_of(fault.read(self._status, answer.raw())), now)
-        try:
-            body = answer.answer()
-        except errors.MindGWError as wrong:
-            return self._fail(wrong, now)
-        self._tally.status = 200
-        self._tally.tokens = answer.tokens or self._tally.tokens
-        return [Answer(200, body), *self._finish("done", now)]
-
     def lost(self, event: signals.Lost, now: float) -> list[Effect]:
         """Before the first byte another worker is tried; after it the caller hears of the loss."""
         attempt = self._leave_worker()
         wrong = errors.WorkerLost()
         if self._tally.first is not None:
-            self._count_here()
+            self._tally.tokens = self._delivery.used(None, self._tally.tokens)
             return self._fail(wrong, now)
-        self._relay = None
+        self._delivery.restart()
         self._patience.queued = now
         return self._again(Outcome.LOST, attempt.worker, wrong, now)
 
@@ -342,7 +300,7 @@ class Exchange:
         limit, wrong = self._limit()
         if now >= limit:
             return self._abandon(wrong, now)
-        ping = now >= self._patience.next_ping(self._tally.stream) and self._may_ping()
+        ping = now >= self._patience.next_ping(self._tally.stream) and self._delivery.between
         if ping:
             self._patience.pinged = now
         self._set_due(now)
@@ -365,27 +323,23 @@ class Exchange:
         """Whether a worker that has the model may take requests."""
         return self._ask is not None and self._stages.fleet.present(self._ask.peek.model)
 
-    def _may_ping(self) -> bool:
-        """A comment may stand between events of a stream only."""
-        return not isinstance(self._relay, relay.StreamRelay) or self._relay.between
-
     def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
         """The agent never confirmed a cancel: the slot is taken back all the same."""
         self._leave_worker()
-        self._count_here()
+        self._tally.tokens = self._delivery.used(None, self._tally.tokens)
         return self._finish(self._outcome, now)
 
     # -- settle ---------------------------------------------------------------------------------------------------
 
     def _fail(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client; for when no worker holds anything of this request."""
-        self._tally.fail(wrong, self.begun)
-        return [Fail(wrong.bare(), self.begun), *self._finish("failed", now)]
+        self._tally.fail(wrong, self._delivery.begun)
+        return [Fail(wrong.bare(), self._delivery.begun), *self._finish("failed", now)]
 
     def _abandon(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Tells the client, and the worker to stop."""
-        self._tally.fail(wrong, self.begun)
-        return [Fail(wrong.bare(), self.begun), *self._let_go("failed", now)]
+        self._tally.fail(wrong, self._delivery.begun)
+        return [Fail(wrong.bare(), self._delivery.begun), *self._let_go("failed", now)]
 
     def _let_go(self, outcome: str, now: float) -> list[Effect]:
         """Ends it for the client; the slot stays taken until the worker says that its engine is free."""
@@ -401,29 +355,13 @@ class Exchange:
 
     def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
         self._leave_worker()
-        self._count(event.close)
+        self._tally.tokens = self._delivery.used(event.close, self._tally.tokens)
         return self._finish(self._outcome, now)
 
     def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
         self._leave_worker()
-        self._count_here()
+        self._tally.tokens = self._delivery.used(None, self._tally.tokens)
         return self._finish(self._outcome, now)
-
-    def _count(self, close: wire.Close) -> None:
-        """Tokens as the agent sums up what its engine reported (some report each choice apart), else as they passed by here, else
-        as the agent counted them."""
-        told = close.usage
-        seen = self._relay.tokens if isinstance(self._relay, relay.StreamRelay) else None
-        if seen is not None and (told is None or told.source != "engine"):
-            self._tally.tokens = seen
-        elif told is not None:
-            self._tally.tokens = usage.bounded(told.prompt, told.completion, told.cached, told.source)
-
-    def _count_here(self) -> None:
-        """Tokens when the agent cannot tell any more: what the engine reported before, else the events that passed by."""
-        if isinstance(self._relay, relay.StreamRelay):
-            passed = usage.bounded(self._tally.tokens.prompt, self._relay.events, 0, "counted")
-            self._tally.tokens = self._relay.tokens or passed
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = State.DONE

@@ -1,0 +1,95 @@
+"""What the client of one request gets: bytes of the engine in, effects for the lane out, and what was used along the way.
+
+A delivery has no opinion about workers and time; the exchange tells it what came and when it is complete.
+"""
+
+from mindgw import errors
+from mindgw.config import Limits
+from mindgw.core import fault, sse, usage
+from mindgw.core.payload import Peek
+from mindgw.gateway import relay
+from mindgw.gateway.signals import Answer, Begin, Effect, End, Write
+from mindgw_agent import wire
+
+#: Largest error answer of an engine that is read, in bytes.
+MAX_ERROR = 2**20
+
+
+class Delivery:
+    """One answer on its way."""
+
+    __slots__ = ("_fold", "_status", "begun")
+
+    def __init__(self) -> None:
+        #: Folds the answer; None until the engine's head came.
+        self._fold: relay.StreamRelay | relay.Whole | None = None
+        #: The engine's status.
+        self._status = 0
+        #: True when the head of a stream has left for the client.
+        self.begun = False
+
+    @property
+    def started(self) -> bool:
+        """True when the engine's head came."""
+        return self._fold is not None
+
+    @property
+    def between(self) -> bool:
+        """True when a comment may be written: between events of a stream, or before the first."""
+        return not isinstance(self._fold, relay.StreamRelay) or self._fold.between
+
+    @property
+    def fault(self) -> errors.MindGWError | None:
+        """The error that the engine reported inside its stream; None while there is none."""
+        found = self._fold.fault if isinstance(self._fold, relay.StreamRelay) else None
+        return relay.error_of(found) if found is not None else None
+
+    def restart(self) -> None:
+        """Another worker begins from the start; only before the first byte."""
+        self._fold = None
+
+    def head(self, status: int, content_type: str, peek: Peek, limits: Limits) -> None:
+        """The engine's head; raises EngineFailed when a stream was asked for and this is none."""
+        self._status = status
+        good = 200 <= status < 300
+        self._fold = relay.Whole(limits.answer if good else MAX_ERROR)
+        if good and peek.stream:
+            if not content_type.startswith("text/event-stream"):
+                raise errors.EngineFailed("The engine did not answer with a stream of events.")
+            self._fold = relay.StreamRelay(peek.include_usage)
+
+    def feed(self, data: bytes) -> bytes:
+        """What leaves for the client now; look at `fault` afterwards. Raises EngineFailed when the answer is not one."""
+        assert self._fold is not None
+        return self._fold.feed(data) or b""
+
+    def write(self, data: bytes) -> list[Effect]:
+        """Writes to the stream, which begins with that when it has not."""
+        if self.begun:
+            return [Write(data)]
+        self.begun = True
+        return [Begin(), Write(data)]
+
+    def complete(self, total: usage.Tokens) -> list[Effect]:
+        """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what is billed."""
+        if isinstance(self._fold, relay.StreamRelay):
+            if not self._fold.between:
+                raise errors.EngineFailed("The answer ended in the middle of an event.")
+            return [*self.write(self._fold.end(total) + sse.event(sse.DONE)), End()]
+        assert self._fold is not None
+        if not 200 <= self._status < 300:
+            raise relay.error_of(fault.read(self._status, self._fold.raw()))
+        return [Answer(200, self._fold.answer())]
+
+    def used(self, close: wire.Close | None, guess: usage.Tokens) -> usage.Tokens:
+        """Tokens as the agent sums up what its engine reported (some report each choice apart), else as the engine's report passed by
+        here, else as the agent counted them; without a word of the agent the events that passed by, on top of `guess`."""
+        told = close.usage if close is not None else None
+        seen = self._fold.tokens if self._fold is not None else None
+        if seen is not None and (told is None or told.source != "engine"):
+            return seen
+        if told is not None:
+            return usage.bounded(told.prompt, told.completion, told.cached, told.source)
+        if close is None and isinstance(self._fold, relay.StreamRelay):
+            return usage.bounded(guess.prompt, self._fold.events, 0, "counted")
+        return guess
