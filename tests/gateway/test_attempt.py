@@ -1,4 +1,7 @@
+from mindgw.config import Timeouts
+from mindgw.core.payload import Peek
 from mindgw.gateway import signals
+from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.route import Needs, place
@@ -6,7 +9,8 @@ from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine
 
-META = wire.Meta(request_id="r", path="/v1/completions", model="m", length=0)
+HEAD = signals.Head("r", "/v1/completions", [])
+ASK = Ask(Caller("k", "n", "o"), "/v1/completions", Peek("m", False, False), Needs("m", "chat"))
 
 
 class Try:
@@ -38,7 +42,7 @@ def test_what_the_stream_says_becomes_events():
 
 def test_nothing_is_told_once_it_is_over():
     made = Try()
-    made.attempt.open(META, b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"")
     made.attempt.end()
     made.hear_everything()
     assert (made.told, made.worker.used) == ([], 0)
@@ -52,7 +56,7 @@ def test_a_cancel_of_what_was_never_sent_is_confirmed_at_once():
 
 def test_a_cancel_of_what_was_sent_waits_for_the_agent():
     made = Try()
-    made.attempt.open(META, b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"")
     made.link.take()
     made.attempt.cancel()
     assert (made.told, made.worker.used) == ([], 1)
@@ -61,7 +65,7 @@ def test_a_cancel_of_what_was_sent_waits_for_the_agent():
 
 def test_bytes_that_moved_on_are_credited():
     made = Try()
-    made.attempt.open(META, b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"")
     made.link.take()
     made.attempt.consumed(wire.CREDIT_LEVEL)
     (frame,) = wire.Decoder().feed(made.link.take())
