@@ -18,9 +18,9 @@ DENIED_PREFIXES = ("bootstrap_", "return_prompt")
 MAX_N = 8
 
 #: Fields whose string (or whose `url`) an engine fetches when it is an address.
-_FETCHED = frozenset({"image_url", "video_url", "audio_url", "file_url"})
+FETCHED = frozenset({"image_url", "video_url", "audio_url", "file_url"})
 #: Fields that hold base64 or a data: URL, sometimes one level down.
-_INLINE = frozenset({"image", "video", "audio", "input_audio", "file", "input_file", "input_image", "input_video"})
+INLINE = frozenset({"image", "video", "audio", "input_audio", "file", "input_file", "input_image", "input_video"})
 _INLINE_PARTS = ("data", "url", "file_data", "file_url", "image_url", "path")
 #: Without one of these bytes (in lower case) a body carries no media at all; JSON may also spell letters as \u00XX.
 _MARKS = (b"url", b"image", b"audio", b"video", b"file", b"\\u00")
@@ -77,10 +77,10 @@ def _objects(document: Any) -> Iterator[dict[str, Any]]:
 
 def _address(name: str, value: Any) -> str | None:
     """What `value` would make an engine fetch when it stands under `name`."""
-    if name in _FETCHED:
+    if name in FETCHED:
         text = _lower_keys(value).get("url") if isinstance(value, dict) else value
         return text if isinstance(text, str) and not _is_data(text) else None
-    if name in _INLINE:
+    if name in INLINE:
         parts = _lower_keys(value) if isinstance(value, dict) else {"data": value}
         texts = (parts.get(part) for part in _INLINE_PARTS)
         return next((text for text in texts if isinstance(text, str) and not _is_inline(text)), None)
