@@ -54,8 +54,9 @@ def test_the_agent_loads_no_server():
     assert {name.partition(".")[0] for name in loaded_by(*agent)} & SERVER_ONLY == set()
 
 
-#: What a data door may know of the gateway: the pipeline and the values that pass through it. The agents' door is the tunnel's shell.
-DATA = {"mindgw.gateway.pipeline", "mindgw.gateway.signals", "mindgw.gateway.snapshot"}
+#: What a data door may know of the gateway: the pipeline, the exchange that it is handed, the values that pass between them. The agents'
+#: door is the tunnel's shell.
+DATA = {"mindgw.gateway.exchange", "mindgw.gateway.pipeline", "mindgw.gateway.signals", "mindgw.gateway.snapshot"}
 LINKS = {"mindgw.gateway.handshake", "mindgw.gateway.registry", "mindgw.gateway.tunnel"}
 #: Who puts the server together may know all of it.
 ASSEMBLY = "mindgw.server.app"

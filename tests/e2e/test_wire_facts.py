@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from langchain_openai import ChatOpenAI
-from openai import APIError, APIStatusError, BadRequestError, OpenAI
+from openai import APIError, APIStatusError, AuthenticationError, BadRequestError, OpenAI
 
 from tests.e2e.fake_engine import FakeEngine, fake_engine
 from tests.e2e.world import World, until, world
@@ -158,6 +158,40 @@ def test_request_id_is_on_success_and_on_errors(stage: Stage) -> None:
     with pytest.raises(APIStatusError) as refused:
         stage.ask("error at once")
     assert refused.value.request_id and refused.value.request_id.startswith("req-")
+
+
+def test_callers_own_id_comes_back_and_ours_is_beside_it(stage: Stage) -> None:
+    asked = stage.ai.chat.completions.with_raw_response.create(
+        model="fake", messages=[{"role": "user", "content": "plain"}], extra_headers={"x-request-id": "mine-1.2_3"}
+    )
+    ours = asked.headers["x-mindgw-request-id"]
+    assert asked.parse()._request_id == asked.headers["x-request-id"] == "mine-1.2_3" and ours.startswith("req-")
+    until(lambda: ours in {row["request_id"] for row in stage.world.rows()}, "the row has our id")
+    with pytest.raises(APIStatusError) as refused:
+        stage.ask("error at once", extra_headers={"x-request-id": "mine"})
+    assert refused.value.request_id == "mine" and refused.value.body["request_id"].startswith("req-")  # type: ignore[index]
+    assert stage.ask("plain", extra_headers={"x-request-id": "not sane"})._request_id.startswith("req-")
+
+
+def test_answers_name_the_organisation_but_refusals_of_a_key_do_not(stage: Stage) -> None:
+    named = stage.ai.models.with_raw_response.list().headers["openai-organization"]
+    with stage.ai.chat.completions.with_streaming_response.create(
+        model="fake", messages=[{"role": "user", "content": "plain"}], stream=True
+    ) as streamed:
+        assert streamed.headers["openai-organization"] == named != ""
+    with pytest.raises(AuthenticationError) as refused:
+        stage.ai.with_options(api_key="nonsense").models.list()
+    assert "openai-organization" not in refused.value.response.headers
+
+
+def test_request_without_a_key_leaves_a_line_in_the_log(stage: Stage) -> None:
+    with pytest.raises(AuthenticationError) as refused:
+        stage.ai.with_options(api_key="nonsense").chat.completions.create(model="fake", messages=[{"role": "user", "content": "plain"}])
+    said = refused.value.request_id
+    assert said is not None
+    lines = until(lambda: [line for one in stage.world.processes for line in one.said.splitlines() if said in line], "a line")
+    (line,) = [json.loads(line) for line in lines]
+    assert (line["logger"], line["endpoint"], line["status"]) == ("mindgw.request", "/v1/chat/completions", 401)
 
 
 @pytest.mark.parametrize("scene", ["error inside", "garbage", "nothing", "cut", "no end"])

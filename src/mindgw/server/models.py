@@ -1,6 +1,5 @@
 """`GET /v1/models` and `GET /v1/models/{id}`: what the connected workers can answer with, for whoever has a key."""
 
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
@@ -9,22 +8,12 @@ import msgspec
 from mindgw import errors
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.snapshot import Offer
-from mindgw.server import problems
-
-Reply = tuple[int, bytes, list[tuple[bytes, bytes]]]
 
 
-async def answer_models(pipeline: Pipeline, method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Reply:
-    """Status, body and extra headers; `path` is as the client sent it, so that an id may hold slashes either way."""
-    try:
-        if method not in ("GET", "HEAD"):
-            wrong_method = errors.MethodNotAllowed()
-            return wrong_method.status, problems.body(wrong_method), [(b"allow", b"GET, HEAD")]
-        await pipeline.identify(headers)
-        name = unquote(path.removeprefix("/v1/models").removeprefix("/"))
-        return HTTPStatus.OK, msgspec.json.encode(_one(pipeline, name) if name else _all(pipeline)), []
-    except errors.MindGWError as wrong:
-        return wrong.status, problems.body(wrong), problems.headers(wrong)
+def answer_models(pipeline: Pipeline, path: str) -> bytes:
+    """The body; `path` is as the client sent it, so that an id may hold slashes either way. Raises ModelNotFound."""
+    name = unquote(path.removeprefix("/v1/models").removeprefix("/"))
+    return msgspec.json.encode(_one(pipeline, name) if name else _all(pipeline))
 
 
 def _all(pipeline: Pipeline) -> dict[str, Any]:

@@ -5,17 +5,18 @@ that waits for the client to hang up. What the lane writes is bounded by the wor
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from mindgw import errors
-from mindgw.clock import monotonic
 from mindgw.core import sse
 from mindgw.gateway import signals
+from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
 from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
+from mindgw.server.marks import Mark
 from mindgw.server.models import answer_models
 
 Scope = dict[str, Any]
@@ -30,7 +31,6 @@ _STREAM = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_VERSION = (b"openai-version", b"2020-10-01")
 
 
 class OpenAIDoor:
@@ -43,28 +43,52 @@ class OpenAIDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
-        request_id = f"req-{secrets.token_hex(12)}"
         headers = [(name.lower(), value) for name, value in scope["headers"]]
+        mark = Mark(headers)
         if path in HOT and scope["method"] == "POST":
-            await self._relay(signals.Head(request_id, path, headers, _trace(headers)), receive, send)
+            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), mark, receive, send)
         elif path == "/v1/models" or path.startswith("/v1/models/"):
-            status, body, extra = await answer_models(self._pipeline, scope["method"], path, headers)
-            await send_whole(send, status, body, [*_common(request_id, None), *extra], scope["method"] == "HEAD")
-        elif path in HOT:
-            await turn_away(send, receive, headers, errors.MethodNotAllowed(), [*_common(request_id, None), (b"allow", b"POST")])
+            await self._models(scope["method"], path, headers, mark, send)
         else:
-            wrong = errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
-            await turn_away(send, receive, headers, wrong, _common(request_id, None))
+            wrong: errors.MindGWError = errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
+            extra: Headers = []
+            if path in HOT:
+                wrong, extra = errors.MethodNotAllowed(), [(b"allow", b"POST")]
+            mark.report(path, wrong.status, wrong.code)
+            await turn_away(send, receive, headers, wrong, [*mark.headers(), *extra], mark.request_id)
 
-    async def _relay(self, head: signals.Head, receive: Receive, send: Send) -> None:
+    async def _models(self, method: str, path: str, headers: Headers, mark: Mark, send: Send) -> None:
+        caller = None
+        try:
+            if method not in ("GET", "HEAD"):
+                raise errors.MethodNotAllowed
+            caller = await self._pipeline.identify(headers)
+            body = answer_models(self._pipeline, path)
+        except errors.MindGWError as wrong:
+            mark.report(path, wrong.status, wrong.code, caller)
+            allow = [(b"allow", b"GET, HEAD")] if isinstance(wrong, errors.MethodNotAllowed) else []
+            more = [*mark.headers(caller), *allow, *problems.headers(wrong)]
+            await send_whole(send, wrong.status, problems.body(wrong, mark.request_id), more, method == "HEAD")
+        else:
+            mark.report(path, HTTPStatus.OK, caller=caller)
+            await send_whole(send, HTTPStatus.OK, body, mark.headers(caller), method == "HEAD")
+
+    async def _relay(self, head: signals.Head, mark: Mark, receive: Receive, send: Send) -> None:
         lane = Lane()
         exchange = self._pipeline.open(head, lane)
-        reply = Reply(head, send)
+        reply = Reply(exchange, mark, send)
+        try:
+            await self._converse(exchange, lane, reply, receive)
+        finally:
+            if exchange.caller is None:
+                mark.report(head.path, *reply.end)
+
+    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive) -> None:
         try:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
-            body = await read_body(receive, head.headers, self._body_limit)
+            body = await read_body(receive, exchange.head.headers, self._body_limit)
         except Hungup:
             self._pipeline.post(exchange, signals.Gone())
             return
@@ -80,7 +104,7 @@ class OpenAIDoor:
             watcher.cancel()
             self._pipeline.post(exchange, signals.Gone())
 
-    async def _serve(self, exchange: Any, lane: "Lane", reply: "Reply") -> None:
+    async def _serve(self, exchange: Exchange, lane: "Lane", reply: "Reply") -> None:
         while not lane.gone:
             for effect in lane.take():
                 if await reply.carry_out(effect):
@@ -143,12 +167,14 @@ class Lane:
 class Reply:
     """Writes one answer to an ASGI client."""
 
-    __slots__ = ("_head", "_send", "_started")
+    __slots__ = ("_exchange", "_mark", "_send", "end")
 
-    def __init__(self, head: signals.Head, send: Send) -> None:
-        self._head = head
+    def __init__(self, exchange: Exchange, mark: Mark, send: Send) -> None:
+        self._exchange = exchange
+        self._mark = mark
         self._send = send
-        self._started = monotonic()
+        #: Status and code of the error that it heard; those of a client which left before there was one.
+        self.end = (499, "client_disconnected")
 
     async def carry_out(self, effect: signals.Effect) -> bool:
         """Does it; True when the answer is complete."""
@@ -165,7 +191,8 @@ class Reply:
         return isinstance(effect, signals.Answer | signals.Fail | signals.End)
 
     async def _fail(self, effect: signals.Fail) -> None:
-        body = problems.body(effect.error, self._head.request_id)
+        self.end = effect.error.status, effect.error.code
+        body = problems.body(effect.error, self._mark.request_id)
         if effect.begun:
             await self._send({"type": "http.response.body", "body": sse.event(body)})
             return
@@ -174,10 +201,11 @@ class Reply:
     async def turn_away(self, effect: signals.Effect, receive: Receive) -> None:
         """The failure of a request whose body was not read to its end."""
         assert isinstance(effect, signals.Fail)
-        await turn_away(self._send, receive, self._head.headers, effect.error, self._common())
+        self.end = effect.error.status, effect.error.code
+        await turn_away(self._send, receive, self._exchange.head.headers, effect.error, self._common(), self._mark.request_id)
 
     def _common(self) -> Headers:
-        return _common(self._head.request_id, monotonic() - self._started)
+        return self._mark.headers(self._exchange.caller)
 
 
 async def send_whole(send: Send, status: int, body: bytes, headers: Headers, head_only: bool = False) -> None:
@@ -186,9 +214,8 @@ async def send_whole(send: Send, status: int, body: bytes, headers: Headers, hea
     await send({"type": "http.response.body", "body": b"" if head_only else body})
 
 
-async def turn_away(send: Send, receive: Receive, asked: Headers, wrong: errors.MindGWError, headers: Headers) -> None:
+async def turn_away(send: Send, receive: Receive, asked: Headers, wrong: errors.MindGWError, headers: Headers, request_id: str) -> None:
     """An error for a request with the headers `asked`, whose body was not read to its end: its client hears it all the same."""
-    request_id = next((value.decode() for name, value in headers if name == b"x-request-id"), "")
     body = problems.body(wrong, request_id)
     headers = [*headers, *problems.headers(wrong)]
     if not unread(asked):
@@ -209,19 +236,3 @@ async def _hangs_up(receive: Receive, lane: Lane) -> None:
         pass
     lane.gone = True
     lane.wake()
-
-
-def _common(request_id: str, seconds: float | None) -> Headers:
-    """Headers of every answer."""
-    out = [(b"x-request-id", request_id.encode()), _VERSION]
-    if seconds is not None:
-        out.append((b"openai-processing-ms", b"%d" % (seconds * 1000)))
-    return out
-
-
-def _trace(headers: Headers) -> str:
-    """The W3C trace context, when it has the form of one."""
-    value = next((value for name, value in headers if name == b"traceparent"), b"")
-    parts = value.split(b"-")
-    sane = len(value) == 55 and [len(part) for part in parts] == [2, 32, 16, 2] and not value.strip(b"0123456789abcdef-")
-    return value.decode("ascii") if sane else ""

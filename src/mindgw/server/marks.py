@@ -1,0 +1,95 @@
+"""What marks a request and its answer: ids, the trace it belongs to, the headers of every answer, and a line in the log.
+
+Our own id is the key of the ledger and is never the caller's: callers repeat theirs. A sane one of theirs comes back in
+`x-request-id`, because clients look for it there; ours is always in `x-mindgw-request-id`.
+"""
+
+import logging
+import re
+import secrets
+from typing import Protocol
+
+from mindgw.clock import monotonic, utcnow
+from mindgw.server.bodies import Headers
+
+log = logging.getLogger("mindgw.request")
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+#: https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags; a later version than 00 may have more to say.
+_TRACE = re.compile(rb"((?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
+
+
+class Caller(Protocol):
+    """Whose key a request carries."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def team_id(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+
+
+class Mark:
+    """One request, from its head on."""
+
+    __slots__ = ("_begun", "_started", "client_id", "request_id", "traceparent")
+
+    def __init__(self, headers: Headers) -> None:
+        """Takes the headers of the request, with names in lower case."""
+        #: Ours.
+        self.request_id = f"req-{secrets.token_hex(12)}"
+        #: What the caller calls it; empty when it has no name, or none that is sane.
+        self.client_id = _client_id(headers)
+        #: The W3C trace context; empty when there is none in that form.
+        self.traceparent = _trace(headers)
+        #: Monotonic seconds, and the same moment on the wall.
+        self._begun = monotonic()
+        self._started = utcnow()
+
+    def headers(self, caller: Caller | None = None) -> Headers:
+        """Headers of every answer; `caller` when it is known whose key it was."""
+        own = self.request_id.encode()
+        out = [
+            (b"x-request-id", self.client_id.encode() or own),
+            (b"x-mindgw-request-id", own),
+            (b"openai-version", b"2020-10-01"),
+            (b"openai-processing-ms", b"%d" % self._ms()),
+        ]
+        return [*out, (b"openai-organization", caller.org_id.encode())] if caller is not None else out
+
+    def report(self, path: str, status: int, code: str = "", caller: Caller | None = None) -> None:
+        """The log line of a request that leaves no row in the ledger (`gateway.meter` reports those that do); `code` is that of the
+        error."""
+        outcome = "failed" if code else "done"
+        known = {"key_id": caller.key_id, "user_id": caller.user_id, "team_id": caller.team_id, "org_id": caller.org_id} if caller else {}
+        fields = {
+            "request_id": self.request_id,
+            "client_request_id": self.client_id,
+            **known,
+            "endpoint": path[:200],
+            "status": status,
+            "outcome": outcome,
+            "error_code": code,
+            "total_ms": self._ms(),
+            "started_at": self._started,
+        }
+        log.info("%s %s %d %s", self.request_id, path[:200], status, outcome, extra={"fields": fields})
+
+    def _ms(self) -> int:
+        return int((monotonic() - self._begun) * 1000)
+
+
+def _client_id(headers: Headers) -> str:
+    value = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return value.decode("ascii") if _SANE_ID.fullmatch(value) else ""
+
+
+def _trace(headers: Headers) -> str:
+    values = [value for name, value in headers if name == b"traceparent"]
+    found = _TRACE.fullmatch(values[0]) if len(values) == 1 else None
+    if found is None or (found[2] and values[0].startswith(b"00")):
+        return ""
+    return found[1].decode("ascii")
