@@ -325,9 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, words)
     except TyperException as error:
         context = getattr(error, "ctx", None)
-        return _fail(
-            errors.Misuse(error.format_message(), hint=f"`{context.command_path if context else name} --help` shows how"), words
-        )
+        return _fail(errors.Misuse(error.format_message(), hint=f"`{context.command_path if context else name} --help` shows how"), words)
     except Exception as error:  # noqa: BLE001 - the top of the program: whatever is left is our fault, and says so
         return _fail(
             errors.AgentError(f"{type(error).__name__}: {error}", hint="this is a defect; --debug shows where", code="internal_error"),
