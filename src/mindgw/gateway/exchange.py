@@ -9,26 +9,22 @@ docs/design/path.md tells the story of a request with this file beside it.
 """
 
 from collections.abc import Callable, Generator
-from datetime import datetime
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
-
 from mindgw import errors
-from mindgw.config import Limits, Timeouts
 from mindgw.core import sse, usage
 from mindgw.gateway import admission, relay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
-from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.auth import credential
 from mindgw.gateway.delivery import Delivery
-from mindgw.gateway.fleet import Fleet
-from mindgw.gateway.meter import Meter, Tally
+from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER, Limit, Patience
-from mindgw.gateway.queue import Queue, Ticket
+from mindgw.gateway.queue import Ticket
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
+from mindgw.gateway.stages import Stages
 from mindgw_agent import payload as media
 from mindgw_agent import wire
 
@@ -38,21 +34,6 @@ CANCEL_GRACE = 120.0
 LOOK = 1.0
 #: How a worker says that it never asked its engine.
 _NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
-
-
-class Stages(Struct, frozen=True):
-    """The rooms that a request passes, and the settings it is held to."""
-
-    auth: Auth
-    fleet: Fleet
-    queue: Queue
-    meter: Meter
-    limits: Limits
-    timeouts: Timeouts
-    #: The stamp of a row, wall clock.
-    today: Callable[[], datetime]
-    #: Brings an event to its exchange and carries out what follows.
-    post: "Callable[[Exchange, Event], None]"
 
 
 class Exchange:

@@ -18,11 +18,12 @@ from mindgw.config import Config
 from mindgw.gateway import route, signals
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
-from mindgw.gateway.exchange import Exchange, Stages
+from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
+from mindgw.gateway.stages import Stages
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 

@@ -1,0 +1,29 @@
+"""What an exchange is handed at its birth: the rooms that a request passes, and the settings it is held to."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from mindgw.config import Limits, Timeouts
+from mindgw.gateway.auth import Auth
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.meter import Meter
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.signals import Event
+
+
+class Stages(Struct, frozen=True):
+    """The rooms that a request passes, and the settings it is held to."""
+
+    auth: Auth
+    fleet: Fleet
+    queue: Queue
+    meter: Meter
+    limits: Limits
+    timeouts: Timeouts
+    #: The stamp of a row, wall clock.
+    today: Callable[[], datetime]
+    #: Brings an event to its exchange and carries out what follows.
+    post: Callable[[Any, Event], None]
