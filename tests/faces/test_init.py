@@ -2,6 +2,7 @@
 
 import json
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,24 @@ def test_it_shows_the_key_to_people_on_stderr_alone(cli, tmp_path):
     assert key in shown.err
     assert f"mindgw serve --data-dir {tmp_path / 'd'}" in shown.err
     assert key not in cli("init", "--data-dir", str(tmp_path / "d")).err
+
+
+def test_a_key_that_is_not_known_here_is_missed_and_the_way_to_another_is_shown(cli, tmp_path, monkeypatch):
+    words = ("init", "--data-dir", str(tmp_path / "d"))
+    cli(*words)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "elsewhere"))
+    shown = cli(*words)
+    assert (shown.code, shown.out) == (0, "")
+    assert "mindgw init --new-admin-key" in shown.err
+    assert "was there already" in shown.err
+
+
+def test_templates_are_rendered_on_request_and_named(cli, tmp_path):
+    shown = cli("init", "--data-dir", str(tmp_path / "d"), "--with", "systemd")
+    assert shown.code == 0
+    files = [Path(line.split()[-1]) for line in shown.err.splitlines() if "Template" in line]
+    assert files
+    assert any(str(tmp_path / "d") in file.read_text() for file in files)
 
 
 def test_quietly_it_prints_the_data_directory(cli, tmp_path, monkeypatch):
