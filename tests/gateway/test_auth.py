@@ -246,3 +246,12 @@ def test_what_was_used_is_told_once():
     door.identify(key)
     assert door.auth.used() == {row.id: NOW}
     assert door.auth.used() == {}
+
+
+def test_what_could_not_be_written_is_told_again_unless_there_is_news():
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key)
+    earlier = NOW - timedelta(minutes=1)
+    door.auth.keep({row.id: earlier, "other": earlier})
+    assert door.auth.used() == {row.id: NOW, "other": earlier}

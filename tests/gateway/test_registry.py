@@ -136,6 +136,22 @@ async def test_a_report_outlives_a_database_that_is_away(database, tmp_path):
     assert len((await row(database, id)).models) == 1
 
 
+async def test_a_report_that_cannot_be_stored_holds_up_no_other(database, caplog):
+    registry = Registry(database, SERVER, [])
+    bad, good = await enrolled(database, "bad"), await enrolled(database, "good")
+    registry.seen(live(bad), wire.Report(0, [engine("m")], hostname="h\udc00"))
+    registry.seen(live(good), wire.Report(0, [engine("m")], hostname="h"))
+    await registry.flush()
+    assert ((await row(database, bad)).models, len((await row(database, good)).models)) == ([], 1)
+    assert "set aside" in caplog.text and "h\\udc00" in caplog.text and caplog.text.isascii()
+    caplog.clear()
+    await registry.flush()
+    assert caplog.text == ""
+    registry.seen(live(bad), wire.Report(1, [engine("m")], hostname="better"))
+    await registry.flush()
+    assert (await row(database, bad)).hostname == "better"
+
+
 async def test_models_of_workers_that_are_away_are_known_by_all_their_names(database):
     registry, id = Registry(database, SERVER, []), await enrolled(database)
     models = [wire.Model("org/m", kinds=["chat"], aliases=["m"])]

@@ -119,9 +119,13 @@ class Auth:
             del self._known[place]
 
     def used(self) -> dict[str, datetime]:
-        """Keys that were looked up since the last call, and when."""
+        """Keys that were looked up since the last call, and when; what cannot be written goes back with `keep`."""
         used, self._used = self._used, {}
         return used
+
+    def keep(self, used: dict[str, datetime]) -> None:
+        """Takes back what `used` handed over; what was seen since then is newer."""
+        self._used = {**used, **self._used}
 
 
 def shown(key: str) -> str:

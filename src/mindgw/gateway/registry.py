@@ -3,6 +3,7 @@
 Reports are only noted here; `flush` writes the newest of each worker, so that a chatty fleet costs one statement a worker and round.
 """
 
+import logging
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,11 +11,14 @@ from msgspec import to_builtins
 
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.handshake import Rejected
+from mindgw.store import faults
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database
 from mindgw.store.tables import Worker as Record
 from mindgw_agent import identity as keys
 from mindgw_agent import wire
+
+log = logging.getLogger("mindgw.agents")
 
 
 class Registry:
@@ -61,15 +65,32 @@ class Registry:
         self._reports[worker.id] = datetime.fromtimestamp(worker.last_seen, UTC), report
 
     async def flush(self) -> None:
-        """Writes what was noted; nothing is lost when the database refuses."""
+        """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
         if not self._reports:
             return
         reports = dict(self._reports)
+        try:
+            await self._write(reports)
+        except faults.FAULTS as wrong:
+            if not faults.in_the_data(wrong):
+                raise
+            for worker_id, noted in reports.items():
+                await self._write_alone(worker_id, noted)
+        self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
+
+    async def _write(self, reports: dict[str, tuple[datetime, wire.Report]]) -> None:
         async with self._database.write() as session:
             for worker_id, (at, report) in reports.items():
                 models = [to_builtins(model) for engine in report.engines for model in engine.models]
                 await stored.note_report(session, worker_id, at, models=models, engine=_engines(report), hostname=report.hostname)
-        self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
+
+    async def _write_alone(self, worker_id: str, noted: tuple[datetime, wire.Report]) -> None:
+        try:
+            await self._write({worker_id: noted})
+        except faults.FAULTS as wrong:
+            if not faults.in_the_data(wrong):
+                raise
+            log.exception("the report of worker %s cannot be stored and is set aside: %a", worker_id, noted[1])
 
     async def remember(self, fleet: Fleet) -> None:
         """Tells the fleet which models the workers had that are still away."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
 from mindgw.server import enrol, management, ops, problems
 from mindgw.server.agents import AgentsDoor
+from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import keys, ledger
@@ -54,12 +55,12 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         async with database.read() as session:
             return await keys.get(session, key_id)
 
-    async def append(rows: list[ledger.UsageRow]) -> None:
+    async def append(rows: Sequence[ledger.UsageRow]) -> None:
         async with database.write() as session:
             await ledger.append(session, rows)
 
     auth = Auth(find, {1: secrets.pepper}, utcnow)
-    meter = Meter(append, counters)
+    meter = Meter(all_but_the_bad(append), counters)
     pipeline = Pipeline(config, auth, meter)
     registry = Registry(database, secrets.identity, [secrets.ca_pin])
     pipeline.on_report = registry.seen
@@ -118,10 +119,12 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
 async def _at_work(pipeline: Pipeline, registry: Registry, auth: Auth, database: Database) -> AsyncIterator[None]:
     """What runs beside the requests while the application lives; at the end everything that is known is written down."""
     await registry.remember(pipeline.fleet)
-    tasks = [
-        asyncio.create_task(_every(SWEEP, _swept(pipeline))),
-        asyncio.create_task(_every(FLUSH, lambda: _flush(pipeline, registry, auth, database))),
+    writing = [
+        Chore("writing usage", FLUSH, pipeline.meter.flush),
+        Chore("writing what workers report", FLUSH, registry.flush),
+        Chore("writing when keys were used", FLUSH, _touch(auth, database)),
     ]
+    tasks = [asyncio.create_task(chore.forever()) for chore in (Chore("the sweep", SWEEP, _swept(pipeline)), *writing)]
     try:
         yield
     finally:
@@ -129,15 +132,27 @@ async def _at_work(pipeline: Pipeline, registry: Registry, auth: Auth, database:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await _flush(pipeline, registry, auth, database)
+        for chore in writing:
+            await chore.once()
+        if pipeline.meter.unwritten:
+            log.critical("the server ends with %d usage rows that the database did not take; they are lost", pipeline.meter.unwritten)
 
 
-async def _flush(pipeline: Pipeline, registry: Registry, auth: Auth, database: Database) -> None:
-    await pipeline.meter.flush()
-    await registry.flush()
-    if used := auth.used():
-        async with database.write() as session:
-            await keys.touch(session, used)
+def _touch(auth: Auth, database: Database) -> Callable[[], Awaitable[None]]:
+    async def touch() -> None:
+        used = auth.used()
+        if not used:
+            return
+        written = False
+        try:
+            async with database.write() as session:
+                await keys.touch(session, used)
+            written = True
+        finally:
+            if not written:
+                auth.keep(used)
+
+    return touch
 
 
 def _swept(pipeline: Pipeline) -> Callable[[], Awaitable[None]]:
@@ -145,13 +160,3 @@ def _swept(pipeline: Pipeline) -> Callable[[], Awaitable[None]]:
         pipeline.sweep()
 
     return sweep
-
-
-async def _every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Does the work again and again; a failure is logged and the next round tries again."""
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except Exception:  # the top of a task: the database may be away for a while, and the work is kept
-            log.exception("work in the background failed; it is tried again")

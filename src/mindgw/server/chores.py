@@ -1,0 +1,76 @@
+"""Work beside the requests: what is done again and again, each piece by itself, so that one that fails stops no other."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec.structs import asdict
+
+from mindgw.store import faults
+from mindgw.store.ledger import UsageRow
+
+log = logging.getLogger("mindgw.server")
+
+
+class Chore:
+    """One piece of work. It must keep what it could not do for the next time."""
+
+    def __init__(self, name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+        #: What it does, for the log.
+        self.name = name
+        #: Seconds between two times.
+        self.seconds = seconds
+        self._work = work
+        #: Why it failed the last time; empty when it did not.
+        self._trouble = ""
+
+    async def forever(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(self.seconds)
+            await self.once()
+
+    async def once(self) -> bool:
+        """True when it went well. A trouble that lasts is logged when it begins, when it changes and when it is over."""
+        try:
+            await self._work()
+        except Exception as wrong:  # the top of a task: the database may be away for a while, and the work is kept
+            trouble = _summary(wrong)
+            if trouble != self._trouble:
+                log.exception("%s failed; it is tried again", self.name)
+            self._trouble = trouble
+            return False
+        if self._trouble:
+            log.info("%s works again", self.name)
+            self._trouble = ""
+        return True
+
+
+def _summary(wrong: Exception) -> str:
+    """What went wrong, without the values that it happened to: they differ each time."""
+    cause = getattr(wrong, "orig", None) or wrong
+    return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
+
+
+Append = Callable[[Sequence[UsageRow]], Awaitable[None]]
+
+
+def all_but_the_bad(append: Append) -> Append:
+    """`append`, which writes all rows or none, made to write every row that can be written. One that never can is set aside: the log
+    has it whole. Raises what `append` raises when the rows are not at fault; they may be sent again then."""
+
+    async def write(rows: Sequence[UsageRow]) -> None:
+        try:
+            await append(rows)
+        except faults.FAULTS as wrong:
+            if not faults.in_the_data(wrong):
+                raise
+            if len(rows) == 1:
+                # as ASCII: what the database could not take, the log might not either
+                log.critical("a usage row cannot be written and is set aside: %a (%a)", asdict(rows[0]), _summary(wrong))
+                return
+            half = len(rows) // 2
+            await write(rows[:half])
+            await write(rows[half:])
+
+    return write
