@@ -103,7 +103,9 @@ def api(directory, floor, database):
             "secrets": secrets.load(directory), "config": config.load(None, directory),
         }
     )  # fmt: skip
-    described = OpenAPIConfig(title="t", version="1", path="/api/v1", render_plugins=[management.openapi_json()])
+    described = OpenAPIConfig(
+        title="t", version="1", path="/api/v1", openapi_router=management.described(), render_plugins=[management.openapi_json()]
+    )
     app = Litestar([management.router()], state=state, exception_handlers=problems.HANDLERS, openapi_config=described, on_shutdown=[close])
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         client.headers.update(ADMIN)
@@ -126,6 +128,41 @@ def test_nobody_but_an_admin_comes_in(api, method, path, headers, status, code):
     refused = call(api, method, path, headers=headers, content=b"not even read")
     assert refused.status_code == status
     assert refused.json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more", "status"),
+    [
+        ("GET", "/keys/nothing", {}, 404),
+        ("GET", "/nothing", {}, 404),
+        ("GET", "/nothing/at/all", {}, 404),
+        ("PUT", "/keys", {}, 405),
+        ("POST", "/keys", {"json": {}}, 400),
+        ("POST", "/keys", {"content": b"[" * 9999}, 400),
+        ("GET", "/keys", {"headers": {"authorization": ""}}, 401),
+        ("DELETE", "/keys/x", {"headers": {"if-match": "x"}}, 400),
+    ],
+)
+def test_every_refusal_has_an_id_that_the_log_knows(api, caplog, method, path, more, status):
+    caplog.set_level("INFO", "mindgw.request")
+    refused = call(api, method, path, **more)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["request_id"]) == (status, refused.headers["x-mindgw-request-id"])
+    (line,) = [record.fields for record in caplog.records if record.name == "mindgw.request"]
+    assert (line["request_id"], line["status"], line["error_code"]) == (error["request_id"], status, error["code"])
+
+
+def test_the_callers_own_id_comes_back_from_a_refusal(api):
+    refused = call(api, "GET", "/keys/nothing", headers={"x-request-id": "mine"})
+    assert refused.headers["x-request-id"] == "mine" != refused.json()["error"]["request_id"]
+
+
+def test_refusals_say_what_to_do_where_something_can_be_done(api, join):
+    join("seen")
+    assert "--admin" in call(api, "GET", "/keys", headers=USER).json()["error"]["hint"]
+    assert "--new-admin-key" in call(api, "GET", "/keys", headers={"authorization": ""}).json()["error"]["hint"]
+    assert "again" in call(api, "DELETE", "/workers/seen", headers={"if-match": "9"}).json()["error"]["hint"]
+    assert "hint" not in call(api, "GET", "/keys/nothing").json()["error"]
 
 
 def test_the_table_of_routes_is_complete(api):

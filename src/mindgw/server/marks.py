@@ -49,15 +49,14 @@ class Mark:
         self._begun = monotonic()
         self._started = utcnow()
 
-    def headers(self, caller: Caller | None = None) -> Headers:
-        """Headers of every answer; `caller` when it is known whose key it was."""
+    def ids(self) -> Headers:
+        """The headers that name it."""
         own = self.request_id.encode()
-        out = [
-            (b"x-request-id", self.client_id.encode() or own),
-            (b"x-mindgw-request-id", own),
-            (b"openai-version", b"2020-10-01"),
-            (b"openai-processing-ms", b"%d" % self._ms()),
-        ]
+        return [(b"x-request-id", self.client_id.encode() or own), (b"x-mindgw-request-id", own)]
+
+    def headers(self, caller: Caller | None = None) -> Headers:
+        """Headers of every answer under /v1; `caller` when it is known whose key it was."""
+        out = [*self.ids(), (b"openai-version", b"2020-10-01"), (b"openai-processing-ms", b"%d" % self._ms())]
         return [*out, (b"openai-organization", caller.org_id.encode())] if caller is not None else out
 
     def report(self, path: str, status: int, code: str = "", caller: Caller | None = None) -> None:

@@ -14,6 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from mindgw import errors
+from mindgw.server.marks import Mark
 
 log = logging.getLogger("mindgw.server")
 
@@ -24,18 +25,31 @@ FALLBACK = b'{"error":{"message":"The gateway failed.","type":"server_error","pa
 _FINAL = frozenset({"insufficient_quota", "revoked_api_key"})
 
 
-def document(wrong: errors.MindGWError, request_id: str = "") -> dict[str, Any]:
+#: What to do next, for people who manage the server.
+HINTS = {
+    "invalid_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
+    "missing_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
+    "revoked_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
+    "expired_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
+    "forbidden": "`mindgw keys create NAME --admin` makes an admin key",
+    "version_mismatch": "read the object again: somebody has changed it meanwhile",
+}
+
+
+def document(wrong: errors.MindGWError, request_id: str = "", hint: str = "") -> dict[str, Any]:
     """The error object that a client reads."""
     inner: dict[str, Any] = {"message": wrong.message, "type": wrong.type, "param": wrong.param, "code": wrong.code}
     if request_id:
         inner["request_id"] = request_id
+    if hint:
+        inner["hint"] = hint
     return {"error": inner}
 
 
-def body(wrong: errors.MindGWError, request_id: str = "") -> bytes:
+def body(wrong: errors.MindGWError, request_id: str = "", hint: str = "") -> bytes:
     """The encoded error object; lone surrogates in a message never prevent an answer."""
     try:
-        return msgspec.json.encode(document(wrong, request_id))
+        return msgspec.json.encode(document(wrong, request_id, hint))
     except UnicodeEncodeError:
         return FALLBACK
 
@@ -53,12 +67,21 @@ def headers(wrong: errors.MindGWError) -> list[tuple[bytes, bytes]]:
     return out
 
 
-def _known(request: Request[Any, Any, Any], wrong: errors.MindGWError, more: dict[str, str] | None = None) -> Response[bytes]:
-    """An error of ours on the management API, with the framework's own headers."""
+def refusal(request: Request[Any, Any, Any] | None, wrong: errors.MindGWError, more: dict[str, str] | None = None) -> Response[bytes]:
+    """An error on a path of the framework's, with `more` headers: it has an id, under which a line in the log says what was asked for.
+    None: the framework did not say for which request."""
+    mark = Mark([(name.lower(), value) for name, value in request.scope["headers"]] if request else [])
+    path = f"{request.method} {request.url.path}" if request else ""
     if wrong.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("%s %s: %s", request.method, request.url.path, wrong)
-    pairs = {name.decode(): value.decode() for name, value in headers(wrong)} | (more or {})
-    return Response(body(wrong), status_code=wrong.status, media_type="application/json", headers=pairs)
+        log.error("%s %s: %s", mark.request_id, path, wrong)
+    mark.report(request.url.path if request else "", wrong.status, wrong.code)
+    pairs = {name.decode(): value.decode() for name, value in (*headers(wrong), *mark.ids())} | (more or {})
+    text = body(wrong, mark.request_id, HINTS.get(wrong.code, ""))
+    return Response(text, status_code=wrong.status, media_type="application/json", headers=pairs)
+
+
+def _known(request: Request[Any, Any, Any], wrong: errors.MindGWError) -> Response[bytes]:
+    return refusal(request, wrong)
 
 
 #: Litestar's own refusals -> the error of ours that says the same.
@@ -77,7 +100,7 @@ def _framework(request: Request[Any, Any, Any], wrong: HTTPException) -> Respons
     if wrong.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _unknown(request, wrong)
     kind = _BY_STATUS.get(wrong.status_code, errors.BadRequest)
-    return _known(request, kind(_detail(wrong) if kind is errors.BadRequest else None), wrong.headers)
+    return refusal(request, kind(_detail(wrong) if kind is errors.BadRequest else None), wrong.headers)
 
 
 def _detail(wrong: HTTPException) -> str:
@@ -90,7 +113,7 @@ def _detail(wrong: HTTPException) -> str:
 def _unknown(request: Request[Any, Any, Any], wrong: Exception) -> Response[bytes]:
     """A bug: the log has the traceback, the client has none of it."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=wrong)
-    return Response(body(errors.InternalError()), status_code=500, media_type="application/json")
+    return refusal(request, errors.InternalError())
 
 
 #: For the Litestar application.

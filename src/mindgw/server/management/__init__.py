@@ -9,7 +9,7 @@ from litestar.di import Provide
 from litestar.exceptions import ValidationException
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from mindgw.errors import BadRequest, MindGWError, NotFound
+from mindgw.errors import BadRequest, NotFound
 from mindgw.server import problems
 from mindgw.server.management import guard, join_tokens, keys, models, status, workers
 
@@ -50,21 +50,17 @@ def described() -> Router:
 
 
 async def _not_as_a_page(response: Response[Any]) -> Response[Any]:
-    return _refused(NotFound()) if response.status_code == HTTPStatus.NOT_FOUND else response
+    return problems.refusal(None, NotFound()) if response.status_code == HTTPStatus.NOT_FOUND else response
 
 
-def _too_deep(_request: Request[Any, Any, State], _error: RecursionError) -> Response[bytes]:
-    return _refused(BadRequest("The body is nested too deep."))
+def _too_deep(request: Request[Any, Any, State], _error: RecursionError) -> Response[bytes]:
+    return problems.refusal(request, BadRequest("The body is nested too deep."))
 
 
-def _does_not_fit(_request: Request[Any, Any, State], error: ValidationException) -> Response[bytes]:
+def _does_not_fit(request: Request[Any, Any, State], error: ValidationException) -> Response[bytes]:
     """The framework's finding in our words: what is wrong, and with which field."""
     first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
     field, message = str(first.get("key", "")), str(first.get("message", error.detail))
     if field != "data":
-        return _refused(BadRequest(f"{field}: {message}" if field else message, param=field or None))
-    return _refused(BadRequest("The request needs a JSON body." if message == "'data'" else message))
-
-
-def _refused(wrong: MindGWError) -> Response[bytes]:
-    return Response(problems.body(wrong), status_code=wrong.status, media_type="application/json")
+        return problems.refusal(request, BadRequest(f"{field}: {message}" if field else message, param=field or None))
+    return problems.refusal(request, BadRequest("The request needs a JSON body." if message == "'data'" else message))
