@@ -312,3 +312,14 @@ def test_a_worker_that_was_never_heard_of_has_no_moment():
 
 def test_the_pepper_of_these_tests_is_one():
     assert len(PEPPER) == 32
+
+
+def test_a_client_that_still_sends_does_not_hold_up_a_stop():
+    world = World()
+    Box(world)
+    world.ask()  # its key is known from here on
+    sends = Client(world, world.key)
+    assert (sends.state, world.pipeline.idle) == (State.OPENED, False)
+    world.boxes[0].head(200, JSON, b"{}")
+    world.boxes[0].close()
+    assert world.pipeline.idle

@@ -29,6 +29,9 @@ from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
 
+#: States in which a request may be ended without taking an answer from anybody.
+_AT_REST = frozenset({signals.State.OPENED, signals.State.CLOSING})
+
 
 class Lane(Protocol):
     """Who stands between an exchange and its client."""
@@ -185,8 +188,8 @@ class Pipeline:
 
     @property
     def idle(self) -> bool:
-        """True when no client waits for anything."""
-        return all(exchange.state is signals.State.CLOSING for exchange in self._running)
+        """True when nobody waits for an answer; a client that is still sending its request does not hold up a stop."""
+        return all(exchange.state in _AT_REST for exchange in self._running)
 
     # -- views ---------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,9 @@ class Server:
     collector: Collector
 
 
+AtWork = Callable[[Litestar], AbstractAsyncContextManager[None]]
+
+
 def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
@@ -65,27 +68,22 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     registry = Registry(database, secrets.identity, [secrets.ca_pin])
     pipeline.on_report = registry.seen
     collector = Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
-    state = State(
-        {
-            "database": database,
-            "pipeline": pipeline,
-            "collector": collector,
-            "secrets": secrets,
-            "config": config,
-            "identify": pipeline.identify,
-        }
-    )
-    app = Litestar(
-        [
-            _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
-            _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),
-            ops.root,
-            ops.healthz,
-            ops.readyz,
-            ops.scrape,
-            enrol.router(),
-            management.router(),
-        ],
+    state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
+    state.identify = pipeline.identify
+    doors = [
+        _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
+        _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),
+    ]
+    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, auth, database))
+    return Server(app, pipeline, registry, database, collector)
+
+
+def _application(
+    doors: list[Any], state: State, config: Config, at_work: Callable[[Litestar], AbstractAsyncContextManager[None]]
+) -> Litestar:
+    """The framework's half: management, operations, joining, and the doors that only hang in it."""
+    return Litestar(
+        [*doors, ops.root, ops.healthz, ops.readyz, ops.scrape, enrol.router(), management.router()],
         state=state,
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
@@ -96,11 +94,10 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
             render_plugins=[management.openapi_json()],
         ),
         request_max_body_size=config.limits.body,
-        lifespan=[lambda app: _at_work(pipeline, registry, auth, database)],
+        lifespan=[at_work],
         logging_config=None,
         debug=False,
     )
-    return Server(app, pipeline, registry, database, collector)
 
 
 Door = Callable[[Any, Any, Any], Awaitable[None]]
