@@ -136,7 +136,7 @@ def as_chat(stage: Stage, *lines: str | bytes) -> Answer:
 
 HOSTILE = {
     "a word": b"x",
-    "SQL": b"' OR 1=1--",
+    "SQL": b"' OR 1=1; DROP TABLE keys--",
     "latin-1": b"mgw_\xe9\xff\x80",
     "8 kB": b"a" * 8192,
     "a tab": b"mgw_a\tb",
