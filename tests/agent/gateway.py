@@ -138,7 +138,7 @@ class Gateway:
         self.socket = socket
         self.reports.append(report)
         self.epochs.append(self.epoch)
-        await socket.send(handshake.welcome("gpu", "active", "1", 10.0, []))
+        await socket.send(handshake.welcome("gpu", "active", "1", 10.0))
         return link, ready
 
     async def _write(self, link: Link, ready: asyncio.Event, socket: ServerConnection) -> None:

@@ -115,7 +115,7 @@ def test_a_bad_frame_of_our_own_is_a_bug_not_a_protocol_error():
     [
         wire.Hello(agent_id="a", nonce=bytes(32), last_epoch=7, software="mindgw 0"),
         wire.Challenge(nonce=bytes(range(32)), epoch=8, signature=b"s" * 64),
-        wire.Welcome(name="box", state="active", replicas=["https://b"], pins=[b"p" * 32]),
+        wire.Welcome(name="box", state="active"),
         wire.Goodbye("draining", "the server restarts", 2.5),
         Close("done", usage=wire.Usage(3, 5, 1, "counted"), events=5, bytes=99, finish="stop", tag=b"\0tag", status=200),
         wire.Proof(b"s" * 64, Report(1, hostname="box", gpus=[wire.Gpu("H200", 1, 1, 0.5, 40.0)])),

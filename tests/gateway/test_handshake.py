@@ -33,8 +33,8 @@ def greet(made: session.Session, stored: int = 0, host: str = "gw", server: byte
     assert proving == session.Proving(hands.epoch)
     made.prove()
     report = hands.admit(made.take(), identity.public_half(AGENT), stored, host)
-    (ready,) = made.receive(hands.welcome("name", "active", "1.2", 5.0, [b"pin"]), 0.0)
-    assert (ready.welcome.name, ready.welcome.pins, ready.welcome.ping_interval) == ("name", [b"pin"], 5.0)
+    (ready,) = made.receive(hands.welcome("name", "active", "1.2", 5.0), 0.0)
+    assert (ready.welcome.name, ready.welcome.state, ready.welcome.ping_interval) == ("name", "active", 5.0)
     return made, report, hands.epoch
 
 

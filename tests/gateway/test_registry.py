@@ -40,13 +40,13 @@ async def row(database: Database, id: str):
 
 
 def test_what_the_server_signs_can_be_checked():
-    registry = Registry(None, SERVER, [])  # type: ignore[arg-type]  # no database is asked
+    registry = Registry(None, SERVER)  # type: ignore[arg-type]  # no database is asked
     assert identity.verify(registry.identity, registry.sign(b"message"), b"message")
 
 
 async def test_a_worker_is_found_by_its_id(database):
     id = await enrolled(database)
-    found = await Registry(database, SERVER, []).find(id)
+    found = await Registry(database, SERVER).find(id)
     assert (found.name, found.public_key) == ("box", identity.public_half(AGENT))
 
 
@@ -56,17 +56,17 @@ async def test_a_worker_that_may_not_come_in_hears_why(database, state, code):
     async with database.write() as session:
         await stored.set_state(session, id, state, reason="stolen")
     with pytest.raises(Rejected) as caught:
-        await Registry(database, SERVER, []).find(id)
+        await Registry(database, SERVER).find(id)
     assert caught.value.goodbye.code == code
 
 
 async def test_nobody_comes_in_without_having_joined(database):
     with pytest.raises(Rejected, match="Join again"):
-        await Registry(database, SERVER, []).find("nobody")
+        await Registry(database, SERVER).find("nobody")
 
 
 async def test_a_session_is_written_down_once(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     await registry.enter(id, 1)
     await registry.enter(id, 5)
     assert (await row(database, id)).epoch == 5
@@ -77,14 +77,14 @@ async def test_a_session_is_written_down_once(database):
 
 
 async def test_an_identity_that_was_used_twice_is_kept_out(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     await registry.lock(id)
     with pytest.raises(Rejected, match="two places"):
         await registry.find(id)
 
 
 async def test_the_newest_report_of_each_worker_is_written(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     for serial, model in enumerate("abc"):
         registry.seen(live(id), wire.Report(serial, [engine(model, version="2")], hostname="h"))
     await registry.flush()
@@ -95,7 +95,7 @@ async def test_the_newest_report_of_each_worker_is_written(database):
 
 
 async def test_all_engines_of_a_report_are_written_down(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     registry.seen(live(id), wire.Report(0, [engine("a", "b", id="e1", url="u1"), engine("b", id="e2", kind="vllm")]))
     await registry.flush()
     written = (await row(database, id)).engine
@@ -108,14 +108,14 @@ async def test_all_engines_of_a_report_are_written_down(database):
 
 
 async def test_a_report_without_engines_is_written_too(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     registry.seen(live(id), wire.Report())
     await registry.flush()
     assert ((await row(database, id)).models, (await row(database, id)).engine) == ([], {})
 
 
 async def test_nothing_is_written_when_nothing_was_said(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     registry.seen(live(id), wire.Report(0, [engine("m")]))
     await registry.flush()
     async with database.write() as session:
@@ -126,7 +126,7 @@ async def test_nothing_is_written_when_nothing_was_said(database):
 
 async def test_a_report_outlives_a_database_that_is_away(database, tmp_path):
     away = Database(f"sqlite:///{tmp_path}/nothing/here.db")
-    registry = Registry(away, SERVER, [])
+    registry = Registry(away, SERVER)
     id = await enrolled(database)
     registry.seen(live(id), wire.Report(0, [engine("m")]))
     with pytest.raises(Exception, match="unable to open"):
@@ -137,7 +137,7 @@ async def test_a_report_outlives_a_database_that_is_away(database, tmp_path):
 
 
 async def test_a_report_that_cannot_be_stored_holds_up_no_other(database, caplog):
-    registry = Registry(database, SERVER, [])
+    registry = Registry(database, SERVER)
     bad, good = await enrolled(database, "bad"), await enrolled(database, "good")
     registry.seen(live(bad), wire.Report(0, [engine("m")], hostname="h\udc00"))
     registry.seen(live(good), wire.Report(0, [engine("m")], hostname="h"))
@@ -153,17 +153,17 @@ async def test_a_report_that_cannot_be_stored_holds_up_no_other(database, caplog
 
 
 async def test_models_of_workers_that_are_away_are_known_by_all_their_names(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     models = [wire.Model("org/m", kinds=["chat"], aliases=["m"])]
     registry.seen(live(id), wire.Report(0, [engine(models=models)]))
     await registry.flush()
     fleet = Fleet(lambda: None)
-    await Registry(database, SERVER, []).remember(fleet)
+    await Registry(database, SERVER).remember(fleet)
     assert [knows(fleet, name) for name in ("org/m", "m", "x")] == [True, True, False]
 
 
 async def test_models_of_removed_workers_are_not_known(database):
-    registry, id = Registry(database, SERVER, []), await enrolled(database)
+    registry, id = Registry(database, SERVER), await enrolled(database)
     registry.seen(live(id), wire.Report(0, [engine("m")]))
     await registry.flush()
     async with database.write() as session:

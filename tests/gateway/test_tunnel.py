@@ -63,7 +63,7 @@ class Ends:
         self.agent.receive(hands.challenge(0), 0.0)
         self.agent.prove()
         self.agent.take()
-        self.agent.receive(hands.welcome("a", "active", "0", 10.0, []), 0.0)
+        self.agent.receive(hands.welcome("a", "active", "0", 10.0), 0.0)
 
     def _wake(self) -> None:
         self.wakes += 1

@@ -232,7 +232,7 @@ class Box:
         self.session.receive(handshake.challenge(self.epoch), self.world.clock())
         self.session.prove()
         report = handshake.admit(self.session.take(), identity.public_half(AGENT), self.epoch, "gw")
-        self.session.receive(handshake.welcome(self.name, "active", "0", 10.0, []), self.world.clock())
+        self.session.receive(handshake.welcome(self.name, "active", "0", 10.0), self.world.clock())
         self.epoch = handshake.epoch
         return self.world.pipeline.attach(self.link, self.name, self.name, handshake.epoch, approved, report)
 

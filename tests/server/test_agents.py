@@ -74,7 +74,7 @@ async def hall(tmp_path):
     await database.migrate()
     async with database.write() as opened:
         row = await stored.add_worker(opened, "box", identity.public_half(AGENT))
-    door = AgentsDoor(world.pipeline, Registry(database, SERVER, []), HOST)
+    door = AgentsDoor(world.pipeline, Registry(database, SERVER), HOST)
     made: list[Dialled] = []
 
     async def dial() -> Dialled:

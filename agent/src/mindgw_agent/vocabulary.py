@@ -105,14 +105,12 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The link is up. The server pings every `ping_interval` seconds; `replicas` (URLs) and `pins` are worth keeping on disk."""
+    """The link is up. The server pings every `ping_interval` seconds."""
 
     ping_interval: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     name: str = ""
     state: str = ""
     server_version: str = ""
-    replicas: list[str] = []
-    pins: list[bytes] = []
 
 
 class Goodbye(msgspec.Struct, frozen=True):

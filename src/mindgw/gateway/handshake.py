@@ -69,11 +69,9 @@ class Handshake:
             self._reject("locked", "This identity was used from somewhere else since. Remove the worker and join again.")
         return proof.report
 
-    def welcome(self, name: str, state: str, server_version: str, ping_interval: float, pins: list[bytes]) -> bytes:
+    def welcome(self, name: str, state: str, server_version: str, ping_interval: float) -> bytes:
         """The last word of the greeting."""
-        return wire.encode(
-            wire.frame(Welcome(ping_interval=ping_interval, name=name, state=state, server_version=server_version, pins=pins))
-        )
+        return wire.encode(wire.frame(Welcome(ping_interval=ping_interval, name=name, state=state, server_version=server_version)))
 
     def _one(self, message: bytes, kind: int) -> Frame:
         frames = self._decoder.feed(message)

@@ -24,13 +24,11 @@ log = logging.getLogger("mindgw.agents")
 class Registry:
     """Finds workers, writes their sessions down, and holds the server's identity key."""
 
-    def __init__(self, database: Database, identity: bytes, pins: list[bytes]) -> None:
+    def __init__(self, database: Database, identity: bytes) -> None:
         self._database = database
         self._key = identity
         #: The server's public identity key, 32 bytes.
         self.identity = keys.public_half(identity)
-        #: Pins of the certificate authorities that agents should trust from now on.
-        self.pins = pins
         #: Last reports that are not written yet, by worker id.
         # bounded: one entry a worker
         self._reports: dict[str, tuple[datetime, wire.Report]] = {}

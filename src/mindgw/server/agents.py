@@ -123,7 +123,7 @@ class AgentsDoor:
         await self._registry.enter(record.id, handshake.epoch)
         bell = Bell()
         bell.link = link = Link(bell.ring, monotonic())
-        await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL, self._registry.pins))
+        await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
         session = self._pipeline.attach(link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
         return session, link, bell

@@ -65,7 +65,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     auth = Auth(find, {1: secrets.pepper}, utcnow)
     meter = Meter(all_but_the_bad(append), counters)
     pipeline = Pipeline(config, auth, meter)
-    registry = Registry(database, secrets.identity, [secrets.ca_pin])
+    registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
     collector = Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
