@@ -4,8 +4,8 @@ import pytest
 
 from mindgw.core.worker import TRANSITIONS, Event, IllegalTransition, State, step
 
-#: States that operators' commands will lead to; no event does. A locked worker's link is closed, the store keeps the state.
-RESERVED = {State.PAUSED, State.QUARANTINED, State.LOCKED}
+#: No event leads there: a locked worker's link is closed, and the store keeps the state.
+STORED = {State.LOCKED}
 
 
 def reachable(start: State) -> set[State]:
@@ -27,7 +27,7 @@ def test_an_arrow_stands_in_the_table_or_is_refused(state, event):
 
 
 def test_every_state_can_be_reached_from_the_first():
-    assert reachable(State.OFFLINE) == set(State) - RESERVED
+    assert reachable(State.OFFLINE) == set(State) - STORED
 
 
 @pytest.mark.parametrize("state", sorted(set(State) - {State.LOCKED}))
@@ -55,7 +55,7 @@ def test_what_an_agent_says_of_itself_never_breaks_its_link(state, event):
     assert step(state, event) in State
 
 
-@pytest.mark.parametrize("state", [State.PENDING, State.PAUSED, State.QUARANTINED, State.LOCKED])
+@pytest.mark.parametrize("state", [State.PENDING, State.LOCKED])
 def test_a_worker_that_is_held_back_takes_requests_only_with_a_new_link(state):
     """Whatever its agent says of itself."""
     assert {step(state, event) for event in TRANSITIONS[state] if event is not Event.LOST} == {state}

@@ -19,9 +19,8 @@ STATES = {
     "draining": "yellow",
     "pending": "yellow",
     "connecting": "yellow",
-    "paused": "yellow",
     "locked": "red",
-} | dict.fromkeys(("offline", "quarantined", "revoked", "expired"), "red")
+} | dict.fromkeys(("offline", "revoked", "expired"), "red")
 
 
 @dataclass(frozen=True, slots=True)

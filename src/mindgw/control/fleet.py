@@ -28,7 +28,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
+    #: connecting, pending, ready, draining, offline or locked.
     state: str
     slots: int
     used: int

@@ -13,9 +13,7 @@ class State(StrEnum):
     PENDING = "pending"  # authenticated, but no operator has approved it yet
     READY = "ready"  # takes requests
     DRAINING = "draining"  # finishes what it has and takes nothing new
-    PAUSED = "paused"  # its own operator said: nothing for now
     OFFLINE = "offline"  # no link, or its engine does not answer
-    QUARANTINED = "quarantined"  # the server does not trust its answers at present
     LOCKED = "locked"  # its identity was used twice; an operator must look
 
 
@@ -51,8 +49,6 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     _S.READY: {_E.ENGINE_UP: _S.READY, _E.ENGINE_DOWN: _S.OFFLINE, _E.DRAIN: _S.DRAINING, _E.LOST: _S.OFFLINE},
     _S.DRAINING: {**_deaf(_S.DRAINING), _E.LOST: _S.OFFLINE},
     _S.PENDING: {**_deaf(_S.PENDING), _E.LOST: _S.OFFLINE},
-    _S.PAUSED: {**_deaf(_S.PAUSED), _E.LOST: _S.OFFLINE},
-    _S.QUARANTINED: {**_deaf(_S.QUARANTINED), _E.LOST: _S.OFFLINE},
     _S.LOCKED: {**_deaf(_S.LOCKED), _E.LOST: _S.LOCKED},
 }
 

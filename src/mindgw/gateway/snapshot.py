@@ -37,7 +37,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
+    #: connecting, pending, ready, draining, offline or locked.
     state: str
     #: Sums over its engines.
     slots: int
