@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mindgw_agent import session as rooms
 from mindgw_agent import wire
-from mindgw_agent.session import Cancel, DrainAsked, IdentityError, OutOfOrder, Proving, Ready, Request, Session, State, Writable
+from mindgw_agent.session import Cancel, DrainAsked, IdentityError, OutOfOrder, Parties, Proving, Ready, Request, Session, State, Writable
 from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, Step
 from mindgw_agent.wire import WINDOW, Close, Decoder, Frame, Goodbye, Meta, ProtocolError, Report
 
@@ -28,7 +28,7 @@ def check(key: bytes, signature: bytes, message: bytes) -> bool:
     return hmac.compare_digest(mac(key, message), signature)
 
 
-def new_session(**changes: object) -> Session:
+def new_session(report: Report | None = None, **changes: object) -> Session:
     values: dict[str, object] = {
         "agent_id": "agent-1",
         "host": "gw.example",
@@ -38,7 +38,7 @@ def new_session(**changes: object) -> Session:
         "verify": check,
         "software": "test",
     }
-    return Session(**(values | changes))  # type: ignore[arg-type]
+    return Session(Parties(**(values | changes)), report)  # type: ignore[arg-type]
 
 
 class Server:

@@ -13,15 +13,15 @@ STRANGER = identity.new_key()
 
 def agent(last_epoch: int = 0, server: bytes = SERVER, key: bytes = AGENT, host: str = "gw") -> session.Session:
     """An agent that said hello, and the words in which it did."""
-    made = session.Session(
+    parties = session.Parties(
         agent_id="a",
         host=host,
         server_identity=identity.public_half(server),
         last_epoch=last_epoch,
         sign=lambda message: identity.sign(key, message),
         verify=identity.verify,
-        report=wire.Report(7, hostname="h"),
     )
+    made = session.Session(parties, wire.Report(7, hostname="h"))
     made.start()
     return made
 

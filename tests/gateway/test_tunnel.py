@@ -49,7 +49,7 @@ class Ends:
         self.reports: list[wire.Report] = []
         self.drained = 0
         self.events: list[session.Event] = []
-        self.agent = session.Session(
+        parties = session.Parties(
             agent_id="a",
             host="gw",
             server_identity=identity.public_half(SERVER),
@@ -57,6 +57,7 @@ class Ends:
             sign=lambda message: identity.sign(AGENT, message),
             verify=identity.verify,
         )
+        self.agent = session.Session(parties)
         hands = greeting()
         self.agent.start()
         hands.hello(self.agent.take())

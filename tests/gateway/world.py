@@ -206,15 +206,15 @@ class Box:
         self.name = name
         self.epoch = fields.pop("epoch", 0)
         self.report = wire.Report(0, list(engines) or [engine("m")], **fields)
-        self.session = session.Session(
+        parties = session.Parties(
             agent_id=name,
             host="gw",
             server_identity=identity.public_half(SERVER),
             last_epoch=self.epoch,
             sign=lambda message: identity.sign(AGENT, message),
             verify=identity.verify,
-            report=self.report,
         )
+        self.session = session.Session(parties, self.report)
         #: Requests that its engine has not ended, by stream; and what it was told besides.
         self.requests: dict[int, session.Request] = {}
         self.events: list[session.Event] = []

@@ -27,15 +27,15 @@ class Dialled:
     """An agent that has dialled the door, over a FAKE WebSocket."""
 
     def __init__(self, door: AgentsDoor, worker_id: str, last_epoch: int) -> None:
-        self.session = session.Session(
+        parties = session.Parties(
             agent_id=worker_id,
             host=HOST,
             server_identity=identity.public_half(SERVER),
             last_epoch=last_epoch,
             sign=lambda message: identity.sign(AGENT, message),
             verify=identity.verify,
-            report=wire.Report(0, [engine("m")]),
         )
+        self.session = session.Session(parties, wire.Report(0, [engine("m")]))
         # bounded: by the few messages of a test
         self._inbound: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         #: Cleared while the peer reads nothing: whoever sends then waits.

@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from mindgw_agent import wire
 from mindgw_agent.events import Cancel, DrainAsked, Event, Proving, Ready, Request, Writable
 from mindgw_agent.flow import Inbound, Outbound
@@ -22,8 +24,8 @@ from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, S
 from mindgw_agent.wire import Close, Frame, Goodbye, Meta, ProtocolError, Report, Welcome
 
 __all__ = [
-    "Cancel", "DrainAsked", "Event", "Goodbye", "IdentityError", "OutOfOrder", "ProtocolError", "Proving", "Ready", "Request",
-    "Session", "State", "Writable",
+    "Cancel", "DrainAsked", "Event", "Goodbye", "IdentityError", "OutOfOrder", "Parties", "ProtocolError", "Proving", "Ready",
+    "Request", "Session", "State", "Writable",
 ]  # fmt: skip
 
 #: Streams that a server may have open at once.
@@ -56,40 +58,36 @@ class _Stream:
         self.paused = False
 
 
+class Parties(msgspec.Struct, frozen=True, kw_only=True):
+    """Who speaks to whom, and with which keys."""
+
+    agent_id: str
+    #: Name under which the server was dialled.
+    host: str
+    #: The server's identity, public half.
+    server_identity: bytes
+    #: Newest epoch on disk; the server must name a later one.
+    last_epoch: int
+    #: Signs a message with the agent's key.
+    sign: Callable[[bytes], bytes]
+    #: Takes key, signature and message; never raises.
+    verify: Callable[[bytes, bytes, bytes], bool]
+    software: str = ""
+    random: Callable[[int], bytes] = secrets.token_bytes
+
+
 class Session:
     """One link, from HELLO to its end. Streams that are open when it ends are the shell's to stop."""
 
-    def __init__(  # noqa: PLR0913 - who speaks to whom and with which keys, said once for each connection
-        self,
-        *,
-        agent_id: str,
-        host: str,
-        server_identity: bytes,
-        last_epoch: int,
-        sign: Callable[[bytes], bytes],
-        verify: Callable[[bytes, bytes, bytes], bool],
-        software: str = "",
-        report: Report | None = None,
-        random: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> None:
-        """`host` is the name under which the server was dialled; `verify` takes key, signature, message and never raises."""
-        # Who speaks to whom.
-        self.agent_id = agent_id
-        self.host = host
-        self.server_identity = server_identity
-        #: Newest epoch on disk; the server must name a later one.
-        self.last_epoch = last_epoch
-        self.software = software
-        self._sign = sign
-        self._verify = verify
-
+    def __init__(self, parties: Parties, report: Report | None = None) -> None:
+        self._parties = parties
         # The link.
         self.state = State.NEW
         #: The server has proved its identity: before that a Goodbye is hearsay.
         self.verified = False
         #: Epoch of this link, 0 before CHALLENGE.
         self.epoch = 0
-        self._nonce = random(32)
+        self._nonce = parties.random(32)
         #: The server's nonce, b"" before CHALLENGE.
         self._server_nonce = b""
         #: The newest report.
@@ -122,7 +120,8 @@ class Session:
     def start(self) -> None:
         """Say HELLO."""
         self._call(Input.START)
-        hello = wire.Hello(agent_id=self.agent_id, nonce=self._nonce, software=self.software, last_epoch=self.last_epoch)
+        who = self._parties
+        hello = wire.Hello(agent_id=who.agent_id, nonce=self._nonce, software=who.software, last_epoch=who.last_epoch)
         self._out.control(wire.frame(hello))
 
     def prove(self, report: Report | None = None) -> None:
@@ -132,10 +131,11 @@ class Session:
         if self._call(Input.PROVE) is State.CLOSED:
             return
         self._news = False
+        who = self._parties
         message = wire.transcript_proof(
-            self._server_nonce, self.agent_id, self.epoch, self.last_epoch, self.server_identity, self.host
+            self._server_nonce, who.agent_id, self.epoch, who.last_epoch, who.server_identity, who.host
         )  # fmt: skip
-        self._out.control(wire.frame(wire.Proof(self._sign(message), self._report)))
+        self._out.control(wire.frame(wire.Proof(who.sign(message), self._report)))
 
     def report(self, report: Report) -> None:
         """Say what the engines have to offer. Only the newest report leaves; before the link is up it waits."""
@@ -216,12 +216,13 @@ class Session:
 
     def _challenged(self, frame: Frame) -> Event:
         challenge = wire.parse(wire.Challenge, frame.payload)
-        message = wire.transcript_challenge(self._nonce, challenge.nonce, self.agent_id, challenge.epoch, challenge.version)
-        if not self._verify(self.server_identity, challenge.signature, message):
+        who = self._parties
+        message = wire.transcript_challenge(self._nonce, challenge.nonce, who.agent_id, challenge.epoch, challenge.version)
+        if not who.verify(who.server_identity, challenge.signature, message):
             raise IdentityError("the server could not prove that it is the one this agent joined")
         wire.negotiate([challenge.version])
-        if challenge.epoch <= self.last_epoch:
-            raise ProtocolError(f"the server offered epoch {challenge.epoch}, but {self.last_epoch} was already used")
+        if challenge.epoch <= who.last_epoch:
+            raise ProtocolError(f"the server offered epoch {challenge.epoch}, but {who.last_epoch} was already used")
         self.verified = True
         self._server_nonce = challenge.nonce
         self.epoch = challenge.epoch

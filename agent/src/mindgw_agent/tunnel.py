@@ -23,7 +23,7 @@ from mindgw_agent.address import Address
 from mindgw_agent.door import issuer_at
 from mindgw_agent.link import Link
 from mindgw_agent.offer import Offer
-from mindgw_agent.session import Session
+from mindgw_agent.session import Parties, Session
 from mindgw_agent.settings import Settings
 from mindgw_agent.wire import Goodbye
 
@@ -82,7 +82,7 @@ class Tunnel:
         self.changed = asyncio.Event()
 
     def session(self, address: Address, now: float) -> Session:
-        return Session(
+        parties = Parties(
             agent_id=self.agent_id,
             host=address.netloc,
             server_identity=self.server_identity,
@@ -90,8 +90,8 @@ class Tunnel:
             sign=partial(identity.sign, self._key),
             verify=identity.verify,
             software=f"mindgw-agent/{__version__}",
-            report=self.offer.report(now),
         )
+        return Session(parties, self.offer.report(now))
 
     async def keep_epoch(self, epoch: int) -> None:
         """On the disk when this returns: an agent that remembers less than the server is taken for a copy."""
