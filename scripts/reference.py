@@ -121,15 +121,17 @@ VARIABLES = [
 
 def settings_page() -> str:
     rows = [(code(key), code(default), remark) for key, default, remark in settings(config.Config)]
-    return "\n".join([
-        "# Settings\n",
-        WRITTEN,
-        "They stand in `config.yaml` in the data directory; `templates/config.example.yaml` shows them all. Times are seconds unless they",
-        "say otherwise (`500ms`, `30s`, `5m`, `1h`), sizes bytes (`64KiB`, `32MB`). A value may hold `${NAME}` or `${NAME:-default}`.\n",
-        table(("Setting", "Default", "Meaning"), rows),
-        "## Environment\n",
-        table(("Variable", "Meaning"), [(", ".join(code(n) for n in names.split(", ")), text) for names, text in VARIABLES]),
-    ])
+    return "\n".join(
+        [
+            "# Settings\n",
+            WRITTEN,
+            "They stand in `config.yaml` in the data directory; `templates/config.example.yaml` shows them all. Times are seconds unless they",
+            "say otherwise (`500ms`, `30s`, `5m`, `1h`), sizes bytes (`64KiB`, `32MB`). A value may hold `${NAME}` or `${NAME:-default}`.\n",
+            table(("Setting", "Default", "Meaning"), rows),
+            "## Environment\n",
+            table(("Variable", "Meaning"), [(", ".join(code(n) for n in names.split(", ")), text) for names, text in VARIABLES]),
+        ]
+    )
 
 
 # ---- errors
@@ -142,15 +144,26 @@ def below(kind: Any) -> Iterator[Any]:
         yield from below(child)
 
 
-def named_codes() -> Iterator[tuple[str, str]]:
-    """(code, class that is raised with it) of every code that is given where the error is raised."""
+def raised() -> Iterator[tuple[str, ast.Call]]:
+    """(class, call) of everything that is made anywhere in the sources."""
     for tree in ("src", "agent/src"):
         for path in sorted((ROOT / tree).rglob("*.py")):
-            calls = (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call))
-            for call in calls:
-                given = [k.value.value for k in call.keywords if k.arg == "code" and isinstance(k.value, ast.Constant)]
-                raised = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-                yield from ((str(text), raised) for text in given if text and raised[:1].isupper())
+            for call in (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):
+                name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+                if name[:1].isupper():
+                    yield name, call
+
+
+def named_codes() -> Iterator[tuple[str, str]]:
+    """(code, class that is raised with it) of every code that is given where the error is raised."""
+    flaws = sorted({call.args[0].value for name, call in raised() if name == "TokenError" and isinstance(call.args[0], ast.Constant)})
+    for name, call in raised():
+        for given in (k.value for k in call.keywords if k.arg == "code"):
+            if isinstance(given, ast.Constant) and given.value:
+                yield str(given.value), name
+            elif isinstance(given, ast.JoinedStr) and isinstance(given.values[0], ast.Constant):
+                # f"join_token_{error.code}": what can be wrong with a token
+                yield from ((f"{given.values[0].value}{flaw}", name) for flaw in flaws)
 
 
 def merged(numbers: dict[str, int]) -> list[tuple[object, ...]]:
@@ -165,6 +178,16 @@ def merged(numbers: dict[str, int]) -> list[tuple[object, ...]]:
 def drawn(module: Any) -> dict[str, str]:
     """Class -> its line in the tree that the module's docstring draws: name, exit code, meaning."""
     return dict(re.findall(r"(?m)(\w+) +\d  +(.+)$", module.__doc__))
+
+
+FIELDS = [
+    ("message", "everywhere", "What is wrong, for people; its words may change."),
+    ("type", "everywhere", "OpenAI's coarse class of error."),
+    ("param", "everywhere", "The field of the request that is at fault; null when it is not one field."),
+    ("code", "everywhere", "What is wrong, for programs: one of those below, stable across releases."),
+    ("hint", "`/api/v1`", "What to do next, often a command; absent when nothing is better than the message."),
+    ("request_id", "`/api/v1`", "Finds the request in the server's log; the same as the header `x-request-id`, which every answer has."),
+]
 
 
 def message_of(kind: type) -> str:
@@ -183,23 +206,28 @@ def errors_page() -> str:
     by_name = {kind.__name__: kind for kind in [*fault, *kinds]}
     leaving = [*below(client_errors.ClientError), *below(mindgw_agent.errors.AgentError)]
     meaning = {**drawn(client_errors), **drawn(mindgw_agent.errors)}
-    return "\n".join([
-        "# Errors\n",
-        WRITTEN,
-        'Over HTTP an error is `{"error": {"message", "type", "param", "code"}}`; `code` is stable across releases. Management answers add',
-        "`hint` and `request_id`. `Retry-After` stands beside it when waiting helps.\n",
-        "## Kinds\n",
-        table(
-            ("Code", "Status", "Type", "Whose fault", "Message unless there is a better one"),
-            [(code(k.code), k.status, code(k.type), whose[k], message_of(k)) for k in kinds],
-        ),
-        "## Codes that say more\n",
-        table(("Code", "Status"), merged({name: kind.status for name, kind in by_name.items()})),
-        "## Exit codes of commands\n",
-        " ".join(cli.EXIT_CODES.split()) + "\n",
-        table(("Code", "Exits with", "Meaning"), [(code(k.code), k.exit_code, meaning[k.__name__]) for k in leaving]),
-        table(("Code that says more", "Exits with"), merged({k.__name__: k.exit_code for k in leaving if k.__name__ not in by_name})),
-    ])
+    return "\n".join(
+        [
+            "# Errors\n",
+            WRITTEN,
+            'Over HTTP an error is `{"error": {"message", "type", "param", "code"}}`. `Retry-After` stands beside it when waiting helps.\n',
+            table(("Field", "Where", "Meaning"), [(code(name), where, text) for name, where, text in FIELDS]),
+            "## Kinds\n",
+            table(
+                ("Code", "Status", "Type", "Whose fault", "Message unless there is a better one"),
+                [
+                    (code(k.code), "400-499" if k is errors.EngineRefused else k.status, code(k.type), whose[k], message_of(k))
+                    for k in kinds
+                ],
+            ),
+            "## Codes that say more\n",
+            table(("Code", "Status"), merged({name: kind.status for name, kind in by_name.items()})),
+            "## Exit codes of commands\n",
+            " ".join(cli.EXIT_CODES.split()) + "\n",
+            table(("Code", "Exits with", "Meaning"), [(code(k.code), k.exit_code, meaning[k.__name__]) for k in leaving]),
+            table(("Code that says more", "Exits with"), merged({k.__name__: k.exit_code for k in leaving if k.__name__ not in by_name})),
+        ]
+    )
 
 
 # ---- metrics
@@ -220,12 +248,14 @@ def metrics_page() -> str:
         suffix = {"counter": "_total"}.get(family.type, "")
         labels = ", ".join(code(label) for label in getattr(family, "_labelnames", ()))
         rows.append((code(family.name + suffix), family.type, labels, family.documentation))
-    return "\n".join([
-        "# Metrics\n",
-        WRITTEN,
-        "Prometheus text at `/metrics`, with an admin key, or at a listener of its own (`metrics.listen`) without one.\n",
-        table(("Metric", "Kind", "Labels", "Meaning"), rows),
-    ])
+    return "\n".join(
+        [
+            "# Metrics\n",
+            WRITTEN,
+            "Prometheus text at `/metrics`, with an admin key, or at a listener of its own (`metrics.listen`) without one.\n",
+            table(("Metric", "Kind", "Labels", "Meaning"), rows),
+        ]
+    )
 
 
 #: File name -> what writes its text.

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,6 +21,10 @@ from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
 FILE = "config.yaml"
+
+#: Where a setting stands that was given by a flag; errors about it begin so.
+_TYPED = "command line"
+_NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,14 +129,16 @@ def load(
     data_dir: str | Path | None = None,
     overrides: Mapping[str, object] | None = None,
     environ: Mapping[str, str] = os.environ,
+    *,
+    flags: Mapping[str, str] = _NO_FLAGS,
 ) -> Config:
     """The settings of a data directory, or of a `file` elsewhere, which may then name the data directory; without a file in the
-    data directory they are the defaults. `overrides` maps dotted keys to values from the command line, None meaning not given.
-    Raises ConfigError."""
+    data directory they are the defaults. `overrides` maps dotted keys to values from the command line, None meaning not given,
+    `flags` to how they are called there. Raises ConfigError."""
     directory = data_directory(data_dir, environ)
     named = bool(data_dir or environ.get("MINDGW_DATA_DIR"))
     found = read(file or directory / FILE, missing_ok=file is None)
-    config = parse(found, str(directory), environ, file=str(file or directory / FILE), overrides=overrides)
+    config = parse(found, str(directory), environ, file=str(file or directory / FILE), overrides=overrides, flags=flags)
     if not named and file is not None:
         return config
     return msgspec.structs.replace(config, data_dir=str(directory))
@@ -144,11 +151,13 @@ def read(file: Path, *, missing_ok: bool = False) -> str:
     except FileNotFoundError:
         if missing_ok:
             return ""
-        raise ConfigError(f"there is no settings file {file}") from None
+        hint = "say with --config where it is, or leave that out: `mindgw init` made one in the data directory"
+        raise ConfigError(f"there is no settings file {file}", hint=hint) from None
     except OSError as error:
-        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}") from None
+        hint = "who runs this must own it; another data directory: --data-dir"
+        raise ConfigError(f"cannot read the settings file {file}: {error.strerror}", hint=hint) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start})") from None
+        raise Place(str(file)).wrong(f"is not UTF-8 text (byte {error.start})") from None
 
 
 def parse(
@@ -158,12 +167,13 @@ def parse(
     *,
     file: str = FILE,
     overrides: Mapping[str, object] | None = None,
+    flags: Mapping[str, str] = _NO_FLAGS,
 ) -> Config:
     """The settings that a text says, with `overrides` on top; reads no file. Raises ConfigError, whatever the text is."""
     values = settings_file.read(text, Config, environ, file)
     for key, value in (overrides or {}).items():
         if value is not None:
-            values[key] = settings_file.read_one(key, str(value), Config, Place("command line"))
+            values[key] = settings_file.read_one(key, str(value), Config, Place(_TYPED, flag=flags.get(key, "")))
     values.setdefault("data_dir", Value(data_dir, data_dir, Place(file)))
     return _check(values)
 
@@ -198,13 +208,15 @@ def _check(values: Mapping[str, Value]) -> Config:
     for key, check in _CHECKS.items():
         found = values.get(key)
         if found is not None and (problem := check(found.value)):
-            raise ConfigError(f"{found.place}: {key}: {problem}, not {_shown(found.text)!r}")
+            raise found.place.wrong(f"{problem}, not {_shown(found.text)!r}", key)
     config = _build(Config, {key: found.value for key, found in values.items()}, "")
     public_url = config.public_url.rstrip("/")
     config = msgspec.structs.replace(config, public_url=public_url, tls_listen=config.tls_listen or _default_tls(public_url))
-    culprit = values.get("tls_listen") or values.get("public_url") or values.get("listen")
-    if culprit is not None and (problem := _clash(config)):
-        raise ConfigError(f"{culprit.place}: {problem}")
+    involved = {key: values[key] for key in ("tls_listen", "public_url", "listen") if key in values}
+    if involved and (problem := _clash(config)):
+        # what was typed just now is to blame, the file was good without it
+        key = next((key for key, value in involved.items() if value.place.file == _TYPED), next(iter(involved)))
+        raise involved[key].place.wrong(problem, key)
     return config
 
 
@@ -227,13 +239,13 @@ def _build(kind: type[S], values: Mapping[str, Any], prefix: str) -> S:
 
 def _clash(config: Config) -> str:
     if config.tls_listen and not config.public_url:
-        return "tls_listen: needs public_url, the https:// address that others reach the server by"
+        return "the TLS listener needs --public-url (public_url in the file), the https:// address that others reach the server by"
     if not config.tls_listen:
         return ""
     host, port = split_address(config.tls_listen)
     plain_host, plain_port = split_address(config.listen)
     if port == plain_port and host in {plain_host, "0.0.0.0", "::"}:  # noqa: S104 - nothing is bound here
-        return f"listen and the TLS listener would both take port {port}: give one of them another"
+        return f"the plain and the TLS listener would both take port {port}: give one of them another"
     return ""
 
 

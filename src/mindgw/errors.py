@@ -26,7 +26,7 @@ MindGWError
 ├── UpstreamError          the engine behind a worker failed
 │   ├── EngineFailed           502 engine_error
 │   ├── EngineUnreachable      502 engine_unreachable
-│   ├── EngineRefused          the engine's own 4xx, passed on
+│   ├── EngineRefused          4xx engine_refused: the engine's own status, passed on
 │   └── EngineTimeout          504 engine_timeout
 ├── ConfigError            a setting is wrong: names key, value and file
 └── InternalError          500 internal_error: our fault
@@ -48,13 +48,21 @@ class MindGWError(Exception):
     type: str = "server_error"
 
     def __init__(
-        self, message: str | None = None, *, param: str | None = None, code: str | None = None, retry_after: float | None = None
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        hint: str = "",
     ) -> None:
         self.message = message or (type(self).__doc__ or "").strip()
         #: The request field at fault, None when it is not one field.
         self.param = param
         #: Seconds after which a new try can succeed; None when waiting does not help.
         self.retry_after = retry_after
+        #: What to do next, for people who manage a server; "" when nothing is better than to read the message.
+        self.hint = hint
         if code is not None:
             self.code = code
         super().__init__(self.message)
@@ -230,10 +238,12 @@ class EngineUnreachable(UpstreamError):
 class EngineRefused(UpstreamError):
     """The engine refused the request."""
 
+    status = 400
+    code = "engine_refused"
     type = "invalid_request_error"
 
     def __init__(self, message: str | None = None, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message, param=param, code=code or "engine_refused")
+        super().__init__(message, param=param, code=code)
         #: The engine's own status, 400..499.
         self.status = status
 

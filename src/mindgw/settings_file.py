@@ -31,9 +31,20 @@ class Place(msgspec.Struct, frozen=True):
 
     file: str
     line: int = 0
+    #: The flag that said it, where it stands on the command line; the setting is then known by that name alone.
+    flag: str = ""
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
+
+    def wrong(self, problem: str, key: str = "") -> ConfigError:
+        """The error about what stands here: a setting, or without a key the text as a whole."""
+        name = self.flag or key
+        hint = "--help shows what it takes" if self.flag else _MEND
+        return ConfigError(f"{self}: {name}: {problem}" if name else f"{self}: {problem}", hint=hint)
+
+
+_MEND = "mend it there; docs/reference/settings.md says what each setting may be"
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -102,27 +113,26 @@ def _compose(text: str, file: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise ConfigError(f"{Place(file, mark.line + 1 if mark else 0)}: is not YAML: {error.problem or error.context}") from None
+        raise Place(file, mark.line + 1 if mark else 0).wrong(f"is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: is not YAML: {str(error).splitlines()[0]}") from None
+        raise Place(file).wrong(f"is not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
-        raise ConfigError(f"{file}: is nested too deeply") from None
+        raise Place(file).wrong("is nested too deeply") from None
 
 
 def _section(node: yaml.Node | None, tree: type[msgspec.Struct], prefix: str, source: _Source) -> Iterator[tuple[str, Value]]:
     if node is None or node.tag == _NULL:
         return
     if not isinstance(node, yaml.MappingNode):
-        what = f"{prefix.rstrip('.')}: " if prefix else ""
-        raise ConfigError(f"{source.place(node)}: {what}must be lines of `key: value`")
+        raise source.place(node).wrong("must be lines of `key: value`", prefix.rstrip("."))
     kinds = get_type_hints(tree, include_extras=True)
     seen: set[str] = set()
     for key, value in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
         if name not in kinds:
-            raise ConfigError(f"{source.place(key)}: {prefix}{name}: there is no such setting{_nearest(name, kinds)}")
+            raise source.place(key).wrong(f"there is no such setting{_nearest(name, kinds)}", f"{prefix}{name}")
         if name in seen:
-            raise ConfigError(f"{source.place(key)}: {prefix}{name}: is said twice")
+            raise source.place(key).wrong("is said twice", f"{prefix}{name}")
         seen.add(name)
         kind = kinds[name]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
@@ -139,10 +149,10 @@ def _nearest(name: str, known: Mapping[str, Any]) -> str:
 def _scalar(node: yaml.Node, kind: Any, key: str, source: _Source) -> Value:
     place = source.place(node)
     if not isinstance(node, yaml.ScalarNode):
-        raise ConfigError(f"{place}: {key}: must be one value, not a list or a section")
-    text = _expand(node.value, source.environ, f"{place}: {key}")
+        raise place.wrong("must be one value, not a list or a section", key)
+    text = _expand(node.value, source.environ, place, key)
     if kind is str and node.tag != _TEXT:
-        raise ConfigError(f"{place}: {key}: must be text, not {text!r}; write it in quotes")
+        raise place.wrong(f"must be text, not {text!r}; write it in quotes", key)
     return _value(kind, key, text, place)
 
 
@@ -150,23 +160,23 @@ def _value(kind: Any, key: str, text: str, place: Place) -> Value:
     try:
         return Value(_READERS[kind](text), text, place)
     except ValueError as error:
-        raise ConfigError(f"{place}: {key}: {error}, not {text!r}") from None
+        raise place.wrong(f"{error}, not {text!r}", key) from None
 
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
 
-def _expand(text: str, environ: Mapping[str, str], where: str) -> str:
+def _expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> str:
     def substitute(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
         if match[0] == "$${":
             return "${"
         if name is None:
-            raise ConfigError(f"{where}: ${{…}} must hold a name, as in ${{NAME}} or ${{NAME:-text}}; write $${{ for a plain ${{")
+            raise place.wrong("${…} must hold a name, as in ${NAME} or ${NAME:-text}; write $${ for a plain ${", key)
         if default is not None:
             return environ.get(name) or default
         if name not in environ:
-            raise ConfigError(f"{where}: the environment has no {name}; set it, or write ${{{name}:-text}}")
+            raise place.wrong(f"the environment has no {name}; set it, or write ${{{name}:-text}}", key)
         return environ[name]
 
     return _VARIABLE.sub(substitute, text)

@@ -64,5 +64,6 @@ def test_a_lock_file_without_a_pid_still_says_that_somebody_serves(tmp_path, oth
 
 
 def test_a_directory_that_was_never_made_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="mindgw init"), lock.hold(tmp_path / "none"):
+    with pytest.raises(ConfigError) as refused, lock.hold(tmp_path / "none"):
         pass
+    assert "mindgw init" in refused.value.hint

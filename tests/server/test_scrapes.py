@@ -1,6 +1,7 @@
 """What a scraper reads: plain counters and the pipeline's snapshot, and the listener that serves them without a key."""
 
 import asyncio
+import socket
 from contextlib import asynccontextmanager
 
 import pytest
@@ -73,7 +74,7 @@ def test_workers_show_their_slots_and_whether_they_are_ready():
 @asynccontextmanager
 async def listening():
     """Asks with these bytes and returns all that was answered until the connection ended."""
-    server = await scrape.listen("127.0.0.1", 0, Collector(metrics.Counters(), nobody, lambda: 0))
+    server = await scrape.listen(socket.create_server(("127.0.0.1", 0)), Collector(metrics.Counters(), nobody, lambda: 0))
     port = server.sockets[0].getsockname()[1]
 
     async def ask(said: bytes, *, hang_up: bool = False) -> bytes:

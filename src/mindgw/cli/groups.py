@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 import typer.main
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+
+from mindgw.client.errors import UsageProblem
 
 #: What people type -> the verbs it may stand for; the first that exists is meant.
 GUESSES = {
@@ -37,6 +40,17 @@ class Mount:
     section: str
     #: Other names, shown nowhere.
     aliases: tuple[str, ...] = field(default=())
+
+
+def _directory(text: str) -> Path:
+    """Nothing at all would be the directory in which the command happens to run."""
+    if not text.strip():
+        raise UsageProblem(f"command line: --data-dir: must be a path, not {text!r}", hint="leave it out for the usual one, or name one")
+    return Path(text)
+
+
+#: The flag of all commands that work on a server's own disk.
+DataDir = Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.", parser=_directory)]
 
 
 class NounGroup(TyperGroup):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mindgw.cli.groups import verb
+from mindgw.cli.groups import DataDir, verb
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.client.errors import ClientError
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 app = verb()
 
+_EMPTIED = {
+    "lost": "the database was missing: this one is new and empty. Keys, workers and usage of before are gone, unless a backup comes back",
+    "moved": "this database is new and empty: keys, workers and usage stay in the old one",
+}
+
 
 @app.command()
 def init(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.")] = None,
+    data_dir: DataDir = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
     public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
     listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
@@ -33,15 +38,20 @@ def init(
     from mindgw.control import setup, templates
 
     run = invocation(ctx)
+    templates.check(with_ or [])
     wishes = setup.Wishes(port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key)
     made = asyncio.run(setup.initialise(config.data_directory(data_dir), wishes))
     for file in templates.write(with_ or [], Path(made.data_dir)):
         run.render.success(f"Template    {file}")
+    if made.emptied:
+        run.render.warn(_EMPTIED[made.emptied])
     kept = _remember(run, made)
     key = made.api_key or _known_key(made)
     if run.options.output == "json":
         shown = {"data_dir": made.data_dir, "base_url": made.base_url, "api_key": key, "join_token": made.join_token}
         run.render.item(shown, (), name="data_dir")
+    elif run.options.quiet and new_admin_key:
+        run.render.datum(made.api_key or "")
     elif run.options.output == "name" or run.options.quiet:
         run.render.datum(made.data_dir)
     else:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mindgw.cli.groups import verb
+from mindgw.cli.groups import DataDir, verb
 from mindgw.cli.invocation import invocation
 
 app = verb()
@@ -15,7 +15,7 @@ app = verb()
 def serve(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.")] = None,
+    data_dir: DataDir = None,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings that lie elsewhere.")] = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
     public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
@@ -39,4 +39,11 @@ def serve(
         "log.format": log_format,
         "log.level": log_level,
     }
-    return run.serve(settings.load(config, data_dir, wanted))
+    flags = {
+        "public_url": "--public-url",
+        "listen": "--port" if secure or listen is None else "--listen",
+        "tls_listen": "--listen",
+        "log.format": "--log-format",
+        "log.level": "--log-level",
+    }
+    return run.serve(settings.load(config, data_dir, wanted, flags=flags))

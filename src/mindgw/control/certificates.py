@@ -110,9 +110,11 @@ def obtain_server(directory: Path, ca_pem: bytes, ca_key: bytes, names: Iterable
         private_files.write(key, leaf_key)
         private_files.write(pem, issued + ca_pem)
     except OSError as error:
-        raise ConfigError(f"cannot write the server's certificate in {directory}: {error.strerror}") from None
+        hint = "who runs this must own the data directory and its files"
+        raise ConfigError(f"cannot write the server's certificate in {directory}: {error.strerror}", hint=hint) from None
     except ValueError as error:
-        raise ConfigError(f"cannot make a certificate for {', '.join(names)}: {error}") from None
+        hint = "is the name in --public-url (public_url in config.yaml) right?"
+        raise ConfigError(f"cannot make a certificate for {', '.join(names)}: {error}", hint=hint) from None
     return True
 
 

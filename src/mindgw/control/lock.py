@@ -18,7 +18,8 @@ def hold(directory: Path) -> Iterator[None]:
     try:
         handle = os.open(directory / FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot serve from {directory}: {error.strerror}; `mindgw init` makes a data directory") from None
+        hint = "`mindgw init` makes a data directory, --data-dir names another"
+        raise ConfigError(f"cannot serve from {directory}: {error.strerror}", hint=hint) from None
     try:
         _lock(handle, directory)
         yield
@@ -31,7 +32,8 @@ def _lock(handle: int, directory: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         who = f"process {pid}" if (pid := _pid(handle)) else "another process"
-        raise Conflict(f"{who} already serves from {directory}", code="already_running") from None
+        hint = (f"`mindgw status` asks it; `kill {pid}` stops it" if pid else "stop it first") + "; another server needs its own --data-dir"
+        raise Conflict(f"{who} already serves from {directory}", code="already_running", hint=hint) from None
     os.ftruncate(handle, 0)
     os.pwrite(handle, str(os.getpid()).encode(), 0)
 

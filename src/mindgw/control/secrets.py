@@ -16,7 +16,10 @@ _RANDOM = {"identity": "identity.key", "pepper": "pepper", "sealing": "sealing.k
 CA_PEM, CA_KEY = "ca.pem", "ca.key"
 _SIZE = 32
 
-_RESTORE = "restore it from a backup, or start over with an empty data directory"
+FILES = (*_RANDOM.values(), CA_PEM, CA_KEY)
+
+_RESTORE = "restore it from a backup, or start over: `mindgw init --data-dir` with an empty directory"
+_OWNER = "who runs this must own the data directory and its files; another one: --data-dir"
 
 
 class Secrets(msgspec.Struct, frozen=True):
@@ -56,7 +59,7 @@ class Secrets(msgspec.Struct, frozen=True):
 
 def missing(directory: Path) -> list[str]:
     """Names of the files that are not there."""
-    return [name for name in (*_RANDOM.values(), CA_PEM, CA_KEY) if not (directory / name).exists()]
+    return [name for name in FILES if not (directory / name).exists()]
 
 
 def obtain(directory: Path) -> Secrets:
@@ -68,7 +71,7 @@ def obtain(directory: Path) -> Secrets:
                 private_files.create(directory / name, os.urandom(_SIZE))
         _obtain_ca(directory)
     except OSError as error:
-        raise ConfigError(f"cannot write in the data directory {directory}: {error.strerror}") from None
+        raise ConfigError(f"cannot write in the data directory {directory}: {error.strerror}", hint=_OWNER) from None
     return load(directory)
 
 
@@ -77,12 +80,12 @@ def load(directory: Path) -> Secrets:
     random = {field: _read(directory / name) for field, name in _RANDOM.items()}
     for field, data in random.items():
         if len(data) != _SIZE:
-            raise ConfigError(f"{directory / _RANDOM[field]} is damaged (it has {len(data)} bytes, not {_SIZE}): {_RESTORE}")
+            raise ConfigError(f"{directory / _RANDOM[field]} is damaged (it has {len(data)} bytes, not {_SIZE})", hint=_RESTORE)
     ca_pem, ca_key = _read(directory / CA_PEM, private=False), _read(directory / CA_KEY)
     try:
         certificates.check_pair(ca_pem, ca_key)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{directory / CA_PEM} and {CA_KEY} are damaged ({error}): {_RESTORE}") from None
+        raise ConfigError(f"{directory / CA_PEM} and {CA_KEY} are damaged ({error})", hint=_RESTORE) from None
     return Secrets(ca_pem=ca_pem, ca_key=ca_key, **random)
 
 
@@ -101,6 +104,7 @@ def _read(path: Path, *, private: bool = True) -> bytes:
     try:
         return private_files.read(path) if private else path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: `mindgw init` makes it in a new data directory; in an old one {_RESTORE}") from None
+        hint = f"`mindgw init --data-dir {path.parent}` makes it in a new data directory; in an old one restore it from a backup"
+        raise ConfigError(f"{path} is missing", hint=hint) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint=_OWNER) from None

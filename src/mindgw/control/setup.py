@@ -3,6 +3,7 @@
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from sqlmodel import col, or_, select
@@ -21,6 +22,14 @@ from mindgw_agent import private_files
 
 #: Who does what is done on the server's own disk.
 LOCAL = "local"
+
+#: Settings that `init` writes -> the flag that says them.
+_FLAGS = {"listen": "--port", "public_url": "--public-url", "tls_listen": "--listen", "database": "--db"}
+
+#: By these a directory is known as a server's: nothing else of what a server keeps comes before one of them.
+_MARKS = frozenset({config.FILE, "mindgw.db", *secrets.FILES})
+#: What may lie in a directory that nobody uses yet.
+_NOTHING = frozenset({"lost+found", lock.FILE})
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +66,8 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     created: bool
     #: The copy of the database that was made before it was migrated.
     backup: Path | None = None
+    #: Why a server that was there already has an empty database now: its own was lost, or another was named.
+    emptied: Literal["", "lost", "moved"] = ""
 
     def __repr__(self) -> str:
         return f"InitResult({self.data_dir})"
@@ -64,15 +75,22 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
 
 async def initialise(directory: Path, wishes: Wishes | None = None, *, now: datetime | None = None) -> InitResult:
     """Makes what is missing and leaves the rest alone, so it may run again, also beside a running server, which reads changed settings
-    at its next start. Raises ConfigError, whose message says what to do."""
+    at its next start. Settings are written once the database they name is there, so a run that fails can be run again with better
+    ones. Raises ConfigError, which says what to do."""
     wishes, now = wishes or Wishes(), now or clock.utcnow()
-    directory = _make(directory)
-    settings, created = _settle(directory, wishes)
+    directory = _claim(directory)
+    settings, text = _settle(directory, wishes)
+    created, known = not (directory / config.FILE).exists(), not secrets.missing(directory)
     database = Database(settings.database_url)
     try:
+        _make(directory)
+        emptied = known and await database.revision() is None
+        if emptied:
+            database.set_leftovers_aside()
         backup = await prepare(database, directory)
         own = secrets.obtain(directory)
         renew(settings, own, now)
+        _write(directory / config.FILE, text)
         async with database.write() as session:
             key = await _first_people(session, own, now, again=wishes.new_admin_key)
             row, token = invitation.mint(own, settings, now)
@@ -91,6 +109,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         fingerprint=own.fingerprint,
         created=created,
         backup=backup,
+        emptied="" if not emptied else "moved" if wishes.database else "lost",
     )
 
 
@@ -105,14 +124,23 @@ async def prepare(database: Database, directory: Path) -> Path | None:
     revision = await database.revision()
     serving = lock.holder(directory)
     if revision is not None and serving not in {None, os.getpid()} and not await database.at_head():
-        raise ConfigError(f"the database must be migrated, but process {serving} serves from {directory}: stop it first")
+        hint = f"stop it first: kill {serving}" if serving else "stop it first"
+        raise ConfigError(f"the database must be migrated, but process {serving} serves from {directory}", hint=hint)
     backup = await database.migrate()
     if "pepper" in secrets.missing(directory):
         async with database.read() as session:
             orphaned = (await session.exec(select(Key.id).limit(1))).first()
         if orphaned is not None:
-            raise ConfigError(f"the database has keys, but {directory} has lost their pepper: restore its files from a backup")
+            hint = f"restore the files of {directory} from a backup, or start over with another --data-dir and an empty database"
+            raise ConfigError(f"the database has keys, but {directory} has lost their pepper", hint=hint)
     return backup
+
+
+async def require(database: Database, directory: Path) -> None:
+    """Raises ConfigError when nobody has made this database: a server with an empty one in place of its own would refuse every key."""
+    if await database.revision() is None:
+        hint = f"restore it from a backup; `mindgw init --data-dir {directory}` makes an empty one, without keys, workers and usage"
+        raise ConfigError(f"the database {database.name} is missing or empty", hint=hint)
 
 
 def renew(settings: Config, own: Secrets, now: datetime | None = None) -> bool:
@@ -121,34 +149,56 @@ def renew(settings: Config, own: Secrets, now: datetime | None = None) -> bool:
     return certificates.obtain_server(settings.directory, own.ca_pem, own.ca_key, names, now)
 
 
-def _make(directory: Path) -> Path:
+def _claim(directory: Path) -> Path:
+    """The absolute path of a directory that may be ours: it is not there, or empty, or holds what a server keeps. Any other is somebody
+    else's, who would be locked out of it."""
     try:
-        private_files.make_directory(directory)
+        names = {entry.name for entry in directory.iterdir()}
+    except FileNotFoundError:
         return directory.absolute()
     except OSError as error:
-        raise ConfigError(f"cannot make the data directory {directory}: {error.strerror}; choose another with --data-dir") from None
+        raise _unusable(directory, error) from None
+    parts = tuple(f".{mark}." for mark in _MARKS)  # what is left of a run that was killed
+    foreign = [name for name in names - _NOTHING if not name.startswith(parts)]
+    if foreign and not _MARKS & names:
+        hint = "nothing was changed; choose an empty or a new directory with --data-dir"
+        raise ConfigError(f"{directory.absolute()} is not empty, and what is in it is not a server's", hint=hint)
+    return directory.absolute()
 
 
-def _settle(directory: Path, wishes: Wishes) -> tuple[Config, bool]:
-    """The settings, written down when they are new or were changed, and whether they are new."""
+def _make(directory: Path) -> None:
+    try:
+        private_files.make_directory(directory)
+    except OSError as error:
+        raise _unusable(directory, error) from None
+
+
+def _unusable(directory: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"cannot make the data directory {directory}: {error.strerror}", hint="choose another with --data-dir")
+
+
+def _settle(directory: Path, wishes: Wishes) -> tuple[Config, str]:
+    """The settings, and the text that their file must get; empty when it stays as it is."""
     file = directory / config.FILE
-    created = not file.exists()
     text = config.read(file, missing_ok=True)
     current = config.parse(text, str(directory), file=str(file))
     changes = {key: value for key, value in _changes(current, wishes).items() if value != getattr(current, key)}
-    if not changes and not created:
-        return current, False
-    if created:
-        wanted = config.parse("", str(directory), overrides=changes)
-        text = config.dump(wanted)
-    else:
-        text = settings_file.amend(text, changes, str(file))
-    settings = config.parse(text, str(directory), file=str(file))
+    wanted = config.parse(text, str(directory), file=str(file), overrides=changes, flags=_FLAGS)
+    if not file.exists():
+        return wanted, config.dump(wanted)
+    if not changes:
+        return wanted, ""
+    text = settings_file.amend(text, changes, str(file))
+    return config.parse(text, str(directory), file=str(file)), text
+
+
+def _write(file: Path, text: str) -> None:
+    if not text:
+        return
     try:
         private_files.write(file, text.encode())
     except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror}; choose another directory with --data-dir") from None
-    return settings, created
+        raise ConfigError(f"cannot write {file}: {error.strerror}", hint="choose another directory with --data-dir") from None
 
 
 def _changes(current: Config, wishes: Wishes) -> dict[str, str]:

@@ -35,11 +35,18 @@ def render(name: str, directory: Path, program: str) -> str:
     return text.replace(kept, "\0").replace(_DATA, str(directory)).replace("\0", kept).replace(_COMMAND, program)
 
 
-def write(wanted: list[str], directory: Path) -> list[Path]:
-    """Writes the sets into `DIRECTORY/templates`, over what an earlier run wrote there; returns the files. Raises ConfigError."""
+def check(wanted: list[str]) -> None:
+    """Raises ConfigError when something is wanted that there is not."""
     unknown = [name for name in wanted if name not in SETS]
     if unknown:
-        raise ConfigError(f"there is no template {unknown[0]!r}: choose from {', '.join(sorted(SETS))}")
+        known = ", ".join(sorted(SETS))
+        hint = "--help shows what it takes"
+        raise ConfigError(f"command line: --with: there is no template {unknown[0]!r}: choose from {known}", hint=hint)
+
+
+def write(wanted: list[str], directory: Path) -> list[Path]:
+    """Writes the sets into `DIRECTORY/templates`, over what an earlier run wrote there; returns the files. Raises ConfigError."""
+    check(wanted)
     program = command()
     made = [directory / "templates" / name for wish in wanted for name in SETS[wish]]
     try:
@@ -47,5 +54,6 @@ def write(wanted: list[str], directory: Path) -> list[Path]:
             private_files.make_directory(path.parent)
             path.write_text(render(path.name, directory, program))
     except OSError as error:
-        raise ConfigError(f"cannot write templates in {directory}: {error.strerror}") from None
+        hint = f"make {directory / 'templates'} a directory of yours"
+        raise ConfigError(f"cannot write templates in {directory}: {error.strerror}", hint=hint) from None
     return made

@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,9 +22,9 @@ from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
-from mindgw.quantities import split_address
 from mindgw.server import scrape
 from mindgw.server.app import Server, build
+from mindgw.server.listeners import BACKLOG, Listeners
 from mindgw.server.protocol import Guarded
 from mindgw.store.database import Database
 
@@ -34,29 +33,30 @@ log = logging.getLogger("mindgw.server")
 DAY = 86_400.0
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
-#: Every address of this machine; IPv6 is meant, too.
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - the operator asked for it with a public URL
 #: Seconds for a TLS handshake, and for the other side to agree to the end of a connection.
 HANDSHAKE = 10.0
 CLOSING = 2.0
 
 
 def serve(config: Config) -> int:
-    """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data dir is in use."""
+    """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data directory or an address
+    is in use."""
     logs.setup(config.log)
+    known = secrets.load(config.directory)  # first: in a directory that is none of ours nothing is left behind
+    with lock.hold(config.directory), Listeners(config) as listeners, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, known, listeners))
+
+
+async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
     data_dir = config.directory
-    with lock.hold(data_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, data_dir))
-
-
-async def _serve(config: Config, data_dir: Path) -> int:
-    known = secrets.load(data_dir)
     database = Database(config.database_url, backups=data_dir / "backups")
     try:
+        await setup.require(database, data_dir)
         await setup.prepare(database, data_dir)
         server = build(config, known, database)
-        gateway = GatewayServer(config, server, _tls(config, known))
-        await gateway.serve()
+        gateway = GatewayServer(config, server, _tls(config, known), listeners)
+        listeners.open()
+        await gateway.serve([*listeners.plain.sockets])
         return 0 if gateway.started else 1
     finally:
         await database.close()
@@ -89,13 +89,10 @@ class WebSocket(WebSocketsSansIOProtocol):
 class GatewayServer(uvicorn.Server):
     """uvicorn with two listeners, one drain and one owner of signals."""
 
-    def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None) -> None:
-        host, port = split_address(config.listen)
+    def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None, listeners: Listeners) -> None:
         super().__init__(
             uvicorn.Config(
                 server.app,
-                host=host,
-                port=port,
                 http=Guarded,
                 ws=WebSocket,
                 ws_max_size=2**20,
@@ -104,6 +101,7 @@ class GatewayServer(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 headers=[("server", "mindgw")],
+                backlog=BACKLOG,
                 access_log=False,
                 log_config=None,
                 timeout_keep_alive=75,
@@ -112,39 +110,27 @@ class GatewayServer(uvicorn.Server):
         self._settings = config
         self._server = server
         self._tls = tls
-        self._scrapes: asyncio.Server | None = None
+        #: Addresses, open already; whoever made them closes them.
+        self._listeners = listeners
+        self._scrapes: list[asyncio.Server] = []
         #: Signals so far: the second one does not wait.
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Opens the listeners; says where once all of them are open."""
+        """Accepts connections; says where once it does everywhere."""
         await super().startup(sockets)
         if self._tls is not None:
-            await self._listen_tls(self._tls)
+            self.servers.extend([await self._accept_tls(taken, self._tls) for taken in self._listeners.tls.sockets])
             asyncio.get_running_loop().call_later(DAY, self._renew)
-        if self._settings.metrics.listen:
-            self._scrapes = await scrape.listen(*split_address(self._settings.metrics.listen), self._server.collector)
+        self._scrapes = [await scrape.listen(taken, self._server.collector) for taken in self._listeners.metrics.sockets]
         if self.started:
             log.info("listening on http://%s%s", self._settings.listen, f" and {self._settings.public_url}" if self._tls else "")
             notify("READY=1")
 
-    async def _listen_tls(self, tls: ssl.SSLContext) -> None:
-        host, port = split_address(self._settings.tls_listen)
-        try:
-            self.servers.append(await self._open(host, port, tls))
-            if host == EVERYWHERE:
-                with suppress(OSError):  # not every machine has IPv6
-                    self.servers.append(await self._open("::", port, tls))
-        except OSError as wrong:
-            self.should_exit = True
-            self.started = False
-            log.error("cannot listen on %s: %s", self._settings.tls_listen, wrong)  # noqa: TRY400 (the reason is in the line)
-
-    async def _open(self, host: str, port: int, tls: ssl.SSLContext) -> asyncio.Server:
+    async def _accept_tls(self, taken: socket.socket, tls: ssl.SSLContext) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
             self._protocol,
-            host or None,
-            port,
+            sock=taken,
             ssl=tls,
             backlog=self.config.backlog,
             ssl_handshake_timeout=HANDSHAKE,
@@ -179,8 +165,8 @@ class GatewayServer(uvicorn.Server):
         pipeline.stop()
         pipeline.farewell()
         await self._until(lambda: pipeline.deserted, FAREWELL)
-        if self._scrapes is not None:
-            self._scrapes.close()
+        for scrapes in self._scrapes:
+            scrapes.close()
         self.config.timeout_graceful_shutdown = 1
         self.force_exit = False
         await super().shutdown(sockets)

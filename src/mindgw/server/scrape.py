@@ -1,6 +1,7 @@
 """`metrics.listen`: the metrics on an address of their own, without a key, for a scraper on a private network."""
 
 import asyncio
+import socket
 
 from mindgw.server.collector import CONTENT_TYPE, Collector
 
@@ -9,8 +10,8 @@ PATIENCE = 5.0
 MAX_REQUEST = 8 * 1024
 
 
-async def listen(host: str, port: int, collector: Collector) -> asyncio.Server:
-    """Opens the listener; the caller closes it. Raises OSError when the address is taken."""
+async def listen(taken: socket.socket, collector: Collector) -> asyncio.Server:
+    """Serves on a socket that is bound; the caller closes what is returned."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -23,7 +24,7 @@ async def listen(host: str, port: int, collector: Collector) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_server(serve, host or None, port, limit=MAX_REQUEST)
+    return await asyncio.start_server(serve, sock=taken, limit=MAX_REQUEST)
 
 
 def answer(head: bytes, collector: Collector) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -44,19 +44,22 @@ _PRAGMAS = (
 )
 
 
+_NAME_ONE = "`mindgw init --db sqlite` or --db postgresql://user:password@host/name names one that is"
+
+
 def parse_url(database: str) -> URL:
     """`sqlite:///file` or `postgresql://…` with the async driver filled in; raises ConfigError for anything else."""
     try:
         url = make_url(database)
     except (ArgumentError, ValueError):
-        raise ConfigError("database is neither sqlite nor a URL such as postgresql://user:password@host/name") from None
+        raise ConfigError("database is neither sqlite nor a URL such as postgresql://user:password@host/name", hint=_NAME_ONE) from None
     kind = url.get_backend_name()
     if kind == "sqlite" and url.database and url.database != ":memory:":
         return url.set(drivername="sqlite+aiosqlite")
     if kind in ("postgresql", "postgres"):
         query = {"ssl" if name == "sslmode" else name: value for name, value in url.query.items()}
         return url.set(drivername="postgresql+asyncpg", query=query)
-    raise ConfigError(f"database {url.render_as_string(hide_password=True)!r} is neither a file for SQLite nor Postgres")
+    raise ConfigError(f"database {url.render_as_string(hide_password=True)!r} is neither a file for SQLite nor Postgres", hint=_NAME_ONE)
 
 
 class Database:
@@ -77,6 +80,11 @@ class Database:
             if self.file
             else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
+
+    @property
+    def name(self) -> str:
+        """The file, or the address without its password, for people."""
+        return str(self.file) if self.file else self.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -99,9 +107,9 @@ class Database:
         try:
             async with self._reader.connect() as connection:
                 return await connection.run_sync(schema.current)
-        except (OSError, SQLAlchemyError, _driver_error(self._reader)) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"cannot open the database {self.url.render_as_string(hide_password=True)}: {reason}") from error
+        # TypeError and ValueError: what the driver makes of an option in the address that it does not know
+        except (OSError, SQLAlchemyError, _driver_error(self._reader), TypeError, ValueError) as error:
+            raise self._unusable("open", error) from error
 
     async def at_head(self) -> bool:
         """Whether the database is the one that this release works with."""
@@ -114,10 +122,23 @@ class Database:
         if revision == schema.head():
             return None
         if revision is not None and revision not in schema.revisions():
-            raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {schema.head()}")
-        copy = await asyncio.to_thread(self._back_up, revision or "unknown")
-        if self.file:
-            await asyncio.to_thread(_create, self.file)
+            hint = "install that release again, or restore the copy that it made in backups/ before it changed anything"
+            known = schema.head()
+            raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {known}", hint=hint)
+        try:
+            copy = await asyncio.to_thread(self._back_up, revision or "unknown")
+            if self.file:
+                await asyncio.to_thread(_create, self.file)
+            await self._upgrade()
+        except OSError as error:
+            raise self._unusable("write", error) from error
+        except OperationalError as error:
+            if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+                raise  # wrong SQL is nothing that an operator could mend
+            raise self._unusable("write", error) from error
+        return copy
+
+    async def _upgrade(self) -> None:
         # loaded by name on the one path that needs it: Alembic takes a second to import
         migration = importlib.import_module("mindgw.store.migration")
         engine = _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", poolclass=NullPool) if self.file else self._writer
@@ -126,7 +147,22 @@ class Database:
             await connection.run_sync(migration.upgrade)
         if self.file:
             await engine.dispose()
-        return copy
+
+    def _unusable(self, verb: str, error: Exception) -> ConfigError:
+        cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        said = (getattr(cause, "strerror", None) or str(cause)).splitlines()
+        reason = said[0] if said else "it did not answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+        hint = "is it there, and the address right? `mindgw init --db URL` names another (database in config.yaml)"
+        return ConfigError(f"cannot {verb} the database {self.name}: {reason}", hint=hint)
+
+    def set_leftovers_aside(self) -> None:
+        """Of an SQLite file that is gone: its write-ahead log would be played into the next file of that name, and spoil it."""
+        if self.file is None or self.file.exists():
+            return
+        for ending in ("-wal", "-shm"):
+            left = self.file.with_name(self.file.name + ending)
+            with contextlib.suppress(FileNotFoundError):
+                left.rename(f"{left}.lost")
 
     async def close(self) -> None:
         """Closes every connection; sessions in use are the caller's to end first."""
