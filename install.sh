@@ -33,11 +33,12 @@ EOF
     # do it, or say that it would be done
     run() { if [ -n "$dry" ]; then say "would run: $*"; else "$@"; fi; }
 
-    what=install lock=server project='' dry='' purge='' quickstart=''
+    unset CDPATH
+    what=install lock=server project='' program=mindgw dry='' purge='' quickstart=''
     while [ $# -gt 0 ]; do
         case $1 in
             --help | -h) usage; exit 0 ;;
-            --agent) lock=agent project=/agent ;;
+            --agent) lock=agent project=/agent program=mindgw-agent ;;
             --uninstall) what=uninstall ;;
             --purge) purge=1 ;;
             --dry-run) dry=1 ;;
@@ -45,6 +46,16 @@ EOF
             *) misused "there is no option $1" ;;
         esac
         shift
+    done
+    # what follows --quickstart is for that, but what this script must not overlook
+    for word do
+        shift
+        case $quickstart$word in
+            1--help | 1-h) usage; exit 0 ;;
+            1--dry-run) dry=1 ;;
+            1--agent | 1--uninstall | 1--purge) misused "--quickstart goes without $word" ;;
+            *) set -- "$@" "$word" ;;
+        esac
     done
     [ -z "$purge" ] || [ "$what" = uninstall ] || misused "--purge goes with --uninstall"
     [ -z "$quickstart" ] || [ "$what$lock" = installserver ] || misused "--quickstart goes with neither --agent nor --uninstall"
@@ -57,51 +68,80 @@ EOF
     here=$(cd "$(dirname "$0")" && pwd)
 
     # whether the command there is not one that this script made
-    foreign() { { [ -e "$link" ] || [ -L "$link" ]; } && [ "$(readlink "$link" || true)" != "$home/env/bin/mindgw" ]; }
+    foreign() {
+        [ -e "$link" ] || [ -L "$link" ] || return 1
+        case $(readlink "$link") in "$home/env/bin/mindgw" | "$home/env/bin/mindgw-agent") return 1 ;; esac
+    }
 
-    # remove a directory, but only one that holds what says that it is ours
-    discard() {
-        directory=$1; shift
-        for sign in "$@"; do
-            [ -e "$directory/$sign" ] || continue
-            say "removing $directory"
-            run rm -rf -- "$directory"
-            return
-        done
+    # the processes of this installation, in one line
+    running() {
+        if [ -e /proc/self/cmdline ]; then
+            # shellcheck disable=SC2062 # what to look for comes on stdin, or grep would find itself; this is no pattern
+            echo "$home/env/bin/" | grep -lsF -f - /proc/[0-9]*/cmdline | tr -dc '0-9\n'
+        else
+            ps -A -o pid= -o args= | while read -r pid words; do case $words in "$home"/env/bin/*) echo "$pid" ;; esac; done
+        fi | xargs
+    }
+
+    # DIRECTORY SIGNS NAMES FOLDERS: takes the names (and the signs) out of a directory that holds all signs of being ours, and says
+    # what stays. The signs go last, so that what breaks off can be done again.
+    sweep() (
+        [ -d "$1" ] && cd -P -- "$1" || exit 0
+        own=$(cd -P -- "$HOME" && pwd)
+        stays() { say "left as it is: $1 ($2)"; exit 0; }
+        case $PWD in / | "$own") stays "$1" "what is in it cannot be told from the rest of it" ;; esac
+        for sign in $2; do [ -f "$sign" ] || stays "$1" "there is no $sign in it, so it is not known to be ours"; done
+        # shellcheck disable=SC2046,SC2086 # lists of patterns without spaces; what they match may have some
+        if [ -n "$dry" ]; then say "would remove from $PWD:" $(ls -d $3 $2 2>/dev/null); exit 0; fi
+        say "removing what is ours from $1"
+        # shellcheck disable=SC2086
+        rm -f -- $3 $2 || true
+        for folder in $4; do rmdir "$folder" 2>/dev/null || true; done
+        rmdir -- "$PWD" 2>/dev/null || find "$PWD" ! -type d | sed 's/^/left, not ours: /' >&2
+    )
+
+    # only what this script made: scripts/env puts a stamp into it
+    sweep_program() {
+        [ -e "$home/env" ] || return 0
+        [ -f "$home/env/.stamp" ] || { say "left as it is: $home/env (it has no .stamp, so this script did not make it)"; return; }
+        run rm -rf -- "$home/env" "$home"/env.tools.??????
+        [ -n "$dry" ] || rmdir -- "$home" 2>/dev/null || say "left, not ours: what else is in $home"
     }
 
     uninstall() {
+        pids=$(running)
+        [ -z "$pids" ] || fail "the program still runs: process $pids" "end it first: kill $pids (or systemctl stop mindgw mindgw-agent)"
         foreign || { [ ! -L "$link" ] || run rm -f -- "$link"; }
-        discard "$home" env/pyvenv.cfg
+        sweep_program
         if [ -n "$purge" ]; then
-            discard "${MINDGW_DATA_DIR:-$share/mindgw}" config.yaml mindgw.db serve.lock ca.key
-            discard "${MINDGW_AGENT_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/mindgw-agent}" agent.json agent.key agent.lock
-            discard "${XDG_CONFIG_HOME:-$HOME/.config}/mindgw" contexts.json credentials.json
-            say "gone; entries that a keyring of the desktop holds under the name mindgw stay"
+            sweep "${MINDGW_DATA_DIR:-$share/mindgw}" "identity.key pepper ca.pem" \
+                "config.yaml ca.key server.key server.pem sealing.key signing.key serve.lock \
+                mindgw.db mindgw.db-wal mindgw.db-shm mindgw.db-journal backups/mindgw-*.db \
+                templates/mindgw.service templates/mindgw-agent.service templates/config.example.yaml \
+                quickstart/server.log quickstart/agent.log quickstart/embedded-engine.log quickstart/tiny-babbler.gguf quickstart/join-token \
+                quickstart/agent/agent.json quickstart/agent/agent.key quickstart/agent/agent.lock quickstart/agent/status.json" \
+                "quickstart/agent quickstart backups templates"
+            sweep "${MINDGW_AGENT_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/mindgw-agent}" "agent.json agent.lock" "agent.key status.json" ""
+            sweep "${XDG_CONFIG_HOME:-$HOME/.config}/mindgw" contexts.json credentials.json ""
+            kept="entries that a keyring of the desktop holds under the name mindgw"
         else
-            say "removed; settings, keys and the database stay (--purge removes them)"
+            kept="settings, keys and the database (--purge removes them)"
         fi
-    }
-
-    # the slim half has no command of its own name: the server's distribution owns that one
-    write_command() {
-        cat >"$home/env/bin/mindgw" <<EOF
-#!$home/env/bin/python
-from mindgw_agent.cli import main
-raise SystemExit(main())
-EOF
-        chmod +x "$home/env/bin/mindgw"
+        if [ -n "$dry" ]; then say "would keep $kept"; else say "removed; kept: $kept"; fi
     }
 
     install() {
         [ -f "$here/requirements/$lock.lock" ] || fail "install.sh stands alone" "run it from a clone of the repository: git clone … && cd mindgw && ./install.sh"
         ! foreign || fail "$link exists and is not ours" "move it away, or set MINDGW_BIN to another directory"
-        python=${MINDGW_PYTHON:-$("$here/scripts/python")}
+        [ ! -e "$home/env" ] || [ -f "$home/env/.stamp" ] || fail "$home/env exists and is not ours" "move it away, or set MINDGW_HOME to another directory"
+        python=$("$here/scripts/python")
         run mkdir -p "$home" "$bin"
         run env MINDGW_PYTHON="$python" "$here/scripts/env" "$home/env" "$lock" "$here$project"
-        [ "$lock" = server ] || run write_command
-        run ln -sfn "$home/env/bin/mindgw" "$link"
-        [ -n "$dry" ] || say "installed mindgw $("$link" version --quiet 2>/dev/null || true) as $link"
+        run ln -sfn "$home/env/bin/$program" "$link"
+        if [ -z "$dry" ]; then
+            version=$("$link" version) || fail "$link does not run" "its own words stand above; ./install.sh --uninstall, then install anew"
+            say "installed mindgw ${version##* } as $link"
+        fi
         case ":$PATH:" in
             *":$bin:"*) ;;
             *) say "$bin is not on your PATH; add this to your shell's profile:  export PATH=\"$bin:\$PATH\"" ;;
