@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,7 +20,9 @@ import trustme
 from mindgw_agent import identity
 from mindgw_agent.cli import main
 from mindgw_agent.settings import Settings, StateDir
+from tests.agent.carrying import fake_engine, says
 from tests.agent.gateway import Gateway, gateway
+from tests.e2e.in_between import relay
 from tests.server.enrolling import spoilt, world
 
 #: Nothing listens there.
@@ -84,8 +87,49 @@ async def test_a_directory_that_joined_before_ignores_the_token_and_takes_new_en
         before = StateDir(tmp_path / "a").load()
     assert await typed("agent", "join", "nonsense", "--enroll-only", "--engine-url", NO_ENGINE, "--state-dir", tmp_path / "a") == 0
     assert StateDir(tmp_path / "a").load() == msgspec.structs.replace(before, engine_url=NO_ENGINE)
-    assert await typed("agent", "join", "--enroll-only", "--server", "https://gw:1/v1", "--state-dir", tmp_path / "a") == 0
-    assert StateDir(tmp_path / "a").load().servers == ["https://gw:1"]
+
+
+async def test_another_address_is_kept_once_the_server_there_proved_that_it_is_the_same(tmp_path: Path) -> None:
+    async with world(tmp_path) as server:
+        await typed("agent", "join", (await server.token()).encode(), "--enroll-only", "--state-dir", tmp_path / "a")
+        with relay(int(server.urls[0].rpartition(":")[2])) as other:
+            words = ("agent", "join", "--enroll-only", "--server", f"http://127.0.0.1:{other.port}/v1", "--state-dir", tmp_path / "a")
+            assert await typed(*words) == 0
+        assert StateDir(tmp_path / "a").load().servers == [f"http://127.0.0.1:{other.port}"]
+
+
+async def test_another_address_over_tls_is_pinned_before_it_is_kept(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    async with world(tmp_path, authority=authority) as server:
+        await typed("agent", "join", (await server.token()).encode(), "--enroll-only", "--state-dir", tmp_path / "a")
+        before = StateDir(tmp_path / "a").load()
+        with relay(int(server.urls[0].rpartition(":")[2])) as other:
+            words = ("agent", "join", "--enroll-only", "--server", f"https://127.0.0.1:{other.port}", "--state-dir", tmp_path / "a")
+            assert await typed(*words) == 0
+            after = StateDir(tmp_path / "a").load()
+            assert after == msgspec.structs.replace(before, servers=[f"https://127.0.0.1:{other.port}"])
+            other.intercept(trustme.CA(), answers=True)
+            state = StateDir(tmp_path / "a")
+            state.save(before)
+            assert await typed(*words) == 9
+            assert state.load() == before
+
+
+@pytest.mark.parametrize("who", ["nobody", "another server", "no server"])
+async def test_a_mistyped_address_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], who: str) -> None:
+    (tmp_path / "other").mkdir()
+    async with world(tmp_path) as server, world(tmp_path / "other") as other, fake_engine({}) as engine:
+        await typed("agent", "join", (await server.token()).encode(), "--enroll-only", "--state-dir", tmp_path / "a")
+        before = StateDir(tmp_path / "a").load()
+        capsys.readouterr()
+        wrong = {"nobody": "http://127.0.0.1:1", "another server": other.urls[0], "no server": engine}[who]
+        words = ("--server", wrong, "--engine-url", NO_ENGINE, "--enroll-only", "--state-dir", tmp_path / "a")
+        assert await typed("agent", "join", *words) == 9
+        _, hint, ref = error_of(capsys)
+        assert f"Nothing was changed: this agent's server is {server.urls[0]}" in hint
+        assert {"nobody": "unreachable", "another server": "wrong_identity", "no server": "not_mindgw"}[who] in ref
+        assert StateDir(tmp_path / "a").load() == before
+        assert await other.workers() == []
 
 
 @pytest.mark.parametrize(
@@ -168,6 +212,121 @@ async def test_what_cannot_work_is_found_before_the_token_is_spent(tmp_path: Pat
         assert await typed("agent", "join", token, "--engine-key-file", "/nonexistent", "--state-dir", tmp_path / "a") == 2
         assert await typed("agent", "join", token, "--name", "a b", "--state-dir", tmp_path / "a") == 2
         assert await typed("agent", "join", token, "--enroll-only", "--state-dir", tmp_path / "a") == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:sesame@127.0.0.1:9",
+        "http://sesame@127.0.0.1:9",
+        "http://me:ses@me:sesame@127.0.0.1:9/v1",
+        "http://me:sesame/x@127.0.0.1:9",
+        "http://me:1/sesame@127.0.0.1:9",
+        "me:sesame@127.0.0.1:9",
+        "me:sesame//sesame@127.0.0.1:9",
+        "http://127.0.0.1:9/v1?key=sesame",
+    ],
+)
+@pytest.mark.parametrize("flag", ["--engine-url", "--server"])
+async def test_a_password_in_an_address_is_refused_before_the_token_is_spent_and_never_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str, flag: str
+) -> None:
+    async with world(tmp_path) as server:
+        token = (await server.token()).encode()
+        for words in ([], ["--json"]):
+            assert await typed("--debug", "agent", "join", token, flag, url, "--enroll-only", "--state-dir", tmp_path / "a", *words) == 2
+        said = capsys.readouterr()
+        assert "sesame" not in said.out + said.err
+        assert "***" in said.err
+        assert await server.workers() == []
+        assert await typed("agent", "join", token, "--enroll-only", "--state-dir", tmp_path / "a") == 0
+        before = StateDir(tmp_path / "a").load()
+        assert await typed("agent", "join", flag, url, "--enroll-only", "--state-dir", tmp_path / "a") == 2
+        assert StateDir(tmp_path / "a").load() == before
+    said = capsys.readouterr()
+    assert "sesame" not in said.out + said.err
+
+
+async def test_a_password_that_was_kept_once_does_not_serve_nor_show(tmp_path: Path) -> None:
+    async with gateway(b"") as server:
+        state = enrolled(tmp_path, server)
+        state.save(msgspec.structs.replace(state.load(), engine_url="http://me:sesame@127.0.0.1:9"))
+        async with process("agent", "run", "--state-dir", tmp_path) as agent:
+            out, err = await asyncio.wait_for(agent.communicate(), 20)
+        assert agent.returncode == 2
+        assert b"sesame" not in out + err
+        assert server.greetings == 0
+
+
+@asynccontextmanager
+async def hopeless(kind: str) -> AsyncIterator[str]:
+    """The URL of something that will never be an engine."""
+
+    async def banner(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.7\r\n")
+        writer.close()
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    models = {"GET /v1/models": says({"object": "list", "data": []})}
+    async with fake_engine(models, server="mindgw" if kind == "a MindGateway" else "fake") as url:
+        if kind == "TLS to a plain port":
+            url = url.replace("http:", "https:")
+        if kind == "an unknown CA":
+            async with await asyncio.start_server(banner, "127.0.0.1", 0, ssl=context) as server:
+                yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        elif kind == "no HTTP":
+            async with await asyncio.start_server(banner, "127.0.0.1", 0) as server:
+                yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        elif kind == "a web site":
+            async with fake_engine({}) as site:
+                yield site
+        else:
+            yield url
+
+
+HOPELESS = {
+    "TLS to a plain port": "does not speak TLS",
+    "an unknown CA": "certificate is refused",
+    "no HTTP": "does not speak HTTP",
+    "a MindGateway": "a MindGateway answers",
+    "a web site": "does not list models",
+}
+
+
+@pytest.mark.parametrize("kind", HOPELESS)
+async def test_what_can_never_be_an_engine_is_told_before_the_token_is_spent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    async with world(tmp_path) as server, hopeless(kind) as url:
+        token = (await server.token()).encode()
+        assert await typed("agent", "join", token, "--engine-url", url, "--state-dir", tmp_path / "a") == 2
+        error, hint, ref = error_of(capsys)
+        assert HOPELESS[kind] in error
+        assert "--engine-url" in hint
+        assert "no_engine" in ref
+        assert await server.workers() == []
+        assert StateDir(tmp_path / "a").load() is None
+        assert await typed("agent", "join", token, "--engine-url", NO_ENGINE, "--enroll-only", "--state-dir", tmp_path / "a") == 0
+        said = capsys.readouterr().err
+        assert f"! the engine cannot be used yet: {NO_ENGINE}" in said
+        before = StateDir(tmp_path / "a").load()
+        assert await typed("agent", "join", "--engine-url", url, "--enroll-only", "--state-dir", tmp_path / "a") == 2
+        assert StateDir(tmp_path / "a").load() == before
+
+
+@pytest.mark.parametrize("kind", HOPELESS)
+async def test_who_serves_a_hopeless_engine_is_warned_once(tmp_path: Path, kind: str) -> None:
+    async with gateway(b"") as server, hopeless(kind) as url:
+        state = enrolled(tmp_path, server)
+        state.save(msgspec.structs.replace(state.load(), engine_url=url))
+        async with process("agent", "run", "--state-dir", tmp_path) as agent:
+            await server.until(lambda: server.link is not None)
+            agent.send_signal(signal.SIGTERM)
+            _, err = await asyncio.wait_for(agent.communicate(), 20)
+        assert agent.returncode == 0
+        [warning] = [line for line in err.decode().splitlines() if "WARNING" in line]
+        assert HOPELESS[kind] in warning
 
 
 def test_errors_are_one_object_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,7 +467,7 @@ async def stuck_engine() -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_a_revoked_agent_ends_with_4_and_says_what_to_do(tmp_path: Path) -> None:
+async def test_a_revoked_agent_ends_with_4_and_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with gateway(b"") as server:
         enrolled(tmp_path, server)
         async with process("agent", "run", "--state-dir", tmp_path) as agent:
@@ -319,6 +478,27 @@ async def test_a_revoked_agent_ends_with_4_and_says_what_to_do(tmp_path: Path) -
             assert b"removed from the server" in err
             assert b"join with a new token" in err
             assert b"Traceback" not in err
+        assert await typed("agent", "status", "--json", "--state-dir", tmp_path) == 3
+        found = json.loads(capsys.readouterr().out)
+        assert (found["tunnel"], found["up"], found["pid"], found["error"]) == (
+            "removed",
+            False,
+            0,
+            "This agent was removed from the server.",
+        )
+        assert await typed("agent", "status", "--state-dir", tmp_path) == 3
+        said = capsys.readouterr().out
+        assert "tunnel  removed" in said
+        assert "next    to come back, run `mindgw agent leave`, then join with a new token" in said
+        # one that comes back is not what the last one was told
+        async with process("agent", "run", "--state-dir", tmp_path) as agent:
+            await server.until(lambda: len(server.epochs) == 2)
+            async with asyncio.timeout(5):
+                while b'"ready"' not in StateDir(tmp_path).status_file.read_bytes():
+                    await asyncio.sleep(0.02)
+            assert await typed("agent", "status", "--json", "--state-dir", tmp_path) == 3
+            found = json.loads(capsys.readouterr().out)
+            assert (found["tunnel"], found["hint"]) == ("ready", "")
 
 
 def test_help_and_version_load_no_network_code() -> None:

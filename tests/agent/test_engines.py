@@ -172,9 +172,29 @@ async def test_llama_cpp_that_loads_its_model_is_unhealthy_yet_recognised():
 
 async def test_a_mindgateway_is_never_an_engine():
     async with fake_engine({"GET /v1/models": says(openai("vllm"))}, server="mindgw") as url, open_session() as session:
-        with pytest.raises(Unrecognised, match="MindGateway"):
+        with pytest.raises(Unreachable, match="MindGateway") as caught:
             await recognise(session, Place(url))
+        assert caught.value.hopeless
         assert await discover(session, [url]) is None
+
+
+@pytest.mark.parametrize("kind", engines.KINDS.values(), ids=engines.KINDS)
+async def test_a_mindgateway_is_no_engine_of_a_kind_that_was_named_either(kind):
+    async with fake_engine({"GET /v1/models": says(openai("vllm"))}, server="mindgw") as url, open_session() as session:
+        report = await kind(Client(session, url)).probe()
+    assert (report.healthy, report.models) == (False, [])
+    assert "MindGateway" in report.error
+
+
+@pytest.mark.parametrize(("status", "hopeless"), [(200, True), (404, True), (401, None), (500, False), (503, False)])
+async def test_an_engine_may_be_starting_behind_a_5xx_and_nothing_else(status, hopeless):
+    async with fake_engine({"GET /v1/models": says({}, status)}) as url, open_session() as session:
+        if hopeless is None:
+            assert (await recognise(session, Place(url))).kind == "generic"
+            return
+        with pytest.raises(Unrecognised) as caught:
+            await recognise(session, Place(url))
+    assert caught.value.hopeless is hopeless
 
 
 @pytest.mark.parametrize("routes", [{}, {"GET /v1/models": text("<html>")}, {"GET /v1/models": says([1])}])

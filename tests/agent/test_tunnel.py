@@ -1,10 +1,12 @@
 """The agent's way to a server: greeting, requests, ends, and coming back."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import trustme
 from hypothesis import given
@@ -465,6 +467,49 @@ async def test_an_engine_that_is_not_there_is_an_unhealthy_report_and_looked_for
     found.append(engine)
     await offer.probe()
     assert (offer.seen.healthy, offer.slots) == (True, 2)
+
+
+async def test_the_log_tells_of_an_engine_when_it_changed_and_else_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "mindgw.agent")
+    engine = FakeEngine()
+
+    async def find() -> FakeEngine:
+        return engine
+
+    offer: Offer[FakeEngine] = Offer(find, echo)
+
+    async def seen(**fields: Any) -> list[tuple[str, str]]:
+        """What the log says of two probes after this change."""
+        engine.report = msgspec.structs.replace(engine.report, url="http://e", **fields)
+        caplog.clear()
+        for _ in range(2):
+            await offer.probe()
+        return [(record.levelname, record.getMessage()) for record in caplog.records]
+
+    assert await seen() == [("INFO", "engine http://e: fake, slots: 2, models: m")]
+    assert await seen(version="1.2") == [("INFO", "engine http://e: fake 1.2, slots: 2, models: m")]
+    assert await seen(slots=3) == [("INFO", "engine http://e: fake 1.2, slots: 3, models: m")]
+    assert await seen(models=[Model("m"), Model("n")]) == [("INFO", "engine http://e: fake 1.2, slots: 3, models: m, n")]
+    assert await seen(models=[Model("n", loaded=False), Model("m", context=7)], elsewhere=2) == []
+    assert await seen(healthy=False, models=[], error="gone") == [("WARNING", "engine http://e: gone")]
+    assert await seen(error="still gone") == [("WARNING", "engine http://e: still gone")]
+    many = [Model(f"m{number}") for number in range(12)]
+    [(level, line)] = await seen(healthy=True, models=many, error="", kind="other")
+    assert level == "INFO"
+    assert line.startswith("engine http://e: other 1.2, slots: 3, models: m0, ")
+    assert line.endswith("m9 and 2 more")
+    assert await seen(models=[]) == [("INFO", "engine http://e: other 1.2, slots: 3, models: none")]
+
+
+async def test_an_agent_without_a_ca_does_not_believe_the_systems_for_a_server(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, key = trustme.CA(), identity.new_key()
+    authority.cert_pem.write_to_path(str(tmp_path / "system.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    async with gateway(identity.public_half(key), authority=authority) as server:
+        agent = Agent(server, key, echo)
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, agent.address, None), 5)
+        assert "no pinned CA" in ended.error
+        assert server.greetings == 0
 
 
 def test_the_last_range_is_the_one_that_is_documented() -> None:

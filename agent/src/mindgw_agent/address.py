@@ -5,6 +5,7 @@ refused with the others, because what a name means is decided by a resolver that
 """
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
 
 import msgspec
@@ -41,17 +42,19 @@ class Address(msgspec.Struct, frozen=True):
 
 def parse(url: str) -> Address:
     """Read a root URL; a trailing slash or /v1 and the schemes ws and wss are understood. Raises `Misuse` with the reason."""
+    if "@" in url:
+        raise errors.Misuse(f"{masked(url)!r} is not a server address: a name or password has no place in it", hint=_EXAMPLE)
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError as error:
-        raise errors.Misuse(f"{url!r} is not a server address: {error}", hint=_EXAMPLE) from None
+        raise errors.Misuse(f"{masked(url)!r} is not a server address: {error}", hint=_EXAMPLE) from None
     scheme = {"wss": "https", "ws": "http"}.get(parts.scheme, parts.scheme)
     host = (parts.hostname or "").lower()
-    if scheme not in _DEFAULT_PORTS or not host or parts.username is not None or parts.query or parts.fragment:
-        raise errors.Misuse(f"{url!r} is not a server address", hint=_EXAMPLE)
+    if scheme not in _DEFAULT_PORTS or not host or parts.query or parts.fragment:
+        raise errors.Misuse(f"{masked(url)!r} is not a server address", hint=_EXAMPLE)
     if parts.path.rstrip("/") not in ("", "/v1"):
-        raise errors.Misuse(f"{url!r} is not the root of a server: it has the path {parts.path}", hint=_EXAMPLE)
+        raise errors.Misuse(f"{masked(url)!r} is not the root of a server: it has the path {parts.path}", hint=_EXAMPLE)
     if scheme == "http" and not is_loopback(host):
         raise errors.Misuse(
             f"plain HTTP to {host} is refused: it would carry prompts unprotected",
@@ -59,6 +62,14 @@ def parse(url: str) -> Address:
             code="insecure_address",
         )
     return Address(secure=scheme == "https", host=host, port=_DEFAULT_PORTS[scheme] if port is None else port)
+
+
+def masked(url: str) -> str:
+    """The URL as it may be shown: without what stands in front of an @ or behind a question mark, for that may be a secret."""
+    scheme = re.match(r"[A-Za-z]*://", url)
+    _, at, after = url.rpartition("@")
+    place, mark, _ = after.partition("?")
+    return (f"{scheme[0] if scheme else ''}***@" if at else "") + place + ("?***" if mark else "")
 
 
 def is_loopback(host: str) -> bool:

@@ -40,6 +40,20 @@ StateOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Data as JSON.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Say more on stderr.")]
 
+# What `join` takes besides.
+TokenArgument = Annotated[
+    str, typer.Argument(metavar="[TOKEN|-]", help="Join token; - reads stdin. Else --token-file or MINDGW_JOIN_TOKEN.")
+]
+TokenFileOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File that holds the token.")]
+NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="What the server calls this worker; else the hostname.")]
+ReplaceOption = Annotated[bool, typer.Option("--replace", help="Take the place of the worker that has this name.")]
+EngineUrlOption = Annotated[str, typer.Option("--engine-url", metavar="URL", help="Root of the engine; else the usual ports are tried.")]
+EngineOption = Annotated[str, typer.Option("--engine", metavar="KIND", help="auto, llamacpp, ollama, vllm, sglang, lmstudio or generic.")]
+EngineKeyOption = Annotated[Path | None, typer.Option("--engine-key-file", metavar="FILE", help="The engine's own API key.")]
+SlotsOption = Annotated[int | None, typer.Option("--slots", min=1, max=4096, help="Requests at a time; else what the engine says.")]
+ServerOption = Annotated[str, typer.Option("--server", metavar="URL", help="Where the server is, in place of the token's addresses.")]
+EnrollOnlyOption = Annotated[bool, typer.Option("--enroll-only", help="Stop after joining; `agent run` serves later.")]
+
 
 @app.callback(invoke_without_command=True)
 def agent(ctx: typer.Context) -> None:
@@ -51,22 +65,16 @@ def agent(ctx: typer.Context) -> None:
 @app.command()
 def join(
     ctx: typer.Context,
-    token: Annotated[
-        str, typer.Argument(metavar="[TOKEN|-]", help="Join token; - reads stdin. Else --token-file or MINDGW_JOIN_TOKEN.")
-    ] = "",
-    token_file: Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File that holds the token.")] = None,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the server calls this worker; else the hostname.")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Take the place of the worker that has this name.")] = False,
-    engine_url: Annotated[
-        str, typer.Option("--engine-url", metavar="URL", help="Root of the engine; else the usual ports are tried.")
-    ] = "",
-    engine: Annotated[
-        str, typer.Option("--engine", metavar="KIND", help="auto, llamacpp, ollama, vllm, sglang, lmstudio or generic.")
-    ] = "",
-    engine_key_file: Annotated[Path | None, typer.Option("--engine-key-file", metavar="FILE", help="The engine's own API key.")] = None,
-    slots: Annotated[int | None, typer.Option("--slots", min=1, max=4096, help="Requests at a time; else what the engine says.")] = None,
-    server: Annotated[str, typer.Option("--server", metavar="URL", help="Where the server is, in place of the token's addresses.")] = "",
-    enroll_only: Annotated[bool, typer.Option("--enroll-only", help="Stop after joining; `agent run` serves later.")] = False,
+    token: TokenArgument = "",
+    token_file: TokenFileOption = None,
+    name: NameOption = "",
+    replace: ReplaceOption = False,
+    engine_url: EngineUrlOption = "",
+    engine: EngineOption = "",
+    engine_key_file: EngineKeyOption = None,
+    slots: SlotsOption = None,
+    server: ServerOption = "",
+    enroll_only: EnrollOnlyOption = False,
     state_dir: StateOption = None,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -80,15 +88,15 @@ def join(
 
     state = StateDir(state_dir)
     chosen = _engine_options(engine_url, engine, engine_key_file, slots)
-    servers = tuple(filter(None, (server or _inherited(ctx, "server"),)))
+    where = server or _inherited(ctx, "server")
     with state.lock():
         settings = state.load()
         if settings is None:
-            _check(chosen)
-            settings = _enrol(state, _read_token(token, token_file), name, replace, servers)
+            _check(chosen, enroll_only)
+            settings = _enrol(state, _read_token(token, token_file), name, replace, where)
+            settings = _keep(state, settings, settings, chosen)
         else:
-            _say(f"✓ joined {settings.servers[0]} as {settings.name} before; a token is not needed")
-        settings = _keep(state, settings, chosen, servers)
+            settings = _change(state, settings, chosen, where, enroll_only)
         if as_json or _inherited(ctx, "output") == "json":
             _print({"agent_id": settings.agent_id, "name": settings.name, "server": settings.servers[0], "state_dir": str(state.path)})
         if enroll_only:
@@ -162,9 +170,10 @@ def leave(state_dir: StateOption = None) -> int:
     return 0
 
 
-def _enrol(state: "StateDir", token: str, name: str, replace: bool, servers: tuple[str, ...]) -> "Settings":
+def _enrol(state: "StateDir", token: str, name: str, replace: bool, server: str) -> "Settings":
     from mindgw_agent import join as joining
 
+    servers = (server,) if server else ()
     settings = joining.join(state, joining.read_token(token), name=_name(name), replace=replace, servers=servers)
     _say(f"✓ joined {settings.servers[0]} as {settings.name}")
     return settings
@@ -195,26 +204,44 @@ def _engine_options(url: str, kind: str, key_file: Path | None, slots: int | Non
     return chosen
 
 
-def _check(chosen: dict[str, Any]) -> None:
+def _check(chosen: dict[str, Any], enroll_only: bool) -> None:
     """Find what cannot work before a token that is good for once is spent on it."""
-    from mindgw_agent.serve import check_engine
     from mindgw_agent.settings import Settings
 
-    check_engine(Settings(agent_id="-", name="", servers=["-"], server_identity=bytes(32), **chosen))
+    _try(Settings(agent_id="-", name="", servers=["-"], server_identity=bytes(32), **chosen), enroll_only)
 
 
-def _keep(state: "StateDir", settings: "Settings", chosen: dict[str, Any], servers: tuple[str, ...]) -> "Settings":
-    """The settings with what was said this time, on the disk."""
+def _try(settings: "Settings", enroll_only: bool) -> None:
+    """Whether there can be an engine; one that is not up yet is told by the log of whoever serves, or here."""
+    from mindgw_agent import serve
+
+    serve.check_engine(settings)
+    why = serve.try_engine(settings)
+    if why and enroll_only:
+        _say(f"! the engine cannot be used yet: {why}")
+
+
+def _change(state: "StateDir", settings: "Settings", chosen: dict[str, Any], server: str, enroll_only: bool) -> "Settings":
+    """What was said to a directory that joined before, once it is known to be good."""
     from msgspec.structs import replace
 
     from mindgw_agent import address
-    from mindgw_agent.serve import check_engine
+    from mindgw_agent import join as joining
 
-    kept = replace(settings, **chosen)
-    if servers and address.parse(servers[0]).root not in settings.servers:
-        kept = replace(kept, servers=[address.parse(servers[0]).root])
-    check_engine(kept)
-    if kept != settings:
+    if chosen:
+        _try(replace(settings, **chosen), enroll_only)
+    is_new = server and address.parse(server).root not in settings.servers
+    now = joining.move(settings, server) if is_new else settings
+    _say(f"✓ joined {now.servers[0]} as {now.name} before; a token is not needed")
+    return _keep(state, settings, now, chosen)
+
+
+def _keep(state: "StateDir", before: "Settings", now: "Settings", chosen: dict[str, Any]) -> "Settings":
+    """The settings of now with what was chosen for the engine; on the disk, where those of before are."""
+    from msgspec.structs import replace
+
+    kept = replace(now, **chosen)
+    if kept != before:
         state.save(kept)
     return kept
 
@@ -269,6 +296,7 @@ def _show(found: "Status") -> None:
         ("models", ", ".join(found.models)),
         ("slots", f"{found.running}/{found.slots}"),
         ("error", found.error),
+        ("next", found.hint),
     ]
     for title, value in rows:
         if value:

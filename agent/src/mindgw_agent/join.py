@@ -51,6 +51,21 @@ def join(state: StateDir, token: JoinToken, *, name: str | None = None, replace:
     raise _gravest(failures)
 
 
+def move(settings: Settings, url: str) -> Settings:
+    """The settings with another address of the same server, which has proved there that it is the same; nothing is written.
+
+    Raises `Untrusted`, `Unreachable`, `Misuse`.
+    """
+    where = address.parse(url)
+    try:
+        door = open_door(where, settings.pins)
+        ask_who(door, secrets.token_bytes(8).hex(), settings.server_identity)
+    except (errors.Untrusted, errors.Unreachable) as error:
+        error.hint = f"{error.hint}. Nothing was changed: this agent's server is {settings.servers[0]}"
+        raise
+    return msgspec.structs.replace(settings, servers=[where.root], ca=door.ca.decode("ascii", "replace"))
+
+
 def _others(door: Door, url: str, urls: list[str]) -> list[str]:
     """Where else the server is. Over TLS it is on another machine, as far as we know, and its loopback address is not ours."""
     others = [other for other in urls if other != url]
@@ -78,9 +93,7 @@ def leave(state: StateDir, settings: Settings) -> None:
 
 def _apply(door: Door, token: JoinToken, key: bytes, name: str | None, replace: bool) -> Admission:
     host = door.address.netloc
-    question = Question(token_id=token.id.hex(), nonce=secrets.token_bytes(32))
-    answer = door.ask(enrolment.CHALLENGE_PATH, question, Answer)
-    _check(token, answer.signature, enrolment.transcript_answer(question, answer.nonce, host), host)
+    question, answer = ask_who(door, token.id.hex(), token.srv)
     blank = bytes(64)
     application = Application(
         token_id=question.token_id,
@@ -97,12 +110,21 @@ def _apply(door: Door, token: JoinToken, key: bytes, name: str | None, replace: 
     signed = msgspec.structs.replace(application, proof=identity.sign(token.secret, said), signature=identity.sign(key, said))
     admission = door.ask(enrolment.JOIN_PATH, signed, Admission)
     replied = enrolment.transcript_admission(application, admission.agent_id, admission.name, admission.state)
-    _check(token, admission.signature, replied, host)
+    _check(token.srv, admission.signature, replied, host)
     return admission
 
 
-def _check(token: JoinToken, signature: bytes, said: bytes, host: str) -> None:
-    if not identity.verify(token.srv, signature, said):
+def ask_who(door: Door, token_id: str, server_identity: bytes) -> tuple[Question, Answer]:
+    """Ask a server to prove who it is, which it does for any token. Raises `Untrusted` when it is not the one of that identity."""
+    host = door.address.netloc
+    question = Question(token_id=token_id, nonce=secrets.token_bytes(32))
+    answer = door.ask(enrolment.CHALLENGE_PATH, question, Answer)
+    _check(server_identity, answer.signature, enrolment.transcript_answer(question, answer.nonce, host), host)
+    return question, answer
+
+
+def _check(server_identity: bytes, signature: bytes, said: bytes, host: str) -> None:
+    if not identity.verify(server_identity, signature, said):
         raise errors.Untrusted(
             f"{host} did not prove that it is the server of the token",
             hint="another server has this address now, or a proxy in between changes the Host header. Nothing secret was sent",

@@ -20,6 +20,8 @@ log = logging.getLogger("mindgw.agent")
 PROBE_TIMEOUT = 10.0
 #: Seconds after which a report is said again although nothing changed.
 REPEAT = 30.0
+#: Models that the log names of an engine.
+NAMED = 10
 
 
 class Engine(Protocol):
@@ -43,6 +45,22 @@ def cancel(task: "asyncio.Task[None]") -> None:
 
 class NoEngine(Exception):
     """No engine can be used now; the message says why."""
+
+
+def _tell(before: EngineReport, now: EngineReport) -> None:
+    """One line in the log when the engine is not what it was."""
+    if not now.healthy:
+        if before.healthy or before.error != now.error:
+            log.warning("engine %s: %s", now.url or "-", now.error)
+    elif not before.healthy or _facts(before) != _facts(now):
+        names = [model.id for model in now.models]
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        listed = ", ".join(names[:NAMED]) + more if names else "none"
+        log.info("engine %s: %s, slots: %d, models: %s", now.url, f"{now.kind} {now.version}".rstrip(), now.slots, listed)
+
+
+def _facts(report: EngineReport) -> tuple[str, str, int, frozenset[str]]:
+    return report.kind, report.version, report.slots, frozenset(model.id for model in report.models)
 
 
 class Offer(Generic[E]):
@@ -106,8 +124,7 @@ class Offer(Generic[E]):
             seen = msgspec.structs.replace(before, healthy=False, models=[], error=f"no answer within {PROBE_TIMEOUT:.0f} s")
         slots = self._slots or seen.slots or (1 if seen.healthy else 0)
         self.seen = msgspec.structs.replace(seen, slots=slots, running=0)
-        if (before.healthy, before.error) != (self.seen.healthy, self.seen.error):
-            log.info("engine %s: %s", self.seen.url or "-", "healthy" if self.seen.healthy else self.seen.error)
+        _tell(before, self.seen)
 
     def has(self, engine: str) -> bool:
         """Whether an engine of this id is here; "" leaves the choice to the agent."""

@@ -9,15 +9,14 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 
 from mindgw_agent import address, engines, errors, exchange, gpu, identity, status
-from mindgw_agent.engines.client import Client, Unreachable, open_session
+from mindgw_agent.engines.client import Client, Unreachable, open_session, root_of
 from mindgw_agent.engines.engine import Engine
-from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.offer import PROBE_TIMEOUT, NoEngine, Offer
 from mindgw_agent.settings import Settings, StateDir
 from mindgw_agent.tunnel import Tunnel, keep_connected
 
@@ -38,7 +37,12 @@ def run(state: StateDir, settings: Settings) -> int:
     settings that cannot be used.
     """
     check_engine(settings)
-    return asyncio.run(_run(state, settings))
+    try:
+        return asyncio.run(_run(state, settings))
+    except (errors.Dismissed, errors.Occupied) as last:
+        with contextlib.suppress(errors.BadState):  # what the server said matters more
+            status.write(state, _farewell(settings, last))
+        raise
 
 
 def check_engine(settings: Settings) -> None:
@@ -47,10 +51,39 @@ def check_engine(settings: Settings) -> None:
         raise errors.Misuse(f"there is no kind of engine called {settings.engine_kind!r}", hint=f"one of auto, {', '.join(engines.KINDS)}")
     if settings.engine_kind and not settings.engine_url:
         raise errors.Misuse("--engine needs --engine-url", hint="or leave --engine out: the agent asks what answers")
-    parts = urlsplit(settings.engine_url)
-    if settings.engine_url and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise errors.Misuse(f"{settings.engine_url!r} is not an engine's address", hint="it should look like http://127.0.0.1:11434")
     _engine_key(settings)
+    try:
+        if settings.engine_url:
+            root_of(settings.engine_url)
+    except ValueError as error:
+        hint = "it should look like http://127.0.0.1:11434; a key comes from --engine-key-file"
+        raise errors.Misuse(str(error), hint=hint, code="bad_engine_url") from None
+
+
+def try_engine(settings: Settings) -> str:
+    """Look once at the engine of settings that `check_engine` let pass: why it cannot be used yet, "" when it can or none is named.
+
+    Raises `Misuse` for what can never be an engine: then a token that is good for once need not be spent. Blocks for PROBE_TIMEOUT.
+    """
+    return asyncio.run(_try_engine(settings)) if settings.engine_url else ""
+
+
+async def _try_engine(settings: Settings) -> str:
+    hint = "check --engine-url: it is the root of an engine on this machine, as in http://127.0.0.1:11434"
+    try:
+        async with open_session() as session, asyncio.timeout(PROBE_TIMEOUT):
+            engine = await engines.recognise(session, engines.Place(settings.engine_url, _engine_key(settings)))
+            return (await engine.probe()).error
+    except TimeoutError:
+        return f"no answer within {PROBE_TIMEOUT:.0f} s"
+    except Unreachable as error:
+        if error.hopeless:
+            raise errors.Misuse(str(error), hint=hint, code="no_engine") from None
+        return str(error)
+    except engines.Unrecognised as error:
+        if error.hopeless and not settings.engine_kind:  # who names the kind may know better
+            raise errors.Misuse(str(error), hint=hint, code="no_engine") from None
+        return str(error)
 
 
 async def _run(state: StateDir, settings: Settings) -> int:
@@ -177,6 +210,18 @@ def _look(settings: Settings, tunnel: Tunnel) -> status.Status:
         slots=seen.slots,
         running=tunnel.offer.running,
         error=tunnel.error or seen.error,
+    )
+
+
+def _farewell(settings: Settings, last: errors.AgentError) -> status.Status:
+    """What is left to tell when the server sent this agent away for good."""
+    return status.Status(
+        agent_id=settings.agent_id,
+        name=settings.name,
+        tunnel=status.FINAL.get(last.code, "offline"),
+        server=settings.servers[0],
+        error=last.message,
+        hint=last.hint,
     )
 
 

@@ -4,6 +4,8 @@
     agent.key     the private key (0600); missing when the OS keyring holds it
     agent.lock    locked by the process that serves
     status.json   what that process last said of itself, see `status`
+
+All of them are their owner's alone.
 """
 
 import base64

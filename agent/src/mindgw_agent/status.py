@@ -10,8 +10,10 @@ from mindgw_agent.settings import StateDir
 from mindgw_agent.wire import EngineReport
 
 #: connecting: on the way to a server, or waiting to try again; ready: carries requests; draining: takes no more;
-#: offline: no process serves.
-Tunnel = Literal["connecting", "ready", "draining", "offline"]
+#: offline: no process serves; removed, locked, replaced: the server said so to the last one that did, and it ended.
+Tunnel = Literal["connecting", "ready", "draining", "offline", "removed", "locked", "replaced"]
+#: The server's last word -> what the tunnel is then.
+FINAL: dict[str, Tunnel] = {"revoked": "removed", "locked": "locked", "replaced": "replaced"}
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     running: int = 0
     #: What last went wrong, empty while nothing did.
     error: str = ""
+    #: What to do about it, where something can be done.
+    hint: str = ""
     pid: int = 0
     #: When this was written, RFC 3339.
     updated_at: str = ""
@@ -64,13 +68,18 @@ def write(state: StateDir, status: Status) -> None:
 
 
 def read(state: StateDir) -> Status:
-    """The last words of the process that serves from this directory; "offline" when there is none. Raises `BadState`."""
+    """The last words of the process that serves from this directory; "offline" when there is none and no server sent it away.
+
+    Raises `BadState`.
+    """
     settings = state.load()
     blank = Status(agent_id=settings.agent_id, name=settings.name, server=settings.servers[0]) if settings else Status()
     try:
         found = msgspec.json.decode(state.status_file.read_bytes(), type=Status)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         found = blank
+    is_over = found.tunnel == "offline" or found.tunnel in FINAL.values()
     if state.is_locked():
-        return found if found.tunnel != "offline" else msgspec.structs.replace(found, tunnel="connecting")
-    return msgspec.structs.replace(found, tunnel="offline", since=None, rtt_ms=None, running=0, pid=0)
+        return msgspec.structs.replace(found, tunnel="connecting", error="", hint="") if is_over else found
+    tunnel = found.tunnel if is_over else "offline"
+    return msgspec.structs.replace(found, tunnel=tunnel, since=None, rtt_ms=None, running=0, pid=0)

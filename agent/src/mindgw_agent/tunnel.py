@@ -150,6 +150,8 @@ async def keep_connected(
 async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext | None) -> Ended:
     """One connection from its first byte to its last. Never raises for what a network or a server does."""
     tunnel.address = address
+    if address.secure and context is None:  # the system's authorities are nobody's word for this server
+        return Ended(error=f"this agent has no pinned CA for {address.root}: it joined without TLS")
     loop = asyncio.get_running_loop()
     try:
         socket = await _Dial(

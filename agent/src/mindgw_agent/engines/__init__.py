@@ -30,6 +30,11 @@ _OWNERS = {"llamacpp": LlamaCpp, "vllm": Vllm, "sglang": SgLang}
 class Unrecognised(Exception):
     """Something answers there, but it is no engine that can be used; the message says why."""
 
+    def __init__(self, message: str, *, hopeless: bool) -> None:
+        super().__init__(message)
+        #: It answered for good; otherwise it may be an engine that starts, or a proxy in front of one.
+        self.hopeless = hopeless
+
 
 class Place(msgspec.Struct, frozen=True):
     """Where an engine is and what the operator set for it."""
@@ -46,13 +51,11 @@ class Place(msgspec.Struct, frozen=True):
 async def recognise(session: aiohttp.ClientSession, place: Place) -> Engine:
     """The engine that answers at a place, by what it positively says of itself, in one to six cheap reads.
 
-    Raises ValueError for an address that is none, Unreachable when nothing answers, Unrecognised for everything that is no engine, a
-    MindGateway above all: two of them in front of each other would send requests round in a circle.
+    Raises ValueError for an address that is none, Unreachable when nothing answers or a MindGateway does, Unrecognised for everything
+    else that is no engine.
     """
     client = Client(session, place.url, place.key)
     models = await client.read(("GET", "/v1/models"), _PROBES)
-    if models.server.startswith("mindgw"):
-        raise Unrecognised(f"a MindGateway answers at {client.url}, not an engine")
     kind = _by_models(models) or await _by_routes(client, models)
     return kind(client, slots=place.slots, engine_id=place.engine_id)
 
@@ -83,7 +86,8 @@ async def _by_routes(client: Client, models: Answer) -> type[Engine]:
     if models.status in {401, 403}:
         return Generic
     if _entries(models) is None:
-        raise Unrecognised(f"what answers at {client.url} does not list models at /v1/models (status {models.status})")
+        why = f"what answers at {client.url} does not list models at /v1/models (status {models.status})"
+        raise Unrecognised(why, hopeless=models.status < 500)
     return Generic
 
 

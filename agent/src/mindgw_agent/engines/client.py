@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from mindgw_agent import address
 from mindgw_agent.wire import Meta
 
 #: Seconds to connect, unless a request says otherwise.
@@ -32,7 +33,12 @@ class NotAllowed(Exception):
 
 
 class Unreachable(Exception):
-    """No answer: nothing listens, the connection broke, or the time is over."""
+    """No answer that can be used: nothing listens, the connection broke, the time is over, or who answers is no engine."""
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        #: Waiting does not help: something listens there that can never be an engine under this address.
+        self.hopeless = hopeless
 
 
 def check(route: Route, allowed: frozenset[Route]) -> None:
@@ -78,23 +84,27 @@ class Client:
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str = "") -> None:
         """`url` is the root, as in http://127.0.0.1:11434; a trailing slash or /v1 is dropped. Raises ValueError on anything else."""
         #: Root URL without a trailing slash.
-        self.url = _root(url)
+        self.url = root_of(url)
         self._session = session
         #: The engine's own key, b"" for none. The caller's never comes here.
         self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     async def read(self, route: Route, allowed: frozenset[Route], body: bytes = b"") -> Answer:
-        """Ask the engine about itself. Raises NotAllowed, Unreachable."""
+        """Ask the engine about itself. Raises NotAllowed, and Unreachable for a MindGateway too: two of them in front of each other
+        would send requests round in a circle."""
         try:
             async with asyncio.timeout(READING), self.call(route, allowed, body) as response:
                 data = await response.content.read(MAX_READING + 1)
                 while len(data) <= MAX_READING and (more := await response.content.read(MAX_READING + 1 - len(data))):
                     data += more
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{self.url}: {str(error) or type(error).__name__}") from error
+            raise _unreachable(self.url, error) from error
         if len(data) > MAX_READING:
             raise Unreachable(f"{self.url}: the answer is larger than {MAX_READING} bytes")
-        return Answer(response.status, response.headers.get("Server", "").lower(), data)
+        answer = Answer(response.status, response.headers.get("Server", "").lower(), data)
+        if answer.server.startswith("mindgw"):
+            raise Unreachable(f"a MindGateway answers at {self.url}, not an engine", hopeless=True)
+        return answer
 
     def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", meta: Meta | None = None, stream: bool = False) -> Any:
         """A request, as a context that gives aiohttp's response. Raises NotAllowed before anything is sent."""
@@ -109,15 +119,32 @@ class Client:
         return self._session.request(method, self.url + path, data=body or None, headers=headers, allow_redirects=False, timeout=patience)
 
 
-def _root(url: str) -> str:
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    """What it means that a reading failed. What aiohttp says of a bad status line quotes it, over several lines."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            wrong = error.certificate_error
+            return Unreachable(f"{url}: its certificate is refused: {getattr(wrong, 'verify_message', wrong)}", hopeless=True)
+        case aiohttp.ClientSSLError():
+            return Unreachable(f"what answers at {url} does not speak TLS ({getattr(error.os_error, 'reason', error)})", hopeless=True)
+        case aiohttp.ClientResponseError():
+            return Unreachable(f"what answers at {url} does not speak HTTP", hopeless=True)
+    return Unreachable(f"{url}: {str(error) or type(error).__name__}")
+
+
+def root_of(url: str) -> str:
+    """The root of an engine's URL, without a trailing slash or /v1. ValueError says what is wrong with it and shows no password."""
+    shown = address.masked(url)
+    if "@" in url:
+        raise ValueError(f"{shown!r} is not an engine's address: a name or password has no place in it")
     try:
         parts = urlsplit(url.strip())
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r} is not an engine's address: {error}") from None
+        raise ValueError(f"{shown!r} is not an engine's address: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} is not an engine's address: it should look like http://127.0.0.1:11434")
-    if parts.username is not None or parts.path.rstrip("/") not in {"", "/v1"}:
-        raise ValueError(f"{url!r} is not the root of an engine: give only scheme, host and port (a key comes from a file)")
+        raise ValueError(f"{shown!r} is not an engine's address: it should look like http://127.0.0.1:11434")
+    if parts.path.rstrip("/") not in {"", "/v1"}:
+        raise ValueError(f"{shown!r} is not the root of an engine: give only scheme, host and port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
