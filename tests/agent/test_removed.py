@@ -24,7 +24,7 @@ def test_an_agent_whose_worker_was_removed_says_so_and_what_to_do(tmp_path: Path
             shown = made.run("agent", "status", *state, code=3).stdout
             assert "tunnel  removed" in shown
             assert "mindgw agent leave" in shown
-            assert "Join again" in shown or "removed" in shown
+            assert "then join with a new token" in shown
             made.run("agent", "run", *state, code=4)
         made.run("agent", "leave", *state)
         assert json.loads(made.run("agent", "status", "--json", *state, code=3).stdout)["tunnel"] == "offline"

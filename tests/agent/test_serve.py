@@ -62,6 +62,32 @@ async def test_an_engine_that_does_not_answer_is_none_yet(url):
         await found(engine_url=url)
 
 
+async def test_who_names_the_kind_is_believed_where_nothing_is_certain():
+    async with fake_engine({}) as url:
+        with pytest.raises(errors.Misuse, match="does not list models"):
+            await asyncio.to_thread(serve.try_engine, settings_for(engine_url=url))
+        said = await asyncio.to_thread(serve.try_engine, settings_for(engine_url=url, engine_kind="generic"))
+    assert "does not list models" in said
+
+
+async def test_an_engine_that_can_be_used_and_none_at_all_are_no_trouble():
+    async with fake_engine(MODELS) as url:
+        assert await asyncio.to_thread(serve.try_engine, settings_for(engine_url=url)) == ""
+    assert await asyncio.to_thread(serve.try_engine, settings_for()) == ""
+
+
+async def test_an_engine_that_never_answers_may_still_come(monkeypatch):
+    monkeypatch.setattr(serve, "PROBE_TIMEOUT", 0.2)
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as mute:
+        url = f"http://127.0.0.1:{mute.sockets[0].getsockname()[1]}"
+        assert await asyncio.to_thread(serve.try_engine, settings_for(engine_url=url)) == "no answer within 0 s"
+
+
 # -- the engine's key ----------------------------------------------------------------------------------------------------
 
 
