@@ -103,7 +103,7 @@ def test_both_wheels_carry_the_licence_and_one_version(server_wheel, agent_wheel
 
 def test_the_command_is_installed(server_wheel):
     (entry,) = [name for name in server_wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "mindgw = mindgw.cli.app:main" in server_wheel.read(entry).decode()
+    assert "mindgw = mindgw.cli.start:main" in server_wheel.read(entry).decode()
 
 
 @pytest.mark.parametrize("lock", LOCKS)

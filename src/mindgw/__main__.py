@@ -2,6 +2,6 @@
 
 import sys
 
-from mindgw.cli.app import main
+from mindgw.cli.start import main
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""Processes that a command starts and, whatever happens, ends again: each by its own pid."""
+"""Processes that a command starts and, whatever happens, ends again: each by its own pid, and by a leash should the command be killed."""
 
 import signal
 import subprocess
@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import IO
 
 from mindgw import clock
+from mindgw.cli import leash
 from mindgw.client.errors import ClientError, Unreachable
 
 #: Seconds that a child has to end by itself once asked to.
-GRACE = 10.0
+GRACE = leash.GRACE
 _TICK = 0.1
 _TAIL = 8
 
@@ -55,27 +56,34 @@ class Children:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def start(self, title: str, command: Sequence[str], *, speaks: bool = False) -> Child:
-        """Starts a child in a session of its own, so that a Ctrl-C reaches this process alone. With `speaks` its stdout is a pipe to
-        be read by the caller."""
+    def start(self, title: str, words: Sequence[str], *, speaks: bool = False) -> Child:
+        """Starts `python -m WORDS` in a session of its own, so that a Ctrl-C reaches this process alone. With `speaks` its stdout is a
+        pipe to be read by the caller."""
         log = self._logs / f"{title.replace(' ', '-')}.log"
         with log.open("w", encoding="utf-8") as sink:
             output: int | IO[str] = subprocess.PIPE if speaks else sink
             process = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=sink, text=True, start_new_session=True, encoding="utf-8"
+                python(leash.__name__, *words),
+                stdin=subprocess.PIPE,  # the leash
+                stdout=output,
+                stderr=sink,
+                text=True,
+                start_new_session=True,
+                encoding="utf-8",
             )
         child = Child(title, process, log)
         self._running.append(child)
         return child
 
     def wait_for(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
-        """Looks until `ready` says yes. Raises ClientError with a log's end when a child ends meanwhile, Unreachable when time is up."""
+        """Looks until `ready` says yes. Raises ClientError with a log's end when a child has ended, Unreachable when time is up."""
         deadline = clock.monotonic() + seconds
         while not ready():
             self.check()
             if clock.monotonic() > deadline:
                 raise Unreachable(f"{what} was not ready within {seconds:.0f} s", hint=f"the logs are in {self._logs}")
             self.rest(_TICK)
+        self.check()
 
     def rest(self, seconds: float) -> None:
         """Pauses, but not longer than the newest child lives."""
@@ -103,10 +111,11 @@ def _end(child: Child) -> None:
         except subprocess.TimeoutExpired:
             child.process.kill()
             child.process.wait()
-    if child.process.stdout is not None:
-        child.process.stdout.close()
+    for pipe in (child.process.stdin, child.process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
-def mindgw(*words: str) -> list[str]:
-    """The command line of another `mindgw` of the same installation."""
-    return [sys.executable, "-m", "mindgw", *words]
+def python(module: str, *words: str) -> list[str]:
+    """The command line of a module of the same installation, wherever the user stands: no module is taken from there."""
+    return [sys.executable, "-P", "-m", module, *words]

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mindgw.cli.chat import PATIENCE, ask
-from mindgw.cli.children import Children, mindgw
-from mindgw.cli.groups import verb
+from mindgw.cli.children import Children, python
+from mindgw.cli.groups import DataDir, verb
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.client import api
-from mindgw.client.errors import ClientError, Missing, NotLoggedIn, Unreachable
+from mindgw.client.errors import Clash, ClientError, Missing, NotLoggedIn, Unreachable
 
 if TYPE_CHECKING:
     from mindgw.client.transport import Server
@@ -63,7 +62,7 @@ class Found:
 def quickstart(
     ctx: typer.Context,
     *,
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", metavar="DIR", help="Else MINDGW_DATA_DIR, else XDG.")] = None,
+    data_dir: DataDir = None,
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port; another is taken when it is in use.")] = None,
     embedded: Annotated[bool, typer.Option("--embedded", help="Do not look for an engine, use the embedded one.")] = False,
     exit_after_answer: Annotated[bool, typer.Option("--exit-after-answer", help="End after the first answer.")] = False,
@@ -91,29 +90,55 @@ def _prepare(run: Invocation, data_dir: Path | None, port: int | None) -> Place:
     from mindgw import config
 
     directory = config.data_directory(data_dir)
-    fresh = not (directory / config.FILE).exists()
     wanted = port or int(config.load(None, directory).listen.rpartition(":")[2])
+    _refuse_company(directory)
+    fresh = not (directory / config.FILE).exists()
     chosen = wanted if _is_free(wanted) else _free_port()
-    if chosen != wanted:
-        run.render.warn(f"port {wanted} is taken; using {chosen}" + ("" if fresh else " this time"))
     # a server that was set up before keeps the port of its settings
     said = _init("--data-dir", str(directory), *(["--port", str(chosen)] if fresh else []))
+    if chosen != wanted:
+        run.render.warn(f"port {wanted} is taken; using {chosen}" + ("" if fresh else " this time"))
     if not said["api_key"]:
         hint = f"make another: mindgw init --new-admin-key --data-dir {said['data_dir']}"
         raise NotLoggedIn(f"the admin key of {said['data_dir']} is not known here", hint=hint)
     folder = Path(said["data_dir"]) / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ClientError(f"cannot make {folder}: {error.strerror}", hint="move away what is there, or choose another --data-dir") from None
     run.render.success(f"Data        {said['data_dir']}")
     return Place(said["data_dir"], folder, said["api_key"], chosen)
 
 
+def _refuse_company(directory: Path) -> None:
+    """Raises Clash when a server runs there."""
+    from mindgw.control import lock
+
+    pid = lock.holder(directory)
+    if pid is not None:
+        hint = f"`mindgw status` asks it; Ctrl-C where it runs, or `kill {pid}`, ends it; another one needs its own --data-dir"
+        raise Clash(f"a server already runs (process {pid}) on {directory}", hint=hint, code="already_running")
+
+
 def _init(*words: str) -> dict[str, Any]:
-    done = subprocess.run(mindgw("init", *words, "--json"), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    """What `init` made. Raises its own error as ours."""
+    done = subprocess.run(python("mindgw", "init", *words, "--json"), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
     except ValueError:
-        raise ClientError("`mindgw init` failed", hint=done.stderr.strip()) from None
+        raise _failure(done.stderr.strip(), done.returncode) from None
+
+
+def _failure(said: str, code: int) -> ClientError:
+    """The error that a command wrote as JSON, after whatever else it had to say."""
+    try:
+        told = json.loads(said.rpartition("\n")[2])["error"]
+        error = ClientError(told["message"], hint=told["hint"] or "", code=told["code"])
+    except (ValueError, LookupError, TypeError):
+        return ClientError("`mindgw init` failed", hint=said)
+    error.exit_code = code
+    return error
 
 
 def _is_free(port: int) -> bool:
@@ -136,8 +161,14 @@ def _start_server(run: Invocation, children: Children, place: Place) -> "Server"
     from mindgw.client.transport import Server
 
     server = Server.at(place.root, place.key, timeout=run.options.timeout, note=run.render.wire)
-    children.start("server", mindgw("serve", "--data-dir", place.data_dir, "--port", str(place.port)))
-    children.wait_for("the server", lambda: _answers(server), STARTING)
+    children.start("server", ["mindgw", "serve", "--data-dir", place.data_dir, "--port", str(place.port)])
+    try:
+        children.wait_for("the server", lambda: _answers(server), STARTING)
+    except Unreachable:
+        raise
+    except ClientError:
+        _refuse_company(Path(place.data_dir))  # one that was started at the same time was faster
+        raise
     run.render.success(f"Server      {place.root}")
     return server
 
@@ -176,8 +207,8 @@ def _embedded_engine(run: Invocation, children: Children, place: Place) -> Found
         raise Missing(f"there is no engine on this machine, and the embedded one is not installed ({missing.name})", hint=hint) from None
     if not model.exists():
         tiny_model.write(model)
-    command = [sys.executable, "-m", "mindgw.quickstart.engine", str(model), "--port", "0", "--alias", TINY]
-    said = children.start("embedded engine", command, speaks=True).process.stdout
+    words = ["mindgw.quickstart.engine", str(model), "--port", "0", "--alias", TINY]
+    said = children.start("embedded engine", words, speaks=True).process.stdout
     assert said is not None
     children.wait_for("the embedded engine", lambda: bool(select.select([said], [], [], 0)[0]), LOADING)
     line = said.readline()
@@ -197,7 +228,7 @@ def _start_agent(run: Invocation, children: Children, place: Place, server: "Ser
     private_files.write(token, server.call(api.create_join_token(ttl_seconds=600, max_uses=1, name=WORKER))["token"].encode())
     where = ["--engine-url", found.url, "--server", place.root, "--state-dir", str(state)]
     try:
-        children.start("agent", mindgw("agent", "join", "--token-file", str(token), "--name", WORKER, "--replace", *where))
+        children.start("agent", ["mindgw", "agent", "join", "--token-file", str(token), "--name", WORKER, "--replace", *where])
         children.wait_for("the agent", lambda: bool(_chat_models(server)), JOINING)
     finally:
         token.unlink(missing_ok=True)
