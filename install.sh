@@ -32,6 +32,7 @@ EOF
     misused() { fail "$1" "./install.sh --help shows how" 2; }
     # do it, or say that it would be done
     run() { if [ -n "$dry" ]; then say "would run: $*"; else "$@"; fi; }
+    remove() { if [ -n "$dry" ]; then say "would remove $1"; else rm -rf -- "$@"; fi; }
 
     unset CDPATH
     what=install lock=server project='' program=mindgw dry='' purge='' quickstart=''
@@ -104,14 +105,14 @@ EOF
     sweep_program() {
         [ -e "$home/env" ] || return 0
         [ -f "$home/env/.stamp" ] || { say "left as it is: $home/env (it has no .stamp, so this script did not make it)"; return; }
-        run rm -rf -- "$home/env" "$home"/env.tools.??????
+        remove "$home/env" "$home"/env.tools.??????
         [ -n "$dry" ] || rmdir -- "$home" 2>/dev/null || say "left, not ours: what else is in $home"
     }
 
     uninstall() {
         pids=$(running)
         [ -z "$pids" ] || fail "the program still runs: process $pids" "end it first: kill $pids (or systemctl stop mindgw mindgw-agent)"
-        foreign || { [ ! -L "$link" ] || run rm -f -- "$link"; }
+        foreign || { [ ! -L "$link" ] || remove "$link"; }
         sweep_program
         if [ -n "$purge" ]; then
             sweep "${MINDGW_DATA_DIR:-$share/mindgw}" "identity.key pepper ca.pem" \

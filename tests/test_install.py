@@ -120,6 +120,7 @@ def test_dry_run_touches_nothing(arguments, fresh, home):
     assert everything_below(home) == before
     said = [line for line in done.stderr.splitlines() if "is not on your PATH" not in line]
     assert all("would " in line for line in said), done.stderr
+    assert "--uninstall" not in arguments or "would run" not in done.stderr
     assert said
 
 
