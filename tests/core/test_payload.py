@@ -1,11 +1,14 @@
 import json
+from typing import Annotated, Literal
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from mindgw.core import payload
-from mindgw.core.payload import CHAT, COMPLETIONS, EMBEDDINGS, Invalid, Peek
+from mindgw.core.payload import CHAT, COMPLETIONS, EMBEDDINGS, Invalid, Peek, StreamOptions
 
 FIELDS = [*payload.Body.__struct_fields__, "include_usage"]
 leaves = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=4)
@@ -135,7 +138,66 @@ def test_prompts_and_inputs_come_in_four_forms(value):
 
 @pytest.mark.parametrize("value", [1, {}, True])
 def test_other_forms_of_a_prompt_are_refused(value):
-    assert peek(COMPLETIONS, prompt=value) == Invalid("Invalid type for 'prompt'.", "prompt")
+    assert peek(COMPLETIONS, prompt=value) == Invalid("'prompt' must be a text or a list.", "prompt")
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (b"[]", "The request body must be a JSON object, not a list.", ""),
+        (b'"x"', "The request body must be a JSON object, not a text.", ""),
+        (b'{"model":1}', "'model' must be a text, not a whole number.", "model"),
+        (b'{"model":"m","stream":"yes"}', "'stream' must be true or false, not a text.", "stream"),
+        (b'{"model":"m","n":1.5}', "'n' must be a whole number, not a number with a fraction.", "n"),
+        (b'{"model":"m","max_tokens":"5"}', "'max_tokens' must be a whole number, not a text.", "max_tokens"),
+        (b'{"model":"m","max_tokens":true}', "'max_tokens' must be a whole number, not true or false.", "max_tokens"),
+        (b'{"model":"m","stream_options":[]}', "'stream_options' must be an object, not a list.", "stream_options"),
+        (b'{"model":"m","stream_options":{"include_usage":1}}', "'stream_options.include_usage' must be true or false, not a whole number.",
+         "stream_options"),
+        (b'{"model":"m","messages":"hi"}', "'messages' must be a list.", "messages"),
+    ],
+)  # fmt: skip
+def test_a_wrong_type_is_told_in_plain_words(body, message, param):
+    assert payload.peek(body, CHAT, most_n=8) == Invalid(message, param)
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "words"),
+    [
+        (Annotated[str, Meta(min_length=1)], "", "must have at least 1 character"),
+        (Annotated[str, Meta(max_length=2)], "abc", "must have at most 2 characters"),
+        (Annotated[list[int], Meta(min_length=2)], [], "must have at least 2 entries"),
+        (Annotated[str, Meta(pattern="^a$")], "b", "has characters that are not allowed"),
+        (Annotated[int, Meta(ge=1)], 0, "must be at least 1"),
+        (Annotated[float, Meta(gt=1)], 0.5, "must be more than 1.0"),
+        (Annotated[int, Meta(le=9)], 10, "must be at most 9"),
+        (Annotated[float, Meta(lt=9)], 10.5, "must be less than 9.0"),
+        (Literal["a", "b"], "c", "must not be 'c'"),
+        (int | str, 1.5, "must be a whole number or a text, not a number with a fraction"),
+        (StreamOptions, None, "must be an object, not null"),
+        (list[str], {}, "must be a list, not an object"),
+        (bytes, 1, "must be a text, not a whole number"),
+    ],
+)
+def test_what_a_decoder_says_is_put_into_plain_words(kind, document, words):
+    with pytest.raises(msgspec.ValidationError) as wrong:
+        msgspec.convert(document, kind)
+    assert payload.plain(str(wrong.value)) == words
+
+
+def test_fields_that_are_missing_or_unknown_are_told_plainly():
+    class Form(msgspec.Struct, forbid_unknown_fields=True):
+        name: str
+
+    for document, words in (({}, "'name' is missing"), ({"name": "a", "x": 1}, "there is no field 'x'")):
+        with pytest.raises(msgspec.ValidationError) as wrong:
+            msgspec.convert(document, Form)
+        assert payload.plain(str(wrong.value)) == words
+
+
+@given(st.text())
+def test_what_is_not_known_is_left_as_it_is(text):
+    assert payload.plain(text) == text
 
 
 def test_embeddings_are_not_streamed():

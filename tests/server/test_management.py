@@ -162,7 +162,8 @@ def test_refusals_say_what_to_do_where_something_can_be_done(api, join):
     assert "--admin" in call(api, "GET", "/keys", headers=USER).json()["error"]["hint"]
     assert "--new-admin-key" in call(api, "GET", "/keys", headers={"authorization": ""}).json()["error"]["hint"]
     assert "again" in call(api, "DELETE", "/workers/seen", headers={"if-match": "9"}).json()["error"]["hint"]
-    assert "hint" not in call(api, "GET", "/keys/nothing").json()["error"]
+    assert "mindgw keys list" in call(api, "GET", "/keys/nothing").json()["error"]["hint"]
+    assert "hint" not in call(api, "GET", "/nothing").json()["error"]
 
 
 def test_the_table_of_routes_is_complete(api):
@@ -200,13 +201,33 @@ def test_a_body_that_does_not_fit_is_named(api, body, param):
     assert "Traceback" not in refused.text
 
 
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (b"[]", "The request body must be an object, not a list.", None),
+        (b"{}", "'name' is missing.", None),
+        (b'{"name": 3}', "'name' must be a text, not a whole number.", "name"),
+        (b'{"name": ""}', "'name' must have at least 1 character.", "name"),
+        (b'{"name": "x", "admin": "yes"}', "'admin' must be true or false, not a text.", "admin"),
+        (b'{"name": "x", "colour": 1}', "There is no field 'colour'.", None),
+        (b'{"name": "x", "priority": "bogus"}', "'priority' must be high, normal or batch, not 'bogus'.", "priority"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_plain_words(api, body, message, param):
+    error = call(api, "POST", "/keys", content=body, headers={"content-type": "application/json"}).json()["error"]
+    assert (error["message"], error["param"]) == (message, param)
+
+
 def test_a_large_body_is_refused(api):
     assert call(api, "POST", "/keys", content=b" " * (management.MAX_BODY + 1)).status_code == 413
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "cursor=" + "x" * 65])
 def test_a_page_that_cannot_be_is_refused(api, query):
-    assert call(api, "GET", f"/keys?{query}").status_code == 400
+    refused = call(api, "GET", f"/keys?{query}")
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == query.partition("=")[0]
+    assert "`" not in refused.text
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------------------

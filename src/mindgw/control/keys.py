@@ -15,6 +15,9 @@ from mindgw.store import audit, keys, people
 from mindgw.store.database import Database
 from mindgw.store.tables import Key, Team
 
+#: Classes of requests, the most urgent first.
+PRIORITIES = ("high", "normal", "batch")
+
 Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
 
 
@@ -53,14 +56,17 @@ class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     team: Name | None = None
     #: E-mail address.
     user: Name | None = None
-    #: Priority class; empty: the default one.
-    priority: Annotated[str, Meta(max_length=63, pattern="^[A-Za-z0-9._-]*$")] = ""
+    #: Priority class: high, normal or batch; empty: normal.
+    priority: str = ""
     trusted_proxy: bool = False
     admin: bool = False
 
 
 async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -> KeyMade:
-    """Raises BadRequest when a name cannot be one."""
+    """Raises BadRequest when a name cannot be one, or there is no such class."""
+    if wish.priority not in {"", *PRIORITIES}:
+        known = f"{', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"
+        raise BadRequest(f"'priority' must be {known}, not {wish.priority[:63]!r}.", param="priority")
     async with database.write() as session:
         org = await people.get_or_create_org(session)
         team = await people.get_or_create_team(session, org.id, wish.team or people.DEFAULT)
@@ -120,9 +126,9 @@ async def _find(session: AsyncSession, reference: str) -> Key:
         return row
     named = (await session.exec(select(Key).where(col(Key.name) == reference, col(Key.revoked_at).is_(None)).limit(2))).all()
     if len(named) > 1:
-        raise Conflict(f"Several keys are named {reference!r}; say which by its id.")
+        raise Conflict(f"Several keys are named {reference!r}; say which by its id.", hint="`mindgw keys list` shows the ids")
     if not named:
-        raise NotFound(f"There is no key {reference!r}.")
+        raise NotFound(f"There is no key {reference!r}.", hint=keys.SEE)
     return named[0]
 
 

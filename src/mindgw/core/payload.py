@@ -4,6 +4,7 @@ What is wrong comes back as `Invalid`, in the words that the caller gets to read
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -103,8 +104,58 @@ def _reason(body: bytes, wrong: Exception) -> str:
 def _mistyped(text: str) -> Invalid:
     """msgspec says `Expected `bool`, got `str` - at `$.stream``: the path's first name is the field."""
     reason, _, path = text.partition(" - at `")
-    field = path.removesuffix("`").removeprefix("$.").split(".")[0].split("[")[0]
-    return Invalid(f"Invalid type for '{field}': {reason}." if field else f"The request body must be a JSON object. {reason}.", field)
+    path = path.removesuffix("`").removeprefix("$.")
+    if not path:
+        return Invalid(f"The request body {plain(reason).replace('an object', 'a JSON object')}.")
+    return Invalid(f"'{path}' {plain(reason)}.", path.split(".")[0].split("[")[0])
+
+
+#: msgspec's names of types, in words.
+_TYPES = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bytes": "a text",
+    "datetime": "a time",
+    "object": "an object",
+    "array": "a list",
+    "null": "null",
+}
+_BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
+#: What msgspec says -> the same for people who have never heard of its types.
+_PLAIN: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"Expected `([\w| ]+)`, got `(\w+)`"), lambda said: f"must be {_wanted(said[1])}, not {_got(said[2])}"),
+    (re.compile(r"Expected `(\w+)` of length (>=|<=) (\d+)"), lambda said: f"must have {_count(said[2], said[3], said[1])}"),
+    (re.compile(r"Expected `\w+` matching regex .*", re.DOTALL), lambda _: "has characters that are not allowed"),
+    (re.compile(r"Expected `\w+` (>=|<=|>|<) (\S+)"), lambda said: f"must be {_BOUNDS[said[1]]} {said[2]}"),
+    (re.compile(r"Invalid enum value (.*)", re.DOTALL), lambda said: f"must not be {said[1]}"),
+    (re.compile(r"Object missing required field `(.*)`", re.DOTALL), lambda said: f"'{said[1]}' is missing"),
+    (re.compile(r"Object contains unknown field `(.*)`", re.DOTALL), lambda said: f"there is no field '{said[1]}'"),
+)
+
+
+def plain(reason: str) -> str:
+    """What msgspec says is wrong with a value (without the place), in words that stand behind the value's name; anything else as it is."""
+    for pattern, words in _PLAIN:
+        if said := pattern.fullmatch(reason):
+            return words(said)
+    return reason
+
+
+def _wanted(types: str) -> str:
+    # that null will do as well helps nobody who has sent something else
+    names = [name for name in types.split(" | ") if name != "null"] or ["null"]
+    return " or ".join(_TYPES.get(name, name) for name in names)
+
+
+def _got(name: str) -> str:
+    return "a number with a fraction" if name == "float" else _TYPES.get(name, name)
+
+
+def _count(bound: str, number: str, kind: str) -> str:
+    one, more = ("character", "characters") if kind == "str" else ("entry", "entries")
+    return f"{_BOUNDS[bound]} {number} {one if number == '1' else more}"
 
 
 def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
@@ -129,7 +180,7 @@ def _shape(seen: Body, body: bytes, endpoint: str) -> Invalid | None:
     if not value or value == b"null":
         return Invalid(f"Missing required parameter: '{field}'.", field)
     if value[0] not in starts:
-        return Invalid(f"Invalid type for '{field}'.", field)
+        return Invalid(f"'{field}' must be {'a list' if starts == b'[' else 'a text or a list'}.", field)
     if endpoint == CHAT and (wrong := _messages(value)):
         return wrong
     tools = bytes(seen.tools)

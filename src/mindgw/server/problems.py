@@ -33,6 +33,9 @@ HINTS = {
     "expired_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "forbidden": "`mindgw keys create NAME --admin` makes an admin key",
     "version_mismatch": "read the object again: somebody has changed it meanwhile",
+    "server_draining": "try again when the server is back",
+    "auth_unavailable": "try again; the server's log says why the database does not answer",
+    "internal_error": "the server's log says more under the request id",
 }
 
 
@@ -76,7 +79,7 @@ def refusal(request: Request[Any, Any, Any] | None, wrong: errors.MindGWError, m
         log.error("%s %s: %s", mark.request_id, path, wrong)
     mark.report(request.url.path if request else "", wrong.status, wrong.code)
     pairs = {name.decode(): value.decode() for name, value in (*headers(wrong), *mark.ids())} | (more or {})
-    text = body(wrong, mark.request_id, HINTS.get(wrong.code, ""))
+    text = body(wrong, mark.request_id, wrong.hint or HINTS.get(wrong.code, ""))
     return Response(text, status_code=wrong.status, media_type="application/json", headers=pairs)
 
 

@@ -15,6 +15,8 @@ from mindgw.store.tables import JoinToken, Worker
 
 State = Literal["pending", "active", "locked", "removed"]
 
+_SEE_WORKERS = "`mindgw workers list` shows them all"
+
 
 async def add_join_token(session: AsyncSession, token: JoinToken) -> JoinToken:
     """Stores the public half of a token; `control.invitation.mint` makes both halves."""
@@ -53,7 +55,7 @@ async def revoke_join_token(session: AsyncSession, token_id: str, at: datetime, 
     """Ends a token; doing it twice is no error. Raises NotFound, PreconditionFailed."""
     row = await rows.locked(session, JoinToken, token_id)
     if row is None:
-        raise NotFound(f"There is no join token {token_id!r}.")
+        raise NotFound(f"There is no join token {token_id!r}.", hint="`mindgw join-tokens list` shows them all")
     return row if row.revoked_at is not None else rows.change(row, version, revoked_at=at)
 
 
@@ -101,7 +103,7 @@ async def find_worker(session: AsyncSession, reference: str) -> Worker:
     wanted = select(Worker).where(or_(col(Worker.id) == reference, col(Worker.name) == reference), present)
     found = sorted((await session.exec(wanted)).all(), key=lambda row: row.name != reference)
     if not found:
-        raise NotFound(f"There is no worker {reference!r}.")
+        raise NotFound(f"There is no worker {reference!r}.", hint=_SEE_WORKERS)
     return found[0]
 
 
@@ -115,7 +117,7 @@ async def set_state(session: AsyncSession, worker_id: str, state: State, *, reas
     """What the operator says of a worker; a removed one stays removed. Raises NotFound, PreconditionFailed."""
     row = await rows.locked(session, Worker, worker_id)
     if row is None or (row.state_admin == "removed" and state != "removed"):
-        raise NotFound(f"There is no worker {worker_id!r}.")
+        raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
     return row if row.state_admin == state else rows.change(row, version, state_admin=state, reason=reason)
 
 
@@ -124,7 +126,7 @@ async def advance_epoch(session: AsyncSession, worker_id: str, *, at_least: int 
     Raises NotFound."""
     row = await rows.locked(session, Worker, worker_id)
     if row is None:
-        raise NotFound(f"There is no worker {worker_id!r}.")
+        raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
     row.epoch = max(row.epoch, at_least) + 1
     return row.epoch
 

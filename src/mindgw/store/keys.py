@@ -14,6 +14,9 @@ from mindgw.store import rows
 from mindgw.store.tables import Key
 from mindgw_agent import tokens
 
+#: What helps who has named a key that is not there.
+SEE = "`mindgw keys list` shows them all"
+
 
 def digest(pepper: bytes, secret: str) -> bytes:
     """What is stored of a secret: 32 bytes that are worth nothing without the pepper."""
@@ -63,7 +66,7 @@ async def revoke(session: AsyncSession, key_id: str, at: datetime, *, version: i
     """Ends a key for good; doing it twice is no error. Raises NotFound, PreconditionFailed."""
     row = await rows.locked(session, Key, key_id)
     if row is None:
-        raise NotFound(f"There is no key {key_id!r}.")
+        raise NotFound(f"There is no key {key_id!r}.", hint=SEE)
     if row.revoked_at is not None:
         return row
     return rows.change(row, version, revoked_at=at)

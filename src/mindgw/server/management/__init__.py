@@ -9,6 +9,7 @@ from litestar.di import Provide
 from litestar.exceptions import ValidationException
 from litestar.openapi.plugins import JsonRenderPlugin
 
+from mindgw.core.payload import plain
 from mindgw.errors import BadRequest, NotFound
 from mindgw.server import problems
 from mindgw.server.management import guard, join_tokens, keys, models, status, workers
@@ -60,7 +61,14 @@ def _too_deep(request: Request[Any, Any, State], _error: RecursionError) -> Resp
 def _does_not_fit(request: Request[Any, Any, State], error: ValidationException) -> Response[bytes]:
     """The framework's finding in our words: what is wrong, and with which field."""
     first = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
-    field, message = str(first.get("key", "")), str(first.get("message", error.detail))
+    field, message = str(first.get("key", "")), plain(str(first.get("message", error.detail)))
     if field != "data":
-        return problems.refusal(request, BadRequest(f"{field}: {message}" if field else message, param=field or None))
-    return problems.refusal(request, BadRequest("The request needs a JSON body." if message == "'data'" else message))
+        return problems.refusal(request, BadRequest(f"'{field}' {message}." if field else _sentence(message), param=field or None))
+    return problems.refusal(request, BadRequest("The request needs a JSON body." if message == "'data'" else _sentence(message)))
+
+
+def _sentence(message: str) -> str:
+    """What is wrong with a body as a whole."""
+    if message.startswith("must be"):
+        return f"The request body {message}."
+    return f"{message[:1].upper()}{message[1:]}".rstrip(".") + "."
