@@ -154,14 +154,15 @@ def raised() -> Iterator[tuple[str, ast.Call]]:
 
 def named_codes() -> Iterator[tuple[str, str]]:
     """(code, class that is raised with it) of every code that is given where the error is raised."""
-    flaws = sorted({call.args[0].value for name, call in raised() if name == "TokenError" and isinstance(call.args[0], ast.Constant)})
+    reasons = (call.args[0] for name, call in raised() if name == "TokenError")
+    flaws = sorted({ast.literal_eval(reason) for reason in reasons if isinstance(reason, ast.Constant)})
     for name, call in raised():
         for given in (k.value for k in call.keywords if k.arg == "code"):
             if isinstance(given, ast.Constant) and given.value:
                 yield str(given.value), name
             elif isinstance(given, ast.JoinedStr) and isinstance(given.values[0], ast.Constant):
                 # f"join_token_{error.code}": what can be wrong with a token
-                yield from ((f"{given.values[0].value}{flaw}", name) for flaw in flaws)
+                yield from ((f"{given.values[0].value!s}{flaw}", name) for flaw in flaws)
 
 
 def merged(numbers: dict[str, int]) -> list[tuple[object, ...]]:

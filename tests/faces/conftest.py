@@ -1,6 +1,7 @@
 """Commands as a user types them, against the real server in this process."""
 
 import asyncio
+import logging
 import os
 import pty
 import signal
@@ -32,6 +33,16 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "home" / name.lower()))
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.fail.Keyring")
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """`mindgw serve` in this process sends all logging to its stderr, which is gone after the test."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers = before
+    root.setLevel(level)
 
 
 @dataclass(frozen=True)

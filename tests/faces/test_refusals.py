@@ -37,27 +37,67 @@ def test_errors_are_one_json_object_on_stderr_when_data_would_be(cli, fake):
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>nginx</html>", b"null", b"[]", b'{"error":"text"}', b'{"error":{}}', b"\xff\xfe", b"[" * 9000, b'{"error":null}']
-)
-def test_an_error_without_our_envelope_is_still_an_error(cli, fake, body):
-    fake.status, fake.body = 500, body
+    "body",
+    [
+        b"", b"<html>nginx</html>", b"null", b"[]", b'{"error":"text"}', b'{"error":{}}', b"\xff\xfe", b"[" * 9000, b'{"error":null}',
+        b'{"detail":"Not Found"}', b'{"error":{"message":"No.","type":"NotFoundError","param":null,"code":404}}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [301, 401, 404, 500])
+def test_an_error_without_our_envelope_is_that_of_somebody_else(cli, fake, status, body):
+    fake.status, fake.body = status, body
     refused = cli("keys", "list")
-    assert refused.code == 1
-    assert "HTTP 500" in refused.err
-    assert "defect" not in refused.err
+    assert (refused.code, refused.out, refused.err.count("\n")) == (9, "", 3)
+    assert f"{fake.url} is not a MindGateway: GET /api/v1/keys ends with HTTP {status}" in refused.err
+    assert "code=not_mindgw" in refused.err
+
+
+def test_where_somebody_else_sends_us_is_told_and_not_followed(cli, fake):
+    fake.status, fake.headers["location"], fake.body = 301, "https://login.example/\x1b[2J", b""
+    refused = cli("keys", "list")
+    assert refused.code == 9
+    assert "see https://login.example/\\x1b[2J" in refused.err
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_whose_server_is_away_is_told_from_a_stranger(cli, fake, status):
+    fake.status, fake.body = status, b"<html>nginx</html>"
+    refused = cli("keys", "list")
+    assert (refused.code, refused.err.count("\n")) == (9, 3)
+    assert "does not reach the server" in refused.err
+    assert "code=unreachable" in refused.err
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"null", b"[]", b"{}", b'{"items":3}', b'{"items":[1]}', b"\x00", b"[" * 9000])
 def test_a_server_that_answers_something_else_is_no_defect_of_ours(cli, fake, body):
     fake.body = body
     refused = cli("keys", "list")
-    assert refused.code == 1
-    assert "defect" not in refused.err
+    assert refused.code == 9
+    assert "code=not_mindgw" in refused.err
+    assert refused.err.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",), ("version", "--check"), ("keys", "create", "x"), ("keys", "show", "x"), ("keys", "revoke", "x", "-y"),
+        ("join-tokens", "create"), ("join-tokens", "revoke", "x", "-y"), ("workers", "show", "x"), ("workers", "remove", "x", "-y"),
+        ("models", "list"), ("chat", "hi"), ("chat", "hi", "-m", "m"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("body", [b"<html>\n<h1>It works!</h1>", b'{"status":"ok"}', b'"hello"'])
+def test_no_command_takes_a_stranger_for_a_server(cli, fake, words, body):
+    fake.body = body
+    refused = cli(*words)
+    assert (refused.code, refused.out) == (9, "")
+    assert "code=not_mindgw" in refused.err
+    assert "mindgw init" in refused.err
     assert refused.err.count("\n") == 3
 
 
 def test_what_nobody_foresaw_says_so_and_shows_its_traceback_on_debug_alone(cli, fake):
-    fake.body = b'{"ready": true}'
+    fake.body = b'{"ready": true, "workers": {}, "queue": {}}'
     plain = cli("status")
     assert plain.code == 1
     assert "this is a defect" in plain.err
@@ -165,6 +205,56 @@ def _say(listener, words, heard=None):
 def closed_port():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("key", [True, False], ids=["key", "no key"])
+@pytest.mark.parametrize("url", ["foo", "gw.example:8420", "ftp://gw.example", "http://:8420"])
+def test_what_is_not_an_address_is_a_wrong_command_with_a_key_or_without(cli, monkeypatch, url, key):
+    if key:
+        monkeypatch.setenv("MINDGW_TOKEN", KEY)
+    refused = cli("keys", "list", "--server", url)
+    assert (refused.code, refused.err.count("\n")) == (2, 3)
+    assert f"{url!r} is not an address of a server" in refused.err
+    assert "https://host:port" in refused.err
+
+
+# -- the way out --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "way"),
+    [
+        (("keys", "show", "nobody"), 6, "mindgw keys list"),
+        (("keys", "revoke", "nobody", "-y"), 6, "mindgw keys list"),
+        (("workers", "show", "nobody"), 6, "mindgw workers list"),
+        (("workers", "remove", "nobody", "-y"), 6, "mindgw workers list"),
+        (("join-tokens", "revoke", "nobody", "-y"), 6, "mindgw join-tokens list"),
+        (("keys", "create", "x", "--priority", "bogus"), 2, "high, normal or batch"),
+        (("chat", "hi", "-m", "nothing"), 6, "mindgw models list"),
+        (("chat", "hi"), 6, "mindgw join-tokens create"),
+    ],
+)
+def test_a_refusal_names_the_next_command(admin, words, code, way):
+    refused = admin(*words)
+    assert (refused.code, refused.out) == (code, "")
+    assert way in refused.err
+    assert [line.split(":")[0] for line in refused.err.splitlines()] == ["error", "hint", "ref"]
+
+
+def test_a_key_that_is_not_good_or_not_there_names_the_way_to_another(cli, admin, gateway, monkeypatch):
+    monkeypatch.setenv("MINDGW_TOKEN", KEY)
+    assert "mindgw init --new-admin-key" in cli("keys", "list").err
+    monkeypatch.delenv("MINDGW_TOKEN")
+    refused = cli("keys", "list")
+    assert refused.code == 4
+    assert "mindgw init --new-admin-key" in refused.err
+
+
+def test_the_classes_of_priority_are_taken(admin):
+    for name in ("high", "normal", "batch"):
+        made = admin("keys", "create", f"of-{name}", "--priority", name, "--json")
+        assert json.loads(made.out)["priority"] == name
+    assert "high|normal|batch" in admin("keys", "create", "--help").out
 
 
 # -- TLS ----------------------------------------------------------------------------------------------------------------------

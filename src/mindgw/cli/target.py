@@ -1,5 +1,7 @@
 """Which server a command talks to, and with which key."""
 
+from dataclasses import replace
+
 from mindgw.cli.render import Render
 from mindgw.cli.settings import Environment, Options
 from mindgw.client import api, contexts, credentials
@@ -15,13 +17,14 @@ def choose(options: Options, environment: Environment, *, anonymous: bool = Fals
     Raises NotLoggedIn when no server is named or no key is known, Missing for a context that is not there.
     """
     url, context = _place(options, environment)
-    ca_pem = context.ca_pem or None if context else None
+    server = Server.at(url, ca_pem=context.ca_pem or None if context else None)  # first: a wrong address is nothing to have a key for
     if anonymous:
-        return Server.at(url, ca_pem=ca_pem)
+        return server
     token = environment.token or (credentials.find(context.fingerprint) if context and context.fingerprint else None)
     if not token:
-        raise NotLoggedIn(f"no key for {url} is known here", hint="set MINDGW_TOKEN to an API key of that server")
-    return Server.at(url, token, ca_pem=ca_pem)
+        hint = "set MINDGW_TOKEN to an API key of that server; `mindgw init --new-admin-key` on the server makes one"
+        raise NotLoggedIn(f"no key for {url} is known here", hint=hint)
+    return replace(server, token=token)
 
 
 def _place(options: Options, environment: Environment) -> tuple[str, Context | None]:

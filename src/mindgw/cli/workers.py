@@ -99,4 +99,4 @@ def _type_the_name(run: Invocation, worker: Item) -> None:
     run.require_person("--yes required when not running interactively", hint=f"it removes {name} ({busy}); add --yes or --confirm={name}")
     typed = run.render.ask(f"This removes worker {name} ({busy}). Type its name:") or ""
     if typed != name:
-        raise UsageProblem(f"{typed!r} is not {name!r}: nothing was removed")
+        raise UsageProblem(f"{typed!r} is not {name!r}: nothing was removed", hint=f"type the name as it stands, or say --confirm {name}")

@@ -1,6 +1,6 @@
 """The management API as values: what to ask, without asking it. One function a call; the transports carry them out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -17,6 +17,8 @@ class Request:
     json: dict[str, Any] | None = None
     #: Sent as `If-Match`: the change is refused when the object has another version by now.
     if_match: int | None = None
+    #: Fields that the answer of every MindGateway has; who answers without them is none.
+    fields: tuple[str, ...] = field(default=(), compare=False)
 
 
 def root_url(url: str) -> str:
@@ -50,15 +52,16 @@ def create_key(
 ) -> Request:
     """`team` and `user` (an e-mail address) are made when they do not exist."""
     given = {"team": team, "user": user, "priority": priority, "trusted_proxy": trusted_proxy or None, "admin": admin or None}
-    return Request("POST", f"{_ROOT}/keys", {"name": name, **{field: value for field, value in given.items() if value is not None}})
+    said = {"name": name, **{key: value for key, value in given.items() if value is not None}}
+    return Request("POST", f"{_ROOT}/keys", said, fields=("id", "name", "key"))
 
 
 def show_key(key_id: str) -> Request:
-    return Request("GET", _item("keys", key_id))
+    return Request("GET", _item("keys", key_id), fields=("id", "name"))
 
 
 def revoke_key(key_id: str, *, version: int | None = None) -> Request:
-    return Request("DELETE", _item("keys", key_id), if_match=version)
+    return Request("DELETE", _item("keys", key_id), if_match=version, fields=("id", "name"))
 
 
 def list_join_tokens() -> Request:
@@ -67,11 +70,11 @@ def list_join_tokens() -> Request:
 
 def create_join_token(*, ttl_seconds: int, max_uses: int, name: str | None = None, approve: str = "auto") -> Request:
     body: dict[str, Any] = {"ttl_seconds": ttl_seconds, "max_uses": max_uses, "approve": approve}
-    return Request("POST", f"{_ROOT}/join-tokens", body if name is None else {**body, "name": name})
+    return Request("POST", f"{_ROOT}/join-tokens", body if name is None else {**body, "name": name}, fields=("id", "token", "expires_at"))
 
 
 def revoke_join_token(token_id: str) -> Request:
-    return Request("DELETE", _item("join-tokens", token_id))
+    return Request("DELETE", _item("join-tokens", token_id), fields=("id",))
 
 
 def list_workers() -> Request:
@@ -80,11 +83,11 @@ def list_workers() -> Request:
 
 def show_worker(worker: str) -> Request:
     """`worker` is an id or a name."""
-    return Request("GET", _item("workers", worker))
+    return Request("GET", _item("workers", worker), fields=("id", "name"))
 
 
 def remove_worker(worker: str, *, version: int | None = None) -> Request:
-    return Request("DELETE", _item("workers", worker), if_match=version)
+    return Request("DELETE", _item("workers", worker), if_match=version, fields=("id", "name"))
 
 
 def list_models() -> Request:
@@ -92,11 +95,11 @@ def list_models() -> Request:
 
 
 def show_status() -> Request:
-    return Request("GET", f"{_ROOT}/status")
+    return Request("GET", f"{_ROOT}/status", fields=("ready", "workers", "queue"))
 
 
 def show_version() -> Request:
-    return Request("GET", f"{_ROOT}/version")
+    return Request("GET", f"{_ROOT}/version", fields=("version",))
 
 
 def readiness() -> Request:

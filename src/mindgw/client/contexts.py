@@ -67,7 +67,7 @@ def load(directory: Path | None = None) -> Contexts:
     except (FileNotFoundError, NotADirectoryError):
         return Contexts()
     except OSError as error:
-        raise ClientError(f"cannot read {file}: {error.strerror}") from None
+        raise ClientError(f"cannot read {file}: {error.strerror}", hint="its owner must be you") from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ClientError(f"{file} is damaged", hint="remove it; `mindgw init` on the server writes it anew") from None
     return Contexts(current, items)

@@ -9,6 +9,7 @@ ClientError                 1  the operation failed, or the server did
 ├── Clash                   7  name taken, object changed, something busy
 ├── Limited                 8  over a rate or a quota
 └── Unreachable             9  no connection, TLS, time ran out
+    └── NotMindGW           9  somebody answers, but it is no MindGateway
 """
 
 from mindgw.client.redaction import redact
@@ -71,6 +72,15 @@ class Unreachable(ClientError):
     code = "unreachable"
 
 
+class NotMindGW(Unreachable):
+    code = "not_mindgw"
+
+    def __init__(self, place: str, said: str, *, request_id: str = "") -> None:
+        """`said` is what `place` (a URL) did that no MindGateway does."""
+        hint = "is it the root address of a server, such as http://127.0.0.1:8420? `mindgw init` prints it"
+        super().__init__(f"{place} is not a MindGateway: {said}", hint=hint, request_id=request_id)
+
+
 _BY_STATUS: dict[int, type[ClientError]] = {
     400: UsageProblem,
     401: NotLoggedIn,
@@ -81,6 +91,32 @@ _BY_STATUS: dict[int, type[ClientError]] = {
     422: UsageProblem,
     429: Limited,
 }
+
+
+_BY_CODE = {
+    "model_not_found": "`mindgw models list` shows what is served",
+    "unsupported_endpoint": "`mindgw models list` shows what each model is for",
+    "no_worker_available": "`mindgw workers list` shows which boxes are away",
+    "worker_lost": "try again; `mindgw workers list` shows which boxes are away",
+    "queue_full": "wait a little, then try again; `mindgw status` shows the queue",
+    "queue_timeout": "wait a little, then try again; `mindgw status` shows the queue",
+    "engine_unreachable": "`mindgw agent status` on the box says why",
+    "engine_timeout": "`mindgw agent status` on the box says why",
+    "server_draining": "try again when the server is back",
+    "context_length_exceeded": "send less, or choose a model with a larger context: `mindgw models list`",
+}
+_BY_HTTP = {
+    400: "--help shows what it takes",
+    401: "set MINDGW_TOKEN to a valid key; `mindgw init --new-admin-key` on the server makes one",
+    403: "this needs an admin key: `mindgw keys create NAME --admin` makes one",
+    429: "wait a little, then try again",
+    500: "the server's log says more under this id",
+}
+
+
+def next_step(code: str, status: int = 0) -> str:
+    """What to do about a server's refusal that says nothing of it; empty when nothing is better than to read it."""
+    return _BY_CODE.get(code) or _BY_HTTP.get(status, "")
 
 
 def kind_for(status: int) -> type[ClientError]:

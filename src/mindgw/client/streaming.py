@@ -3,14 +3,20 @@
 import json
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from mindgw.client.api import Request
-from mindgw.client.errors import ClientError
+from mindgw.client.errors import ClientError, NotMindGW, next_step
 from mindgw.client.transport import Server
 
 #: No event of a chat stream is longer; a server that sends more is not one.
 MAX_LINE = 2**20
+
+
+#: How lines of an event stream begin.
+_BEGINNINGS = (b"data:", b":", b"event:", b"id:", b"retry:")
+_BROKEN = "try again; if it comes again, -v shows what the server says"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,14 @@ def _piece(data: str) -> Piece:
     try:
         event = json.loads(data)
     except (ValueError, RecursionError) as problem:
-        raise ClientError("the server sent an event that is not JSON") from problem
+        raise ClientError("the server sent an event that is not JSON", hint=_BROKEN) from problem
     if not isinstance(event, dict):
-        raise ClientError("the server sent an event that is not an object")
+        raise ClientError("the server sent an event that is not an object", hint=_BROKEN)
     error = event.get("error")
     if error:
         details = error if isinstance(error, dict) else {"message": error}
-        raise ClientError(str(details.get("message") or "the answer failed"), code=str(details.get("code") or ""))
+        code = str(details.get("code") or "")
+        raise ClientError(str(details.get("message") or "the answer failed"), code=code, hint=next_step(code))
     usage = event.get("usage")
     choices = event.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
@@ -67,11 +74,15 @@ def _piece(data: str) -> Piece:
 def stream(server: Server, request: Request) -> Generator[Piece]:
     """Asks and yields the pieces as they come; closing the iterator early hangs up, which frees the worker's slot."""
     with server.open(request) as answer:
-        yield from pieces(_lines(answer.readline))
+        lines = _lines(answer.readline)
+        first = next((line for line in lines if line.strip()), b"")
+        if first and not first.startswith(_BEGINNINGS):
+            raise NotMindGW(server.url, f"its answer to {request.path} is no stream of events")
+        yield from pieces(chain((first,), lines))
 
 
 def _lines(readline: Any) -> Iterator[bytes]:
     while line := readline(MAX_LINE + 1):
         if len(line) > MAX_LINE:
-            raise ClientError(f"the server sent an event of more than {MAX_LINE >> 10} KiB")
+            raise ClientError(f"the server sent an event of more than {MAX_LINE >> 10} KiB", hint=_BROKEN)
         yield line

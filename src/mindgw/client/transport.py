@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from mindgw import __version__, clock
 from mindgw.client.api import Request, following, root_url
-from mindgw.client.errors import ClientError, Unreachable, UsageProblem, kind_for
+from mindgw.client.errors import ClientError, NotMindGW, Unreachable, UsageProblem, kind_for, next_step
 from mindgw.client.redaction import redact
 
 #: Answers of the management API are small; more than this is not one.
@@ -52,7 +52,7 @@ class Server:
         """Checks `url` before anything secret can travel. Raises UsageProblem on addresses that cannot be used."""
         root = root_url(url)
         if not _is_address(root):
-            raise UsageProblem(f"{url!r} is not the address of a server", hint="write it as https://host:port or http://127.0.0.1:8420")
+            raise UsageProblem(f"{url!r} is not an address of a server", hint="write it as https://host:port or http://127.0.0.1:8420")
         parts = urlsplit(root)
         if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
             raise UsageProblem(
@@ -63,12 +63,15 @@ class Server:
     def call(self, request: Request) -> Any:
         """The decoded JSON answer; None when it has no body. Raises ClientError for every other outcome."""
         raw = self.fetch(request)
-        if not raw:
+        if not raw and not request.fields:
             return None
         try:
-            return json.loads(raw)
+            answer = json.loads(raw)
         except (ValueError, RecursionError) as problem:
-            raise ClientError(f"{self.url} did not answer in JSON", hint="is this address a MindGateway?") from problem
+            raise NotMindGW(self.url, "its answer is not JSON") from problem
+        if request.fields and not (isinstance(answer, dict) and answer.keys() >= set(request.fields)):
+            raise NotMindGW(self.url, f"its answer to {request.path} has no {' or no '.join(request.fields)}")
+        return answer
 
     def items(self, request: Request) -> list[dict[str, Any]]:
         """All items of a list, however many pages it takes."""
@@ -76,7 +79,7 @@ class Server:
         page = request
         for _ in range(_MAX_PAGES):
             answer = self.call(page)
-            found.extend(_list_in(answer, "items", self.url + request.path))
+            found.extend(_list_in(answer, "items", self.url, request.path))
             if not answer.get("next"):
                 break
             page = following(request, str(answer["next"]))
@@ -84,14 +87,14 @@ class Server:
 
     def data(self, request: Request) -> list[dict[str, Any]]:
         """The items of a list of the OpenAI API, which has one page."""
-        return _list_in(self.call(request), "data", self.url + request.path)
+        return _list_in(self.call(request), "data", self.url, request.path)
 
     def fetch(self, request: Request) -> bytes:
         """The raw body of a 2xx answer."""
         with self.open(request) as answer:
             raw = answer.read(MAX_ANSWER + 1)
         if len(raw) > MAX_ANSWER:
-            raise ClientError(f"{self.url}{request.path} answered with more than {MAX_ANSWER >> 20} MiB")
+            raise NotMindGW(self.url, f"its answer to {request.path} has more than {MAX_ANSWER >> 20} MiB")
         return raw
 
     @contextmanager
@@ -112,10 +115,10 @@ class Server:
             raise _unreachable(self, problem) from problem
 
 
-def _list_in(answer: Any, field: str, address: str) -> list[dict[str, Any]]:
+def _list_in(answer: Any, field: str, url: str, path: str) -> list[dict[str, Any]]:
     found = answer.get(field) if isinstance(answer, dict) else None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise ClientError(f"{address} did not answer with a list", hint="is this address a MindGateway?")
+        raise NotMindGW(url, f"its answer to {path} is no list of {field}")
     return found
 
 
@@ -197,7 +200,7 @@ def fetch_unverified(server: Server, request: Request) -> tuple[str, str]:
     try:
         digest = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.strip())).hexdigest()
     except ValueError as problem:
-        raise ClientError(f"{server.url} showed no certificate", hint="is this address a MindGateway?") from problem
+        raise NotMindGW(server.url, "it shows no certificate of its own") from problem
     return pem, ":".join(digest[at : at + 2] for at in range(0, 64, 2))
 
 
@@ -210,24 +213,26 @@ def _proxy_for(host: str) -> SplitResult | None:
 
 
 def _refusal(server: Server, request: Request, answer: http.client.HTTPResponse) -> ClientError:
-    kind = kind_for(answer.status)
     request_id = answer.getheader("x-request-id") or ""
     try:
         error = json.loads(answer.read(2**20))["error"]
-        message, code, hint = str(error["message"]), str(error.get("code") or ""), str(error.get("hint") or "")
+        message, code, hint = str(error["message"]), error.get("code") or "", str(error.get("hint") or "")
+        if not isinstance(code, str):
+            raise TypeError("somebody else's codes are numbers")
         request_id = str(error.get("request_id") or request_id)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        message = f"{request.method} {server.url}{request.path}: HTTP {answer.status} {answer.reason}"
-        code, hint = "", "is this address a MindGateway?"
-    return kind(message, hint=hint or _next_step(answer.status), code=code, request_id=request_id)
+        return _stranger(server, request, answer)
+    return kind_for(answer.status)(message, hint=hint or next_step(code, answer.status), code=code, request_id=request_id)
 
 
-def _next_step(status: int) -> str:
-    return {
-        401: "set MINDGW_TOKEN to a valid key; `mindgw init --new-admin-key` on the server makes one",
-        403: "this needs an admin key: `mindgw keys create NAME --admin` makes one",
-        429: "wait a little, then try again",
-    }.get(status, "")
+def _stranger(server: Server, request: Request, answer: http.client.HTTPResponse) -> ClientError:
+    """The refusal of somebody who does not speak as we do: a proxy in front of the server, or another program."""
+    said = f"HTTP {answer.status} {answer.reason}".strip()
+    if answer.status in {502, 503, 504}:
+        hint = "is `mindgw serve` up where the proxy looks for it?"
+        return Unreachable(f"a proxy at {server.url} does not reach the server ({said})", hint=hint)
+    elsewhere = answer.getheader("location")
+    return NotMindGW(server.url, f"{request.method} {request.path} ends with {said}{f', see {elsewhere}' if elsewhere else ''}")
 
 
 def _unreachable(server: Server, problem: Exception) -> ClientError:
