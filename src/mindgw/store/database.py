@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
@@ -220,8 +221,21 @@ def _postgres(url: URL) -> AsyncEngine:
     return create_async_engine(url, pool_size=POSTGRES_POOL, max_overflow=0, pool_pre_ping=True, connect_args={"server_settings": settings})
 
 
+async def _open(*arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """A connection of aiosqlite's. When there is none to be had its thread has ended before the error is told: it would otherwise
+    speak to a loop that the error may have ended."""
+    made = aiosqlite.connect(*arguments, **options)
+    thread = made._thread  # noqa: SLF001 - what SQLAlchemy does in our place without this function
+    thread.daemon = True
+    try:
+        return await made
+    except BaseException:
+        await asyncio.to_thread(thread.join)
+        raise
+
+
 def _sqlite(url: URL, *pragmas: str, begin: str, **options: Any) -> AsyncEngine:
-    engine = create_async_engine(url, **options)
+    engine = create_async_engine(url, connect_args={"async_creator_fn": _open}, **options)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
