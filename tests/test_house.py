@@ -228,10 +228,7 @@ SECRETS = {
 def test_no_file_holds_a_secret(what):
     """A key that a test or a page shows is plainly made up: all of its secret is one letter."""
     held = [
-        name
-        for name, text in texts()
-        for match in re.finditer(SECRETS[what], text)
-        if not re.search(r"([0-9A-Za-z])\1{15}", match.group())
+        name for name, text in texts() for match in re.finditer(SECRETS[what], text) if not re.search(r"([0-9A-Za-z])\1{15}", match.group())
     ]
     assert not held, found(held)
 

@@ -259,7 +259,7 @@ def pretend_python(directory: Path, name: str, *, version: str, venv: bool) -> N
     directory.mkdir(exist_ok=True)
     script = f"""#!/bin/sh
 case $2 in
-*executable*) {f'echo {directory}/{name}' if version >= '3.11' else ':'} ;;
+*executable*) {f"echo {directory}/{name}" if version >= "3.11" else ":"} ;;
 *ensurepip*) exit {0 if venv else 1} ;;
 *version_info*) echo {version} ;;
 esac

@@ -3,6 +3,7 @@
 Every error names the key, its value, the file and the line; how a file is written stands in `settings_file`.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ import platformdirs
 
 from mindgw import settings_file
 from mindgw.errors import ConfigError
-from mindgw.quantities import Duration, Size, is_loopback, split_address
+from mindgw.quantities import Duration, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
@@ -46,6 +47,10 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain: Duration = 300
     #: Between two comments that keep a silent stream open.
     keepalive: Duration = 15
+    #: For the first byte of an answer, before a stream begins without it; errors have an HTTP status until then.
+    hold: Duration = 5
+    #: Between two comments that tell a stream in the queue where it stands.
+    news: Duration = 5
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,14 +58,38 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: Largest request; agents take no more than 64MiB.
     body: Size = 32 * 2**20
-    #: Requests that may wait.
+    #: Requests that may wait: in all, of one organisation, of one key, for one model.
     queue: int = 10_000
+    queue_org: int = 10_000
+    queue_key: int = 1_000
+    queue_model: int = 10_000
     #: Bytes of the requests that may wait.
     queue_bytes: Size = 2**30
     #: Largest answer that is not a stream; agents read no more than 64MiB.
     answer: Size = 64 * 2**20
     #: Answers that one request may ask for; agents take no more than 8.
     n: int = 8
+
+
+class Aging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Units (a token of a prompt is one, a token of an answer two) that may pass a waiting class before it has the next turn."""
+
+    high: int = 20_000
+    normal: int = 20_000
+    batch: int = 100_000
+    sheddable: int = 400_000
+
+    def by_rank(self) -> tuple[float, ...]:
+        """From the highest class down; what an operator put before all others never waits for anybody."""
+        return (math.inf, self.high, self.normal, self.batch, self.sheddable)
+
+
+class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How those who wait are served."""
+
+    #: "team:NAME" or "user:ADDRESS" -> its share against its siblings; 1 for who is not named.
+    weights: Shares = {}
+    aging: Aging = Aging()
 
 
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +119,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     database: str = "sqlite"
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
+    queue: Queueing = Queueing()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

@@ -21,7 +21,9 @@ MindGWError
 │   ├── NoWorker               503 no_worker_available
 │   ├── QueueFull              503 queue_full
 │   ├── QueueTimeout           503 queue_timeout
+│   ├── TooLate                503 deadline_unmeetable
 │   ├── Draining               503 server_draining
+│   ├── Cancelled              503 cancelled_by_operator
 │   └── WorkerLost             502 worker_lost
 ├── UpstreamError          the engine behind a worker failed
 │   ├── EngineFailed           502 engine_error
@@ -204,10 +206,22 @@ class QueueTimeout(FleetError):
     code = "queue_timeout"
 
 
+class TooLate(FleetError):
+    """The answer could not begin before the deadline of the request."""
+
+    code = "deadline_unmeetable"
+
+
 class Draining(FleetError):
     """The server is shutting down."""
 
     code = "server_draining"
+
+
+class Cancelled(FleetError):
+    """An operator of the gateway cancelled this request."""
+
+    code = "cancelled_by_operator"
 
 
 class WorkerLost(FleetError):

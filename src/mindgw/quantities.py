@@ -9,6 +9,10 @@ Duration = Annotated[float, "duration"]
 #: Bytes; written as 4096, 64KiB, 32MB, 1GiB.
 Size = Annotated[int, "size"]
 
+#: How much more of what is shared somebody gets than others; written as "team:nlp=2, user:ada@example.org=0.5".
+Shares = Annotated[dict[str, float], "shares"]
+
+_SHARE = re.compile(r"((?:team|user):[^=,]{1,200})=([0-9]{1,6}(?:\.[0-9]{1,6})?)")
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -39,6 +43,18 @@ def count(text: str) -> int:
     if match is None or not match[1].isdigit() or match[2] or not 1 <= int(match[1]) < 2**31:
         raise ValueError("must be a whole number of at least 1")
     return int(match[1])
+
+
+def shares(text: str) -> dict[str, float]:
+    """Whose share is how large: numbers above 0 and below a million, at most a thousand."""
+    found: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _SHARE.fullmatch(part)
+        share = float(match[2]) if match else 0
+        if match is None or share <= 0 or match[1] in found or len(found) == 1000:
+            raise ValueError('must be shares above 0, each of a team or a user once, such as "team:nlp=2, user:ada@example.org=0.5"')
+        found[match[1]] = share
+    return found
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -23,6 +23,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     int: quantities.count,
     quantities.Duration: quantities.duration,
     quantities.Size: quantities.size,
+    quantities.Shares: quantities.shares,
 }
 
 
@@ -183,6 +184,8 @@ def _expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> st
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, dict):
+        value = ", ".join(f"{name}={_written(share)}" for name, share in value.items())
     if isinstance(value, str):
         escaped = value.replace("${", "$${")
         # plain where YAML reads plain text back as the same text, else in double quotes

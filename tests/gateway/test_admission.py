@@ -5,6 +5,7 @@ import pytest
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core.payload import Peek
+from mindgw.gateway import signals
 from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit
 from mindgw.gateway.route import Needs
 
@@ -26,7 +27,7 @@ def only_m(model: str, kind: str) -> None:
 
 def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
     body = json.dumps({"model": "m"} | FIELDS | fields).encode()
-    return admit(CALLER, path, body, Limits(n=2), check)
+    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), check)
 
 
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())

@@ -4,13 +4,14 @@ from mindgw.gateway import signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs, place
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine
 
 HEAD = signals.Head("r", "/v1/completions", [])
-ASK = Ask(Caller("k", "n", "o"), "/v1/completions", Peek("m", False, False), Needs("m", "chat"))
+ASK = Ask(Caller("k", "n", "o"), "/v1/completions", Peek("m", False, False), Needs("m", "chat"), Flow(("o", "", "", "k", ""), 2), 1, None)
 
 
 class Try:

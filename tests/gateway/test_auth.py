@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mindgw import errors
 from mindgw.gateway import auth
 from mindgw.gateway.auth import TTL, Auth, credential, shown
+from mindgw.store.keys import Holder
 from mindgw.store.tables import Key
 from mindgw_agent.tokens import crc6, make_key
 from tests.gateway.world import PEPPER, finished
@@ -31,12 +32,12 @@ class Door:
         self.gate: asyncio.Event | None = None
         self.auth = Auth(self._find, {1: PEPPER}, lambda: NOW)
 
-    async def _find(self, key_id: str) -> Key | None:
+    async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.rows.get(key_id)
         if self.gate is not None:
             await self.gate.wait()
-        return row
+        return Holder(row) if row is not None else None
 
     def identify(self, key: str, now: float = 0.0):
         return self.auth.known(key, now) or finished(self.auth.look_up(key, now))

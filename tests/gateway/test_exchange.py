@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import weakref
 
 import pytest
@@ -606,27 +607,99 @@ def test_an_answer_in_one_piece_may_be_silent():
     assert (client.end, client.sent) == (None, [])
 
 
-@pytest.mark.parametrize("where", ["waiting", "sent", "relaying"])
+@pytest.mark.parametrize("where", ["sent", "relaying"])
 def test_a_silent_stream_is_kept_open_with_comments(where):
     world = World(Timeouts(keepalive=15))
     box = Box(world)
     client = world.ask(stream=True)
-    if where == "waiting":
-        client = world.ask(stream=True)
     if where == "relaying":
         box.head()
         box.data(EVENT)
     before = client.body
     world.passes(46)
     assert client.body == before + sse.PING * 3
-    if where == "waiting":
-        box.head()
-        box.close()
-    if where != "relaying":
+    if where == "sent":
         box.head()
     box.data(EVENT)
     box.close()
     assert client.body == before + sse.PING * 3 + EVENT + DONE
+
+
+def test_a_stream_that_waits_hears_where_it_stands():
+    """The status is held for a moment, so that errors have one; then comments tell the place, and as soon as known the time."""
+    world = World(Timeouts(hold=5, news=5))
+    box = Box(world)
+    first = world.ask(stream=True)
+    second = world.ask(stream=True)
+    client = world.ask(stream=True)
+    world.passes(4)
+    assert client.sent == []
+    world.passes(10)
+    told = client.body.splitlines()
+    assert len(told) == 2
+    assert all(re.fullmatch(rb": mindgw queue=2( eta=[0-9]+s)?", line) for line in told)
+    box.head()
+    box.data(EVENT * 100)
+    world.passes(5)
+    assert first.body == sse.PING + EVENT * 100
+    told = client.body.splitlines()[-1]
+    assert re.fullmatch(rb": mindgw queue=2 eta=[0-9]+s", told)
+    box.close()
+    box.head()
+    box.close()
+    assert second.end is not None
+    box.head()
+    box.data(EVENT)
+    box.close()
+    assert client.body.endswith(EVENT + DONE)
+    assert dict(client.exchange.notes)[b"x-mindgw-queue-position"] == b"2"
+
+
+def test_news_of_the_queue_come_as_chunks_for_who_asks():
+    world = World(Timeouts(hold=5, news=5))
+    Box(world)
+    world.ask()
+    client = world.ask(stream=True, headers=((b"x-mindgw-events", b"1"),))
+    world.passes(5)
+    comment, data, blank, end = client.body.split(b"\n")
+    assert comment.startswith(b": mindgw queue=1")
+    assert (blank, end) == (b"", b"")
+    chunk = json.loads(data.removeprefix(b"data: "))
+    assert chunk["mindgw"]["queue"] == 1
+    assert chunk["choices"] == [{"index": 0, "delta": {}, "finish_reason": None}]
+
+
+def test_a_deadline_that_passes_in_the_queue_is_an_error():
+    world = World()
+    Box(world)
+    world.ask()
+    client = world.ask(headers=((b"x-mindgw-deadline", b"10"),))
+    world.passes(11)
+    assert client.code == "deadline_unmeetable"
+
+
+@pytest.mark.parametrize("text", [b"soon", b"0", b"-1", b"nan", b"inf", b"1e999", b""])
+def test_a_deadline_that_is_none_is_refused(text):
+    world = World()
+    Box(world)
+    assert world.ask(headers=((b"x-mindgw-deadline", text),)).code == "invalid_deadline"
+
+
+def test_a_client_that_comes_back_has_its_place_again():
+    """Its timeout was shorter than the queue: the same request, sent again in a moment, stands where the first one stood."""
+    world = World()
+    box = Box(world)
+    world.ask()
+    first = world.ask(temperature=1)
+    world.ask(temperature=2)
+    first.post(signals.Gone())
+    again = world.ask(temperature=1, headers=((b"x-stainless-retry-count", b"1"),))
+    other = world.ask(temperature=1, headers=((b"x-stainless-retry-count", b"1"),))
+    box.head(content_type=JSON)
+    box.data(b"{}")
+    box.close()
+    assert again.state is signals.State.SENT
+    assert other.state is signals.State.WAITING
 
 
 def test_no_comment_stands_within_an_event():

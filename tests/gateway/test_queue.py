@@ -6,50 +6,86 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from mindgw import errors
-from mindgw.gateway.admission import Caller
-from mindgw.gateway.queue import Queue, Ticket
-from mindgw.gateway.route import Needs
-
-PAYER = Caller("k", "n", "o")
+from mindgw.config import Limits
+from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.flows import Flow, rank
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.route import Needs, Placement, place
+from mindgw.gateway.ticket import Ticket
+from mindgw.gateway.tunnel import Link
+from mindgw_agent import wire
+from tests.gateway.world import engine
 
 
 class Slots:
-    """Free slots of each model; a placement is the name of its model."""
+    """A queue before one box for each model; nobody has a slot until it is given."""
 
-    def __init__(self, capacity: int = 100, memory: int = 2**30, **free: int) -> None:
-        self.free = Counter(free)
-        self.queue = Queue(self._place, capacity, memory)
-        #: Tickets in the order in which they got their turn.
+    def __init__(self, models: str = "ab", **limits: int) -> None:
+        self.now = 1000.0
+        #: Slots that each model may have taken at a time.
+        self.open = Counter[str]()
+        self.fleet = Fleet(lambda: None)
+        for model in models:
+            worker = Worker(model, model, 1, Link(lambda: None, 0.0))
+            self.fleet.attach(worker, approved=True)
+            self.fleet.report(worker, wire.Report(1, [engine(model, slots=100, kinds=("chat", "embeddings"))]))
+        self.queue = Queue(self._place, lambda needs: 2, Limits(**limits))
+        #: Tickets in the order in which they got their turn, with their slots.
         self.granted: list[Ticket] = []
+        self.placements: dict[str, Placement] = {}
+        #: Tickets that were turned away, and why.
+        self.refused: dict[str, errors.MindGWError] = {}
+        self._count = 0
 
-    def _place(self, needs: Needs):
-        if not self.free[needs.model]:
+    def _place(self, needs: Needs) -> Placement | None:
+        if not self.open[needs.model]:
             return None
-        self.free[needs.model] -= 1
-        return needs.model
+        self.open[needs.model] -= 1
+        return place(self.fleet, needs, self.now)
 
-    def ticket(self, model: str = "a", kind: str = "chat") -> Ticket:
-        ticket = Ticket(Needs(model, kind), PAYER, 1, lambda placement: self.granted.append(ticket))
+    def ticket(self, model: str = "a", kind: str = "chat", priority: str = "normal", *names: str) -> Ticket:
+        self._count += 1
+        path = ("o", *(names or ("t", "u", "k", "")))
+
+        def grant(placement: Placement) -> None:
+            self.took(ticket, placement)
+
+        def refuse(wrong: errors.MindGWError) -> None:
+            self.refused[ticket.id] = wrong
+
+        ticket = Ticket(f"r{self._count}", Needs(model, kind), Flow(path, rank(priority, "")), grant, refuse)
+        ticket.size, ticket.prompt = 1, 10
         return ticket
 
-    def join(self, model: str = "a") -> Ticket:
-        ticket = self.ticket(model)
-        if self.queue.join(ticket) is not None:
-            self.granted.append(ticket)
+    def took(self, ticket: Ticket, placement: Placement) -> None:
+        self.granted.append(ticket)
+        self.placements[ticket.id] = placement
+
+    def join(self, *about: str, identity: bytes = b"") -> Ticket:
+        ticket = self.ticket(*about)
+        if (placement := self.queue.join(ticket, self.now, identity)) is not None:
+            self.took(ticket, placement)
         return ticket
 
     def give(self, **free: int) -> None:
-        self.free.update(free)
-        self.queue.wake()
+        self.open.update(free)
+        self.queue.wake(self.now)
+
+    def end(self, ticket: Ticket, prompt: int = 10, completion: int = 10) -> None:
+        """It is served, its slot is gone with it."""
+        self.queue.settle(ticket, prompt, completion, self.now)
+        self.placements.pop(ticket.id).release()
 
 
 def test_a_free_slot_is_given_at_once():
-    slots = Slots(a=1)
-    assert slots.queue.join(slots.ticket()) == "a"
-    assert slots.queue.waiting == 0
+    slots = Slots()
+    slots.open["a"] = 1
+    ticket = slots.join()
+    assert slots.granted == [ticket]
+    assert (ticket.position, slots.queue.waiting) == (0, 0)
 
 
-def test_turns_come_in_the_order_of_arrival():
+def test_turns_of_one_flow_come_in_the_order_of_arrival():
     slots = Slots()
     tickets = [slots.join() for _ in range(5)]
     slots.give(a=2)
@@ -57,13 +93,31 @@ def test_turns_come_in_the_order_of_arrival():
     assert slots.granted == tickets
 
 
+def test_a_newcomer_does_not_stand_behind_all_that_another_wants():
+    slots = Slots()
+    greedy = [slots.join("a", "chat", "normal", "t", "u", "greedy", "") for _ in range(5)]
+    light = slots.join("a", "chat", "normal", "t", "u", "light", "")
+    slots.give(a=2)
+    assert slots.granted == [greedy[0], light]
+    assert slots.queue.outlook(greedy[1], slots.now).position == 1
+
+
+def test_a_higher_class_goes_first():
+    slots = Slots()
+    batch, high = slots.join("a", "chat", "batch"), slots.join("a", "chat", "high")
+    slots.give(a=1)
+    assert slots.granted == [high]
+    assert slots.queue.classes(batch.line) == {"bumped": 0, "high": 0, "normal": 0, "batch": 1, "sheddable": 0}
+    assert slots.queue.classes()["batch"] == 1
+
+
 def test_nobody_overtakes_those_who_wait():
     """A slot that is free while somebody stands in line is theirs, though they were not told yet."""
     slots = Slots()
     first = slots.join()
-    slots.free["a"] = 1
+    slots.open["a"] = 1
     second = slots.join()
-    slots.queue.wake()
+    slots.queue.wake(slots.now)
     assert slots.granted == [first]
     assert second.waiting
 
@@ -76,112 +130,223 @@ def test_a_head_that_cannot_be_placed_blocks_no_other_line():
     assert slots.granted == [other]
 
 
-def test_the_oldest_of_all_lines_is_served_first():
-    """Two models of one engine: whoever came first gets the first slot, and so on, line by line in turn."""
-    free: list[str] = []
-    granted: list[int] = []
-    queue = Queue(lambda needs: free.pop() if free else None, 100, 2**30)
-    for i in range(6):
-        queue.join(Ticket(Needs("ab"[i % 2], "chat"), PAYER, 1, lambda _, i=i: granted.append(i)))
-    free += ["slot"] * 4
-    queue.wake()
-    assert granted == [0, 1, 2, 3]
-
-
 def test_kinds_of_one_model_are_lines_of_their_own():
     slots = Slots()
-    slots.queue.join(slots.ticket("a", "chat"))
-    slots.queue.join(slots.ticket("a", "embeddings"))
-    assert slots.queue.waiting == 2
-    assert len(slots.queue._lines) == 2
+    slots.join("a", "chat")
+    slots.join("a", "embeddings")
+    assert sorted(slots.queue.order.lines()) == [("a", "chat"), ("a", "embeddings")]
 
 
-def test_a_full_queue_refuses_but_takes_back():
-    slots = Slots(capacity=1)
+@pytest.mark.parametrize(
+    ("limit", "kind", "code"),
+    [
+        ("queue", errors.QueueFull, "queue_full"),
+        ("queue_bytes", errors.QueueFull, "queue_full"),
+        ("queue_org", errors.QueueFull, "queue_full"),
+        ("queue_model", errors.QueueFull, "queue_full"),
+        ("queue_key", errors.RateLimited, "key_queue_full"),
+    ],
+)
+def test_a_full_queue_refuses_and_says_when_to_come_again(limit, kind, code):
+    slots = Slots(**{limit: 1})
     slots.join()
-    with pytest.raises(errors.QueueFull, match="1 requests are waiting"):
+    with pytest.raises(kind) as caught:
         slots.join()
-    back = slots.ticket()
-    assert slots.queue.rejoin(back) is None
+    assert caught.value.code == code
+    assert 1 <= caught.value.retry_after <= 120
+    assert slots.queue.waiting == 1
+
+
+def test_a_full_queue_takes_back_who_was_turned_down():
+    slots = Slots(queue=1)
+    slots.open["a"] = 1
+    back = slots.join()
+    waits = slots.join()
+    slots.placements.pop(back.id).release()
+    assert slots.queue.rejoin(back, slots.now) is None
     slots.give(a=1)
-    assert slots.granted == [back]
+    assert slots.granted == [back, back]
+    assert waits.waiting
+
+
+def test_who_may_be_shed_makes_room_for_others():
+    slots = Slots(queue=2)
+    first, second = slots.join("a", "chat", "sheddable"), slots.join("a", "chat", "sheddable")
+    with pytest.raises(errors.QueueFull):
+        slots.join("a", "chat", "sheddable")
+    slots.join("a", "chat", "batch")
+    assert list(slots.refused) == [second.id]
+    assert slots.refused[second.id].code == "queue_full"
+    assert first.waiting
+    assert not second.waiting
 
 
 def test_a_full_queue_is_no_obstacle_when_a_slot_is_free():
-    slots = Slots(capacity=1)
+    slots = Slots(queue=1)
     slots.join("a")
-    slots.free["b"] = 1
-    assert slots.queue.join(slots.ticket("b")) == "b"
+    slots.open["b"] = 1
+    assert slots.join("b") in slots.granted
 
 
-def test_whoever_comes_back_goes_to_the_head():
+def test_whoever_comes_back_goes_to_the_head_of_its_flow_and_has_not_paid():
     slots = Slots()
+    slots.open["a"] = 1
+    back = slots.join()
     waiting = [slots.join() for _ in range(2)]
-    back = slots.ticket()
-    slots.queue.rejoin(back)
-    assert slots.queue.position(back) == 1
+    slots.placements.pop(back.id).release()
+    slots.queue.rejoin(back, slots.now)
+    assert slots.queue.outlook(back, slots.now).position == 1
+    assert back.booked == 0
     slots.give(a=3)
-    assert slots.granted == [back, *waiting]
-
-
-def test_whoever_comes_back_is_older_than_other_lines():
-    slots = Slots()
-    slots.join("b")
-    back = slots.ticket("a")
-    slots.queue.rejoin(back)
-    slots.give(a=1, b=1)
-    assert slots.granted[0] is back
+    assert slots.granted == [back, back, *waiting]
 
 
 def test_whoever_comes_back_may_be_placed_at_once():
-    slots = Slots(a=1)
-    assert slots.queue.rejoin(slots.ticket()) == "a"
+    slots = Slots()
+    slots.open["a"] = 2
+    back = slots.join()
+    slots.placements.pop(back.id).release()
+    assert slots.queue.rejoin(back, slots.now) is not None
 
 
 def test_whoever_leaves_is_forgotten():
     slots = Slots()
     first, second, third = (slots.join() for _ in range(3))
-    slots.queue.leave(second)
-    slots.queue.leave(second)
-    assert (slots.queue.waiting, slots.queue.position(second), slots.queue.position(third)) == (2, 0, 2)
+    slots.queue.leave(second, slots.now)
+    slots.queue.leave(second, slots.now)
+    places = [slots.queue.outlook(ticket, slots.now).position for ticket in (second, third)]
+    assert (slots.queue.waiting, slots.queue.held, places) == (2, 2, [0, 2])
     slots.give(a=3)
     assert slots.granted == [first, third]
 
 
-def test_a_line_that_is_empty_leaves_nothing_behind():
+def test_a_place_is_kept_for_a_while_and_for_one():
     slots = Slots()
-    slots.queue.leave(slots.join())
-    slots.join("b")
-    slots.give(b=1)
-    assert slots.queue._lines == {}
+    left = slots.join()
+    behind = slots.join()
+    name = slots.queue.identity(left, "/v1/chat/completions", b"{}")
+    slots.queue.vacate(left, name, slots.now)
+    slots.now += 29
+    again, twice = slots.join(identity=name), slots.join(identity=name)
+    slots.give(a=3)
+    assert slots.granted == [again, behind, twice]
+
+
+def test_a_place_is_not_kept_for_ever():
+    slots = Slots()
+    left = slots.join()
+    behind = slots.join()
+    name = slots.queue.identity(left, "/v1/chat/completions", b"{}")
+    slots.queue.vacate(left, name, slots.now)
+    slots.now += 31
+    again = slots.join(identity=name)
+    slots.give(a=2)
+    assert slots.granted == [behind, again]
+
+
+def test_a_request_is_known_again_by_whose_it_is_and_what_it_says():
+    slots = Slots()
+    mine, yours = slots.ticket(), slots.ticket("a", "chat", "normal", "t", "u", "k", "other")
+    name = slots.queue.identity(mine, "/v1/x", b"{}")
+    assert name == slots.queue.identity(slots.ticket(), "/v1/x", b"{}")
+    others = {slots.queue.identity(*what) for what in ((yours, "/v1/x", b"{}"), (mine, "/v1/y", b"{}"), (mine, "/v1/x", b""))}
+    assert name not in others
+    assert len(others) == 3
+    assert name != Slots().queue.identity(mine, "/v1/x", b"{}")
+
+
+def test_a_paused_model_waits_and_others_do_not():
+    slots = Slots()
+    slots.queue.pause("a")
+    held, served = slots.join("a"), slots.join("b")
+    slots.give(a=1, b=1)
+    assert slots.granted == [served]
+    slots.queue.resume("a")
+    slots.queue.wake(slots.now)
+    assert slots.granted == [served, held]
+
+
+def test_a_pause_of_all_holds_even_who_finds_a_slot():
+    slots = Slots()
+    slots.queue.pause()
+    slots.open["a"] = 1
+    ticket = slots.join()
+    slots.queue.wake(slots.now)
+    assert ticket.waiting
+    slots.queue.pause("b")
+    slots.queue.resume()
+    slots.queue.wake(slots.now)
+    assert slots.granted == [ticket]
+    assert slots.queue.paused_models == set()
+
+
+def test_who_is_bumped_goes_before_all():
+    slots = Slots()
+    slots.join("a", "chat", "high")
+    last = slots.join("a", "chat", "batch", "t", "u", "other", "")
+    slots.queue.bump(last, slots.now)
+    slots.give(a=1)
+    assert slots.granted == [last]
+    slots.queue.bump(last, slots.now)
+    assert not last.waiting
+
+
+def test_what_was_used_is_settled_once():
+    slots = Slots()
+    slots.open["a"] = 1
+    ticket = slots.join()
+    assert ticket.booked == 10
+    slots.end(ticket, 100, 50)
+    slots.queue.settle(ticket, 100, 50, slots.now)
+    assert slots.queue.pace.shares["o", "t"] == 100 + 2 * 50
+
+
+def test_who_waits_is_told_how_long():
+    slots = Slots()
+    slots.open["a"] = 2
+    running = [slots.join(), slots.join()]
+    running[0].produced = running[1].produced = lambda: 10 * round(slots.now - 1000)
+    for _ in range(20):
+        slots.now += 1
+        slots.queue.pace.measure(slots.now)
+    waits = [slots.join() for _ in range(5)]
+    times = [slots.queue.outlook(ticket, slots.now).eta for ticket in waits]
+    assert None not in times
+    assert times == sorted(times)
+    assert waits[0].eta == times[0]
+    slots.give(a=1)
+    assert len(slots.queue.pace.errors) == 1
 
 
 def test_a_grant_may_free_a_slot_or_leave_or_join():
     """What a grant leads to happens in the same stack."""
     slots = Slots()
-    tickets: list[Ticket] = []
+    first, second = slots.ticket(), slots.ticket()
+    more: list[Ticket] = []
 
-    def grant(_placement):
-        slots.granted.append(tickets[0])
-        slots.queue.leave(tickets[1])
-        tickets.append(slots.join())
+    def grant(placement):
+        slots.took(first, placement)
+        slots.queue.leave(second, slots.now)
+        more.append(slots.join())
         slots.give(a=1)
 
-    tickets += [Ticket(Needs("a", "chat"), PAYER, 1, grant), slots.ticket()]
-    for ticket in tickets:
-        slots.queue.join(ticket)
+    first.grant = grant
+    for ticket in (first, second):
+        slots.queue.join(ticket, slots.now)
     slots.give(a=1)
-    assert slots.granted == [tickets[0], tickets[2]]
+    assert slots.granted == [first, *more]
     assert slots.queue.waiting == 0
 
 
 def test_a_grant_that_fails_leaves_the_queue_at_work():
     slots = Slots()
+    bad = slots.ticket()
 
     def grant(_placement):
         raise ValueError("a bug")
 
-    slots.queue.join(Ticket(Needs("a", "chat"), PAYER, 1, grant))
+    bad.grant = grant
+    slots.queue.join(bad, slots.now)
     with pytest.raises(ValueError, match="a bug"):
         slots.give(a=1)
     second = slots.join()
@@ -190,71 +355,88 @@ def test_a_grant_that_fails_leaves_the_queue_at_work():
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Any order of joining, leaving and coming back: each ticket is served once, in its line's order, as soon as there is a slot."""
+    """Any order of joining, leaving and coming back: each ticket is served once, in its flow's order, as soon as there is a slot."""
 
     tickets = Bundle("tickets")
     models = st.sampled_from("abc")
+    keys = st.sampled_from("xy")
 
     @initialize()
     def begin(self):
-        self.slots = Slots(capacity=6)
-        #: What each line should look like.
-        self.lines: dict[str, list[Ticket]] = {"a": [], "b": [], "c": []}
+        self.slots = Slots("abc", queue=6)
+        #: What each flow's line should look like.
+        self.lines: dict[tuple[str, str], list[Ticket]] = {(model, key): [] for model in "abc" for key in "xy"}
         self.seen = 0
 
     def serve(self) -> None:
-        """Whatever was granted stood at the head of its line."""
+        """Whatever was granted stood at the head of its flow."""
         for ticket in self.slots.granted[self.seen :]:
-            line = self.lines[ticket.needs.model]
-            assert line
-            assert line.pop(0) is ticket
+            assert self.lines[self.whose(ticket)].pop(0) is ticket
         self.seen = len(self.slots.granted)
 
-    @rule(target=tickets, model=models)
-    def join(self, model):
-        ticket = self.slots.ticket(model)
-        full = sum(map(len, self.lines.values())) >= 6
-        free = self.slots.free[model] and not self.lines[model]
-        if full and not free:
+    @staticmethod
+    def whose(ticket: Ticket) -> tuple[str, str]:
+        return ticket.needs.model, ticket.flow.path[3]
+
+    def waiting(self, model: str | None = None) -> int:
+        return sum(len(line) for (name, _), line in self.lines.items() if model in (None, name))
+
+    @rule(target=tickets, model=models, key=keys)
+    def join(self, model, key):
+        free = self.slots.open[model] and not self.waiting(model)
+        if self.waiting() >= 6 and not free:
             with pytest.raises(errors.QueueFull):
-                self.slots.queue.join(ticket)
+                self.slots.join(model, "chat", "normal", "t", "u", key, "")
             return multiple()
-        assert (self.slots.queue.join(ticket) is not None) == bool(free)
-        if not free:
-            self.lines[model].append(ticket)
+        ticket = self.slots.join(model, "chat", "normal", "t", "u", key, "")
+        self.lines[self.whose(ticket)].append(ticket)
+        self.serve()
         return ticket
 
-    @rule(target=tickets, model=models)
-    def rejoin(self, model):
-        ticket = self.slots.ticket(model)
-        if self.slots.queue.rejoin(ticket) is None:
-            self.lines[model].insert(0, ticket)
-        return ticket
+    @rule(ticket=tickets)
+    def turned_down(self, ticket):
+        if ticket.running:
+            self.slots.placements.pop(ticket.id).release()
+            self.lines[self.whose(ticket)].insert(0, ticket)
+            if (placement := self.slots.queue.rejoin(ticket, self.slots.now)) is not None:
+                self.slots.took(ticket, placement)
+                self.serve()
 
     @rule(ticket=consumes(tickets))
-    def leave(self, ticket):
-        self.slots.queue.leave(ticket)
-        line = self.lines[ticket.needs.model]
+    def over(self, ticket):
+        line = self.lines[self.whose(ticket)]
         if ticket in line:
+            self.slots.queue.leave(ticket, self.slots.now)
             line.remove(ticket)
+        elif ticket.running:
+            self.slots.end(ticket)
 
     @rule(model=models, count=st.integers(1, 3))
     def free(self, model, count):
         self.slots.give(**{model: count})
         self.serve()
 
+    @rule(seconds=st.floats(0, 5))
+    def time_passes(self, seconds):
+        self.slots.now += seconds
+        self.slots.queue.pace.measure(self.slots.now)
+
     @invariant()
     def all_who_wait_are_counted(self):
         if not hasattr(self, "lines"):
             return
-        assert self.slots.queue.waiting == sum(map(len, self.lines.values()))
+        waiting = [ticket for line in self.lines.values() for ticket in line]
+        assert self.slots.queue.waiting == self.slots.queue.held == len(waiting)
+        assert {*self.slots.queue.tickets()} == {*waiting}
         for line in self.lines.values():
-            assert [self.slots.queue.position(ticket) for ticket in line] == [*range(1, len(line) + 1)]
+            places = [self.slots.queue.outlook(ticket, self.slots.now).position for ticket in line]
+            assert places == sorted(places)
+            assert all(place >= 1 for place in places)
 
     @invariant()
     def no_slot_is_free_while_somebody_waits_for_it(self):
-        for model, line in getattr(self, "lines", {}).items():
-            assert not (line and self.slots.free[model])
+        for (model, _), line in getattr(self, "lines", {}).items():
+            assert not (line and self.slots.open[model])
 
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -6,7 +6,7 @@ Nothing here stands in for a part of the product but what cannot be had: the cli
 
 import json
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
 from mindgw.gateway.tunnel import Link
-from mindgw.store.keys import digest
+from mindgw.store.keys import Holder, digest
 from mindgw.store.ledger import UsageRow
 from mindgw.store.tables import Key
 from mindgw_agent import identity, session, tokens, wire
@@ -101,9 +101,10 @@ class World:
         self.pipeline = Pipeline(config, self.auth, self.meter, self.clock)
         self.key = self.add_key()
 
-    async def _find(self, key_id: str) -> Key | None:
+    async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
-        return self.keys.get(key_id)
+        row = self.keys.get(key_id)
+        return Holder(row) if row is not None else None
 
     async def _append(self, rows: list[UsageRow]) -> None:
         self.rows += rows
@@ -123,11 +124,13 @@ class World:
     def used(self) -> int:
         return sum(worker.used for worker in self.pipeline.fleet.workers.values())
 
-    def ask(self, model: str = "m", key: str | None = None, path: str = CHAT, **fields: Any) -> "Client":
+    def ask(
+        self, model: str = "m", key: str | None = None, path: str = CHAT, headers: Sequence[tuple[bytes, bytes]] = (), **fields: Any
+    ) -> "Client":
         """A request whose key is known and whose body is here."""
         key = key or self.key
         finished(self.auth.look_up(key, self.clock()))
-        client = Client(self, key, path)
+        client = Client(self, key, path, *headers)
         body = {"model": model, "messages": [{"role": "user", "content": "x"}]} | fields
         client.post(signals.Received(json.dumps(body).encode()))
         self.pump()

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from mindgw.gateway.lineup import Entry, Stats
 from mindgw.gateway.snapshot import Snapshot
 
 
@@ -14,3 +15,21 @@ class Live(Protocol):
 
     def remove_worker(self, worker_id: str) -> None:
         """A worker is out on the disk: close its tunnel."""
+
+    def lineup(self) -> list[Entry]:
+        """Who waits, in the order of their turns, then who runs."""
+
+    def queue_stats(self) -> Stats:
+        """The queue in numbers."""
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Ends a request; False when there is none of this id."""
+
+    def bump_request(self, request_id: str) -> bool:
+        """Puts a request that waits before all others; False when none of this id waits."""
+
+    def pause_queue(self, model: str = "") -> None:
+        """Nobody is given a slot, for one model or at all."""
+
+    def resume_queue(self, model: str = "") -> None:
+        """Ends one pause, or all of them."""

@@ -48,6 +48,9 @@ class Body(Struct, frozen=True):
     prompt: Raw = _ABSENT
     input: Raw = _ABSENT
     tools: Raw = _ABSENT
+    user: Raw = _ABSENT
+    safety_identifier: Raw = _ABSENT
+    service_tier: Raw = _ABSENT
 
 
 class Peek(Struct, frozen=True):
@@ -58,6 +61,9 @@ class Peek(Struct, frozen=True):
     include_usage: bool
     #: Cap on the answer that the caller set; None when there is none.
     max_tokens: int | None = None
+    #: The end user and the service tier that the body names, "" for none.
+    end_user: str = ""
+    tier: str = ""
 
 
 class Invalid(Struct, frozen=True):
@@ -89,7 +95,13 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
 def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap)
+    end_user = _text(seen.safety_identifier) or _text(seen.user)
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier))
+
+
+def _text(value: Raw) -> str:
+    """A field that is nobody's business unless it is a text."""
+    return msgspec.json.decode(value, type=str) if bytes(value)[:1] == b'"' else ""
 
 
 def _reason(body: bytes, wrong: Exception) -> str:

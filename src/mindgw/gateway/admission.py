@@ -1,17 +1,36 @@
 """May this caller ask this? Refuses only what is hopeless, and holds nothing."""
 
+import math
 from collections.abc import Callable
+from typing import Protocol
 
 from msgspec import Struct
 
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import payload
+from mindgw.gateway.flows import Flow, flow
 from mindgw.gateway.route import Needs
 from mindgw_agent import payload as media
 
 #: Path of each endpoint -> the kind of model that it needs.
 ENDPOINTS = {"/v1/chat/completions": payload.CHAT, "/v1/completions": payload.COMPLETIONS, "/v1/embeddings": payload.EMBEDDINGS}
+
+
+#: Header with the seconds within which an answer must begin.
+DEADLINE = b"x-mindgw-deadline"
+Headers = list[tuple[bytes, bytes]]
+
+
+class Head(Protocol):
+    """The head of a request, names of headers in lower case."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
 
 
 class Caller(Struct, frozen=True):
@@ -22,8 +41,11 @@ class Caller(Struct, frozen=True):
     org_id: str
     team_id: str = ""
     user_id: str = ""
+    #: Name of the team and address of the user, "" for none.
+    team: str = ""
+    user: str = ""
     admin: bool = False
-    #: Class in the queue: high, normal or batch.
+    #: Highest class in the queue that it may have: high, normal, batch or sheddable.
     priority: str = "normal"
     #: Whether this key may name the end user in a header.
     trusted_proxy: bool = False
@@ -36,10 +58,16 @@ class Ask(Struct, frozen=True):
     path: str
     peek: payload.Peek
     needs: Needs
+    flow: Flow
+    #: Tokens of the prompt, estimated.
+    prompt: int
+    #: Seconds within which its answer must begin, as the caller wishes; None for no wish.
+    deadline: float | None
 
 
-def admit(caller: Caller, path: str, body: bytes, limits: Limits, check: Callable[[str, str], None]) -> Ask:
+def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callable[[str, str], None]) -> Ask:
     """Reads and checks the request; raises the CallerError that says what is wrong with it. `check` does so for (model, kind)."""
+    path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = payload.peek(body, kind, most_n=limits.n)
     if isinstance(seen, payload.Invalid):
@@ -47,4 +75,19 @@ def admit(caller: Caller, path: str, body: bytes, limits: Limits, check: Callabl
     if kind == payload.CHAT and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     check(seen.model, kind)
-    return Ask(caller, path, seen, Needs(seen.model, kind))
+    turn = flow(caller, headers, seen.end_user, seen.tier)
+    return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), _deadline(headers))
+
+
+def _deadline(headers: Headers) -> float | None:
+    text = next((value for name, value in headers if name == DEADLINE), None)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        shown = text[:40].decode("latin-1")
+        raise errors.BadRequest(f"X-MindGW-Deadline must be a number of seconds above 0, not {shown!r}.", code="invalid_deadline")
+    return seconds

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from mindgw import errors
 from mindgw.gateway.admission import Caller
-from mindgw.store.tables.keys import Key
+from mindgw.store.keys import Holder
 from mindgw_agent import tokens
 
 #: Seconds for which a key is trusted without asking the database again.
@@ -44,8 +44,8 @@ def credential(headers: list[tuple[bytes, bytes]]) -> str:
 class Auth:
     """Turns keys into callers."""
 
-    def __init__(self, find: Callable[[str], Awaitable[Key | None]], peppers: Mapping[int, bytes], now: Callable[[], datetime]) -> None:
-        #: key id -> its row, None when there is none.
+    def __init__(self, find: Callable[[str], Awaitable[Holder | None]], peppers: Mapping[int, bytes], now: Callable[[], datetime]) -> None:
+        #: key id -> its row and holder, None when there is none.
         self._find = find
         #: pepper version -> pepper.
         self._peppers = peppers
@@ -76,19 +76,20 @@ class Auth:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         while True:
             generation = self._generation
-            row = await self._find(parsed[0])
+            held = await self._find(parsed[0])
             if generation == self._generation:  # else a key was revoked meanwhile, and this row may be older than that
                 break
-        caller = self._check(row, parsed[1], key)
+        caller = self._check(held, parsed[1], key)
         self._remember(key, caller, now)
         return caller
 
-    def _check(self, row: Key | None, secret: str, key: str) -> Caller:
+    def _check(self, held: Holder | None, secret: str, key: str) -> Caller:
+        row = held.key if held is not None else None
         # An unknown id is compared all the same: its answer takes as long as a wrong secret's.
         pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
         digest = hmac.digest(pepper, secret.encode(), "sha256")
         same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32)
-        if row is None or not same:
+        if held is None or row is None or not same:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         now = self._now()
         if row.revoked_at is not None:
@@ -102,6 +103,8 @@ class Auth:
             org_id=row.org_id,
             team_id=row.team_id or "",
             user_id=row.user_id or "",
+            team=held.team,
+            user=held.user,
             admin=row.admin,
             priority=row.priority or "normal",
             trusted_proxy=row.trusted_proxy,

@@ -81,6 +81,10 @@ class Delivery:
             raise relay.error_of(fault.read(self._status, self._fold.raw()))
         return [Answer(200, self._fold.answer())]
 
+    def produced(self) -> int | None:
+        """Tokens that passed by so far; None for an answer in one piece."""
+        return self._fold.events if isinstance(self._fold, relay.StreamRelay) else None
+
     def used(self, close: wire.Close | None, guess: usage.Tokens) -> usage.Tokens:
         """Tokens as the agent sums up what its engine reported (some report each choice apart), else as the engine's report passed by
         here, else as the agent counted them; without a word of the agent the events that passed by, on top of `guess`."""

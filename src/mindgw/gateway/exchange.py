@@ -8,7 +8,7 @@ hands the effects to the lane. What the stages do (queue, fleet, link, meter) ar
 docs/design/path.md tells the story of a request with this file beside it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,11 @@ from mindgw.gateway.auth import credential
 from mindgw.gateway.delivery import Delivery
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER, Limit, Patience
-from mindgw.gateway.queue import Ticket
-from mindgw.gateway.route import Needs, Outcome, Placement, attempts
+from mindgw.gateway.route import Outcome, Placement
 from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
 from mindgw.gateway.stages import Stages
-from mindgw_agent import payload as media
+from mindgw.gateway.stay import Stay
+from mindgw.gateway.ticket import Ticket
 from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
@@ -40,8 +40,8 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_patience", "_policy", "_stages",
-        "_tally", "_ticket", "caller", "due", "head", "lane", "state",
+        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_patience", "_stages", "_stay",
+        "_tally", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -56,10 +56,9 @@ class Exchange:
         self.caller: Caller | None = None
         #: None until it has arrived; b"" from the first byte of the answer on, when no other worker can be asked any more.
         self._body: bytes | None = None
-        #: The next three are None until it was admitted. The policy decides whether another worker is tried; the ticket says for what.
+        #: The next two are None until it was admitted; the stay is again once it is over.
         self._ask: Ask | None = None
-        self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
-        self._ticket: Ticket | None = None
+        self._stay: Stay | None = None
         #: The current try on a worker; None when there is none.
         self._attempt: Attempt | None = None
 
@@ -78,6 +77,25 @@ class Exchange:
     def begun(self) -> bool:
         """True when the head of a stream has left."""
         return self._delivery.begun
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """Its place in the queue or in a slot; None before it was admitted and after it was settled."""
+        return self._stay.ticket if self._stay is not None else None
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that it runs on, "" when it does not."""
+        return self._attempt.placement.seat.worker.name if self._attempt is not None else ""
+
+    @property
+    def notes(self) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer: where it stood in the queue when it came, and the milliseconds it stood there."""
+        placed = self._tally.placed
+        if placed is None:
+            return []
+        waited = max(0, round((placed - self._tally.arrived) * 1000))
+        return [(b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What is to be done because of `event`; nothing, when the table has no arrow for it in this state."""
@@ -118,25 +136,24 @@ class Exchange:
         if self._stages.meter.full:
             return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
         try:
-            self._ask = admission.admit(self.caller, self.head.path, self._body, self._stages.limits, self._stages.fleet.check)
+            self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        self._tally.model, self._tally.stream = self._ask.peek.model, self._ask.peek.stream
-        self._policy = attempts(self._ask.needs)
+        self._tally.model, self._tally.stream = ask.peek.model, ask.peek.stream
+        self._patience.queued, self._patience.deadline = now, ask.deadline
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
-        self._ticket = Ticket(next(self._policy), self.caller, len(self._body), grant)
-        self._patience.queued = now
-        return self._stand(self._stages.queue.join, now)
+        refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
+        self._stay = Stay(self._stages.queue, self.head, ask, len(self._body), grant, refuse)
+        return self._stand(partial(self._stay.join, self._body), now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
-    def _stand(self, join: Callable[[Ticket], Placement | None], now: float) -> list[Effect]:
-        assert self._ticket is not None
+    def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._patience.seen = now
         self._enter(State.WAITING, now)
         try:
-            placement = join(self._ticket)
+            placement = join(now)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         return self._place(placement, now) if placement is not None else []
@@ -149,6 +166,9 @@ class Exchange:
     def _place(self, placement: Placement, now: float) -> list[Effect]:
         assert self._ask is not None
         assert self._body is not None
+        assert self._stay is not None
+        self._tally.position = self._stay.ticket.position
+        self._stay.ticket.produced = self._delivery.produced
         self._tally.placed = now
         self._tally.worker, self._tally.model = placement.seat.worker.id, placement.model
         self._enter(State.SENT, now)
@@ -187,9 +207,9 @@ class Exchange:
 
     def _first_byte(self, now: float) -> None:
         """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
-        assert self._body is not None
+        assert self._ask is not None
         self._tally.first = now
-        self._tally.tokens = usage.Tokens(prompt=media.estimate_tokens(self._body), source="counted")
+        self._tally.tokens = usage.Tokens(prompt=self._ask.prompt, source="counted")
         self._body = b""
 
     def _write(self, data: bytes, now: float) -> list[Effect]:
@@ -199,7 +219,7 @@ class Exchange:
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
         self._patience.unstick(now, self._owed)
-        self.due = min(self.due, self._patience.next_ping(self._tally.stream))
+        self.due = min(self.due, self._next_sign())
         self._pay()
         return []
 
@@ -216,8 +236,7 @@ class Exchange:
         close = event.close
         if not self._delivery.started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
             return self._turned_down(close, now)
-        self._leave_worker()
-        self._tally.tokens = self._delivery.used(close, self._tally.tokens)
+        self._release(close, now)
         if close.outcome != "done" or not self._delivery.started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
@@ -237,24 +256,29 @@ class Exchange:
 
     def lost(self, event: signals.Lost, now: float) -> list[Effect]:
         """Before the first byte another worker is tried; after it the caller hears of the loss."""
-        attempt = self._leave_worker()
         wrong = errors.WorkerLost()
         if self._tally.first is not None:
-            self._tally.tokens = self._delivery.used(None, self._tally.tokens)
+            self._release(None, now)
             return self._fail(wrong, now)
+        attempt = self._leave_worker()
         self._delivery.restart()
         self._patience.queued = now
         return self._again(Outcome.LOST, attempt.worker, wrong, now)
 
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
-        assert self._policy is not None
-        assert self._ticket is not None
+        assert self._stay is not None
         try:
-            self._ticket.needs = self._policy.send((outcome, worker))
-        except StopIteration:
+            return self._stand(partial(self._stay.again, outcome, worker), now)
+        except LookupError:
             return self._fail(wrong, now)
-        return self._stand(self._stages.queue.rejoin, now)
+
+    def _release(self, close: wire.Close | None, now: float) -> None:
+        """Ends the last attempt: what was used is booked before its slot goes to the next."""
+        assert self._stay is not None
+        self._tally.tokens = self._delivery.used(close, self._tally.tokens)
+        self._stay.settle(self._tally.tokens, now)
+        self._leave_worker()
 
     def _leave_worker(self) -> Attempt:
         """Ends the current attempt: its slot is free again."""
@@ -267,6 +291,8 @@ class Exchange:
 
     def gone(self, event: signals.Gone, now: float) -> list[Effect]:
         self._tally.error = "client_disconnected"
+        if self._stay is not None and self._body is not None:
+            self._stay.hang_up(self._body, now)
         return self._let_go("cancelled", now)
 
     def stopped(self, event: signals.Stopped, now: float) -> list[Effect]:
@@ -281,17 +307,28 @@ class Exchange:
         limit, wrong = self._limit()
         if now >= limit:
             return self._abandon(wrong, now)
-        ping = now >= self._patience.next_ping(self._tally.stream) and self._delivery.between
-        if ping:
+        sign = b""
+        if now >= self._next_sign() and self._delivery.between:
             self._patience.pinged = now
+            sign = self._sign(now)
         self._set_due(now)
-        return self._write(sse.PING, now) if ping else []
+        return self._write(sign, now) if sign else []
+
+    def _sign(self, now: float) -> bytes:
+        """What a client hears that nothing else is sent."""
+        if self.state is not State.WAITING or self._stay is None:
+            return sse.PING
+        return self._stay.news(int(self._stages.today().timestamp()), now)
+
+    def _next_sign(self) -> float:
+        waiting = self.state is State.WAITING
+        return self._patience.next_sign(self._tally.stream, begun=self._delivery.begun, waiting=waiting)
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
             look = now + LOOK if self.state is State.WAITING else FOREVER
-            self.due = min(self._limit()[0], self._patience.next_ping(self._tally.stream), look)
+            self.due = min(self._limit()[0], self._next_sign(), look)
 
     def _limit(self) -> Limit:
         """When patience ends in this state, and what the caller hears then."""
@@ -306,8 +343,7 @@ class Exchange:
 
     def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
         """The agent never confirmed a cancel: the slot is taken back all the same."""
-        self._leave_worker()
-        self._tally.tokens = self._delivery.used(None, self._tally.tokens)
+        self._release(None, now)
         return self._finish(self._outcome, now)
 
     # -- settle ---------------------------------------------------------------------------------------------------
@@ -324,8 +360,8 @@ class Exchange:
 
     def _let_go(self, outcome: str, now: float) -> list[Effect]:
         """Ends it for the client; the slot stays taken until the worker says that its engine is free."""
-        if self._ticket is not None:
-            self._stages.queue.leave(self._ticket)
+        if self._stay is not None:
+            self._stay.leave(now)
         if self._attempt is None:
             return self._finish(outcome, now)
         self._outcome = outcome
@@ -335,13 +371,11 @@ class Exchange:
         return []
 
     def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
-        self._leave_worker()
-        self._tally.tokens = self._delivery.used(event.close, self._tally.tokens)
+        self._release(event.close, now)
         return self._finish(self._outcome, now)
 
     def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
-        self._leave_worker()
-        self._tally.tokens = self._delivery.used(None, self._tally.tokens)
+        self._release(None, now)
         return self._finish(self._outcome, now)
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
@@ -349,7 +383,9 @@ class Exchange:
         self.due = FOREVER
         if self.caller is not None:
             self._stages.meter.settle(self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now))
-        self._policy = self._ticket = None
+        if self._stay is not None:
+            self._stay.settle(self._tally.tokens, now)
+        self._stay = None
         self._body = b""
         return []
 

@@ -55,7 +55,7 @@ class Worker:
 class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
-    __slots__ = ("engine", "rests_until", "turn", "used", "worker")
+    __slots__ = ("_lines", "_lines_of", "engine", "rests_until", "turn", "used", "worker")
 
     def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
         self.worker = worker
@@ -65,6 +65,9 @@ class Seat:
         self.rests_until = 0.0
         #: When it was last leased, counted in leases of the fleet: ties go to the one that waited longest.
         self.turn = 0
+        #: What `lines` says, and of which report that was made.
+        self._lines: frozenset[tuple[str, str]] = frozenset()
+        self._lines_of: wire.EngineReport | None = None
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
@@ -73,6 +76,14 @@ class Seat:
     def names(self) -> set[str]:
         """All names that its models go by."""
         return {name for model in self.engine.models for name in (model.id, *model.aliases)}
+
+    def lines(self) -> frozenset[tuple[str, str]]:
+        """(model name, kind) of everything that its slots can serve."""
+        if self._lines_of is not self.engine:
+            models = self.engine.models
+            self._lines = frozenset((name, kind) for model in models for name in (model.id, *model.aliases) for kind in model.kinds)
+            self._lines_of = self.engine
+        return self._lines
 
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
@@ -192,6 +203,10 @@ class Fleet:
             raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
         if model in self._serving and not any(self.seats(model, kind)):
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
+
+    def slots(self, model: str, kind: str) -> int:
+        """Slots of ready workers that can answer `kind` with the model, free or not."""
+        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is State.READY and seat.engine.healthy)
 
     def present(self, model: str) -> bool:
         """True when a connected worker that may take requests has the model."""

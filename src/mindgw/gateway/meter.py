@@ -36,7 +36,7 @@ class Payer(Protocol):
 class Tally:
     """What is known of one request for its row; monotonic seconds throughout, but for the stamp."""
 
-    __slots__ = ("arrived", "bytes", "error", "first", "model", "placed", "started", "status", "stream", "tokens", "worker")
+    __slots__ = ("arrived", "bytes", "error", "first", "model", "placed", "position", "started", "status", "stream", "tokens", "worker")
 
     def __init__(self, arrived: float, started: datetime) -> None:
         #: When it came in, and the same moment on the wall.
@@ -45,6 +45,8 @@ class Tally:
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
+        #: Where it stood in the queue when it came; 0: it did not have to wait.
+        self.position = 0
         #: Bytes of the answer that came from the worker.
         self.bytes = 0
         #: Status that the caller saw; 499 when it left before there was one.

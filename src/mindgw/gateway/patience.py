@@ -12,10 +12,13 @@ Limit = tuple[float, errors.MindGWError]
 class Patience:
     """The moments of one request that its limits count from."""
 
-    __slots__ = ("_timeouts", "heard", "pinged", "queued", "seen", "stuck")
+    __slots__ = ("_timeouts", "arrived", "deadline", "heard", "pinged", "queued", "seen", "stuck")
 
     def __init__(self, timeouts: Timeouts, now: float) -> None:
         self._timeouts = timeouts
+        self.arrived = now
+        #: Seconds after its arrival within which its answer must begin, when its caller says so.
+        self.deadline: float | None = None
         #: When its wait for a slot began; being turned down by a worker does not begin a new one.
         self.queued = now
         #: When a worker that has the model was last there while it waits.
@@ -37,9 +40,13 @@ class Patience:
         """
         return min(self._runs(placed, stream, begun), key=_moment)
 
-    def next_ping(self, stream: bool) -> float:
-        """When a client that hears nothing should be told that it is not forgotten; only a stream can be."""
-        return max(self.heard, self.pinged) + self._timeouts.keepalive if stream and self.stuck is None else FOREVER
+    def next_sign(self, stream: bool, *, begun: bool, waiting: bool) -> float:
+        """When a client that hears nothing should be told that it is not forgotten; only a stream can be, and it begins with that."""
+        if not stream or self.stuck is not None:
+            return FOREVER
+        if not begun:
+            return self.arrived + self._timeouts.hold
+        return max(self.heard, self.pinged) + (self._timeouts.news if waiting else self._timeouts.keepalive)
 
     def unstick(self, now: float, owed: int) -> None:
         """The client took all; a worker that is `owed` credit may have been silent because it must, and has its full time from now on."""
@@ -49,6 +56,8 @@ class Patience:
 
     def _waits(self, present: bool) -> Iterator[Limit]:
         yield self.queued + self._timeouts.queue, errors.QueueTimeout(retry_after=30)
+        if self.deadline is not None:
+            yield self.arrived + self.deadline, errors.TooLate(retry_after=30)
         if not present:
             yield self.seen + self._timeouts.worker_return, errors.NoWorker(retry_after=self._timeouts.worker_return)
 

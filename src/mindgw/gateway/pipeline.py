@@ -15,15 +15,19 @@ from typing import Protocol
 from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
+from mindgw.core.worker import State
+from mindgw.gateway import lineup as views
 from mindgw.gateway import route, signals
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
+from mindgw.gateway.flows import weigher
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
 from mindgw.gateway.stages import Stages
+from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -31,6 +35,10 @@ log = logging.getLogger("mindgw.pipeline")
 
 #: States in which a request may be ended without taking an answer from anybody.
 _AT_REST = frozenset({signals.State.OPENED, signals.State.CLOSING})
+
+
+#: Seconds between looks at what running requests have produced.
+MEASURE = 1.0
 
 
 class Lane(Protocol):
@@ -49,7 +57,7 @@ class Pipeline:
         self._now = now
         self.meter = meter
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, config.limits.queue, config.limits.queue_bytes)
+        self.queue = Queue(self._place, self._slots, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
         self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post)
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
@@ -57,7 +65,7 @@ class Pipeline:
         self._tasks: set[asyncio.Task[None]] = set()
         #: True once no new requests are taken.
         self.draining = False
-        self._started = self._now()
+        self._started = self._measured = self._now()
         #: Called with what a worker last reported, to be written down when there is time.
         self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
 
@@ -149,11 +157,45 @@ class Pipeline:
         key = credential(headers)
         return self._auth.known(key, self._now()) or await self._auth.look_up(key, self._now())
 
+    # -- operators ---------------------------------------------------------------------------------------------
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Ends a request that waits or runs, with an error that says who did; False when there is none of this id."""
+        exchange = self._find(request_id)
+        if exchange is not None:
+            self.post(exchange, signals.Stopped(errors.Cancelled()))
+        return exchange is not None
+
+    def bump_request(self, request_id: str) -> bool:
+        """Puts a request that waits before all others; False when none of this id waits."""
+        exchange = self._find(request_id)
+        ticket = exchange.ticket if exchange is not None else None
+        if ticket is None or not ticket.waiting:
+            return False
+        self.queue.bump(ticket, self._now())
+        self.queue.wake(self._now())
+        return True
+
+    def pause_queue(self, model: str = "") -> None:
+        """Nobody is given a slot, for one model or at all; who runs goes on."""
+        self.queue.pause(model)
+
+    def resume_queue(self, model: str = "") -> None:
+        """Ends one pause, or all of them."""
+        self.queue.resume(model)
+        self.queue.wake(self._now())
+
+    def _find(self, request_id: str) -> Exchange | None:
+        return next((exchange for exchange in self._running if exchange.head.request_id == request_id), None)
+
     # -- time ----------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """To be called a few times a second: whoever waits for too long hears so, silent links are dropped."""
         now = self._now()
+        if now >= self._measured + MEASURE:
+            self._measured = now
+            self.queue.pace.measure(now)
         for exchange in [e for e in self._running if e.due <= now]:
             self.post(exchange, signals.Tick())
         for worker in list(self.fleet.workers.values()):
@@ -163,7 +205,7 @@ class Pipeline:
                 worker.link.goodbye("protocol", "The agent fell silent.")
                 self.fleet.detach(worker)
                 worker.link.lost()
-        self.queue.wake()
+        self.queue.wake(now)
 
     def drain(self) -> None:
         """No new requests from now on, which agents hear too; those that wait or run go on."""
@@ -202,6 +244,14 @@ class Pipeline:
             started_at=self._started,
         )
 
+    def lineup(self) -> list[views.Entry]:
+        """Who waits, in the order of their turns, then who runs."""
+        return views.entries(self._running, self.queue, self._taken, self._now())
+
+    def queue_stats(self) -> views.Stats:
+        """The queue in numbers."""
+        return views.stats(self.queue, sum(worker.used for worker in self.fleet.workers.values()), self._now())
+
     def models(self) -> list[Offer]:
         """What can be asked for now, by name."""
         return [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
@@ -209,8 +259,15 @@ class Pipeline:
     def _place(self, needs: route.Needs) -> route.Placement | None:
         return route.place(self.fleet, needs, self._now())
 
+    def _taken(self, ticket: Ticket) -> tuple[int, int]:
+        seats = [seat for seat in self.fleet.seats(*ticket.line) if seat.worker.state is State.READY and seat.engine.healthy]
+        return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
+
+    def _slots(self, needs: route.Needs) -> int:
+        return self.fleet.slots(needs.model, needs.kind)
+
     def _changed(self) -> None:
-        self.queue.wake()
+        self.queue.wake(self._now())
 
 
 class Session:

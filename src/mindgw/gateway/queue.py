@@ -1,106 +1,148 @@
-"""Where admitted requests wait for a slot: first come, first served, per model.
+"""Where admitted requests wait for a slot, in fair order (`core.fair`), and how long they will (`gateway.pace`).
 
-The order is one line for each (model, kind): a head that no free worker can serve never blocks the head of another line.
-The fair queue takes this room over; its seams stay: `join`, `rejoin`, `leave`, `wake`, and the `place` that it is handed.
+One dispatcher, no awaits: `wake` gives each free slot to the ticket whose turn it is among those that it can serve. A ticket is
+joined, perhaps taken and rejoined, and settled or left exactly once.
 """
 
-import heapq
+import hashlib
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterator
+
+from msgspec import Struct
 
 from mindgw import errors
+from mindgw.config import Limits
+from mindgw.core import fair
+from mindgw.gateway.flows import BUMPED, CLASSES, DEPTH, SHEDDABLE
+from mindgw.gateway.pace import Pace
 from mindgw.gateway.route import Needs, Placement
+from mindgw.gateway.ticket import Ticket
+
+#: Seconds for which the place of a client that hung up is kept, and how many such places.
+_KEPT, _PLACES = 30.0, 10_000
+#: Longest `retry-after` in seconds: clients take a longer one for "never".
+LATER = 120.0
+
+Line = tuple[str, str]
 
 
-class Payer(Protocol):
-    """Whose request it is, as far as the order of the queue may depend on it."""
+class Outlook(Struct, frozen=True):
+    """What a ticket that waits may be told."""
 
-    @property
-    def key_id(self) -> str: ...
-    @property
-    def priority(self) -> str: ...
-
-
-class Ticket:
-    """One request's place in the queue; the same one however often it comes back."""
-
-    __slots__ = ("grant", "needs", "number", "payer", "size", "waiting")
-
-    def __init__(self, needs: Needs, payer: Payer, size: int, grant: Callable[[Placement], None]) -> None:
-        #: What it needs now; changes when a worker turned it down. Only while it does not wait.
-        self.needs = needs
-        self.payer = payer
-        #: Bytes that it keeps in memory while it waits.
-        self.size = size
-        #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
-        self.grant = grant
-        #: Order of arrival; negative for those that came back.
-        self.number = 0
-        #: True while it stands in a line.
-        self.waiting = False
+    #: 1 for the one whose turn is next.
+    position: int
+    #: Seconds until its turn; None when nobody can tell yet.
+    eta: float | None
 
 
 class Queue:
-    """First-in-first-out lines, bounded in requests and in the bytes of their bodies."""
+    """All who wait."""
 
-    def __init__(self, place: Callable[[Needs], Placement | None], capacity: int, memory: int) -> None:
+    def __init__(
+        self,
+        place: Callable[[Needs], Placement | None],
+        slots: Callable[[Needs], int],
+        limits: Limits,
+        weight: Callable[[fair.Path], float] = lambda path: 1.0,
+        aging: tuple[float, ...] = fair.AGING,
+    ) -> None:
+        """`place` leases a slot for these needs; `slots` counts those that could serve them, free or not."""
         self._place = place
-        self._capacity = capacity
-        self._memory = memory
-        #: (model, kind) -> tickets by number, oldest first; a line without tickets is removed.
-        self._lines: dict[tuple[str, str], OrderedDict[int, Ticket]] = {}
-        #: The last numbers given out at the back and at the front: who comes back is older than all who wait.
-        self._numbers = self._front = 0
-        self.waiting = 0
+        self._slots = slots
+        self._limits = limits
+        self.order = fair.Fair(DEPTH, weight, aging)
+        self.pace = Pace(self.order)
         #: Bytes that those who wait keep in memory.
         self.held = 0
+        #: Sheddable tickets that wait, oldest first.
+        self._sheddable: OrderedDict[str, Ticket] = OrderedDict()
+        #: Lines that nobody is served of until an operator says so, and whether all are.
+        self.paused_models: set[str] = set()
+        self.paused = False
+        #: identity of a request -> its number in its flow and until when it is kept.
+        self._places: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._secret = secrets.token_bytes(32)
         #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
-        self._waking = False
-        self._again = False
+        self._waking = self._again = False
 
-    def join(self, ticket: Ticket) -> Placement | None:
-        """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line. Raises QueueFull."""
-        line = self._lines.get(_line(ticket))
-        if line is None and (placement := self._place(ticket.needs)) is not None:
+    @property
+    def waiting(self) -> int:
+        """Tickets that wait."""
+        return self.order.waiting()
+
+    # -- coming and going -----------------------------------------------------------------------------------------
+
+    def join(self, ticket: Ticket, now: float, identity: bytes = b"") -> Placement | None:
+        """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line, with the `identity` of one that
+        left a moment ago in its place. Raises QueueFull, RateLimited."""
+        ticket.entered = now
+        number = self._reclaim(identity, now) if identity else None
+        entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
+        if not self.order.standing(ticket.line) and not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)):
+            self.order.serve(entry, ticket.flow.path, ticket.line, ticket.flow.rank, placement.seat.lines())
+            self.pace.begin(ticket, now)
             return placement
-        if self.waiting >= self._capacity or self.held + ticket.size > self._memory:
-            raise errors.QueueFull(f"The queue is full: {self.waiting} requests are waiting.", retry_after=5)
-        self._numbers += 1
-        ticket.number = self._numbers
-        self._stand(ticket)
+        try:
+            self._make_room(ticket, now)
+        except errors.MindGWError:
+            ticket.entry = None
+            raise
+        self._stand(ticket, number, now)
+        outlook = self.outlook(ticket, now)
+        ticket.position, ticket.eta = outlook.position, outlook.eta
         return None
 
-    def rejoin(self, ticket: Ticket) -> Placement | None:
-        """As `join`, for a ticket whose turn came to nothing: it goes back to the head and is never refused."""
-        if (placement := self._place(ticket.needs)) is not None:
+    def rejoin(self, ticket: Ticket, now: float) -> Placement | None:
+        """As `join`, for a ticket whose turn came to nothing: it goes back to the head of its flow and is never refused."""
+        entry = ticket.entry
+        assert entry is not None
+        self.pace.undo(ticket)
+        if not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)) is not None:
+            self.pace.begin(ticket, now)
             return placement
-        self._front -= 1
-        ticket.number = self._front
-        self._stand(ticket)
-        self._lines[_line(ticket)].move_to_end(ticket.number, last=False)
+        self._stand(ticket, self.order.front(), now)
         return None
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Ticket, now: float) -> None:
         """Takes a ticket out; nothing happens when it does not wait."""
-        if not ticket.waiting:
+        if ticket.waiting:
+            assert ticket.entry is not None
+            self._unstand(ticket, now)
+            self.order.leave(ticket.entry)
+            ticket.entry = None
+
+    def vacate(self, ticket: Ticket, identity: bytes, now: float) -> None:
+        """As `leave`, for a client that hung up: should it come back soon, it has its place again."""
+        if ticket.waiting:
+            assert ticket.entry is not None
+            self._places[identity] = (ticket.entry.number, now + _KEPT)
+            self._places.move_to_end(identity)
+            while len(self._places) > _PLACES:
+                self._places.popitem(last=False)
+        self.leave(ticket, now)
+
+    def settle(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
+        """A ticket that had a slot is over; these tokens were used. Nothing happens the second time, or when it has no slot."""
+        entry = ticket.entry
+        if entry is None or not ticket.running:
             return
-        ticket.waiting = False
-        self.waiting -= 1
-        self.held -= ticket.size
-        line = self._lines[_line(ticket)]
-        del line[ticket.number]
-        if not line:
-            del self._lines[_line(ticket)]
+        self.pace.end(ticket, prompt, completion, now)
+        self.order.finish(entry)
+        ticket.entry = None
 
-    def position(self, ticket: Ticket) -> int:
-        """1 for the head of its line; 0 when it does not wait. Costs the length of the line."""
-        if not ticket.waiting:
-            return 0
-        return list(self._lines[_line(ticket)]).index(ticket.number) + 1
+    def identity(self, ticket: Ticket, path: str, body: bytes) -> bytes:
+        """By which a request is known when it comes again: whose it is and what it says, worth nothing outside of this process."""
+        hashed = hashlib.blake2b(path.encode(), digest_size=16, key=self._secret)
+        for name in ticket.flow.path:
+            hashed.update(name.encode("utf-8", "surrogatepass") + b"\0")
+        hashed.update(body)
+        return hashed.digest()
 
-    def wake(self) -> None:
-        """Gives every slot that is free to the oldest ticket that it can serve."""
+    # -- turns ----------------------------------------------------------------------------------------------------
+
+    def wake(self, now: float) -> None:
+        """Gives every slot that is free to the ticket whose turn it is."""
         self._again = True
         if self._waking:
             return
@@ -108,31 +150,111 @@ class Queue:
         try:
             while self._again:
                 self._again = False
-                self._round()
+                self._round(now)
         finally:
             self._waking = False
 
-    def _round(self) -> None:
-        """Serves the lines head by head, the oldest head first; a line whose head cannot be placed is left alone."""
-        heads = [(next(iter(line)), key) for key, line in self._lines.items()]
-        heapq.heapify(heads)
-        while heads:
-            _, key = heapq.heappop(heads)
-            line = self._lines.get(key)
-            if line is None or (placement := self._place(next(iter(line.values())).needs)) is None:
+    def _round(self, now: float) -> None:
+        if self.paused:
+            return
+        blocked = {line for line in self.order.lines() if self.is_paused(line)}
+        while (entry := self.order.best(blocked)) is not None:
+            ticket: Ticket = entry.item
+            placement = self._place(ticket.needs)
+            if placement is None:
+                blocked.add(ticket.line)
                 continue
-            head = next(iter(line.values()))
-            self.leave(head)
-            head.grant(placement)
-            if line:
-                heapq.heappush(heads, (next(iter(line)), key))
+            self._unstand(ticket, now)
+            self.order.take(entry, placement.seat.lines())
+            self.pace.begin(ticket, now)
+            ticket.grant(placement)
 
-    def _stand(self, ticket: Ticket) -> None:
-        ticket.waiting = True
-        self.waiting += 1
+    def outlook(self, ticket: Ticket, now: float) -> Outlook:
+        """Where a ticket stands and how long it will; 0 for one that does not wait."""
+        if not ticket.waiting:
+            return Outlook(0, None)
+        assert ticket.entry is not None
+        ahead = self.order.ahead(ticket.entry)
+        return Outlook(1 + round(ahead.tickets), self.pace.wait(ticket, ahead, self._slots(ticket.needs), now))
+
+    # -- operators ------------------------------------------------------------------------------------------------
+
+    def pause(self, model: str = "") -> None:
+        """Nobody is served of a model, or at all, until `resume`; whoever runs goes on."""
+        if model:
+            self.paused_models.add(model)
+        else:
+            self.paused = True
+
+    def resume(self, model: str = "") -> None:
+        """Ends a pause; without a model all of them. Wake the queue afterwards."""
+        if model:
+            self.paused_models.discard(model)
+        else:
+            self.paused = False
+            self.paused_models.clear()
+
+    def bump(self, ticket: Ticket, now: float) -> None:
+        """Puts a ticket before all others; nothing happens when it does not wait."""
+        if ticket.waiting:
+            assert ticket.entry is not None
+            cost = ticket.entry.cost
+            self._unstand(ticket, now)
+            self.order.leave(ticket.entry)
+            ticket.entry, ticket.rank = fair.Ticket(ticket, cost), BUMPED
+            self._stand(ticket, self.order.front(), now)
+
+    def tickets(self) -> Iterator[Ticket]:
+        """All who wait, in no order."""
+        for entry in self.order.tickets():
+            yield entry.item
+
+    def classes(self, line: Line | None = None) -> dict[str, int]:
+        """Class -> tickets that wait, of a line or of all, the highest class first."""
+        lines = self.order.lines() if line is None else [line]
+        return {name: sum(self.order.standing(each, rank) for each in lines) for rank, name in enumerate(CLASSES)}
+
+    # -- room -----------------------------------------------------------------------------------------------------
+
+    def _make_room(self, ticket: Ticket, now: float) -> None:
+        """Raises when a limit is reached; a sheddable ticket goes before anybody else is refused."""
+        limits, path = self._limits, ticket.flow.path
+        if self.order.waiting(path[:4]) >= limits.queue_key:
+            raise self._full(ticket, errors.RateLimited, f"{limits.queue_key} requests of this key are waiting.", "key_queue_full")
+        if self.order.waiting(path[:1]) >= limits.queue_org:
+            raise self._full(ticket, errors.QueueFull, f"{limits.queue_org} requests of this organisation are waiting.")
+        if self.order.standing(ticket.line) >= limits.queue_model:
+            raise self._full(ticket, errors.QueueFull, f"{limits.queue_model} requests are waiting for this model.")
+        while self.waiting >= limits.queue or self.held + ticket.size > limits.queue_bytes:
+            if ticket.flow.rank == SHEDDABLE or not self._sheddable:
+                raise self._full(ticket, errors.QueueFull, f"The queue is full: {self.waiting} requests are waiting.")
+            newest = next(reversed(self._sheddable.values()))
+            wrong = self._full(newest, errors.QueueFull, "The queue is full, and this request may be shed.")
+            self.leave(newest, now)
+            newest.refuse(wrong)
+
+    def _full(self, ticket: Ticket, kind: type[errors.MindGWError], why: str, code: str | None = None) -> errors.MindGWError:
+        """With the seconds until what waits in its line is served."""
+        wait = self.pace.clears(ticket.line, self._slots(ticket.needs))
+        return kind(why, code=code, retry_after=min(max(wait or 5.0, 1.0), LATER))
+
+    def _reclaim(self, identity: bytes, now: float) -> int | None:
+        number, until = self._places.pop(identity, (None, 0.0))
+        return number if now < until else None
+
+    def _stand(self, ticket: Ticket, number: int | None, now: float) -> None:
+        assert ticket.entry is not None
+        self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number)
+        self.pace.joined(ticket, now)
         self.held += ticket.size
-        self._lines.setdefault(_line(ticket), OrderedDict())[ticket.number] = ticket
+        if ticket.rank == SHEDDABLE:
+            self._sheddable[ticket.id] = ticket
 
+    def _unstand(self, ticket: Ticket, now: float) -> None:
+        self.pace.left(ticket, now)
+        self.held -= ticket.size
+        self._sheddable.pop(ticket.id, None)
 
-def _line(ticket: Ticket) -> tuple[str, str]:
-    return ticket.needs.model, ticket.needs.kind
+    def is_paused(self, line: Hashable) -> bool:
+        """Whether an operator let nobody of this line be served."""
+        return self.paused or (isinstance(line, tuple) and line[0] in self.paused_models)

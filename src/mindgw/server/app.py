@@ -27,7 +27,6 @@ from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import keys, ledger
 from mindgw.store.database import Database
-from mindgw.store.tables import Key
 
 log = logging.getLogger("mindgw.server")
 
@@ -54,9 +53,9 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
 
-    async def find(key_id: str) -> Key | None:
+    async def find(key_id: str) -> keys.Holder | None:
         async with database.read() as session:
-            return await keys.get(session, key_id)
+            return await keys.holder(session, key_id)
 
     async def append(rows: Sequence[ledger.UsageRow]) -> None:
         async with database.write() as session:

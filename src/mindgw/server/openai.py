@@ -205,7 +205,7 @@ class Reply:
         await turn_away(self._send, receive, self._exchange.head.headers, effect.error, self._common(), self._mark.request_id)
 
     def _common(self) -> Headers:
-        return self._mark.headers(self._exchange.caller)
+        return [*self._mark.headers(self._exchange.caller), *self._exchange.notes]
 
 
 async def send_whole(send: Send, status: int, body: bytes, headers: Headers, head_only: bool = False) -> None:

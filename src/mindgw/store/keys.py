@@ -3,15 +3,16 @@
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import or_, update
-from sqlmodel import col
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.errors import NotFound
 from mindgw.store import rows
-from mindgw.store.tables import Key
+from mindgw.store.tables import Key, Team, User
 from mindgw_agent import tokens
 
 #: What helps who has named a key that is not there.
@@ -21,6 +22,15 @@ SEE = "`mindgw keys list` shows them all"
 def digest(pepper: bytes, secret: str) -> bytes:
     """What is stored of a secret: 32 bytes that are worth nothing without the pepper."""
     return hmac.digest(pepper, secret.encode(), "sha256")
+
+
+class Holder(NamedTuple):
+    """A key and who has it."""
+
+    key: Key
+    #: Name of the team and address of the user, "" for none.
+    team: str = ""
+    user: str = ""
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +64,13 @@ async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper
 async def get(session: AsyncSession, key_id: str) -> Key | None:
     """The key with this id, revoked ones too."""
     return await session.get(Key, key_id)
+
+
+async def holder(session: AsyncSession, key_id: str) -> Holder | None:
+    """The key with this id, revoked ones too, with the names of its team and user."""
+    joined = select(Key, Team.name, User.email).join(Team, col(Key.team_id) == Team.id, isouter=True)
+    found = (await session.exec(joined.join(User, col(Key.user_id) == User.id, isouter=True).where(Key.id == key_id))).first()
+    return Holder(found[0], found[1] or "", found[2] or "") if found is not None else None
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

@@ -12,7 +12,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from mindgw.core.payload import plain
 from mindgw.errors import BadRequest, NotFound
 from mindgw.server import problems
-from mindgw.server.management import guard, join_tokens, keys, models, status, workers
+from mindgw.server.management import guard, join_tokens, keys, models, queue, status, workers
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
@@ -22,7 +22,7 @@ def router() -> Router:
     """The routes for an application whose state holds `database`, `pipeline`, `identify`, `secrets` and `config`."""
     return Router(
         path="/api/v1",
-        route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *status.HANDLERS],
+        route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *queue.HANDLERS, *status.HANDLERS],
         guards=[guard.require_admin],
         dependencies={"actor": Provide(guard.actor), "version": Provide(guard.if_match)},
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},

@@ -1,0 +1,146 @@
+"""How fast slots work and what answers cost: charges those who run, and tells how long those who wait will.
+
+Charges go to the fair order as tokens are produced: the prompt when the slot is taken, the answer whenever `measure` comes round,
+and what was really used at the end.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+
+from mindgw.core import eta
+from mindgw.core.fair import Ahead, Fair
+from mindgw.gateway.ticket import W_IN, W_OUT, Ticket
+
+#: Seconds after which a team's use counts for half.
+_HALF = 300.0
+#: Errors of estimates that are kept for the metric.
+_ERRORS = 1000
+
+
+class Pool:
+    """What runs in the slots of one line, and how fast."""
+
+    __slots__ = ("running", "speed", "units")
+
+    def __init__(self) -> None:
+        self.running: set[Ticket] = set()
+        self.speed = eta.Speed()
+        #: Units since the last look.
+        self.units = 0.0
+
+
+class Pace:
+    """Who runs, what that costs, and how long it takes. Seconds are monotonic."""
+
+    def __init__(self, order: Fair) -> None:
+        self._order = order
+        self._pools: dict[Hashable, Pool] = {}
+        self._lengths = eta.Lengths()
+        #: What flows really got of their pool while they waited.
+        self._got = eta.Shares()
+        self._measured = 0.0
+        #: (organisation, team) and (organisation, team, user) -> units, fading.
+        self.shares: dict[tuple[str, ...], float] = {}
+        #: How wrong the last estimates were: |estimate - wait| / max(wait, 5 s).
+        self.errors: deque[float] = deque(maxlen=_ERRORS)
+
+    def cost(self, ticket: Ticket) -> float:
+        """Units that a ticket is expected to take."""
+        expected = self._lengths.expected((ticket.flow.path, ticket.line), ticket.line)
+        return W_IN * ticket.prompt + W_OUT * (min(expected, ticket.cap) if ticket.cap is not None else expected)
+
+    def joined(self, ticket: Ticket, now: float) -> None:
+        """It waits from now on."""
+        self._got.joined(ticket.whose, now)
+
+    def left(self, ticket: Ticket, now: float) -> None:
+        """It waits no longer."""
+        self._got.left(ticket.whose, now)
+
+    def begin(self, ticket: Ticket, now: float) -> None:
+        """It has a slot from now on."""
+        ticket.placed = ticket.seen = now
+        pool = self._pools.setdefault(ticket.line, Pool())
+        pool.running.add(ticket)
+        self._charge(ticket, pool, W_IN * ticket.prompt, now)
+        if ticket.eta is not None:
+            wait = now - ticket.entered
+            self.errors.append(abs(ticket.eta - wait) / max(wait, 5.0))
+            ticket.eta = None
+
+    def undo(self, ticket: Ticket) -> None:
+        """The slot came to nothing: what was charged is given back."""
+        pool = self._leave(ticket)
+        self._charge(ticket, pool, -ticket.booked, ticket.seen)
+
+    def end(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
+        """Its slot is free; this is what it really used."""
+        pool = self._leave(ticket)
+        pool.speed.measure(0.0, max(0.0, now - ticket.seen), 0.0)
+        self._charge(ticket, pool, W_IN * prompt + W_OUT * completion - ticket.booked, now)
+        if completion:
+            self._lengths.learn(completion, (ticket.flow.path, ticket.line), ticket.line)
+
+    def measure(self, now: float) -> None:
+        """To be called about once a second."""
+        passed, self._measured = now - self._measured, now
+        for line, pool in list(self._pools.items()):
+            busy = sum(self._progress(ticket, pool, now) for ticket in pool.running)
+            pool.speed.measure(pool.units, busy, passed)
+            pool.units = 0.0
+            if not pool.running and pool.speed.known is None:
+                del self._pools[line]
+        fading = 0.5 ** (passed / _HALF)
+        self.shares = {path: units * fading for path, units in self.shares.items() if units * fading >= 1.0}
+
+    def wait(self, ticket: Ticket, ahead: Ahead, slots: int, now: float) -> float | None:
+        """Seconds until a ticket that waits has one of so many slots; None when nobody can tell yet."""
+        pool = self._pools.get(ticket.line)
+        speed = pool.speed.known if pool is not None else None
+        if pool is None or speed is None or slots < 1:
+            return None
+        presumed = ahead.own / ahead.units if ahead.units > 0 else 1.0
+        share = self._got.expected(ticket.whose, presumed, now)
+        free = eta.free((other.entry.owed for other in pool.running if other.entry is not None), slots, speed)
+        return eta.wait(ahead.units, ahead.own, share, speed * slots, free)
+
+    def clears(self, line: Hashable, slots: int) -> float | None:
+        """Seconds until so many slots have served all who wait in a line; None when nobody can tell yet."""
+        pool = self._pools.get(line)
+        speed = pool.speed.known if pool is not None else None
+        return self._order.backlog(line) / (speed * slots) if speed is not None and slots > 0 else None
+
+    def _progress(self, ticket: Ticket, pool: Pool, now: float) -> float:
+        """Charges what was produced since the last look; the seconds since then."""
+        units = W_IN * ticket.prompt + W_OUT * self._produced(ticket, pool, now)
+        if units > ticket.booked:
+            self._charge(ticket, pool, units - ticket.booked, now)
+        busy, ticket.seen = now - ticket.seen, now
+        return busy
+
+    def _produced(self, ticket: Ticket, pool: Pool, now: float) -> float:
+        """Tokens of the answer so far; of one that comes in one piece, as many as were expected by now."""
+        counted = ticket.produced()
+        if counted is not None:
+            return counted
+        assert ticket.entry is not None
+        assert ticket.placed is not None
+        expected = (ticket.entry.cost - W_IN * ticket.prompt) / W_OUT
+        return min(max(expected, 0.0), (now - ticket.placed) * (pool.speed.known or 0.0) / W_OUT)
+
+    def _charge(self, ticket: Ticket, pool: Pool, units: float, now: float) -> None:
+        assert ticket.entry is not None
+        ticket.booked += units
+        pool.units += units
+        self._order.charge(ticket.entry, units)
+        if (speed := pool.speed.known) is not None:
+            self._got.served(ticket.whose, units, speed * max(1, len(pool.running)), now)
+        for depth in (2, 3):
+            path = ticket.flow.path[:depth]
+            self.shares[path] = self.shares.get(path, 0.0) + units
+
+    def _leave(self, ticket: Ticket) -> Pool:
+        pool = self._pools[ticket.line]
+        pool.running.discard(ticket)
+        ticket.placed = None
+        return pool

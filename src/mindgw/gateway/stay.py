@@ -1,0 +1,81 @@
+"""One request's business with the queue, from the moment it may stand in line until what it used is booked."""
+
+from mindgw import errors
+from mindgw.core import carrier, sse, usage
+from mindgw.gateway.admission import Ask, Head
+from mindgw.gateway.queue import LATER, Queue
+from mindgw.gateway.route import Outcome, Placement, attempts
+from mindgw.gateway.ticket import Grant, Refuse, Ticket
+
+#: Header that the SDKs send with a request that they send again.
+_RETRIES = b"x-stainless-retry-count"
+#: Header by which a client asks for news of the queue as events.
+_EVENTS = b"x-mindgw-events"
+#: An estimate may be this much too long without anybody being turned away for it.
+_DOUBT = 1.6
+
+
+class Stay:
+    """Between a request and the queue. What it returns as a placement belongs to the caller."""
+
+    __slots__ = ("_ask", "_head", "_policy", "_queue", "ticket")
+
+    def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, grant: Grant, refuse: Refuse) -> None:
+        """`size` is that of the body, in bytes; `grant` and `refuse` are the ticket's."""
+        self._queue = queue
+        self._head = head
+        self._ask = ask
+        #: Decides whether another worker is tried.
+        self._policy = attempts(ask.needs)
+        self.ticket = Ticket(head.request_id, next(self._policy), ask.flow, grant, refuse)
+        self.ticket.size = size
+        self.ticket.prompt, self.ticket.cap = ask.prompt, ask.peek.max_tokens
+
+    def join(self, body: bytes, now: float) -> Placement | None:
+        """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
+        identity = self._identity(body) if _value(self._head, _RETRIES) not in (b"", b"0") else b""
+        placement = self._queue.join(self.ticket, now, identity)
+        deadline, eta = self._ask.deadline, self.ticket.eta
+        if placement is None and deadline is not None and eta is not None and eta > deadline * _DOUBT:
+            self._queue.leave(self.ticket, now)
+            wrong = f"The wait would be about {eta:.0f} s, longer than the deadline of {deadline:g} s."
+            raise errors.TooLate(wrong, retry_after=min(max(eta, 1.0), LATER))
+        return placement
+
+    def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
+        """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
+        try:
+            self.ticket.needs = self._policy.send((outcome, worker))
+        except StopIteration:
+            raise LookupError from None
+        return self._queue.rejoin(self.ticket, now)
+
+    def hang_up(self, body: bytes, now: float) -> None:
+        """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
+        if self.ticket.waiting:
+            self._queue.vacate(self.ticket, self._identity(body), now)
+
+    def leave(self, now: float) -> None:
+        """It leaves the line, if it stands there."""
+        self._queue.leave(self.ticket, now)
+
+    def settle(self, used: usage.Tokens, now: float) -> None:
+        """Books what was used; to be called before its slot is given to anybody else. Does nothing the second time."""
+        self._queue.settle(self.ticket, used.prompt, used.completion, now)
+
+    def news(self, created: int, now: float) -> bytes:
+        """What its client may hear while it waits: a comment, and an event if it asked for such."""
+        outlook = self._queue.outlook(self.ticket, now)
+        eta = f" eta={outlook.eta:.0f}s" if outlook.eta is not None else ""
+        comment = f": mindgw queue={outlook.position}{eta}\n".encode()
+        if _value(self._head, _EVENTS) != b"1":
+            return comment
+        facts = {"queue": outlook.position, "eta_s": round(outlook.eta, 1) if outlook.eta is not None else None}
+        return comment + sse.event(carrier.chunk(self._ask.needs.kind, self.ticket.id, self._ask.peek.model, created, facts))
+
+    def _identity(self, body: bytes) -> bytes:
+        return self._queue.identity(self.ticket, self._ask.path, body)
+
+
+def _value(head: Head, wanted: bytes) -> bytes:
+    return next((value for name, value in head.headers if name == wanted), b"")

@@ -1,0 +1,81 @@
+"""One request's place in the queue and, once it has a slot, what it takes of it."""
+
+from collections.abc import Callable
+
+from mindgw import errors
+from mindgw.core import fair
+from mindgw.gateway.flows import Flow
+from mindgw.gateway.route import Needs, Placement
+
+#: What is served to it is counted in units: a token of the prompt is one, a token of the answer two.
+W_IN, W_OUT = 1.0, 2.0
+
+Grant = Callable[[Placement], None]
+Refuse = Callable[[errors.MindGWError], None]
+
+
+class Ticket:
+    """The same one however often its request comes back."""
+
+    __slots__ = (
+        "booked", "cap", "entered", "entry", "eta", "flow", "grant", "id", "line", "needs", "placed", "position", "produced", "prompt",
+        "rank", "refuse", "seen", "size",
+    )  # fmt: skip
+
+    def __init__(self, id: str, needs: Needs, flow: Flow, grant: Grant, refuse: Refuse) -> None:
+        #: Of the request.
+        self.id = id
+        #: What it needs now; changes when a worker turned it down. Only while it does not wait.
+        self.needs = needs
+        self.flow = flow
+        #: Its class now: an operator may have put it before all others.
+        self.rank = flow.rank
+        #: What the same slots can serve.
+        self.line = (needs.model, needs.kind)
+        #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
+        self.grant = grant
+        #: Called when it has to leave, with the reason.
+        self.refuse = refuse
+        #: Bytes that it keeps in memory while it waits.
+        self.size = 0
+        #: Tokens of the prompt, estimated, and the most that its answer may have.
+        self.prompt = 0
+        self.cap: int | None = None
+        #: Tokens of its answer so far, None for one that comes in one piece; asked now and then while it runs.
+        self.produced: Callable[[], int | None] = _unknown
+
+        #: Its place in the fair order; None before it joined and after it was settled.
+        self.entry: fair.Ticket | None = None
+        #: Monotonic seconds when it joined first, and when it got its slot; None while it has none.
+        self.entered = 0.0
+        self.placed: float | None = None
+        #: Where it stood when it joined, 0 for whoever did not have to wait, and the seconds that it was told; None: nobody knows.
+        self.position = 0
+        self.eta: float | None = None
+        #: Units that were charged for it, and until when its time in the slot was counted.
+        self.booked = 0.0
+        self.seen = 0.0
+
+    @property
+    def whose(self) -> tuple[fair.Path, tuple[str, str], int]:
+        """What is served as one with it."""
+        return self.flow.path, self.line, self.flow.rank
+
+    @property
+    def cost(self) -> float:
+        """Units that it was expected to cost when it joined."""
+        return self.entry.cost if self.entry is not None else 0.0
+
+    @property
+    def waiting(self) -> bool:
+        """True while it stands in line."""
+        return self.entry is not None and self.entry.branch is not None
+
+    @property
+    def running(self) -> bool:
+        """True while it has a slot."""
+        return self.placed is not None
+
+
+def _unknown() -> None:
+    return None
