@@ -229,7 +229,7 @@ def test_what_is_not_an_address_is_a_wrong_command_with_a_key_or_without(cli, mo
         (("workers", "show", "nobody"), 6, "mindgw workers list"),
         (("workers", "remove", "nobody", "-y"), 6, "mindgw workers list"),
         (("join-tokens", "revoke", "nobody", "-y"), 6, "mindgw join-tokens list"),
-        (("keys", "create", "x", "--priority", "bogus"), 2, "high, normal or batch"),
+        (("keys", "create", "x", "--priority", "bogus"), 2, "high, normal, batch or sheddable"),
         (("chat", "hi", "-m", "nothing"), 6, "mindgw models list"),
         (("chat", "hi"), 6, "mindgw join-tokens create"),
     ],

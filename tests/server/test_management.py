@@ -210,7 +210,7 @@ def test_a_body_that_does_not_fit_is_named(api, body, param):
         (b'{"name": ""}', "'name' must have at least 1 character.", "name"),
         (b'{"name": "x", "admin": "yes"}', "'admin' must be true or false, not a text.", "admin"),
         (b'{"name": "x", "colour": 1}', "There is no field 'colour'.", None),
-        (b'{"name": "x", "priority": "bogus"}', "'priority' must be high, normal or batch, not 'bogus'.", "priority"),
+        (b'{"name": "x", "priority": "bogus"}', "'priority' must be high, normal, batch or sheddable, not 'bogus'.", "priority"),
     ],
 )
 def test_what_does_not_fit_is_told_in_plain_words(api, body, message, param):

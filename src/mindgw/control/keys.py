@@ -16,7 +16,7 @@ from mindgw.store.database import Database
 from mindgw.store.tables import Key, Team
 
 #: Classes of requests, the most urgent first.
-PRIORITIES = ("high", "normal", "batch")
+PRIORITIES = ("high", "normal", "batch", "sheddable")
 
 Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
 
@@ -56,7 +56,7 @@ class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     team: Name | None = None
     #: E-mail address.
     user: Name | None = None
-    #: Priority class: high, normal or batch; empty: normal.
+    #: Priority class: high, normal, batch or sheddable; empty: normal.
     priority: str = ""
     trusted_proxy: bool = False
     admin: bool = False
