@@ -79,6 +79,8 @@ class World:
         self.processes: list[Process] = []
         self.server: Process | None = None
         self.init: dict[str, Any] = {}
+        #: The model of its boxes, where a test cares.
+        self.model = ""
 
     # -- the scripting contract ----------------------------------------------------------------------------------
 
@@ -165,6 +167,14 @@ class World:
                 return refused.code, refused.read()
         except OSError:
             return 0, b""
+
+    def admin_post(self, path: str, document: object, method: str = "POST") -> dict[str, Any]:
+        """A change through the management API with the first admin's key; its answer."""
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        data = json.dumps(document).encode() if document is not None else None
+        with urllib.request.urlopen(urllib.request.Request(self.root + path, data, headers, method=method), timeout=PATIENCE) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+            return found
 
     def rows(self) -> list[dict[str, Any]]:
         """The usage rows that are in the database now (SQLite)."""
