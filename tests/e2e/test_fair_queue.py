@@ -14,6 +14,8 @@ from tests.e2e.raw import CHAT, Raw, request
 from tests.e2e.world import World, until, world
 from tests.real_engine import SLOW, start_engine
 
+pytestmark = pytest.mark.e2e
+
 #: Tokens of each answer; about a third of a second's work.
 TOKENS = 30
 

@@ -15,7 +15,7 @@ from tests.e2e.world import until
 
 pytestmark = pytest.mark.e2e
 
-LIMITS = "timeouts: {first_token: 0.5, idle: 0.6, total: 2, queue: 1, keepalive: 0.2}\n"
+LIMITS = "timeouts: {hold: 0.1, first_token: 0.5, idle: 0.6, total: 2, queue: 1, keepalive: 0.2}\n"
 
 
 @pytest.fixture(scope="module")
