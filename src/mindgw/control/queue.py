@@ -6,6 +6,8 @@ from mindgw.gateway.lineup import Entry, Stats
 from mindgw.store import audit
 from mindgw.store.database import Database
 
+__all__ = ["Entry", "Stats", "bump", "cancel", "entries", "entry", "pause", "resume"]
+
 
 def entries(live: Live, *, running: bool) -> list[Entry]:
     """Who waits, in the order of their turns, and who runs, if wanted."""

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 
 from mindgw.control import queue
 from mindgw.control.pages import Page
-from mindgw.gateway.lineup import Entry, Stats
+from mindgw.control.queue import Entry, Stats
 from mindgw.server.management.guard import Office
 
 
