@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from litestar import Litestar, asgi
@@ -15,8 +16,13 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
+from mindgw.control import dead_letters
+from mindgw.control.feed import Feed
+from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
 from mindgw.gateway.auth import Auth
+from mindgw.gateway.dead_letters import DeadLetters, Sent
+from mindgw.gateway.memory import Memory
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
@@ -25,6 +31,7 @@ from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
+from mindgw.store import dead_letters as stored
 from mindgw.store import keys, ledger
 from mindgw.store.database import Database
 
@@ -33,6 +40,9 @@ log = logging.getLogger("mindgw.server")
 #: Seconds between looks at who waits too long, and between writes of what was used and seen.
 SWEEP = 0.25
 FLUSH = 0.5
+#: Seconds between writes of what the fair order knows, and between looks for what is too old to be kept.
+REMEMBER = 10.0
+MINUTE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +73,26 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
 
     auth = Auth(find, {1: secrets.pepper}, utcnow)
     meter = Meter(all_but_the_bad(append), counters)
-    pipeline = Pipeline(config, auth, meter)
+    dead = DeadLetters(config.dead_letters, counters)
+    pipeline = Pipeline(config, auth, meter, dead=dead)
     registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
-    collector = Collector(counters, pipeline.snapshot, lambda: meter.unwritten)
+    collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: meter.unwritten)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify = pipeline.identify
+    state.feed = Feed(pipeline)
     doors = [
         _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),
     ]
-    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, auth, database))
+    beside = [
+        Chore("writing usage", FLUSH, meter.flush),
+        Chore("writing what workers report", FLUSH, registry.flush),
+        Chore("writing when keys were used", FLUSH, _touch(auth, database)),
+        Chore("writing dead letters", FLUSH, partial(dead.flush, _writer(database, Safe(secrets.sealing)))),
+    ]
+    forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
+    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, database, beside, forget))
     return Server(app, pipeline, registry, database, collector)
 
 
@@ -82,7 +101,7 @@ def _application(
 ) -> Litestar:
     """The framework's half: management, operations, joining, and the doors that only hang in it."""
     return Litestar(
-        [*doors, ops.root, ops.healthz, ops.readyz, ops.scrape, enrol.router(), management.router()],
+        [*doors, ops.root, ops.healthz, ops.readyz, ops.scrape, enrol.router(), management.router(), management.followed()],
         state=state,
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
@@ -112,15 +131,13 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
 
 
 @asynccontextmanager
-async def _at_work(pipeline: Pipeline, registry: Registry, auth: Auth, database: Database) -> AsyncIterator[None]:
+async def _at_work(pipeline: Pipeline, registry: Registry, database: Database, writing: list[Chore], *others: Chore) -> AsyncIterator[None]:
     """What runs beside the requests while the application lives; at the end everything that is known is written down."""
+    memory = Memory(pipeline.queue.order, database, utcnow)
     await registry.remember(pipeline.fleet)
-    writing = [
-        Chore("writing usage", FLUSH, pipeline.meter.flush),
-        Chore("writing what workers report", FLUSH, registry.flush),
-        Chore("writing when keys were used", FLUSH, _touch(auth, database)),
-    ]
-    tasks = [asyncio.create_task(chore.forever()) for chore in (Chore("the sweep", SWEEP, _swept(pipeline)), *writing)]
+    await memory.recall()
+    writing = [*writing, Chore("writing how far flows are ahead", REMEMBER, memory.flush)]
+    tasks = [asyncio.create_task(chore.forever()) for chore in (Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *others)]
     try:
         yield
     finally:
@@ -132,6 +149,21 @@ async def _at_work(pipeline: Pipeline, registry: Registry, auth: Auth, database:
             await chore.once()
         if pipeline.meter.unwritten:
             log.critical("the server ends with %d usage rows that the database did not take; they are lost", pipeline.meter.unwritten)
+
+
+def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaitable[None]]:
+    """Writes letters, their bodies sealed."""
+
+    async def append(letters: Sequence[stored.Letter]) -> None:
+        async with database.write() as session:
+            await stored.append(session, letters)
+
+    good = all_but_the_bad(append, "dead letter", hidden={"sealed"})
+
+    async def write(sent: Sequence[Sent]) -> None:
+        await good(await asyncio.to_thread(dead_letters.seal, safe, sent))
+
+    return write
 
 
 def _touch(auth: Auth, database: Database) -> Callable[[], Awaitable[None]]:

@@ -12,23 +12,28 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from mindgw.core.payload import plain
 from mindgw.errors import BadRequest, NotFound
 from mindgw.server import problems
-from mindgw.server.management import guard, join_tokens, keys, models, queue, status, workers
+from mindgw.server.management import dead_letters, events, guard, join_tokens, keys, models, queue, status, workers
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
 
 
 def router() -> Router:
-    """The routes for an application whose state holds `database`, `pipeline`, `identify`, `secrets` and `config`."""
+    """The routes for an application whose state holds `database`, `pipeline`, `feed`, `identify`, `secrets` and `config`."""
     return Router(
         path="/api/v1",
-        route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *queue.HANDLERS, *status.HANDLERS],
+        route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *queue.HANDLERS, *dead_letters.HANDLERS, *status.HANDLERS],
         guards=[guard.require_admin],
         dependencies={"actor": Provide(guard.actor), "version": Provide(guard.if_match)},
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
     )
+
+
+def followed() -> Router:
+    """The feed of events, for the same application."""
+    return events.router()
 
 
 class Description(JsonRenderPlugin):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -11,6 +11,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter
 
 from mindgw.config import Config
+from mindgw.control.feed import Feed
 from mindgw.control.live import Live
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest, Forbidden
@@ -31,18 +32,26 @@ class Office(State):
 
     database: Database
     pipeline: Live
+    feed: Feed
     secrets: Secrets
     config: Config
     #: Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys.
     identify: Callable[[list[tuple[bytes, bytes]]], Awaitable[Caller]]
 
 
-async def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """Raises Unauthenticated, or Forbidden for a key that is good but not an admin's. Runs before the body is read."""
-    caller: Caller = await connection.app.state.identify([(name.lower(), value) for name, value in connection.scope["headers"]])
+async def admit(office: Office, headers: list[tuple[bytes, bytes]]) -> Caller:
+    """Whose admin key these headers carry, with names in lower case. Raises Unauthenticated, BadRequest, or Forbidden for a key that is
+    good but not an admin's."""
+    caller = await office.identify(headers)
     if not caller.admin:
         raise Forbidden("This needs an admin key.")
-    connection.state.actor = caller.key_id
+    return caller
+
+
+async def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    """As `admit`. Runs before the body is read."""
+    headers = [(name.lower(), value) for name, value in connection.scope["headers"]]
+    connection.state.actor = (await admit(cast("Office", connection.app.state), headers)).key_id
 
 
 async def actor(request: Request[Any, Any, State]) -> str:
