@@ -17,6 +17,7 @@ from mindgw.config import Config, Limits, Timeouts
 from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.auth import Auth
+from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Handshake
@@ -88,30 +89,33 @@ class Clock:
 class World:
     """A pipeline with one key; agents and clients are added by the test."""
 
-    def __init__(self, timeouts: Timeouts | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, limits: Limits | None = None, dead: DeadLetters | None = None) -> None:
         self.clock = Clock()
         #: Rows of the database, and the ids that were looked for.
         self.keys: dict[str, Key] = {}
         self.found: list[str] = []
+        #: Names of the teams of keys.
+        self.teams: dict[str, str] = {}
         self.rows: list[UsageRow] = []
         self.boxes: list[Box] = []
         self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
         self.meter = Meter(self._append, metrics.Counters())
         config = Config("/nowhere", timeouts=timeouts or Timeouts(), limits=limits or Limits())
-        self.pipeline = Pipeline(config, self.auth, self.meter, self.clock)
+        self.pipeline = Pipeline(config, self.auth, self.meter, self.clock, dead)
         self.key = self.add_key()
 
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.keys.get(key_id)
-        return Holder(row) if row is not None else None
+        return Holder(row, self.teams.get(key_id, "")) if row is not None else None
 
     async def _append(self, rows: list[UsageRow]) -> None:
         self.rows += rows
 
-    def add_key(self, **columns: Any) -> str:
+    def add_key(self, team: str = "", **columns: Any) -> str:
         """A key that was used a moment ago."""
         text, row = make_key(**columns)
+        self.teams[row.id] = team
         self.keys[row.id] = row
         return text
 
