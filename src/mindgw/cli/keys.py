@@ -43,7 +43,9 @@ def create(
     name: Annotated[str, typer.Argument(help="What it is for.")],
     team: Annotated[str | None, typer.Option("--team", help="Team that it belongs to; made when missing.")] = None,
     user: Annotated[str | None, typer.Option("--user", metavar="EMAIL", help="Person that it belongs to; made when missing.")] = None,
-    priority: Annotated[str | None, typer.Option("--priority", metavar="high|normal|batch|sheddable", help="Highest class of its requests; normal.")] = None,
+    priority: Annotated[
+        str | None, typer.Option("--priority", metavar="high|normal|batch|sheddable", help="Highest class of its requests; normal.")
+    ] = None,
     trusted_proxy: Annotated[bool, typer.Option("--trusted-proxy", help="Its requests may name the end user.")] = False,
     admin: Annotated[bool, typer.Option("--admin", help="May manage the gateway, too.")] = False,
 ) -> None:

@@ -1,8 +1,10 @@
 """The only room that prints. stdout is data, stderr is talk; secrets leave through `secret` alone."""
 
 import json
+import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -42,6 +44,7 @@ class Render:
         #: What was said about colours: by the flag, by the environment.
         self._plain = options.no_color or environment.plain
         self._forced = environment.forced_colour
+        self._dumb = environment.dumb
 
     def items(self, items: Sequence[Item], columns: Sequence[Column], *, name: str) -> None:
         """A list. `name` is the field that -q and `-o name` print alone."""
@@ -90,6 +93,35 @@ class Render:
         """A piece of data at once, without an end of line."""
         print(text if not sys.stdout.isatty() else _clean(text, keep="\n\t"), end="", flush=True)
 
+    def line(self, item: Item) -> None:
+        """One object as one line of JSON, on a terminal, too."""
+        self._line(sys.stdout, json.dumps(item, ensure_ascii=False))
+
+    @property
+    def lively(self) -> bool:
+        """Whether what is on the screen can be drawn anew."""
+        return sys.stdout.isatty() and not self._dumb
+
+    def screen(self, heading: str, items: Sequence[Item], columns: Sequence[Column]) -> None:
+        """A list that is drawn again and again: in place on a terminal, as much of it as fits; one below the other elsewhere."""
+        rows = [[column.title for column in columns], *([column.value(item) for column in columns] for item in items)] if items else []
+        lines = [_clean(heading), *_aligned(rows)]
+        if not self.lively:
+            self._line(sys.stdout, "\n".join([*lines, ""]))
+            return
+        width, height = shutil.get_terminal_size()
+        if len(lines) > height - 1:
+            lines = [*lines[: height - 2], f"… {len(lines) - height + 2} more"]
+        drawn = "".join(f"{line[:width]}\x1b[K\n" for line in lines)
+        print(f"\x1b[H{drawn}\x1b[J", end="", flush=True)
+
+    @staticmethod
+    def hang_up() -> None:
+        """Nobody reads stdout any more; what is left in it goes nowhere, without a complaint."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
     def note(self, text: str) -> None:
         """Talk, on stderr."""
         if not self.quiet:
@@ -123,11 +155,8 @@ class Render:
         self._line(sys.stdout, json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
     def _table(self, rows: Sequence[Sequence[str]]) -> None:
-        cells = [[_clean(cell) for cell in row] for row in rows]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        for row in cells:
-            padded = (self._styled(cell) + " " * (width - len(cell)) for cell, width in zip(row, widths, strict=True))
-            self._line(sys.stdout, "  ".join(padded).rstrip())
+        for line in _aligned(rows, self._styled):
+            self._line(sys.stdout, line)
 
     def _styled(self, cell: str) -> str:
         return self._paint(cell, STATES.get(cell, ""), sys.stdout)
@@ -163,6 +192,15 @@ def aborted() -> None:
 def traceback_of(text: str) -> None:
     """A traceback for --debug, without secrets."""
     print(redact(text).rstrip(), file=sys.stderr)
+
+
+def _aligned(rows: Sequence[Sequence[str]], styled: Callable[[str], str] = str) -> Iterator[str]:
+    """The lines of a table, each column as wide as its widest cell."""
+    cells = [[_clean(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))] if cells else []
+    for row in cells:
+        padded = (styled(cell) + " " * (width - len(cell)) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(padded).rstrip()
 
 
 def _clean(text: str, keep: str = "") -> str:

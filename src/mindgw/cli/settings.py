@@ -29,6 +29,8 @@ class Environment:
     plain: bool = False
     #: FORCE_COLOR or CLICOLOR_FORCE: colours in a pipe, too.
     forced_colour: bool = False
+    #: A terminal that can only be written on line by line.
+    dumb: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         server=found.get("MINDGW_SERVER", "").strip(),
         context=found.get("MINDGW_CONTEXT", "").strip(),
         plain=bool(found.get("NO_COLOR")) or found.get("TERM") == "dumb",
+        dumb=found.get("TERM") == "dumb",
         forced_colour=any(found.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")),
     )
 

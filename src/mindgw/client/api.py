@@ -94,6 +94,42 @@ def list_models() -> Request:
     return Request("GET", f"{_ROOT}/models")
 
 
+def list_queue(*, running: bool = False) -> Request:
+    """Who waits; with `running` who runs, too."""
+    return Request("GET", f"{_ROOT}/queue{'?running=true' if running else ''}")
+
+
+def show_queued(request_id: str) -> Request:
+    return Request("GET", _item("queue", request_id), fields=("id", "state"))
+
+
+def cancel_queued(request_id: str) -> Request:
+    return Request("DELETE", _item("queue", request_id), fields=("id", "state"))
+
+
+def bump_queued(request_id: str) -> Request:
+    return Request("POST", _item("queue", request_id) + "/bump", fields=("id", "state"))
+
+
+def pause_queue(model: str = "") -> Request:
+    """Of one model, or of all."""
+    return Request("POST", f"{_ROOT}/queue/pause", {"model": model}, fields=("paused",))
+
+
+def resume_queue(model: str = "") -> Request:
+    """Of one model, or of all."""
+    return Request("POST", f"{_ROOT}/queue/resume", {"model": model}, fields=("paused",))
+
+
+def queue_stats() -> Request:
+    return Request("GET", f"{_ROOT}/queue/stats", fields=("waiting", "running"))
+
+
+def events() -> Request:
+    """The feed; `client.feed` asks for it as a WebSocket."""
+    return Request("GET", f"{_ROOT}/events")
+
+
 def show_status() -> Request:
     return Request("GET", f"{_ROOT}/status", fields=("ready", "workers", "queue"))
 
@@ -123,3 +159,22 @@ def chat(model: str, messages: list[dict[str, str]], *, stream: bool = True, **m
     if stream:
         body["stream_options"] = {"include_usage": True}
     return Request("POST", "/v1/chat/completions", body)
+
+
+def list_dead_letters() -> Request:
+    """Requests that failed for good, the latest first."""
+    return Request("GET", f"{_ROOT}/dead-letters")
+
+
+def show_dead_letter(letter: str) -> Request:
+    """`letter` is its id or that of its request."""
+    return Request("GET", _item("dead-letters", letter), fields=("id", "request_id", "code"))
+
+
+def retry_dead_letter(letter: str) -> Request:
+    """Takes as long as the request does."""
+    return Request("POST", f"{_item('dead-letters', letter)}/retry", fields=("letter", "answer"))
+
+
+def drop_dead_letter(letter: str) -> Request:
+    return Request("DELETE", _item("dead-letters", letter), fields=("id",))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -100,19 +100,19 @@ class Server:
     @contextmanager
     def open(self, request: Request) -> Iterator[http.client.HTTPResponse]:
         """The 2xx answer, its body not read yet; the connection is closed on the way out. Redirects are not followed."""
-        self.note(redact(f"> {request.method} {self.url}{request.path}   authorization: {_shown(self.token)}"))
+        self.note(asked(self, request))
         began = clock.monotonic()
         try:
-            with closing(_connection(self)) as connection:
+            with closing(connection_to(self)) as connection:
                 connection.request(request.method, request.path, _body(request), _headers(self, request))
                 answer = connection.getresponse()
                 took = (clock.monotonic() - began) * 1000
                 self.note(redact(f"< {answer.status} {answer.reason}   {took:.0f} ms   request {answer.getheader('x-request-id') or '-'}"))
                 if not 200 <= answer.status < 300:
-                    raise _refusal(self, request, answer)
+                    raise refusal(self, request, answer)
                 yield answer
         except (OSError, http.client.HTTPException) as problem:
-            raise _unreachable(self, problem) from problem
+            raise unreachable(self, problem) from problem
 
 
 def _list_in(answer: Any, field: str, url: str, path: str) -> list[dict[str, Any]]:
@@ -144,8 +144,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _shown(token: str) -> str:
-    return f"Bearer {token}" if token else "none"
+def asked(server: Server, request: Request) -> str:
+    """The line of talk about a request that is being sent."""
+    return redact(f"> {request.method} {server.url}{request.path}   authorization: {f'Bearer {server.token}' if server.token else 'none'}")
 
 
 def _body(request: Request) -> bytes | None:
@@ -163,7 +164,8 @@ def _headers(server: Server, request: Request) -> dict[str, str]:
     return headers
 
 
-def _connection(server: Server) -> http.client.HTTPConnection:
+def connection_to(server: Server) -> http.client.HTTPConnection:
+    """Not open yet; TLS trusts the pinned authority alone, a proxy is used where one is set. The caller closes it."""
     parts = urlsplit(server.url)
     host = parts.hostname or ""
     if parts.scheme == "http":
@@ -212,7 +214,19 @@ def _proxy_for(host: str) -> SplitResult | None:
     return urlsplit(address if "://" in address else f"http://{address}")
 
 
-def _refusal(server: Server, request: Request, answer: http.client.HTTPResponse) -> ClientError:
+class Answer(Protocol):
+    """What of an answer tells why a request was refused."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    def getheader(self, name: str) -> str | None: ...
+    def read(self, amount: int) -> bytes: ...
+
+
+def refusal(server: Server, request: Request, answer: Answer) -> ClientError:
+    """What an answer other than 2xx means."""
     request_id = answer.getheader("x-request-id") or ""
     try:
         error = json.loads(answer.read(2**20))["error"]
@@ -225,7 +239,7 @@ def _refusal(server: Server, request: Request, answer: http.client.HTTPResponse)
     return kind_for(answer.status)(message, hint=hint or next_step(code, answer.status), code=code, request_id=request_id)
 
 
-def _stranger(server: Server, request: Request, answer: http.client.HTTPResponse) -> ClientError:
+def _stranger(server: Server, request: Request, answer: Answer) -> ClientError:
     """The refusal of somebody who does not speak as we do: a proxy in front of the server, or another program."""
     said = f"HTTP {answer.status} {answer.reason}".strip()
     if answer.status in {502, 503, 504}:
@@ -235,7 +249,8 @@ def _stranger(server: Server, request: Request, answer: http.client.HTTPResponse
     return NotMindGW(server.url, f"{request.method} {request.path} ends with {said}{f', see {elsewhere}' if elsewhere else ''}")
 
 
-def _unreachable(server: Server, problem: Exception) -> ClientError:
+def unreachable(server: Server, problem: Exception) -> ClientError:
+    """Why there is no connection, or none any more."""
     if isinstance(problem, ssl.SSLCertVerificationError):
         return Unreachable(
             f"cannot trust {server.url} (TLS: {problem.verify_message})",
