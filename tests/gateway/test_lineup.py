@@ -85,7 +85,10 @@ def test_a_long_queue_is_shown_in_part(monkeypatch):
     monkeypatch.setattr(lineup, "MOST", 3)
     world = World()
     Box(world)
-    clients = [world.ask() for _ in range(6)]
+    clients = []
+    for _ in range(6):
+        world.clock.now += 0.1
+        clients.append(world.ask())
     assert [entry.id for entry in world.pipeline.lineup()] == [client.request_id for client in (*clients[1:4], clients[0])]
     assert world.pipeline.queue_stats().waiting == 5
 
