@@ -19,6 +19,7 @@ import mindgw_agent.errors
 from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
+from mindgw.gateway.lineup import Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.server import collector
 
@@ -229,10 +230,13 @@ def errors_page() -> str:
 
 def families() -> list[Metric]:
     idle = Snapshot(**{field.name: empty(field) for field in msgspec.structs.fields(Snapshot)})
-    return list(collector.Collector(metrics.Counters(), lambda: idle, lambda: 0).collect())
+    stats = Stats(**{field.name: empty(field) for field in msgspec.structs.fields(Stats)})
+    return list(collector.Collector(metrics.Counters(), lambda: idle, lambda: stats, lambda: 0).collect())
 
 
 def empty(field: msgspec.structs.FieldInfo) -> Any:
+    if "dict" in str(field.type):
+        return {}
     return field.default if field.default is not msgspec.NODEFAULT else () if "tuple" in str(field.type) or "list" in str(field.type) else 0
 
 

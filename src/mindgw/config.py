@@ -92,6 +92,19 @@ class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aging: Aging = Aging()
 
 
+class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of requests that failed for good."""
+
+    #: Whether their bodies are kept, too, encrypted: only with its body a request can be run again. Those that run then stay in memory.
+    keep_body: bool = False
+    #: Largest body that is kept.
+    max_body: Size = 2**20
+    #: For how long a letter is kept.
+    keep: Duration = 30 * 86400
+    #: Letters that are kept; beyond that the oldest go first.
+    most: int = 10_000
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: HOST:PORT of a listener for /metrics alone, which asks for no key; empty: /metrics stands beside the API and asks for one.
     listen: str = ""
@@ -120,6 +133,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     queue: Queueing = Queueing()
+    dead_letters: DeadLetters = DeadLetters()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

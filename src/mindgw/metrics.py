@@ -9,6 +9,9 @@ from typing import Protocol
 #: Upper bounds in seconds of the histograms of time.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 
+#: Ends of requests that stood in the queue and never had a slot.
+WAITED = frozenset({"queue_timeout", "deadline_unmeetable", "no_worker_available", "cancelled_by_operator", "client_disconnected"})
+
 
 class Finished(Protocol):
     """The columns of a usage row that are counted."""
@@ -25,6 +28,12 @@ class Finished(Protocol):
     def prompt_tokens(self) -> int: ...
     @property
     def completion_tokens(self) -> int: ...
+    @property
+    def worker_id(self) -> str: ...
+    @property
+    def error_code(self) -> str: ...
+    @property
+    def queued_ms(self) -> int: ...
     @property
     def ttft_ms(self) -> int | None: ...
     @property
@@ -67,6 +76,13 @@ class Counters:
         #: Time to the first byte of the answer, and to its end.
         self.ttft = Histogram()
         self.duration = Histogram()
+        #: Time in the queue of those who got a slot, and of those who gave up or were given up on there.
+        self.queued = Histogram()
+        #: Code of the error -> requests with a good key that were refused before they had a slot.
+        self.rejects: Counter[str] = Counter()
+        #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
+        self.dead_letters: Counter[str] = Counter()
+        self.dead_letters_lost = 0
 
     def finished(self, row: Finished) -> None:
         """Counts one finished request."""
@@ -76,3 +92,7 @@ class Counters:
         if row.ttft_ms is not None:
             self.ttft.observe(row.ttft_ms / 1000)
         self.duration.observe(row.total_ms / 1000)
+        if not row.worker_id and row.outcome == "failed":
+            self.rejects[row.error_code] += 1
+        if row.worker_id or (row.model and row.error_code in WAITED):
+            self.queued.observe(row.queued_ms / 1000)

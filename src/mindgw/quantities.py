@@ -12,6 +12,7 @@ Size = Annotated[int, "size"]
 #: How much more of what is shared somebody gets than others; written as "team:nlp=2, user:ada@example.org=0.5".
 Shares = Annotated[dict[str, float], "shares"]
 
+_SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHARE = re.compile(r"((?:team|user):[^=,]{1,200})=([0-9]{1,6}(?:\.[0-9]{1,6})?)")
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -43,6 +44,13 @@ def count(text: str) -> int:
     if match is None or not match[1].isdigit() or match[2] or not 1 <= int(match[1]) < 2**31:
         raise ValueError("must be a whole number of at least 1")
     return int(match[1])
+
+
+def switch(text: str) -> bool:
+    """On or off."""
+    if (found := _SWITCH.get(text.strip().lower())) is None:
+        raise ValueError("must be true or false")
+    return found
 
 
 def shares(text: str) -> dict[str, float]:

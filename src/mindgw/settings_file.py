@@ -20,6 +20,7 @@ _NULL = "tag:yaml.org,2002:null"
 
 _READERS: dict[Any, Callable[[str], Any]] = {
     str: str.strip,
+    bool: quantities.switch,
     int: quantities.count,
     quantities.Duration: quantities.duration,
     quantities.Size: quantities.size,
@@ -184,6 +185,8 @@ def _expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> st
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, dict):
         value = ", ".join(f"{name}={_written(share)}" for name, share in value.items())
     if isinstance(value, str):

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mindgw import clock, metrics
+from mindgw.gateway.lineup import Share, Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.server import scrape
 from mindgw.server.collector import Collector
@@ -33,12 +34,20 @@ def nobody() -> Snapshot:
     return Snapshot(workers=[], waiting=3, running=2, started_at=0.0)
 
 
+def nothing(**numbers) -> Stats:
+    facts = {
+        "waiting": 0, "running": 0, "classes": {}, "oldest_s": 0.0, "eta_error_median": None, "eta_error_p90": None, "shares": [],
+        "bytes": 0, "paused": False, "paused_models": [],
+    }  # fmt: skip
+    return Stats(**{**facts, **numbers})
+
+
 def test_finished_requests_are_counted_by_what_became_of_them():
     counters = metrics.Counters()
     counters.finished(row(prompt_tokens=5, completion_tokens=7, ttft_ms=40, total_ms=700))
     counters.finished(row(prompt_tokens=1, completion_tokens=2, ttft_ms=None, total_ms=20))
     counters.finished(row(status=504, outcome="failed", ttft_ms=None, total_ms=9_000_000))
-    found = read(Collector(counters, nobody, lambda: 4))
+    found = read(Collector(counters, nobody, nothing, lambda: 4))
     assert found["mindgw_requests_total", "chat", "m", "done", "200"] == 2
     assert found["mindgw_requests_total", "chat", "m", "failed", "504"] == 1
     assert (found["mindgw_tokens_total", "input", "m"], found["mindgw_tokens_total", "output", "m"]) == (6, 9)
@@ -50,7 +59,7 @@ def test_buckets_hold_all_that_is_at_or_under_their_bound():
     counters = metrics.Counters()
     for total_ms in (20, 50, 700, 9_000_000):
         counters.finished(row(total_ms=total_ms))
-    found = read(Collector(counters, nobody, lambda: 0))
+    found = read(Collector(counters, nobody, nothing, lambda: 0))
     name = "mindgw_request_duration_seconds"
     counts = {bound: found[f"{name}_bucket", bound] for bound in ("0.05", "0.5", "1.0", "3600.0", "+Inf")}
     assert counts == {"0.05": 2, "0.5": 2, "1.0": 3, "3600.0": 3, "+Inf": 4}
@@ -61,7 +70,7 @@ def test_workers_show_their_slots_and_whether_they_are_ready():
     world = World()
     box = Box(world, "box", engine("m", slots=3))
     world.ask("m")
-    collector = Collector(metrics.Counters(), world.pipeline.snapshot, lambda: world.meter.unwritten)
+    collector = Collector(metrics.Counters(), world.pipeline.snapshot, world.pipeline.queue_stats, lambda: world.meter.unwritten)
     busy = read(collector)
     assert (busy["mindgw_worker_slots", "box"], busy["mindgw_worker_slots_used", "box"], busy["mindgw_worker_ready", "box"]) == (3, 1, 1)
     box.head(200, JSON, b"{}")
@@ -71,10 +80,63 @@ def test_workers_show_their_slots_and_whether_they_are_ready():
     assert read(collector)["mindgw_worker_ready", "box"] == 0
 
 
+def test_the_queue_is_shown_by_class_with_its_oldest_its_errors_and_its_shares():
+    shares = [Share(team="nlp", share=0.5, units=500.0), Share(team="", share=0.3, units=300.0), Share(team="nlp", share=0.2, units=200.0)]
+    stats = nothing(
+        classes={"bumped": 0, "high": 2, "batch": 1}, oldest_s=7.5, bytes=99, eta_error_median=0.2, eta_error_p90=0.6, shares=shares
+    )
+    found = read(Collector(metrics.Counters(), nobody, lambda: stats, lambda: 0))
+    assert [found["mindgw_queue_depth", name] for name in ("bumped", "high", "batch")] == [0, 2, 1]
+    assert (found["mindgw_queue_oldest_seconds",], found["mindgw_queue_bytes",]) == (7.5, 99)
+    assert (found["mindgw_queue_eta_error_ratio", "0.5"], found["mindgw_queue_eta_error_ratio", "0.9"]) == (0.2, 0.6)
+    # two organisations have a team of that name
+    assert (found["mindgw_team_units", "nlp"], found["mindgw_team_units", ""]) == (700, 300)
+    assert found["mindgw_team_share_ratio", "nlp"] == pytest.approx(0.7)
+
+
+def test_an_error_of_estimates_is_absent_until_there_was_one():
+    names = {name for name, *_ in read(Collector(metrics.Counters(), nobody, nothing, lambda: 0))}
+    assert "mindgw_queue_eta_error_ratio" not in names and "mindgw_queue_oldest_seconds" in names
+
+
+def test_waits_are_those_of_requests_that_stood_in_the_queue():
+    counters = metrics.Counters()
+    counters.finished(row(worker_id="w", queued_ms=400))
+    counters.finished(row(worker_id="", queued_ms=30_000, status=503, outcome="failed", error_code="queue_timeout"))
+    counters.finished(row(worker_id="", queued_ms=2_000, status=499, outcome="cancelled", error_code="client_disconnected"))
+    # one that never came to its body, one that was turned away, one that made no sense
+    counters.finished(row(model="", worker_id="", queued_ms=9, status=499, outcome="cancelled", error_code="client_disconnected"))
+    counters.finished(row(worker_id="", status=503, outcome="failed", error_code="queue_full"))
+    counters.finished(row(model="", worker_id="", status=400, outcome="failed", error_code="invalid_request"))
+    found = read(Collector(counters, nobody, nothing, lambda: 0))
+    assert (found["mindgw_queue_wait_seconds_count",], found["mindgw_queue_wait_seconds_sum",]) == (3, pytest.approx(32.4))
+    rejects = {labels[0]: value for (name, *labels), value in found.items() if name == "mindgw_rejects_total"}
+    assert rejects == {"queue_timeout": 1, "queue_full": 1, "invalid_request": 1}
+
+
+def test_dead_letters_are_counted_by_their_reason():
+    counters = metrics.Counters()
+    counters.dead_letters.update({"worker_lost": 2, "queue_timeout": 1})
+    counters.dead_letters_lost = 4
+    found = read(Collector(counters, nobody, nothing, lambda: 0))
+    assert (found["mindgw_dead_letters_total", "worker_lost"], found["mindgw_dead_letters_total", "queue_timeout"]) == (2, 1)
+    assert found["mindgw_dead_letters_lost_total",] == 4
+
+
+def test_a_live_queue_can_be_scraped():
+    world = World()
+    Box(world, "box", engine("m", slots=1))
+    for _ in range(3):
+        world.ask("m")
+    found = read(Collector(metrics.Counters(), world.pipeline.snapshot, world.pipeline.queue_stats, lambda: 0))
+    assert (found["mindgw_queue_depth", "normal"], found["mindgw_queue_depth", "high"]) == (2, 0)
+    assert found["mindgw_team_share_ratio", ""] == 1
+
+
 @asynccontextmanager
 async def listening():
     """Asks with these bytes and returns all that was answered until the connection ended."""
-    server = await scrape.listen(socket.create_server(("127.0.0.1", 0)), Collector(metrics.Counters(), nobody, lambda: 0))
+    server = await scrape.listen(socket.create_server(("127.0.0.1", 0)), Collector(metrics.Counters(), nobody, nothing, lambda: 0))
     port = server.sockets[0].getsockname()[1]
 
     async def ask(said: bytes, *, hang_up: bool = False) -> bytes:

@@ -33,3 +33,6 @@ class Live(Protocol):
 
     def resume_queue(self, model: str = "") -> None:
         """Ends one pause, or all of them."""
+
+    async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+        """Runs a request that is no stream on behalf of a key; the body of its answer. Raises what its client would have heard."""

@@ -89,14 +89,27 @@ class Auth:
         pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
         digest = hmac.digest(pepper, secret.encode(), "sha256")
         same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32)
-        if held is None or row is None or not same:
+        if held is None or not same:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
-        now = self._now()
+        caller = self._caller(held)
+        self._used[caller.key_id] = self._now()
+        return caller
+
+    async def holder(self, key_id: str) -> Caller:
+        """The caller that a key id stands for, for what is done on its behalf; raises Unauthenticated when the key is gone, revoked or
+        expired."""
+        held = await self._find(key_id)
+        if held is None:
+            raise errors.Unauthenticated("This API key does not exist any more.")
+        return self._caller(held)
+
+    def _caller(self, held: Holder) -> Caller:
+        """Raises Unauthenticated when the key is not good any more."""
+        row = held.key
         if row.revoked_at is not None:
             raise errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
-        if row.expires_at is not None and row.expires_at <= now:
+        if row.expires_at is not None and row.expires_at <= self._now():
             raise errors.Unauthenticated("This API key has expired.", code="expired_api_key")
-        self._used[row.id] = now
         return Caller(
             key_id=row.id,
             name=row.name,

@@ -26,6 +26,7 @@ from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
 from mindgw.gateway.ticket import Ticket
+from mindgw.store.ledger import UsageRow
 from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
@@ -139,7 +140,7 @@ class Exchange:
             self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        self._tally.model, self._tally.stream = ask.peek.model, ask.peek.stream
+        self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
         self._patience.queued, self._patience.deadline = now, ask.deadline
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
@@ -155,6 +156,7 @@ class Exchange:
         try:
             placement = join(now)
         except errors.MindGWError as wrong:
+            self._stay = None  # it was never taken in
             return self._fail(wrong, now)
         return self._place(placement, now) if placement is not None else []
 
@@ -170,6 +172,7 @@ class Exchange:
         self._tally.position = self._stay.ticket.position
         self._stay.ticket.produced = self._delivery.produced
         self._tally.placed = now
+        self._tally.sent += 1
         self._tally.worker, self._tally.model = placement.seat.worker.id, placement.model
         self._enter(State.SENT, now)
         self._attempt = Attempt(partial(self._stages.post, self), placement)
@@ -210,6 +213,8 @@ class Exchange:
         assert self._ask is not None
         self._tally.first = now
         self._tally.tokens = usage.Tokens(prompt=self._ask.prompt, source="counted")
+        if self._stages.dead is not None and self._stages.dead.keep_body:
+            self._tally.body = self._body
         self._body = b""
 
     def _write(self, data: bytes, now: float) -> list[Effect]:
@@ -268,6 +273,7 @@ class Exchange:
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
         assert self._stay is not None
+        self._tally.turn_down(worker, "busy" if outcome is Outcome.BUSY else wrong.code)
         try:
             return self._stand(partial(self._stay.again, outcome, worker), now)
         except LookupError:
@@ -382,12 +388,21 @@ class Exchange:
         self.state = State.DONE
         self.due = FOREVER
         if self.caller is not None:
-            self._stages.meter.settle(self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now))
+            row = self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now)
+            self._stages.meter.settle(row)
+            if outcome == "failed" and self._stay is not None:
+                self._bury(row, self._stay)
         if self._stay is not None:
             self._stay.settle(self._tally.tokens, now)
         self._stay = None
         self._body = b""
         return []
+
+    def _bury(self, row: UsageRow, stay: Stay) -> None:
+        """Leaves a letter of what was taken in and failed, unless that was nobody's fault but the caller's."""
+        tally, dead = self._tally, self._stages.dead
+        if dead is not None and tally.wrong is not None:
+            dead.add(row, tally.wrong, tally.trail(), stay.ticket.flow.path[-1], tally.size, self._body or tally.body)
 
 
 _E, _S = Exchange, State

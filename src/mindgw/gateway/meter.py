@@ -18,6 +18,8 @@ log = logging.getLogger("mindgw.request")
 
 #: Rows that one batch writes at most.
 BATCH = 1000
+#: Tries of one request that are remembered, the last ones: a worker may turn it down any number of times.
+TRIED = 20
 
 
 class Payer(Protocol):
@@ -36,7 +38,10 @@ class Payer(Protocol):
 class Tally:
     """What is known of one request for its row; monotonic seconds throughout, but for the stamp."""
 
-    __slots__ = ("arrived", "bytes", "error", "first", "model", "placed", "position", "started", "status", "stream", "tokens", "worker")
+    __slots__ = (
+        "arrived", "body", "bytes", "error", "first", "model", "placed", "position", "sent", "size", "started", "status", "stream",
+        "tokens", "tried", "turned_down", "worker", "wrong",
+    )  # fmt: skip
 
     def __init__(self, arrived: float, started: datetime) -> None:
         #: When it came in, and the same moment on the wall.
@@ -59,9 +64,27 @@ class Tally:
         self.model = ""
         self.stream = False
         self.tokens = usage.Tokens()
+        #: What went wrong in the end; None when nothing did.
+        self.wrong: errors.MindGWError | None = None
+        #: Bytes of its body; and the body, where one that fails is to be kept, from the first byte of the answer on.
+        self.size = 0
+        self.body: bytes | None = None
+        #: Times that it was sent to a worker, and how many of them came to nothing; the last of these: (worker id, outcome).
+        self.sent = self.turned_down = 0
+        self.tried: tuple[tuple[str, str], ...] = ()
+
+    def turn_down(self, worker: str, outcome: str) -> None:
+        """Notes that a try came to nothing, before its caller saw a byte of it."""
+        self.turned_down += 1
+        self.tried = (*self.tried[1 - TRIED :], (worker, outcome))
+
+    def trail(self) -> tuple[tuple[str, str], ...]:
+        """(worker id, outcome) of the last tries, one that failed in the end included."""
+        return (*self.tried, (self.worker, self.error)) if self.sent > self.turned_down else self.tried
 
     def fail(self, wrong: errors.MindGWError, begun: bool) -> None:
         """Notes how it failed; a client whose stream has `begun` saw 200 long before."""
+        self.wrong = wrong
         self.error = wrong.code
         self.status = 200 if begun else wrong.status
 

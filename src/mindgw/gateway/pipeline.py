@@ -8,9 +8,12 @@ its look-up is the one task that a request may start.
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
@@ -20,11 +23,13 @@ from mindgw.gateway import lineup as views
 from mindgw.gateway import route, signals
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
+from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
+from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
@@ -51,14 +56,16 @@ class Lane(Protocol):
 class Pipeline:
     """All requests that are under way, all workers that are connected."""
 
-    def __init__(self, config: Config, auth: Auth, meter: Meter, now: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, config: Config, auth: Auth, meter: Meter, now: Callable[[], float] = monotonic, dead: DeadLetters | None = None
+    ) -> None:
         self._auth = auth
         #: Monotonic seconds.
         self._now = now
         self.meter = meter
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, self._slots, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
-        self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post)
+        self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post, dead)
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
         #: Look-ups of keys that are under way.
@@ -156,6 +163,23 @@ class Pipeline:
         BadRequest for two keys."""
         key = credential(headers)
         return self._auth.known(key, self._now()) or await self._auth.look_up(key, self._now())
+
+    async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
+        """Runs a request that is no stream on behalf of a key, in its turn and at its expense; the body of the answer. Raises what its
+        client would have heard; such a request leaves no dead letter. Ends with whoever waits for it."""
+        caller = await self._auth.holder(key_id)
+        if self.draining:
+            raise errors.Draining(retry_after=5)
+        lane = Rerun()
+        head = signals.Head(f"req-{secrets.token_hex(12)}", path, headers)
+        exchange = Exchange(replace(self._stages, dead=None), head, lane, self._now())
+        exchange.caller = caller
+        self._running.add(exchange)
+        self.post(exchange, signals.Received(body))
+        try:
+            return await lane.answer()
+        finally:
+            self.post(exchange, signals.Gone())
 
     # -- operators ---------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from mindgw.config import Limits, Timeouts
 from mindgw.gateway.auth import Auth
+from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
@@ -27,3 +28,5 @@ class Stages(Struct, frozen=True):
     today: Callable[[], datetime]
     #: Brings an event to its exchange and carries out what follows.
     post: Callable[[Any, Event], None]
+    #: Where requests that failed for good leave a letter; None: they leave none.
+    dead: DeadLetters | None = None

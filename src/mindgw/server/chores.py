@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import asdict
 
 from mindgw.store import faults
-from mindgw.store.ledger import UsageRow
 
 log = logging.getLogger("mindgw.server")
 
@@ -52,14 +53,16 @@ def _summary(wrong: Exception) -> str:
     return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
 
 
-Append = Callable[[Sequence[UsageRow]], Awaitable[None]]
+R = TypeVar("R", bound=Struct)
+Append = Callable[[Sequence[R]], Awaitable[None]]
 
 
-def all_but_the_bad(append: Append) -> Append:
+def all_but_the_bad(append: Append[R], what: str = "usage row", hidden: Collection[str] = ()) -> Append[R]:
     """`append`, which writes all rows or none, made to write every row that can be written. One that never can is set aside: the log
-    has it whole. Raises what `append` raises when the rows are not at fault; they may be sent again then."""
+    has it whole, but for fields that are `hidden`. Raises what `append` raises when the rows are not at fault; they may be sent again
+    then."""
 
-    async def write(rows: Sequence[UsageRow]) -> None:
+    async def write(rows: Sequence[R]) -> None:
         try:
             await append(rows)
         except faults.FAULTS as wrong:
@@ -67,7 +70,8 @@ def all_but_the_bad(append: Append) -> Append:
                 raise
             if len(rows) == 1:
                 # as ASCII: what the database could not take, the log might not either
-                log.critical("a usage row cannot be written and is set aside: %a (%a)", asdict(rows[0]), _summary(wrong))
+                shown = {name: value for name, value in asdict(rows[0]).items() if name not in hidden}
+                log.critical("a %s cannot be written and is set aside: %a (%a)", what, shown, _summary(wrong))
                 return
             half = len(rows) // 2
             await write(rows[:half])

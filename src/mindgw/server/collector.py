@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from mindgw.gateway.lineup import Share, Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.metrics import Counters
 
@@ -17,9 +18,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Collector:
     """Turns counters and a snapshot of the pipeline into Prometheus' text."""
 
-    def __init__(self, counters: Counters, snapshot: Callable[[], Snapshot], unwritten: Callable[[], int]) -> None:
+    def __init__(
+        self, counters: Counters, snapshot: Callable[[], Snapshot], stats: Callable[[], Stats], unwritten: Callable[[], int]
+    ) -> None:
         self._counters = counters
         self._snapshot = snapshot
+        self._stats = stats
         self._unwritten = unwritten
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -31,6 +35,8 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         """Called by the registry at each scrape."""
         yield from self._requests()
+        yield from self._failures()
+        yield from self._queue()
         yield from self._fleet()
 
     def _requests(self) -> Iterator[Metric]:
@@ -45,10 +51,39 @@ class Collector:
         for name, text, histogram in (
             ("mindgw_time_to_first_token_seconds", "From the request's arrival to the first byte of its answer.", self._counters.ttft),
             ("mindgw_request_duration_seconds", "From the request's arrival to the end of its answer.", self._counters.duration),
+            ("mindgw_queue_wait_seconds", "Time in the queue, to a slot or to the end of a wait that came to none.", self._counters.queued),
         ):
             family = HistogramMetricFamily(name, text)
             family.add_metric([], buckets=histogram.buckets(), sum_value=histogram.sum)
             yield family
+
+    def _failures(self) -> Iterator[Metric]:
+        for name, text, counts in (
+            ("mindgw_rejects", "Requests with a good key that failed before they had a slot.", self._counters.rejects),
+            ("mindgw_dead_letters", "Requests that failed for good, for no fault of their caller.", self._counters.dead_letters),
+        ):
+            family = CounterMetricFamily(name, text, labels=["code"])
+            for code, count in counts.items():
+                family.add_metric([code], count)
+            yield family
+        lost = "Those of them that no letter is kept of: the database was away for too long."
+        yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
+
+    def _queue(self) -> Iterator[Metric]:
+        stats = self._stats()
+        depth = GaugeMetricFamily("mindgw_queue_depth", "Requests that wait, by their priority class.", labels=["class"])
+        for name, count in stats.classes.items():
+            depth.add_metric([name], count)
+        yield depth
+        yield GaugeMetricFamily("mindgw_queue_oldest_seconds", "How long the oldest of those who wait waits.", stats.oldest_s)
+        yield GaugeMetricFamily("mindgw_queue_bytes", "Bytes of the requests that wait.", stats.bytes)
+        text = "How wrong the last estimates of waits were: |estimate - wait| / max(wait, 5 s); absent before there was one."
+        wrong = GaugeMetricFamily("mindgw_queue_eta_error_ratio", text, labels=["quantile"])
+        for quantile, ratio in (("0.5", stats.eta_error_median), ("0.9", stats.eta_error_p90)):
+            if ratio is not None:
+                wrong.add_metric([quantile], ratio)
+        yield wrong
+        yield from _shares(stats.shares)
 
     def _fleet(self) -> Iterator[Metric]:
         snapshot = self._snapshot()
@@ -63,3 +98,18 @@ class Collector:
             used.add_metric([worker.name], worker.used)
             up.add_metric([worker.name], float(worker.state == "ready"))
         yield from (slots, used, up)
+
+
+def _shares(shares: list[Share]) -> Iterator[Metric]:
+    """Teams of one name, in several organisations, count as one."""
+    units: dict[str, float] = {}
+    parts: dict[str, float] = {}
+    for share in shares:
+        units[share.team] = units.get(share.team, 0.0) + share.units
+        parts[share.team] = parts.get(share.team, 0.0) + share.share
+    used = GaugeMetricFamily("mindgw_team_units", "Weighted tokens that a team used of late, fading by half in 300 s.", labels=["team"])
+    part = GaugeMetricFamily("mindgw_team_share_ratio", "The team's part of what all teams used of late.", labels=["team"])
+    for team, count in units.items():
+        used.add_metric([team], count)
+        part.add_metric([team], parts[team])
+    yield from (used, part)

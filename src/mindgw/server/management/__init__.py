@@ -16,13 +16,14 @@ from mindgw.server.management import dead_letters, events, guard, join_tokens, k
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, status)
 
 
 def router() -> Router:
     """The routes for an application whose state holds `database`, `pipeline`, `feed`, `identify`, `secrets` and `config`."""
     return Router(
         path="/api/v1",
-        route_handlers=[*keys.HANDLERS, *join_tokens.HANDLERS, *workers.HANDLERS, *models.HANDLERS, *queue.HANDLERS, *dead_letters.HANDLERS, *status.HANDLERS],
+        route_handlers=[handler for room in ROOMS for handler in room.HANDLERS],
         guards=[guard.require_admin],
         dependencies={"actor": Provide(guard.actor), "version": Provide(guard.if_match)},
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},

@@ -1,0 +1,40 @@
+"""/api/v1/dead-letters"""
+
+from litestar import delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from mindgw.control import dead_letters
+from mindgw.control.dead_letters import LetterView, Retried
+from mindgw.control.pages import Page
+from mindgw.control.sealing import Safe
+from mindgw.server.management.guard import Office
+from mindgw.server.management.pages import Cursor, Limit
+
+
+@get("/dead-letters")
+async def list_letters(state: Office, cursor: Cursor = None, limit: Limit = 100) -> Page[LetterView]:
+    """Requests that failed for good, the latest first."""
+    return await dead_letters.listing(state.database, before=cursor, limit=limit)
+
+
+@get("/dead-letters/{letter:str}")
+async def show_letter(state: Office, letter: FromPath[str]) -> LetterView:
+    """One of them, by its own id or by that of its request."""
+    return await dead_letters.show(state.database, letter)
+
+
+@post("/dead-letters/{letter:str}/retry", status_code=200)
+async def retry_letter(state: Office, letter: FromPath[str], actor: NamedDependency[str]) -> Retried:
+    """Run the request again on behalf of its key, in its turn; the answer comes in one piece, however long it takes. 409 `no_body`: its
+    body was not kept; `key_not_good`: its key was revoked or has expired."""
+    return await dead_letters.retry(state.database, Safe(state.secrets.sealing), actor, state.pipeline, letter)
+
+
+@delete("/dead-letters/{letter:str}", status_code=200)
+async def drop_letter(state: Office, letter: FromPath[str], actor: NamedDependency[str]) -> LetterView:
+    """Forget one of them, with its body."""
+    return await dead_letters.drop(state.database, actor, letter)
+
+
+HANDLERS = (list_letters, show_letter, retry_letter, drop_letter)
