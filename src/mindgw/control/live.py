@@ -19,6 +19,9 @@ class Live(Protocol):
     def lineup(self) -> list[Entry]:
         """Who waits, in the order of their turns, then who runs."""
 
+    def place_of(self, request_id: str) -> Entry | None:
+        """A request that waits or runs; None when there is none of this id."""
+
     def queue_stats(self) -> Stats:
         """The queue in numbers."""
 

@@ -16,7 +16,7 @@ def entries(live: Live, *, running: bool) -> list[Entry]:
 
 def entry(live: Live, request_id: str) -> Entry:
     """One request under way. Raises NotFound."""
-    found = next((entry for entry in live.lineup() if entry.id == request_id), None)
+    found = live.place_of(request_id)
     if found is None:
         raise _unknown(request_id)
     return found
@@ -37,7 +37,7 @@ async def bump(database: Database, actor: str, live: Live, request_id: str) -> E
     if not live.bump_request(request_id):
         raise NotFound(f"Request {request_id!r} does not wait any more.", hint="`mindgw queue list` shows who waits")
     await _note(database, actor, "queue.bump", request_id, key=found.key_id, model=found.model)
-    return next((entry for entry in live.lineup() if entry.id == request_id), found)
+    return live.place_of(request_id) or found
 
 
 async def pause(database: Database, actor: str, live: Live, model: str) -> Stats:

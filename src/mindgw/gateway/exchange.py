@@ -33,6 +33,8 @@ from mindgw_agent import wire
 CANCEL_GRACE = 120.0
 #: Seconds between looks at the fleet while a request waits.
 LOOK = 1.0
+#: Leisure of the queue beyond which a sign of life says nothing of places: to know them all would take too long.
+BUSTLE = 5.0
 #: How a worker says that it never asked its engine.
 _NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
 
@@ -145,7 +147,7 @@ class Exchange:
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
         refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
-        self._stay = Stay(self._stages.queue, self.head, ask, len(self._body), grant, refuse)
+        self._stay = Stay(self._stages.queue, self.head, ask, len(self._body), self._stages.timeouts.queue, grant, refuse)
         return self._stand(partial(self._stay.join, self._body), now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
@@ -322,18 +324,18 @@ class Exchange:
 
     def _sign(self, now: float) -> bytes:
         """What a client hears that nothing else is sent."""
-        if self.state is not State.WAITING or self._stay is None:
+        if self.state is not State.WAITING or self._stay is None or self._stages.queue.leisure > BUSTLE:
             return sse.PING
         return self._stay.news(int(self._stages.today().timestamp()), now)
 
     def _next_sign(self) -> float:
-        waiting = self.state is State.WAITING
+        waiting = self._stages.queue.leisure if self.state is State.WAITING else 0.0
         return self._patience.next_sign(self._tally.stream, begun=self._delivery.begun, waiting=waiting)
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
-            look = now + LOOK if self.state is State.WAITING else FOREVER
+            look = now + LOOK * self._stages.queue.leisure if self.state is State.WAITING else FOREVER
             self.due = min(self._limit()[0], self._next_sign(), look)
 
     def _limit(self) -> Limit:

@@ -71,7 +71,10 @@ class Seat:
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
-        return self.worker.state is State.READY and self.engine.healthy and self.used < self.engine.slots and now >= self.rests_until
+        if self.worker.state is not State.READY or not self.engine.healthy or now < self.rests_until:
+            return False
+        # whoever else uses the engine was counted a moment ago; one request is always tried, and may be told that it is busy
+        return self.used < min(self.engine.slots, max(1, self.engine.slots - self.engine.elsewhere))
 
     def names(self) -> set[str]:
         """All names that its models go by."""

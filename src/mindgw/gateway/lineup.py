@@ -1,6 +1,8 @@
 """Who waits and who runs, and why who waits does: values for management, made when somebody looks."""
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import nsmallest
+from itertools import islice
 from typing import Protocol
 
 from msgspec import Struct
@@ -9,6 +11,9 @@ from mindgw.gateway.admission import Caller
 from mindgw.gateway.flows import CLASSES
 from mindgw.gateway.queue import Outlook, Queue
 from mindgw.gateway.ticket import Ticket
+
+#: Requests that are shown at most, of those that wait and of those that run.
+MOST = 1000
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -84,22 +89,34 @@ class Request(Protocol):
 
 
 def entries(requests: Iterable[Request], queue: Queue, used: Callable[[Ticket], tuple[int, int]], now: float) -> list[Entry]:
-    """All who wait, in the order of their turns as far as it is known, then all who run; `used`: slots that are taken, and all, of the
-    workers that could serve a ticket."""
+    """Who waits, in the order of their turns as far as it is known, then who runs; of either the MOST that came first. `used`: slots
+    that are taken, and all, of the workers that could serve a ticket."""
     view = View(queue, used, now)
-    found = [view.entry(ticket, request) for request in requests if (ticket := request.ticket) is not None]
+    known = [(ticket, request) for request in requests if (ticket := request.ticket) is not None]
+    found = [view.entry(ticket, request) for ticket, request in nsmallest(MOST, known, key=_came) if ticket.waiting]
+    found += [view.entry(ticket, request) for ticket, request in islice((pair for pair in known if pair[0].running), MOST)]
     return sorted(found, key=lambda entry: (entry.state == "running", entry.position, -entry.waited_s))
+
+
+def find(requests: Iterable[Request], queue: Queue, used: Callable[[Ticket], tuple[int, int]], now: float, request_id: str) -> Entry | None:
+    """One of them, by the id of its request."""
+    pairs = ((ticket, request) for request in requests if (ticket := request.ticket) is not None and ticket.id == request_id)
+    found = next(pairs, None)
+    return View(queue, used, now).entry(*found) if found is not None else None
+
+
+def _came(pair: tuple[Ticket, Request]) -> tuple[bool, float]:
+    return not pair[0].waiting, pair[0].entered
 
 
 def stats(queue: Queue, running: int, now: float) -> Stats:
     """The queue in numbers."""
-    waiting = list(queue.tickets())
     wrong = sorted(queue.pace.errors)
     return Stats(
-        waiting=len(waiting),
+        waiting=queue.waiting,
         running=running,
         classes=queue.classes(),
-        oldest_s=round(max((now - ticket.entered for ticket in waiting), default=0.0), 3),
+        oldest_s=round(queue.oldest(now), 3),
         eta_error_median=round(wrong[len(wrong) // 2], 3) if wrong else None,
         eta_error_p90=round(wrong[len(wrong) * 9 // 10], 3) if wrong else None,
         shares=list(_shares(queue)),

@@ -40,13 +40,16 @@ class Patience:
         """
         return min(self._runs(placed, stream, begun), key=_moment)
 
-    def next_sign(self, stream: bool, *, begun: bool, waiting: bool) -> float:
-        """When a client that hears nothing should be told that it is not forgotten; only a stream can be, and it begins with that."""
+    def next_sign(self, stream: bool, *, begun: bool, waiting: float) -> float:
+        """When a client that hears nothing should be told that it is not forgotten; only a stream can be, and it begins with that.
+        `waiting`: how much less often than usual one that waits for its turn is told so; 0 for one that has had it."""
         if not stream or self.stuck is not None:
             return FOREVER
         if not begun:
             return self.arrived + self._timeouts.hold
-        return max(self.heard, self.pinged) + (self._timeouts.news if waiting else self._timeouts.keepalive)
+        limits = self._timeouts
+        often = min(limits.news * waiting, max(limits.news, limits.keepalive)) if waiting else limits.keepalive
+        return max(self.heard, self.pinged) + often
 
     def unstick(self, now: float, owed: int) -> None:
         """The client took all; a worker that is `owed` credit may have been silent because it must, and has its full time from now on."""

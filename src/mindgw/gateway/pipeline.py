@@ -272,6 +272,10 @@ class Pipeline:
         """Who waits, in the order of their turns, then who runs."""
         return views.entries(self._running, self.queue, self._taken, self._now())
 
+    def place_of(self, request_id: str) -> views.Entry | None:
+        """A request that waits or runs; None when there is none of this id."""
+        return views.find(self._running, self.queue, self._taken, self._now(), request_id)
+
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
         return views.stats(self.queue, sum(worker.used for worker in self.fleet.workers.values()), self._now())

@@ -21,6 +21,8 @@ from mindgw.gateway.ticket import Ticket
 
 #: Seconds for which the place of a client that hung up is kept, and how many such places.
 _KEPT, _PLACES = 30.0, 10_000
+#: Waiting tickets from which on each is looked at less often.
+_MANY = 2000
 #: Longest `retry-after` in seconds: clients take a longer one for "never".
 LATER = 120.0
 
@@ -55,7 +57,8 @@ class Queue:
         self.pace = Pace(self.order)
         #: Bytes that those who wait keep in memory.
         self.held = 0
-        #: Sheddable tickets that wait, oldest first.
+        #: Tickets that wait by the id of their request, and those of them that may be shed; oldest first.
+        self._line: OrderedDict[str, Ticket] = OrderedDict()
         self._sheddable: OrderedDict[str, Ticket] = OrderedDict()
         #: Lines that nobody is served of until an operator says so, and whether all are.
         self.paused_models: set[str] = set()
@@ -69,7 +72,17 @@ class Queue:
     @property
     def waiting(self) -> int:
         """Tickets that wait."""
-        return self.order.waiting()
+        return len(self._line)
+
+    @property
+    def leisure(self) -> float:
+        """How much less often those who wait are looked at, because there are many: 1 or more."""
+        return max(1.0, len(self._line) / _MANY)
+
+    def oldest(self, now: float) -> float:
+        """Seconds for which the one that stands for longest does."""
+        first = next(iter(self._line.values()), None)
+        return now - first.entered if first is not None else 0.0
 
     # -- coming and going -----------------------------------------------------------------------------------------
 
@@ -205,9 +218,8 @@ class Queue:
             self._stand(ticket, self.order.front(), now)
 
     def tickets(self) -> Iterator[Ticket]:
-        """All who wait, in no order."""
-        for entry in self.order.tickets():
-            yield entry.item
+        """All who wait, who came first first."""
+        yield from self._line.values()
 
     def classes(self, line: Line | None = None) -> dict[str, int]:
         """Class -> tickets that wait, of a line or of all, the highest class first."""
@@ -247,12 +259,14 @@ class Queue:
         self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number)
         self.pace.joined(ticket, now)
         self.held += ticket.size
+        self._line[ticket.id] = ticket
         if ticket.rank == SHEDDABLE:
             self._sheddable[ticket.id] = ticket
 
     def _unstand(self, ticket: Ticket, now: float) -> None:
         self.pace.left(ticket, now)
         self.held -= ticket.size
+        del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 
     def is_paused(self, line: Hashable) -> bool:

@@ -18,13 +18,14 @@ _DOUBT = 1.6
 class Stay:
     """Between a request and the queue. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_policy", "_queue", "ticket")
+    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "ticket")
 
-    def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, grant: Grant, refuse: Refuse) -> None:
-        """`size` is that of the body, in bytes; `grant` and `refuse` are the ticket's."""
+    def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, grant: Grant, refuse: Refuse) -> None:
+        """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait; `grant` and `refuse` are the ticket's."""
         self._queue = queue
         self._head = head
         self._ask = ask
+        self._longest = longest
         #: Decides whether another worker is tried.
         self._policy = attempts(ask.needs)
         self.ticket = Ticket(head.request_id, next(self._policy), ask.flow, grant, refuse)
@@ -35,8 +36,8 @@ class Stay:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
         identity = self._identity(body) if _value(self._head, _RETRIES) not in (b"", b"0") else b""
         placement = self._queue.join(self.ticket, now, identity)
-        deadline, eta = self._ask.deadline, self.ticket.eta
-        if placement is None and deadline is not None and eta is not None and eta > deadline * _DOUBT:
+        deadline, eta = min(self._ask.deadline or self._longest, self._longest), self.ticket.eta
+        if placement is None and eta is not None and eta > deadline * _DOUBT:
             self._queue.leave(self.ticket, now)
             wrong = f"The wait would be about {eta:.0f} s, longer than the deadline of {deadline:g} s."
             raise errors.TooLate(wrong, retry_after=min(max(eta, 1.0), LATER))
