@@ -13,7 +13,7 @@ Item = Mapping[str, Any]
 Picture = Mapping[str, Item]
 
 
-class Changes(Struct, frozen=True, omit_defaults=True):
+class Changes(Struct, frozen=True):
     """From one picture to a later one. Removals come first: an item in both is another one under the same id."""
 
     #: Items that are new, whole, and those that changed, as far as they did; each with its `id`.

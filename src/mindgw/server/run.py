@@ -80,6 +80,12 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.close_timeout = CLOSING
 
+    async def send(self, message: Any) -> None:
+        """A whole answer in place of the upgrade is an end like others; uvicorn would report it as a defect."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
+
     async def run_asgi(self) -> None:
         """Closing alone waits until the peer has taken what was written before."""
         await super().run_asgi()

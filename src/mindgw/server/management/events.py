@@ -24,7 +24,7 @@ from mindgw.store import faults
 log = logging.getLogger("mindgw.feed")
 
 #: Seconds between looks at whether the key is still good.
-DOUBT = 0.5
+DOUBT = 0.25
 #: Seconds for which a listener may leave a message unread; then its connection is given up.
 STALL = 30.0
 #: Seconds that it has to take the reason.

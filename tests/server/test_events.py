@@ -1,0 +1,306 @@
+"""The feed's door in the whole application, behind the real web server: who may come in, and how a feed ends."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import USER_AGENT
+
+from mindgw import config
+from mindgw.control import feed, keys, secrets, setup
+from mindgw.control.keys import KeyWish
+from mindgw.gateway.pipeline import Pipeline
+from mindgw.server import run
+from mindgw.server.app import Server, build
+from mindgw.server.management import events
+from mindgw.store.database import Database
+
+PATH = "/api/v1/events"
+
+
+async def until(done, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not done():
+            await asyncio.sleep(0.005)
+
+
+class House:
+    """A server that is up, and an admin's key for it."""
+
+    def __init__(self, made: Server, running: uvicorn.Server, key: str) -> None:
+        self.made, self.running, self.key = made, running, key
+        self.port = running.servers[0].sockets[0].getsockname()[1]
+
+    @property
+    def feed(self) -> feed.Feed:
+        return self.made.app.state.feed
+
+    def watch(self, key: str | None = None, **more):
+        headers = [("authorization", f"Bearer {self.key if key is None else key}")]
+        return connect(
+            f"ws://127.0.0.1:{self.port}{PATH}", additional_headers=headers, compression=None, user_agent_header=USER_AGENT, **more
+        )
+
+    async def make(self, **wish) -> keys.KeyMade:
+        return await keys.create(self.made.database, self.made.app.state.secrets.pepper, "root", KeyWish(**({"name": "k"} | wish)))
+
+    async def revoke(self, key: keys.KeyMade) -> None:
+        await keys.revoke(self.made.database, "root", key.id, self.made.pipeline.revoke_key)
+
+    def stop(self) -> None:
+        self.running.should_exit = True
+
+
+@pytest.fixture
+async def house(tmp_path):
+    made = await setup.initialise(tmp_path / "data")
+    settings = config.load(None, tmp_path / "data")
+    database = Database(settings.database_url)
+    server = build(settings, secrets.load(tmp_path / "data"), database)
+    server.app.state.feed = feed.Feed(server.pipeline, 0.01)
+    running = uvicorn.Server(uvicorn.Config(server.app, port=0, ws=run.WebSocket, log_config=None, timeout_graceful_shutdown=1))
+    serving = asyncio.create_task(running._serve())
+    await until(lambda: running.started, 20)
+    yield House(server, running, made.api_key)
+    running.should_exit = True
+    await serving
+    await database.close()
+
+
+async def heard(socket) -> dict:
+    async with asyncio.timeout(5):
+        return json.loads(await socket.recv())
+
+
+async def closed(socket) -> tuple[int, str]:
+    """How the server ended it."""
+    with pytest.raises(ConnectionClosed) as end:
+        async with asyncio.timeout(5):
+            while True:
+                await socket.recv()
+    assert end.value.rcvd is not None
+    return end.value.rcvd.code, end.value.rcvd.reason
+
+
+async def ask(house: House, *lines: str) -> tuple[int, dict]:
+    """A request as bytes; the status and the error of its answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port)
+    writer.write("\r\n".join([f"GET {PATH} HTTP/1.1", "host: x", "connection: close", *lines, "", ""]).encode())
+    async with asyncio.timeout(5):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split(b" ")[1]), json.loads(body)["error"]
+
+
+async def test_a_picture_comes_first_and_a_delta_when_something_changes(house):
+    async with house.watch() as socket:
+        first = await heard(socket)
+        assert (first["type"], first["queue"], first["workers"]) == ("snapshot", [], [])
+        house.made.pipeline.pause_queue("m")
+        news = await heard(socket)
+        assert (news["type"], news["seq"], news["stats"]) == ("delta", first["seq"] + 1, {"paused_models": ["m"]})
+
+
+@pytest.mark.parametrize("key", ["mgw_nonsense", "", "\xff"])
+async def test_a_bad_key_is_refused_before_the_upgrade_as_everywhere(house, key, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(InvalidStatus) as refused:
+        async with house.watch(key):
+            pass
+    answer = refused.value.response
+    error = json.loads(answer.body)["error"]
+    assert (answer.status_code, error["code"], answer.headers["www-authenticate"]) == (401, "invalid_api_key", "Bearer")
+    assert error["request_id"] == answer.headers["x-mindgw-request-id"]
+    assert "--new-admin-key" in error["hint"]
+    assert [record.fields["error_code"] for record in caplog.records if record.name == "mindgw.request"] == ["invalid_api_key"]
+    await until(lambda: not house.running.server_state.connections)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert house.feed._producer is None
+
+
+async def test_a_key_that_is_not_an_admins_may_not_watch(house):
+    with pytest.raises(InvalidStatus) as refused:
+        async with house.watch((await house.make()).key):
+            pass
+    assert refused.value.response.status_code == 403
+    assert json.loads(refused.value.response.body)["error"]["code"] == "forbidden"
+
+
+async def test_two_keys_are_one_too_many(house):
+    other = await house.make(admin=True)
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(
+            f"ws://127.0.0.1:{house.port}{PATH}", additional_headers={"authorization": f"Bearer {house.key}", "x-api-key": other.key}
+        ):
+            pass
+    assert refused.value.response.status_code == 400
+
+
+async def test_too_many_listeners_are_told_to_come_later(house, monkeypatch):
+    monkeypatch.setattr(feed, "LISTENERS", 1)
+    async with house.watch() as socket:
+        await heard(socket)
+        with pytest.raises(InvalidStatus) as refused:
+            async with house.watch():
+                pass
+        answer = refused.value.response
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
+        assert json.loads(answer.body)["error"]["code"] == "too_many_listeners"
+
+
+async def test_without_an_upgrade_it_says_what_it_is_to_those_who_may_know(house):
+    status, error = await ask(house, f"authorization: Bearer {house.key}")
+    assert (status, error["code"]) == (400, "websocket_required")
+    assert (await ask(house))[0] == 401
+    assert (await ask(house, f"authorization: Bearer {(await house.make()).key}"))[0] == 403
+
+
+async def test_a_failure_of_ours_is_told_as_one(house, caplog):
+    class Broken:
+        def listen(self):
+            raise ZeroDivisionError
+
+    house.made.app.state.feed = Broken()
+    with pytest.raises(InvalidStatus) as refused:
+        async with house.watch():
+            pass
+    assert refused.value.response.status_code == 500
+    assert json.loads(refused.value.response.body)["error"]["code"] == "internal_error"
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_revoked_key_ends_its_feed_within_a_second(house):
+    key = await house.make(admin=True)
+    async with house.watch(key.key) as socket, house.watch() as other:
+        await heard(socket)
+        await house.revoke(key)
+        async with asyncio.timeout(1.0):
+            assert await closed(socket) == (4401, "revoked_api_key")
+        await heard(other)
+        house.made.pipeline.pause_queue()
+        assert (await heard(other))["stats"] == {"paused": True}
+
+
+async def test_a_key_that_is_no_longer_an_admins_ends_its_feed(house, monkeypatch):
+    async def demoted(headers):
+        raise events.Forbidden
+
+    async with house.watch() as socket:
+        await heard(socket)
+        house.made.app.state.identify = demoted
+        assert await closed(socket) == (4403, "forbidden")
+
+
+async def test_a_database_that_is_away_ends_no_feed(house, monkeypatch):
+    monkeypatch.setattr(events, "DOUBT", 0.01)
+    asked = 0
+
+    async def away(headers):
+        nonlocal asked
+        asked += 1
+        raise OverflowError
+
+    async with house.watch() as socket:
+        await heard(socket)
+        house.made.app.state.identify = away
+        await until(lambda: asked > 3)
+        house.made.pipeline.pause_queue()
+        assert (await heard(socket))["stats"] == {"paused": True}
+
+
+async def test_the_server_ends_its_feeds_when_it_stops(house):
+    async with house.watch() as socket:
+        await heard(socket)
+        house.stop()
+        assert (await closed(socket))[0] == 1012
+    await until(lambda: house.feed._producer is None)
+    assert house.feed._listeners == set()
+
+
+async def test_who_hangs_up_is_forgotten(house):
+    async with house.watch() as socket:
+        await heard(socket)
+    await until(lambda: not house.feed._listeners)
+    assert house.feed._producer is None
+    assert not house.running.server_state.connections
+
+
+async def test_what_a_listener_says_is_dropped(house):
+    async with house.watch() as socket:
+        await heard(socket)
+        for word in ("x" * 10_000, b"\x00\xff", "{}"):
+            await socket.send(word)
+        house.made.pipeline.pause_queue()
+        assert (await heard(socket))["stats"] == {"paused": True}
+
+
+async def test_a_feed_that_breaks_down_says_so(house, monkeypatch):
+    def broken(self):
+        raise ZeroDivisionError
+
+    async with house.watch() as socket:
+        await heard(socket)
+        monkeypatch.setattr(Pipeline, "lineup", broken)
+        assert await closed(socket) == (1011, "internal_error")
+
+
+async def mute(house: House) -> asyncio.StreamWriter:
+    """A listener that reads nothing, with small buffers on its way."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.port, limit=1024)
+    lines = [f"GET {PATH} HTTP/1.1", "host: x", "upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"]
+    lines += ["sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==", f"authorization: Bearer {house.key}", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    await reader.readuntil(b"\r\n\r\n")
+    return writer
+
+
+async def chatter(house: House) -> None:
+    """News of 100 KiB in every look."""
+    models, number = house.made.pipeline.queue.paused_models, 0
+    while True:
+        models.clear()
+        models.update(f"{number}-{each}-{'m' * 1000}" for each in range(100))
+        number += 1
+        await asyncio.sleep(0.005)
+
+
+async def test_a_slow_reader_is_kept_no_more_than_a_few_messages_for_and_dropped_in_the_end(house, monkeypatch):
+    monkeypatch.setattr(events, "STALL", 0.5)
+    monkeypatch.setattr(run, "CLOSING", 0.1)
+    monkeypatch.setattr(events, "PARTING", 0.1)
+    writer = await mute(house)
+    await until(lambda: house.feed._listeners)
+    (listener,) = house.feed._listeners
+    talk = asyncio.create_task(chatter(house))
+    most = 0
+    async with asyncio.timeout(20):
+        while house.feed._listeners:
+            most = max(most, len(listener._pending))
+            await asyncio.sleep(0.005)
+    assert 0 < most <= feed.BACKLOG
+    await until(lambda: not house.running.server_state.connections)
+    assert house.feed._producer is None
+    talk.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await talk
+    writer.close()
+
+
+async def test_a_slow_reader_holds_up_no_stop_and_no_other(house, monkeypatch):
+    monkeypatch.setattr(run, "CLOSING", 0.1)
+    writer = await mute(house)
+    talk = asyncio.create_task(chatter(house))
+    async with house.watch(max_queue=None) as other:
+        seq = (await heard(other))["seq"]
+        await until(lambda: any(listener._behind for listener in house.feed._listeners), 20)
+        while (news := await heard(other))["seq"] < seq + 5:
+            assert news["type"] == "delta"
+        talk.cancel()
+        house.stop()
+        assert (await closed(other))[0] == 1012
+    await until(lambda: not house.running.server_state.connections)
+    writer.close()
