@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +23,7 @@ def test_the_changes_lead_from_one_picture_to_the_other(before, after):
 @given(st.lists(pictures, min_size=1))
 def test_a_snapshot_and_all_changes_since_are_the_last_picture(seen):
     picture = seen[0]
-    for before, after in zip(seen, seen[1:], strict=False):
+    for before, after in pairwise(seen):
         picture = feed.merged(picture, as_sent(delta.changes(before, after)))
     assert picture == seen[-1]
 
