@@ -20,7 +20,7 @@ import uvicorn
 from mindgw import config
 from mindgw.cli.app import main
 from mindgw.control import secrets, setup
-from mindgw.server.app import build
+from mindgw.server.app import Server, build
 from mindgw.store.database import Database
 
 
@@ -105,6 +105,9 @@ class Gateway:
     url: str
     key: str
     data_dir: Path
+    #: What runs, and the loop of its thread.
+    server: Server
+    loop: asyncio.AbstractEventLoop
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +121,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
     async def work() -> None:
         database = Database(settings.database_url)
-        app = build(settings, secrets.load(directory), database).app
-        running = uvicorn.Server(uvicorn.Config(app, port=0, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1))
+        made = build(settings, secrets.load(directory), database)
+        running = uvicorn.Server(uvicorn.Config(made.app, port=0, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(running.serve())
         while not running.started and not serving.done():
             await asyncio.sleep(0.01)  # uvicorn says so in a flag alone
-        server.update(running=running, port=running.servers[0].sockets[0].getsockname()[1])
+        server.update(running=running, made=made, loop=asyncio.get_running_loop(), port=running.servers[0].sockets[0].getsockname()[1])
         started.set()
         await serving
         await database.close()
@@ -132,7 +135,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     thread.start()
     try:
         assert started.wait(30)
-        yield Gateway(f"http://127.0.0.1:{server['port']}", made.api_key or "", directory)
+        yield Gateway(f"http://127.0.0.1:{server['port']}", made.api_key or "", directory, server["made"], server["loop"])
     finally:
         server["running"].should_exit = True
         thread.join(30)
@@ -159,6 +162,8 @@ class Fake:
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 fake.asked.append((self.command, self.path, dict(self.headers.items()), body))

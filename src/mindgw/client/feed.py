@@ -12,7 +12,7 @@ from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
 from websockets.sync.client import ClientConnection, connect
 
@@ -35,6 +35,10 @@ CLOSING = 1.0
 _NO_KEY, _NO_ADMIN = 4401, 4403
 
 
+class Gap(Exception):
+    """Messages are missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """What is known of the server after a message."""
@@ -49,7 +53,7 @@ class Picture:
 
 
 def told(picture: Picture | None, message: Item) -> Picture:
-    """The picture after a message. Raises TypeError for one that is none, ValueError for one that does not follow on the picture's."""
+    """The picture after a message. Raises TypeError for one that is none, Gap for one that does not follow on the picture's."""
     seq, at = message.get("seq"), message.get("at")
     if not isinstance(seq, int) or not isinstance(at, str):
         raise TypeError("a message has a number and a time")
@@ -57,7 +61,7 @@ def told(picture: Picture | None, message: Item) -> Picture:
         queue, workers = (merged({}, {"set": message.get(name)}) for name in ("queue", "workers"))
         return Picture(seq, at, queue, workers, _mapping(message.get("stats")))
     if picture is None or seq != picture.seq + 1:
-        raise ValueError("messages are missing")
+        raise Gap
     return replace(
         picture,
         seq=seq,
@@ -128,6 +132,8 @@ def _heard(server: Server, socket: ClientConnection) -> Generator[tuple[Item, Pi
         try:
             message = _mapping(json.loads(text))
             picture = told(picture, message)
+        except Gap:
+            return f"{server.url} left something out"
         except (ValueError, TypeError, RecursionError) as problem:
             raise NotMindGW(server.url, f"its feed is not one ({problem})") from problem
         yield message, picture
@@ -162,14 +168,14 @@ def _dialled(server: Server) -> ClientConnection:
             close_timeout=CLOSING,
             max_size=MAX_ANSWER,
         ).__enter__()
-    except (OSError, HTTPException, InvalidHandshake, ValueError, EOFError) as problem:
+    except (OSError, HTTPException, WebSocketException, ValueError, EOFError) as problem:
         plain.close()
         raise _failed(server, problem) from problem
 
 
 def _failed(server: Server, problem: Exception) -> ClientError:
     """What a handshake that failed means."""
-    refused = problem if isinstance(problem, InvalidStatus) else problem.__cause__  # a redirect, which is not followed
+    refused = problem if isinstance(problem, InvalidStatus) else problem.__context__  # a redirect, which is not followed
     if isinstance(refused, InvalidStatus):
         return refusal(server, api.events(), _Refused(refused.response))
     if isinstance(problem, OSError | HTTPException):
