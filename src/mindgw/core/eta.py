@@ -20,8 +20,6 @@ from math import exp
 MEMORY = 60.0
 #: Output tokens that are expected of somebody of whom nothing is known.
 UNKNOWN = 256.0
-#: Units that a slot is expected to do in a second before anything was measured.
-UNMEASURED = 50.0
 #: Seconds of waiting for which the presumed share counts beside the measured one.
 _PRESUMED = 10.0
 #: How much of the newest answer enters the expectation.
@@ -73,7 +71,7 @@ class Speed:
 
     @property
     def known(self) -> float | None:
-        """Units per slot and second; None before anything was measured."""
+        """Units per slot and second; None before anything was measured: then nothing can be foretold."""
         return self._units / self._seconds if self._units > 0 and self._seconds > 0 else None
 
 
@@ -85,7 +83,8 @@ class _Share:
     def __init__(self, now: float) -> None:
         #: Tickets that wait.
         self.waiting = 0
-        #: Seconds that the whole pool worked for it while it waited, and seconds for which it waited; both fade.
+        #: Seconds that the whole pool worked for it while it waited, and seconds for which it waited; both fade with the latter, so what
+        #: is known of a flow that is away is kept for its return.
         self.got = self.waited = 0.0
         #: When they were last brought up to date.
         self.at = now
@@ -94,10 +93,10 @@ class _Share:
         """Time goes on to `now`; a clock that goes back is taken for one that stands."""
         passed = max(0.0, now - self.at)
         self.at = now
-        if passed > 0:
+        if self.waiting and passed > 0:
             kept = exp(-passed / MEMORY)
             self.got *= kept
-            self.waited = self.waited * kept + (MEMORY * (1 - kept) if self.waiting else 0.0)
+            self.waited = self.waited * kept + MEMORY * (1 - kept)
 
 
 class Shares:

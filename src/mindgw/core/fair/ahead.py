@@ -81,8 +81,15 @@ def before(ticket: Ticket, changes: int) -> Ahead:
     """What is served before a ticket that waits, of its own class and line; `changes` counts what happened to the queue so far."""
     branch = ticket.branch
     assert branch is not None
-    ahead = _ranks(branch, changes).before(ticket)
+    if ticket.number >= branch.newest:
+        own = branch.cost - ticket.cost
+        ahead = Ahead(branch.waiting - 1, own, own)
+    else:
+        ahead = _ranks(branch).before(ticket)
     while (parent := branch.parent) is not None:
+        if parent.live == 1:
+            branch = parent
+            continue
         counter = _start(branch) + ahead.units / branch.flow.weight
         total, mine = _corners(parent, changes).until(counter), _until(branch, counter)
         others = Ahead(max(0.0, total.tickets - mine.tickets), max(0.0, total.units - mine.units))
@@ -91,15 +98,17 @@ def before(ticket: Ticket, changes: int) -> Ahead:
     return ahead
 
 
-def _ranks(leaf: Branch, changes: int) -> Ranks:
-    if not isinstance(leaf.profile, Ranks) or changes - leaf.profiled > leaf.live // 8:
-        leaf.profile, leaf.profiled = Ranks(leaf), changes
+def _ranks(leaf: Branch) -> Ranks:
+    if not isinstance(leaf.profile, Ranks) or leaf.changes > leaf.live // 8:
+        leaf.profile, leaf.changes = Ranks(leaf), 0
     return leaf.profile
 
 
 def _corners(branch: Branch, changes: int) -> Corners:
-    if not isinstance(branch.profile, Corners) or changes - branch.profiled > branch.live // 8:
-        branch.profile, branch.profiled = Corners(branch), changes
+    """Those of a moment ago, when less than an eighth of the children came or went since, and little was charged."""
+    stale = branch.changes > branch.live // 8 or changes - branch.profiled > 4 * branch.live
+    if stale or not isinstance(branch.profile, Corners):
+        branch.profile, branch.changes, branch.profiled = Corners(branch), 0, changes
     return branch.profile
 
 
@@ -118,10 +127,8 @@ def _steps(branch: Branch) -> list[tuple[float, float, float, float, float]]:
 
 
 def _until(branch: Branch, counter: float) -> Ahead:
-    """What one child gets before its own counter is `counter`."""
+    """What one child gets before its own counter is `counter`, which is no less than it is now."""
     start, weight, mean = _start(branch), branch.flow.weight, branch.cost / branch.waiting
-    if counter < start:
-        return Ahead(0.0, 0.0)
     if branch.waiting == 1 or mean <= 0:
         return Ahead(branch.waiting, branch.cost)
     units = min(branch.cost, mean / 2 + weight * (counter - start))

@@ -33,7 +33,8 @@ MOST = 1e15
 WEIGHTIEST = 1e6
 #: Lines that are kept although nobody waits there.
 _LINES = 1000
-#: Units that may pass a waiting class before it has the next turn: bumped, high, normal, batch, sheddable.
+#: Units that may pass a waiting class before it is late: bumped, high, normal, batch, sheddable. The class that is latest has the next
+#: turn, so that between two turns of one there pass at most aging + (slots + classes that age and wait for them - 1) x largest cost.
 AGING = (inf, 20_000.0, 20_000.0, 100_000.0, 400_000.0)
 
 
@@ -277,8 +278,8 @@ class Fair:
 
     def _grow(self, parent: Flow, name: str) -> Flow:
         """A child for `name`: a new one, in place of the one that is idle for longest when there are too many."""
-        if len(parent.children) >= self._fanout:
-            forgotten = next(iter(parent.idle), None)
+        if len(parent.children) - (OTHERS in parent.children) >= self._fanout:
+            forgotten = next((idle for idle in parent.idle if idle != OTHERS), None)
             if forgotten is not None:
                 del parent.idle[forgotten], parent.children[forgotten]
             else:
@@ -310,6 +311,7 @@ class Fair:
             self._root.branches[band] = branch
         self._root.waiting += 1
         branch.waiting += 1
+        branch.changes += 1
         branch.cost += ticket.cost
         for flow in _chain(leaf):
             flow.waiting += 1
@@ -320,9 +322,11 @@ class Fair:
                 self._order += 1
                 branch.enter(below, self._order)
             below.waiting += 1
+            below.changes += 1
             below.cost += ticket.cost
             branch = below
         ticket.branch = branch
+        branch.newest = max(branch.newest, ticket.number)
         branch.live += 1
         self._order += 1
         ticket.entry = (ticket.number, self._order, ticket)
@@ -350,6 +354,7 @@ class Fair:
         while branch is not None:
             parent = branch.parent
             branch.waiting -= 1
+            branch.changes += 1
             branch.cost -= ticket.cost
             branch.flow.waiting -= 1
             if branch.waiting == 0:

@@ -66,7 +66,8 @@ class Branch:
     served, faster or not at all, have no say in it."""
 
     __slots__ = (
-        "band", "cost", "entry", "flow", "heap", "latest", "limit", "live", "parent", "profile", "profiled", "shift", "waiting",
+        "band", "changes", "cost", "entry", "flow", "heap", "latest", "limit", "live", "newest", "parent", "profile", "profiled", "shift",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, flow: Flow, band: "Band") -> None:
@@ -89,9 +90,11 @@ class Branch:
         self.latest: Branch | None = None
         #: Its one valid entry in its parent's heap.
         self.entry: tuple[float, int, Any] | None = None
-        #: What `ahead` keeps here, and how much had happened to the queue when it was made.
+        #: The largest number that a ticket of a leaf ever had.
+        self.newest = 0
+        #: What `ahead` keeps here, how many came or went since, and how much had happened to the queue when it was made.
         self.profile: Any = None
-        self.profiled = 0
+        self.changes = self.profiled = 0
 
     def key(self) -> float:
         """What its turn is decided by."""
@@ -122,15 +125,13 @@ class Branch:
             heapreplace(heap, child.entry)
         return None
 
-    def head(self) -> "Ticket | None":
-        """The oldest ticket of a leaf."""
+    def head(self) -> "Ticket":
+        """The oldest ticket of a leaf where one waits."""
         heap = self.heap
-        while heap:
-            ticket: Ticket = heap[0][2]
-            if ticket.entry is heap[0]:
-                return ticket
+        while heap[0][2].entry is not heap[0]:
             heappop(heap)
-        return None
+        ticket: Ticket = heap[0][2]
+        return ticket
 
     def enter(self, child: "Branch", order: int) -> None:
         """Puts a child in at its present key, anew when it was there."""

@@ -7,9 +7,7 @@ def pick(branch: Branch) -> Ticket:
     """The ticket whose turn it is in a branch that is not empty."""
     while (below := branch.top() if not _is_leaf(branch) else None) is not None:
         branch = below
-    ticket = branch.head()
-    assert ticket is not None
-    return ticket
+    return branch.head()
 
 
 def _is_leaf(branch: Branch) -> bool:

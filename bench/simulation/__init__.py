@@ -1,0 +1,1 @@
+"""A discrete-event simulator with virtual time around the real kernels of the queue."""
