@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mindgw import config, quantities, settings_file
-from mindgw.config import Config, Limits, Log, Metrics, Timeouts
+from mindgw.config import Config, DeadLetters, Limits, Log, Metrics, Timeouts
 from mindgw.errors import ConfigError
 from mindgw_agent import payload, wire
 
@@ -41,6 +41,7 @@ limits:
   n: 2
 metrics:
   listen: 10.0.0.1:9420
+dead_letters: {keep_body: Yes, max_body: 2KiB, keep: 7d, most: 5}
 log:
   format: json
   level: debug
@@ -54,6 +55,7 @@ log:
         timeouts=Timeouts(0.5, 300, 3600, 86400, 30, 1.5, 60, 15),
         limits=Limits(body=32_000_000, queue=7, answer=2**26, n=2),
         metrics=Metrics("10.0.0.1:9420"),
+        dead_letters=DeadLetters(True, 2048, 7 * 86400, 5),
         log=Log("json", "debug"),
     )
 
@@ -75,6 +77,9 @@ log:
         ("limits: {n: 9}", ["config.yaml:1", "limits.n", "at most 8", "'9'"]),
         ("limits: {answer: 1GiB}", ["limits.answer", "at most 64MiB", "'1GiB'"]),
         ("limits:\n  body: 200MB", ["config.yaml:2", "limits.body", "at most 64MiB", "'200MB'"]),
+        ("dead_letters: {keep_body: perhaps}", ["dead_letters.keep_body", "'perhaps'", "true or false"]),
+        ("dead_letters: {keep: 0}", ["dead_letters.keep", "'0'"]),
+        ("dead_letters: {most: 0}", ["dead_letters.most", "'0'"]),
         ("listen: 8420", ["config.yaml:1", "listen", "'8420'", "quotes"]),
         ("listen: true", ["listen", "'true'"]),
         ("listen: [a]", ["listen", "one value"]),

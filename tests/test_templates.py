@@ -39,8 +39,10 @@ def keys(tree, prefix=""):
 
 @pytest.mark.parametrize("key", [key for key in keys(config.Config) if key != "data_dir"])
 def test_the_example_names_every_setting(key):
-    section, _, name = key.rpartition(".")
-    where = EXAMPLE if not section else re.search(rf"(?m)^{section}:\n((?:  .*\n)+)", EXAMPLE).group(1)
+    *sections, name = key.split(".")
+    where = EXAMPLE
+    for depth, section in enumerate(sections):
+        where = re.search(rf"(?m)^{'  ' * depth}{section}:.*\n((?:{'  ' * (depth + 1)}.*\n)+)", where).group(1)
     assert re.search(rf"(?m)^ *(# )?{name}:", where)
 
 

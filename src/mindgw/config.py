@@ -58,10 +58,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: Largest request; agents take no more than 64MiB.
     body: Size = 32 * 2**20
-    #: Requests that may wait: in all, of one organisation, of one key, for one model.
+    #: Requests that may wait.
     queue: int = 10_000
+    #: Requests of one organisation that may wait.
     queue_org: int = 10_000
+    #: Requests of one key that may wait.
     queue_key: int = 1_000
+    #: Requests for one model that may wait.
     queue_model: int = 10_000
     #: Bytes of the requests that may wait.
     queue_bytes: Size = 2**30
@@ -74,9 +77,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Aging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Units (a token of a prompt is one, a token of an answer two) that may pass a waiting class before it has the next turn."""
 
+    #: Units that may pass a request of this class.
     high: int = 20_000
+    #: Units that may pass a request of this class.
     normal: int = 20_000
+    #: Units that may pass a request of this class.
     batch: int = 100_000
+    #: Units that may pass a request of this class, the first that is refused when the queue is full.
     sheddable: int = 400_000
 
     def by_rank(self) -> tuple[float, ...]:

@@ -87,6 +87,59 @@ async def test_a_chore_is_done_until_it_is_cancelled():
         await task
 
 
+async def test_what_is_under_way_is_finished_when_it_is_stopped():
+    """Cut off in the middle of opening a connection, it would leave that behind."""
+    began, gate, done = asyncio.Event(), asyncio.Event(), []
+
+    async def work():
+        began.set()
+        await gate.wait()
+        done.append(1)
+
+    chore = Chore("digging", 0.0, work)
+    task = asyncio.create_task(chore.forever())
+    async with asyncio.timeout(5):
+        await began.wait()
+        chore.stop()
+        await asyncio.sleep(0)
+        assert not task.done()
+        gate.set()
+        await task
+    assert done == [1]
+
+
+async def test_one_that_rests_ends_at_once_when_it_is_stopped():
+    chore = Chore("digging", 3600.0, asyncio.Event().wait)
+    task = asyncio.create_task(chore.forever())
+    await asyncio.sleep(0)
+    chore.stop()
+    async with asyncio.timeout(5):
+        await task
+
+
+async def test_work_that_is_stuck_does_not_hold_up_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(assembly, "FLUSH", 0.01)
+    monkeypatch.setattr(assembly, "STUCK", 0.05)
+    await setup.initialise(tmp_path / "data")
+    known = config.load(None, tmp_path / "data")
+    database = Database(known.database_url)
+    server = build(known, secrets.load(tmp_path / "data"), database)
+    began = asyncio.Event()
+
+    async def stuck(rows):
+        if not began.is_set():
+            began.set()
+            await asyncio.Event().wait()
+
+    server.pipeline.meter._append = stuck
+    server.pipeline.meter.settle(row(1))
+    async with asyncio.timeout(20):
+        async with server.app.lifespan():
+            await began.wait()
+    await database.close()
+    assert server.pipeline.meter.unwritten == 0
+
+
 async def test_one_that_fails_stops_no_other(tmp_path, caplog, monkeypatch):
     """Usage cannot be written; all the same it is written down when keys were used, and at the end it is said what is lost."""
     monkeypatch.setattr(assembly, "FLUSH", 0.01)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mindgw import clock
+from mindgw.cli import queue_dead
 from mindgw.cli.durations import span
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mindgw.client.feed import Picture
 
 app = noun("The queue: who waits for a slot, and why.")
+app.add_typer(queue_dead.app, name="dead")
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of requests, as `queue list` shows them.")]
 Model = Annotated[str, typer.Option("--model", metavar="MODEL", help="Of this model alone.")]

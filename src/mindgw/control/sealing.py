@@ -24,6 +24,8 @@ class Safe:
     def open(self, name: str, sealed: bytes) -> bytes:
         """Raises ValueError when it was sealed by another key, for another name, or was changed."""
         try:
+            if len(sealed) < _NONCE:
+                raise InvalidTag  # not even a nonce
             return self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
         except InvalidTag:
             raise ValueError("it was sealed by another key, or changed") from None

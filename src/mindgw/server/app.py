@@ -42,6 +42,8 @@ SWEEP = 0.25
 FLUSH = 0.5
 #: Seconds between writes of what the fair order knows, and between looks for what is too old to be kept.
 REMEMBER = 10.0
+#: Seconds that work which is under way may take when the server stops.
+STUCK = 10.0
 MINUTE = 60.0
 
 
@@ -137,11 +139,15 @@ async def _at_work(pipeline: Pipeline, registry: Registry, database: Database, w
     await registry.remember(pipeline.fleet)
     await memory.recall()
     writing = [*writing, Chore("writing how far flows are ahead", REMEMBER, memory.flush)]
-    tasks = [asyncio.create_task(chore.forever()) for chore in (Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *others)]
+    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *others]
+    tasks = [asyncio.create_task(chore.forever()) for chore in chores]
     try:
         yield
     finally:
-        for task in tasks:
+        for chore in chores:
+            chore.stop()
+        _done, stuck = await asyncio.wait(tasks, timeout=STUCK)
+        for task in stuck:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task

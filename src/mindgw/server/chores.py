@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from msgspec import Struct
@@ -22,14 +23,24 @@ class Chore:
         #: Seconds between two times.
         self.seconds = seconds
         self._work = work
+        #: Set when nothing more is to be begun.
+        self._over = asyncio.Event()
         #: Why it failed the last time; empty when it did not.
         self._trouble = ""
 
     async def forever(self) -> None:
-        """Until it is cancelled."""
+        """Until it is stopped, or cancelled."""
         while True:
-            await asyncio.sleep(self.seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds):
+                    await self._over.wait()
+                return
             await self.once()
+
+    def stop(self) -> None:
+        """Ends `forever`, at once when nothing is being done and else when that is done: work that is cut off in the middle may leave a
+        connection behind."""
+        self._over.set()
 
     async def once(self) -> bool:
         """True when it went well. A trouble that lasts is logged when it begins, when it changes and when it is over."""
