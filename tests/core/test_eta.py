@@ -62,13 +62,13 @@ def test_old_speeds_fade_but_not_while_nothing_runs():
     assert speed.known == pytest.approx(20.0, rel=0.01)
 
 
-@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9), TIMES), max_size=30))
+@given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9).map(lambda ms: ms / 1000), TIMES), max_size=30))
 def test_no_measurement_makes_a_speed_that_is_absurd(measurements):
     """Refunds, and clocks that jump."""
     speed = Speed()
     for units, busy, passed in measurements:
         speed.measure(units, busy, passed)
-    assert speed.known is None or (speed.known > 0 and speed.known == speed.known)
+    assert speed.known is None or (speed.known > 0 and isfinite(speed.known))
 
 
 def test_a_share_is_presumed_until_it_was_measured():

@@ -440,6 +440,21 @@ def test_a_detour_through_another_line_forgets_nothing():
     assert turns <= 200 / 4 + 1
 
 
+def test_between_lines_the_older_ticket_of_a_flow_goes_first():
+    fair = Fair(1)
+    tickets = [join(fair, "a", line) for line in "YXXY"]
+    for ticket in tickets:
+        assert fair.best() is ticket
+        fair.take(ticket)
+
+
+def test_between_lines_the_higher_class_goes_first():
+    fair = Fair(1)
+    low, high = join(fair, "a", "X", 3), join(fair, "b", "Y", 2)
+    assert fair.best() is high
+    assert fair.best({"Y"}) is low
+
+
 def test_lines_that_share_slots_share_them_by_counters():
     fair = Fair(1)
     join(fair, "flood", "X")

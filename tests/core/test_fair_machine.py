@@ -147,7 +147,7 @@ class Order(RuleBasedStateMachine):
         while flow.parent is not None:
             self.ledger[flow] += units / flow.weight
             flow = flow.parent
-        for line in ticket.serves:
+        for line in self.fair._lines.keys() & {*ticket.serves}:
             self.work[line] += units
 
     @precondition(lambda self: self.running)

@@ -22,6 +22,8 @@ MEMORY = 60.0
 UNKNOWN = 256.0
 #: Seconds of waiting for which the presumed share counts beside the measured one.
 _PRESUMED = 10.0
+#: Units per second below which nothing can be foretold.
+_STANDSTILL = 1e-6
 #: How much of the newest answer enters the expectation.
 _NEWEST = 0.1
 #: Names whose lengths are remembered, and flows whose shares are.
@@ -72,7 +74,8 @@ class Speed:
     @property
     def known(self) -> float | None:
         """Units per slot and second; None before anything was measured: then nothing can be foretold."""
-        return self._units / self._seconds if self._units > 0 and self._seconds > 0 else None
+        speed = self._units / self._seconds if self._seconds > 0 else 0.0
+        return speed if speed > _STANDSTILL else None
 
 
 class _Share:
