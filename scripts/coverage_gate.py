@@ -11,7 +11,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 #: Rooms that decide and do nothing else: there is no excuse for a branch that no test takes.
-PURE = ("mindgw/core/*.py", "mindgw/core/*/*.py", *(f"mindgw_agent/{name}.py" for name in ("aggregate", "flow", "payload", "session", "sse", "tokens", "wire")))
+PURE = (
+    "mindgw/core/*.py",
+    "mindgw/core/*/*.py",
+    *(f"mindgw_agent/{name}.py" for name in ("aggregate", "flow", "payload", "session", "sse", "tokens", "wire")),
+)
 
 #: Percent asked of every other room.
 ELSEWHERE = 90.0
