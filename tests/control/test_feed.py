@@ -183,7 +183,8 @@ async def test_nobody_looks_while_nobody_watches(world):
     again.close()
 
 
-async def test_those_who_come_and_go_quickly_do_not_make_it_look_more_often(world):
+async def test_those_who_come_and_go_quickly_do_not_make_it_work_more(world, monkeypatch):
+    monkeypatch.setattr(feed, "REST", 1e9)
     live = Counted(world)
     made = Feed(live, 60.0)
     for _ in range(20):

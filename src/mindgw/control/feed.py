@@ -23,7 +23,7 @@ from mindgw.gateway.snapshot import WorkerView
 
 log = logging.getLogger("mindgw.feed")
 
-#: Seconds between looks; after one that took long, so many times as long.
+#: Seconds between looks; after one that was hard work, so many times as long as that.
 PERIOD, REST = 1.0, 20.0
 #: Seconds after which a message leaves although nothing changed: it shows that both ends are alive.
 SILENCE = 15.0
@@ -171,8 +171,9 @@ class Feed:
         #: The picture after that message, and when it was taken.
         self._picture = Picture({}, {}, {})
         self._at = now()
-        #: Monotonic seconds of the last look and of the last message.
+        #: Monotonic seconds of the last look and of the last message, and the seconds of work that the look was.
         self._looked = self._spoke = float("-inf")
+        self._cost = 0.0
         #: The last snapshot that was encoded, and the picture that it shows.
         self._encoded: tuple[Picture | None, bytes] = None, b""
         self._listeners: set[Listener] = set()
@@ -184,7 +185,7 @@ class Feed:
         if len(self._listeners) >= LISTENERS:
             raise RateLimited(f"{LISTENERS} others watch already.", code="too_many_listeners", retry_after=30)
         if self._producer is None:
-            if clock.monotonic() - self._looked >= self._period:
+            if clock.monotonic() - self._looked >= min(self._period, REST * self._cost):
                 self.look()
             self._producer = asyncio.get_running_loop().create_task(self._produce())
         listener = Listener(self)
@@ -198,9 +199,10 @@ class Feed:
             self._producer.cancel()
             self._producer = None
 
-    def look(self) -> float:
-        """Takes a picture and tells all listeners what changed; returns the seconds that it took."""
-        self._looked = began = clock.monotonic()
+    def look(self) -> None:
+        """Takes a picture and tells all listeners what changed."""
+        work = clock.cost()
+        self._looked = clock.monotonic()
         self._at = self._now()
         before = self._picture
         self._picture = after = _picture(self._live, before.queue, self._at)
@@ -212,13 +214,13 @@ class Feed:
             stats=delta.fields(before.stats, after.stats) or UNSET,
         )
         changed = any(section is not UNSET for section in (news.queue, news.workers, news.stats))
-        if changed or began - self._spoke >= SILENCE:
+        if changed or self._looked - self._spoke >= SILENCE:
             self._seq += 1
-            self._spoke = began
+            self._spoke = self._looked
             message = msgspec.json.encode(news) if self._listeners else b""
             for listener in self._listeners:
                 listener.offer(message)
-        return clock.monotonic() - began
+        self._cost = clock.cost() - work
 
     def snapshot(self) -> bytes:
         """The picture after the last message, encoded once for all who need it."""
@@ -231,11 +233,10 @@ class Feed:
         return encoded
 
     async def _produce(self) -> None:
-        took = clock.monotonic() - self._looked
         try:
             while True:
-                await asyncio.sleep(max(self._period, REST * took))
-                took = self.look()
+                await asyncio.sleep(max(self._period, REST * self._cost))
+                self.look()
         except Exception:  # the top of a task: without looks there is nothing to say, and whoever watches must not wait for it
             log.exception("the feed broke down; whoever watches is sent away")
             self._producer = None
