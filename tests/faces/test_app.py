@@ -9,10 +9,11 @@ import pytest
 from mindgw import __version__
 from mindgw.cli.app import MOUNTS
 
-SLOW = {"aiohttp", "alembic", "litestar", "rich", "sqlalchemy", "sqlmodel", "textual", "uvicorn"}
+SLOW = {"aiohttp", "alembic", "litestar", "rich", "sqlalchemy", "sqlmodel", "textual", "uvicorn", "websockets"}
 #: Every command that the scripts of operators rely on.
 PROMISED = """init|serve|quickstart|status|chat|version|keys create|keys list|keys show|keys revoke|join-tokens create|join-tokens list
-|join-tokens revoke|agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export"""
+|join-tokens revoke|queue list|queue watch|queue show|queue cancel|queue bump|queue pause|queue resume|queue stats
+|agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export"""
 
 
 def test_without_words_it_shows_its_help(cli):
@@ -38,7 +39,9 @@ def test_a_noun_alone_shows_its_help(cli, noun):
     assert "Commands:" in shown.out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["keys", "--help"], ["chat", "-h"], ["init", "--help"], ["serve", "-h"], ["version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["keys", "--help"], ["chat", "-h"], ["init", "--help"], ["serve", "-h"], ["queue", "watch", "-h"], ["version"]]
+)
 def test_help_starts_without_what_is_slow_to_import(words):
     probe = "import sys; from mindgw.cli.app import main; code = main(sys.argv[1:]); print('\\n'.join(sys.modules)); sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, check=True, timeout=60)
