@@ -19,9 +19,12 @@ import mindgw_agent.errors
 from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
+from mindgw.control import feed
+from mindgw.gateway import lineup
 from mindgw.gateway.lineup import Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.server import collector
+from mindgw.server.management import events
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
@@ -254,8 +257,65 @@ def metrics_page() -> str:
     ])
 
 
+# ---- events
+
+
+def fields(kind: type[msgspec.Struct], module: Any) -> str:
+    said = remarks(Path(module.__file__))
+    return table(("Field", "Meaning"), [(code(field.name), said[kind.__name__, field.name]) for field in msgspec.structs.fields(kind)])
+
+
+EVENTS = """\
+`GET /api/v1/events` is a WebSocket that shows the live queue and the workers. It takes an admin key in the `Authorization` header; any
+other is refused before the upgrade, with the status and the body of every other refusal, as is a plain GET (400 `websocket_required`)
+and whoever comes when LISTENERS watch already (429 `too_many_listeners`). `mindgw queue watch --json` prints what it says.
+
+Every message is one JSON object in one text frame. The first one is a snapshot:
+```json
+{"type": "snapshot", "seq": 41, "at": "2026-01-02T03:04:05Z", "queue": [...], "workers": [...], "stats": {...}}
+```
+Deltas follow, at most one in PERIOD s, each numbered one higher:
+```json
+{"type": "delta", "seq": 42, "at": "...", "queue": {"set": [{"id": "req-1", "position": 2}], "removed": ["req-2"]}, "stats": {...}}
+```
+Take out what is `removed`, then lay the fields of what is `set` over what you know under that `id`; an id that you do not know is a new
+item, with all its fields. Sections without a change are left out; `stats` holds the figures that changed. Whoever reads slowly is sent
+another snapshot instead of the deltas that he missed, and goes on from there. Without any change a delta without sections comes every
+SILENCE s. What you say is not read. More fields may come with a release; skip what you do not know.
+
+A snapshot holds the first SHOWN requests that wait and as many that run; `stats` counts all. `at` is the server's clock; all moments
+are, so subtract them from `at` and not from yours. When looking at a very long queue is hard work, deltas come less often.
+"""
+
+
+def events_page() -> str:
+    ends = [
+        ("4401", "The key is no longer good: revoked, expired. The reason is the error code."),
+        ("4403", "The key is no longer an admin's."),
+        ("1012", "The server stops. Connect again: the feed begins anew."),
+        ("1013", f"A message was not taken for {events.STALL:g} s."),
+        ("1011", "The server failed; its log says why."),
+    ]
+    text = re.sub(r"\b(LISTENERS|PERIOD|SILENCE|SHOWN)\b", lambda name: f"{getattr(feed, name[0]):g}", EVENTS)
+    return "\n".join([
+        "# Events\n",
+        WRITTEN,
+        text,
+        "## How it ends\n",
+        table(("Code", "Why"), ends),
+        "## An item of `queue`\n",
+        fields(feed.Row, feed),
+        "## An item of `workers`\n",
+        "Workers that are connected, no others.\n",
+        fields(feed.Box, feed),
+        "## `stats`\n",
+        "As `GET /api/v1/queue/stats`.\n",
+        fields(lineup.Stats, lineup),
+    ])
+
+
 #: File name -> what writes its text.
-WRITERS = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page, "cli.md": cli_page}
+WRITERS = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page, "events.md": events_page, "cli.md": cli_page}
 
 
 def main(arguments: list[str]) -> int:

@@ -39,27 +39,38 @@ Item = dict[str, Any]
 class Row(Struct, frozen=True, kw_only=True):
     """A request that waits or runs, in words that stay true while time passes."""
 
+    #: Of the request, as in the log and in `x-mindgw-request-id`.
     id: str
     #: waiting or running.
     state: str
+    #: What it asked for.
     model: str
+    #: chat, completions or embeddings.
     kind: str
     #: bumped, high, normal, batch or sheddable.
     priority: str
+    #: Id of the key.
     key_id: str
+    #: Name of the key.
     key: str
+    #: Team of the key; empty: none.
     team: str
+    #: Person that the key belongs to; empty: nobody.
     user: str
+    #: Who is behind a trusted proxy; empty: nobody.
     end_user: str
     #: Where it stands in its line, 1 is next; 0 when it runs.
     position: int
-    #: Since when it is here, since when it runs, and when its turn is expected to come; null where there is nothing to say.
+    #: When it joined the queue.
     waiting_since: datetime
+    #: When it got its slot; null while it waits.
     running_since: datetime | None
+    #: When its turn is expected to come; null when nobody can tell, and while it runs. It is corrected when it is wrong by more than a
+    #: second and a tenth of the wait.
     turn_at: datetime | None
     #: Name of the worker that it runs on.
     worker: str
-    #: Why it waits.
+    #: Why it waits, for people.
     reason: str
     #: Units that it is expected to cost, or that were charged so far.
     units: float
@@ -68,15 +79,19 @@ class Row(Struct, frozen=True, kw_only=True):
 class Box(Struct, frozen=True, kw_only=True):
     """A worker that is connected."""
 
+    #: Of the worker.
     id: str
+    #: Of the worker.
     name: str
     #: connecting, pending, ready, draining, offline or locked.
     state: str
+    #: Requests that it can carry at once.
     slots: int
+    #: Slots that are taken.
     used: int
     #: Ids of what it serves.
     models: list[str]
-    #: Milliseconds; null until the first answer to a ping.
+    #: Milliseconds of a round trip; null until the first answer to a ping.
     rtt_ms: float | None
 
 

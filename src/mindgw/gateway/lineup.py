@@ -60,20 +60,25 @@ class Share(Struct, frozen=True, kw_only=True):
 class Stats(Struct, frozen=True, kw_only=True):
     """The queue in numbers."""
 
+    #: Requests that wait.
     waiting: int
+    #: Requests that have a slot.
     running: int
     #: Waiting tickets by class.
     classes: dict[str, int]
     #: Seconds that the oldest one waits.
     oldest_s: float
-    #: Error of the estimates at entry, |estimate - wait| / max(wait, 5 s); None before there was one.
+    #: Error of the estimates at entry, |estimate - wait| / max(wait, 5 s), half of them are not worse; null before there was one.
     eta_error_median: float | None
+    #: The same, nine in ten are not worse.
     eta_error_p90: float | None
+    #: What each team got of the last minutes: `team`, `share` between 0 and 1, `units`.
     shares: list[Share]
     #: Bytes of the requests that wait.
     bytes: int
-    #: Whether all are paused, and models that are.
+    #: Whether all models are paused.
     paused: bool
+    #: Models that are paused beside that.
     paused_models: list[str]
 
 
