@@ -10,7 +10,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import USER_AGENT
 
-from mindgw import config
+from mindgw import config, errors
 from mindgw.control import feed, keys, secrets, setup
 from mindgw.control.keys import KeyWish
 from mindgw.gateway.pipeline import Pipeline
@@ -187,7 +187,7 @@ async def test_a_revoked_key_ends_its_feed_within_a_second(house):
 
 async def test_a_key_that_is_no_longer_an_admins_ends_its_feed(house, monkeypatch):
     async def demoted(headers):
-        raise events.Forbidden
+        raise errors.Forbidden
 
     async with house.watch() as socket:
         await heard(socket)
@@ -304,3 +304,25 @@ async def test_a_slow_reader_holds_up_no_stop_and_no_other(house, monkeypatch):
         assert (await closed(other))[0] == 1012
     await until(lambda: not house.running.server_state.connections)
     writer.close()
+
+
+@pytest.mark.parametrize(("wrong", "code"), [(errors.Unauthenticated(), 4401), (errors.Forbidden(), 4403)])
+async def test_where_no_answer_can_stand_in_place_of_an_upgrade_it_is_closed(wrong, code):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await events._refuse(wrong, {"path": PATH, "extensions": None}, [], send)
+    assert sent == [{"type": "websocket.close", "code": code, "reason": wrong.code}]
+
+
+async def test_a_peer_that_is_gone_ends_the_sending_whatever_the_server_says_of_it(house):
+    for gone in (OSError(), RuntimeError()):
+
+        async def send(message, gone=gone):
+            raise gone
+
+        listener = house.feed.listen()
+        assert await events._until_broken(listener, send) == events.GONE
+        listener.close()
