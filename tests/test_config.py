@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mindgw import config, quantities, settings_file
-from mindgw.config import Config, DeadLetters, Limits, Log, Metrics, Timeouts
+from mindgw.config import Config, DeadLetters, Limits, Log, Metrics, Queueing, Timeouts
 from mindgw.errors import ConfigError
 from mindgw_agent import payload, wire
 
@@ -222,7 +222,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1,
     listen=st.builds("{}:{}".format, HOSTS, PORTS),
     database=st.one_of(st.just("sqlite"), TEXTS.map("postgresql://{}".format)),
     public_port=st.none() | PORTS,
-    timeouts=st.builds(Timeouts, *[SECONDS] * 8),
+    timeouts=st.builds(Timeouts, *[SECONDS] * 10),
     limits=st.builds(
         Limits, body=st.integers(1, wire.MAX_BODY), queue=COUNTS, answer=st.integers(1, wire.MAX_ANSWER), n=st.integers(1, payload.MAX_N)
     ),
@@ -233,6 +233,20 @@ def test_what_is_written_is_read_back(listen, database, public_port, timeouts, l
     if public_port is not None and public_port != int(listen.rpartition(":")[2]):
         said = msgspec.structs.replace(said, public_url=f"https://gpu.example:{public_port}", tls_listen=f"0.0.0.0:{public_port}")
     assert parse(config.dump(said)) == said
+
+
+def test_defaults_are_not_written_and_shares_are():
+    assert "queue" not in config.dump(Config("/data"))
+    weighed = Config("/data", queue=Queueing(weights={"team:nlp": 2.0, "user:ada@example.org": 0.5}))
+    assert parse(config.dump(weighed)) == weighed
+
+
+@pytest.mark.parametrize(
+    "text", ["nlp=2", "team:nlp", "team:nlp=0", "team:nlp=-1", "team:nlp=nan", "team:nlp=1e9", "team:a=1, team:a=2", "team:=1"]
+)
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match="queue.weights: must be shares above 0"):
+        parse(f"queue:\n  weights: '{text}'\n")
 
 
 @pytest.mark.parametrize(

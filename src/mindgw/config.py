@@ -249,9 +249,13 @@ def _flat(tree: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
         value = getattr(tree, field.name)
         if isinstance(value, msgspec.Struct):
             found.update(_flat(value, f"{prefix}{field.name}."))
-        elif value != field.default or prefix + field.name in {"listen", "database"}:
+        elif value != _default(field) or prefix + field.name in {"listen", "database"}:
             found[prefix + field.name] = value
     return found
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _check(values: Mapping[str, Value]) -> Config:
