@@ -9,7 +9,7 @@ from mindgw.config import DeadLetters as Settings
 from mindgw.config import Limits, Timeouts
 from mindgw.gateway import dead_letters, exchange, meter, signals
 from mindgw.gateway.dead_letters import DeadLetters, is_dead
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from tests.gateway.world import EVENT, JSON, SSE, Box, Client, World, engine, finished
 
 
@@ -303,7 +303,7 @@ def test_letters_that_wait_for_the_database_have_a_bound(monkeypatch):
 
 def fill(dead: DeadLetters, count: int, body: bytes = b"{}") -> None:
     for number in range(count):
-        row = UsageRow(
+        row = Entry(
             request_id=f"r{number}", key_id="k", org_id="o", model="m", endpoint="/", status=502, outcome="failed",
             started_at=dead._today(),
         )  # fmt: skip

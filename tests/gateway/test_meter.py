@@ -8,14 +8,14 @@ from mindgw import metrics
 from mindgw.core.usage import Tokens
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.meter import BATCH, Meter, Tally
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from tests.gateway.world import finished
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PAYER = Caller("k", "name", "o", "t", "")
 
 
-def row(number: int = 0) -> UsageRow:
+def row(number: int = 0) -> Entry:
     return Tally(0.0, START).row(f"r{number}", "/v1/completions", PAYER, "done", 1.0)
 
 
@@ -23,17 +23,17 @@ class Ledger:
     """A database that can be away; what it has stored, batch by batch."""
 
     def __init__(self) -> None:
-        self.batches: list[list[UsageRow]] = []
+        self.batches: list[list[Entry]] = []
         self.away = False
         self.meter = Meter(self._append, metrics.Counters(), capacity=5000)
 
-    async def _append(self, rows: list[UsageRow]) -> None:
+    async def _append(self, rows: list[Entry]) -> None:
         if self.away:
             raise OSError("the database is away")
         self.batches.append(rows)
 
     @property
-    def stored(self) -> list[UsageRow]:
+    def stored(self) -> list[Entry]:
         return [row for batch in self.batches for row in batch]
 
 
@@ -95,7 +95,7 @@ async def test_rows_that_come_during_a_write_are_in_the_next_batch():
     ledger = Ledger()
     gate, written = asyncio.Event(), []
 
-    async def append(rows: list[UsageRow]) -> None:
+    async def append(rows: list[Entry]) -> None:
         written.append(rows)
         await gate.wait()
 
@@ -115,7 +115,7 @@ async def test_a_write_that_is_cut_off_is_made_again():
     """The ledger leaves out what it has already: twice offered is once counted."""
     gate, offered = asyncio.Event(), []
 
-    async def append(rows: list[UsageRow]) -> None:
+    async def append(rows: list[Entry]) -> None:
         offered.append(rows)
         await gate.wait()
 

@@ -25,7 +25,7 @@ from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
 from mindgw.gateway.tunnel import Link
 from mindgw.store.keys import Holder, digest
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from mindgw.store.tables import Key
 from mindgw_agent import identity, session, tokens, wire
 
@@ -96,7 +96,7 @@ class World:
         self.found: list[str] = []
         #: Names of the teams of keys.
         self.teams: dict[str, str] = {}
-        self.rows: list[UsageRow] = []
+        self.rows: list[Entry] = []
         self.boxes: list[Box] = []
         self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
         self.meter = Meter(self._append, metrics.Counters())
@@ -109,7 +109,7 @@ class World:
         row = self.keys.get(key_id)
         return Holder(row, self.teams.get(key_id, "")) if row is not None else None
 
-    async def _append(self, rows: list[UsageRow]) -> None:
+    async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows
 
     def add_key(self, team: str = "", **columns: Any) -> str:
@@ -119,7 +119,7 @@ class World:
         self.keys[row.id] = row
         return text
 
-    def settled(self) -> list[UsageRow]:
+    def settled(self) -> list[Entry]:
         """All rows so far."""
         finished(self.meter.flush())
         return self.rows

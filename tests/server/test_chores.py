@@ -19,13 +19,13 @@ from mindgw.server.app import build
 from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.store import faults, ledger
 from mindgw.store.database import Database
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from mindgw.store.tables import Key
 
 
-def row(id: int | str, **fields) -> UsageRow:
+def row(id: int | str, **fields) -> Entry:
     facts = {"key_id": "k", "org_id": "o", "model": "m", "endpoint": "/v1/chat/completions", "status": 200, "outcome": "done"}
-    return UsageRow(request_id=str(id), started_at=datetime.now(UTC), **(facts | fields))
+    return Entry(request_id=str(id), started_at=datetime.now(UTC), **(facts | fields))
 
 
 @pytest.fixture

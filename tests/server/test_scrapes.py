@@ -12,13 +12,13 @@ from mindgw.gateway.lineup import Share, Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.server import scrape
 from mindgw.server.collector import Collector
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from tests.gateway.world import JSON, Box, World, engine
 
 
-def row(**columns) -> UsageRow:
+def row(**columns) -> Entry:
     facts = {"request_id": "r", "key_id": "k", "org_id": "o", "model": "m", "endpoint": "chat", "status": 200, "outcome": "done"}
-    return UsageRow(**{**facts, "started_at": clock.utcnow(), **columns})
+    return Entry(**{**facts, "started_at": clock.utcnow(), **columns})
 
 
 def read(collector: Collector) -> dict:

@@ -17,7 +17,7 @@ from mindgw.clock import utcnow
 from mindgw.config import DeadLetters as Settings
 from mindgw.store.dead_letters import Letter
 from mindgw.store.ids import new_id
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 
 #: A letter and the body of its request, None when that is not kept.
 Sent = tuple[Letter, bytes | None]
@@ -56,7 +56,7 @@ class DeadLetters:
         return len(self._letters)
 
     def add(
-        self, row: UsageRow, wrong: errors.MindGWError, attempts: Sequence[tuple[str, str]], end_user: str, size: int, body: bytes | None
+        self, row: Entry, wrong: errors.MindGWError, attempts: Sequence[tuple[str, str]], end_user: str, size: int, body: bytes | None
     ) -> None:
         """Takes in a request that failed, for good or not: `row` is that of its end, `attempts` are (worker id, outcome) of the tries
         on workers, `size` the bytes of its body."""
@@ -92,7 +92,7 @@ class DeadLetters:
         return "crowded" if self._held + size > MOST_BYTES else ""
 
     def _letter(
-        self, row: UsageRow, wrong: errors.MindGWError, attempts: Sequence[tuple[str, str]], end_user: str, size: int, note: str
+        self, row: Entry, wrong: errors.MindGWError, attempts: Sequence[tuple[str, str]], end_user: str, size: int, note: str
     ) -> Letter:
         return Letter(
             id=new_id(),

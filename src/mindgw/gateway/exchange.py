@@ -26,7 +26,7 @@ from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
 from mindgw.gateway.ticket import Ticket
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import Entry
 from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
@@ -400,7 +400,7 @@ class Exchange:
         self._body = b""
         return []
 
-    def _bury(self, row: UsageRow, stay: Stay) -> None:
+    def _bury(self, row: Entry, stay: Stay) -> None:
         """Leaves a letter of what was taken in and failed, unless that was nobody's fault but the caller's."""
         tally, dead = self._tally, self._stages.dead
         if dead is not None and tally.wrong is not None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from mindgw import errors, metrics
 from mindgw.core import usage
-from mindgw.store.ledger import UsageRow
+from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
 
@@ -88,9 +88,9 @@ class Tally:
         self.error = wrong.code
         self.status = 200 if begun else wrong.status
 
-    def row(self, request_id: str, endpoint: str, payer: Payer, outcome: str, now: float) -> UsageRow:
+    def row(self, request_id: str, endpoint: str, payer: Payer, outcome: str, now: float) -> Entry:
         """The row of the ledger; `outcome` is done, cancelled or failed."""
-        return UsageRow(
+        return Entry(
             request_id=request_id,
             key_id=payer.key_id,
             user_id=payer.user_id or None,
@@ -126,16 +126,16 @@ def _ms(seconds: float) -> int:
 class Meter:
     """Counts finished requests and hands their rows to the ledger in batches."""
 
-    def __init__(self, append: Callable[[list[UsageRow]], Awaitable[None]], counters: metrics.Counters, capacity: int = 200_000) -> None:
+    def __init__(self, append: Callable[[list[Entry]], Awaitable[None]], counters: metrics.Counters, capacity: int = 200_000) -> None:
         #: Writes a batch in one transaction; raises when nothing of it was written.
         self._append = append
         self._counters = counters
         #: Rows that no batch has written yet, oldest first.
         # bounded: `capacity`, beyond which the pipeline takes no new requests (see `full`)
-        self._rows: deque[UsageRow] = deque()
+        self._rows: deque[Entry] = deque()
         #: Those of them that no line of the log tells of yet.
         # bounded: as above
-        self._news: deque[UsageRow] = deque()
+        self._news: deque[Entry] = deque()
         self._capacity = capacity
 
     @property
@@ -148,7 +148,7 @@ class Meter:
         """Rows that are not in the ledger yet."""
         return len(self._rows)
 
-    def settle(self, row: UsageRow) -> None:
+    def settle(self, row: Entry) -> None:
         """Takes the row of a finished request; call it once for each."""
         self._rows.append(row)
         self._news.append(row)
@@ -169,7 +169,7 @@ class Meter:
         return written
 
 
-def report(row: UsageRow) -> None:
+def report(row: Entry) -> None:
     """The one log line of a finished request."""
     log.info(
         "%s %s %s %d %s",
@@ -178,5 +178,5 @@ def report(row: UsageRow) -> None:
         row.model,
         row.status,
         row.outcome,
-        extra={"fields": {name: getattr(row, name) for name in row.__struct_fields__}},
+        extra={"fields": {name: getattr(row, name) for name in COLUMNS}},
     )

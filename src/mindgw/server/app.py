@@ -69,7 +69,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         async with database.read() as session:
             return await keys.holder(session, key_id)
 
-    async def append(rows: Sequence[ledger.UsageRow]) -> None:
+    async def append(rows: Sequence[ledger.Entry]) -> None:
         async with database.write() as session:
             await ledger.append(session, rows)
 

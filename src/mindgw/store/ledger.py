@@ -11,10 +11,26 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.store.tables.ledger import Usage
 
 
-class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One finished request. Fields are those of the table, where they are explained."""
+class Draw(msgspec.Struct, frozen=True):
+    """What a settled attempt takes out of a lease."""
+
+    scope: str
+    unit: str
+    window: str
+    amount: int
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A row to be written: what became of one attempt. Fields are those of the table, where they are explained, but for the last three."""
 
     request_id: str
+    attempt: int = 1
+    kind: str = "settled"
+    #: Empty: the day of `started_at`.
+    day: str = ""
+    cost: int = 0
+    price_version: str = ""
+    over: int = 0
     key_id: str
     user_id: str | None = None
     team_id: str | None = None
@@ -35,15 +51,26 @@ class UsageRow(msgspec.Struct, frozen=True, kw_only=True):
     total_ms: int = 0
     bytes_out: int = 0
     started_at: datetime
+    #: What leaves leases with it, and of which epoch's; 0: the writer's own.
+    draws: tuple[Draw, ...] = ()
+    lease_epoch: int = 0
+    #: It comes from a receipt, after its server had ended: other attempts of the request may be in the ledger already.
+    recovered: bool = False
 
 
-async def append(session: AsyncSession, rows: Sequence[UsageRow]) -> None:
+#: Fields of an entry that are columns of the table.
+COLUMNS = Entry.__struct_fields__[:-3]
+
+
+async def append(session: AsyncSession, rows: Sequence[Entry]) -> None:
     """Adds rows; one whose request id is there already is left out, so a batch may be sent again."""
     if not rows:
         return
     postgres = session.get_bind().dialect.name == "postgresql"
     insert = postgresql.insert(Usage) if postgres else sqlite.insert(Usage)
-    await (await session.connection()).execute(insert.on_conflict_do_nothing(), [msgspec.structs.asdict(row) for row in rows])
+    await (await session.connection()).execute(
+        insert.on_conflict_do_nothing(), [{name: getattr(row, name) for name in Usage.model_fields if name != "id"} for row in rows]
+    )
 
 
 async def recent(session: AsyncSession, *, before: int | None = None, limit: int = 100) -> Sequence[Usage]:
