@@ -6,6 +6,10 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
+from tests.postgres import own_postgres, postgres, postgres_url
+
+__all__ = ["own_postgres", "postgres", "postgres_url"]
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the machine may be busy; how long a test takes is nobody's business
 
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=_SLOW)

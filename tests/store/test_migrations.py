@@ -14,6 +14,7 @@ from mindgw.errors import ConfigError
 from mindgw.store import migration, schema
 from mindgw.store.database import Database, parse_url
 from mindgw.store.tables import metadata
+from tests.postgres import at
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ async def test_a_postgres_that_is_not_there_is_told_without_its_password(tmp_pat
 
 
 async def test_a_database_that_postgres_does_not_know_is_told(postgres):
-    database = Database(postgres.replace("/postgres?", "/nowhere?"))
+    database = Database(at(postgres, "nowhere"))
     with pytest.raises(ConfigError, match="nowhere"):
         await database.migrate()
     await database.close()
