@@ -20,8 +20,6 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from mindgw.store.database import Database
-
 #: Read before tests/conftest.py takes everything of ours out of the environment.
 INSTALLED = os.environ.get("MINDGW_TEST_POSTGRES", "")
 
@@ -131,6 +129,8 @@ def postgres() -> Iterator[str]:
 
 
 async def _make_template(address: str) -> None:
+    from mindgw.store.database import Database  # most tests need no database at all
+
     await execute(address, f"CREATE DATABASE {TEMPLATE}")
     database = Database(at(address, TEMPLATE))
     await database.migrate()

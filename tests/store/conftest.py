@@ -10,6 +10,7 @@ import pytest
 from mindgw.store.database import Database
 from tests.postgres import TEMPLATE, fresh
 
+
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("template") / "mindgw.db"

@@ -29,6 +29,7 @@ MOUNTS = (
     Mount("workers", "mindgw.cli.workers:app", "The GPU boxes.", "Manage", ("worker",)),
     Mount("models", "mindgw.cli.models:app", "What the GPU boxes serve.", "Manage", ("model",)),
     Mount("queue", "mindgw.cli.queue:app", "Who waits for a slot, and why.", "Manage"),
+    Mount("db", "mindgw.cli.db:app", "The database: its state, its schema, what is broken.", "Manage"),
     Mount("ca", "mindgw.cli.ca:app", "The certificate authority of a server.", "Manage"),
     Mount("version", "mindgw.cli.version:app", "Versions of this program and of the server.", "Manage"),
 )

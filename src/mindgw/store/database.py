@@ -10,9 +10,9 @@ import importlib
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 from sqlalchemy import Connection, event, make_url, text
@@ -25,6 +25,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw import clock
 from mindgw.errors import ConfigError
 from mindgw.store import schema
+
+T = TypeVar("T")
 
 READERS = 4
 #: Connections to Postgres of one server process.
@@ -44,6 +46,8 @@ _PRAGMAS = (
     "journal_size_limit=67108864",
 )
 
+#: What SQLite keeps beside a file: what is not in it yet, and who reads how far.
+_LOGS = ("-wal", "-shm")
 
 _NAME_ONE = "`mindgw init --db sqlite` or --db postgresql://user:password@host/name names one that is"
 
@@ -87,6 +91,16 @@ class Database:
         """The file, or the address without its password, for people."""
         return str(self.file) if self.file else self.url.set(drivername="postgresql").render_as_string(hide_password=True)
 
+    @property
+    def kind(self) -> str:
+        """sqlite or postgresql."""
+        return "sqlite" if self.file else "postgresql"
+
+    @property
+    def files(self) -> list[Path]:
+        """Where an SQLite database keeps its rows, those that are not in the file yet too; some may not be there."""
+        return [self.file.with_name(self.file.name + ending) for ending in ("", *_LOGS)] if self.file else []
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one moment of the database and cannot write. Waits for a free reader."""
@@ -101,16 +115,22 @@ class Database:
             await session.connection()  # take the write lock now, before anything is read under it
             yield session
 
+    async def look(self, at: Callable[[Connection], T]) -> T:
+        """What a function finds that reads on a plain connection. Raises ConfigError when the database cannot be reached."""
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                connection = await stack.enter_async_context(self._reader.connect())
+            # TypeError and ValueError: what the driver makes of an option in the address that it does not know
+            except (OSError, SQLAlchemyError, _driver_error(self._reader), TypeError, ValueError) as error:
+                raise self._unusable("open", error) from error
+            try:
+                return await connection.run_sync(at)
+            except (OSError, SQLAlchemyError) as error:
+                raise self._unusable("read", error) from error
+
     async def revision(self) -> str | None:
         """The revision that the database is at; None when it is empty. Raises ConfigError when it cannot be reached."""
-        if self.file and not self.file.exists():
-            return None
-        try:
-            async with self._reader.connect() as connection:
-                return await connection.run_sync(schema.current)
-        # TypeError and ValueError: what the driver makes of an option in the address that it does not know
-        except (OSError, SQLAlchemyError, _driver_error(self._reader), TypeError, ValueError) as error:
-            raise self._unusable("open", error) from error
+        return None if self.file and not self.file.exists() else await self.look(schema.current)
 
     async def at_head(self) -> bool:
         """Whether the database is the one that this release works with."""
@@ -120,17 +140,23 @@ class Database:
         """Brings the database to head; several processes may call it at once. Returns the copy of the SQLite file that was made
         first, None when there was nothing to copy. Raises ConfigError when a newer release made the database."""
         revision = await self.revision()
-        if revision == schema.head():
-            return None
-        if revision is not None and revision not in schema.revisions():
-            hint = "install that release again, or restore the copy that it made in backups/ before it changed anything"
-            known = schema.head()
-            raise ConfigError(f"a newer release made this database (revision {revision}); this one knows up to {known}", hint=hint)
+        schema.refuse_newer(revision)
+        return None if revision == schema.head() else await self._move(revision, "upgrade", schema.head())
+
+    async def downgrade(self, revision: str) -> Path | None:
+        """Takes the database back to an older revision, which loses what later ones brought; nobody else may use it meanwhile. Returns
+        as `migrate`. Raises BadRequest for a revision that is not older, ConfigError when a newer release made the database."""
+        current = await self.revision()
+        schema.refuse_newer(current)
+        schema.require_older(revision, current)
+        return await self._move(current, "downgrade", revision)
+
+    async def _move(self, revision: str | None, verb: str, target: str) -> Path | None:
         try:
             copy = await asyncio.to_thread(self._back_up, revision or "unknown")
             if self.file:
                 await asyncio.to_thread(_create, self.file)
-            await self._upgrade()
+            await self._run(verb, target)
         except OSError as error:
             raise self._unusable("write", error) from error
         except OperationalError as error:
@@ -139,13 +165,13 @@ class Database:
             raise self._unusable("write", error) from error
         return copy
 
-    async def _upgrade(self) -> None:
+    async def _run(self, verb: str, target: str) -> None:
         # loaded by name on the one path that needs it: Alembic takes a second to import
         migration = importlib.import_module("mindgw.store.migration")
         engine = _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", poolclass=NullPool) if self.file else self._writer
         async with engine.begin() as connection:
             await connection.run_sync(_lock)
-            await connection.run_sync(migration.upgrade)
+            await connection.run_sync(getattr(migration, verb), target)
         if self.file:
             await engine.dispose()
 
@@ -160,8 +186,7 @@ class Database:
         """Of an SQLite file that is gone: its write-ahead log would be played into the next file of that name, and spoil it."""
         if self.file is None or self.file.exists():
             return
-        for ending in ("-wal", "-shm"):
-            left = self.file.with_name(self.file.name + ending)
+        for left in self.files[1:]:
             with contextlib.suppress(FileNotFoundError):
                 left.rename(f"{left}.lost")
 
