@@ -129,3 +129,30 @@ def test_serving_from_nowhere_says_what_to_do(cli, tmp_path):
     refused = cli("serve", "--data-dir", str(tmp_path / "nothing"))
     assert refused.code == 1
     assert "mindgw init" in refused.err
+
+
+def test_a_second_server_says_which_key_is_good_and_is_another_context(cli, tmp_path, postgres_url):
+    first = read(cli("init", "--data-dir", str(tmp_path / "a"), "--port", "9101", "--db", postgres_url, "--json"))
+    words = ("init", "--data-dir", str(tmp_path / "b"), "--port", "9102", "--db", postgres_url, "--secrets-from", str(tmp_path / "a"))
+    shown = cli(*words)
+    assert (shown.code, shown.out) == (0, "")
+    assert f"Admin key   admin (mgw_{parse_key(first['api_key'])[0]}_…" in shown.err
+    assert first["api_key"] not in shown.err
+    second = read(cli(*words, "--json"))
+    assert (second["api_key"], second["base_url"]) == (first["api_key"], "http://127.0.0.1:9102/v1")
+    known = contexts.load()
+    assert {context.url for context in known.items.values()} == {"http://127.0.0.1:9101", "http://127.0.0.1:9102"}
+    assert len({context.fingerprint for context in known.items.values()}) == 1
+    read(cli("init", "--data-dir", str(tmp_path / "c"), "--port", "9103", *words[5:], "--json"))
+    assert {context.url[-4:] for context in contexts.load().items.values()} == {"9101", "9102", "9103"}
+    assert cli("init", "--data-dir", str(tmp_path / "a"), "-q").code == 0
+    assert (contexts.load().get().url, len(contexts.load().items)) == ("http://127.0.0.1:9101", 3)
+
+
+@pytest.mark.parametrize(("first", "database"), [("b", "postgresql://u:secret@h/d"), ("a", "sqlite")])
+def test_a_second_server_that_cannot_be_is_a_wrong_command(cli, tmp_path, first, database):
+    assert cli("init", "--data-dir", str(tmp_path / "a"), "-q").code == 0
+    words = ("init", "--data-dir", str(tmp_path / "b"), "--db", database, "--secrets-from", str(tmp_path / first))
+    refused = cli(*words)
+    assert refused.code == 2 and "--secrets-from" in refused.err and "secret@" not in refused.err
+    assert not (tmp_path / "b").exists()

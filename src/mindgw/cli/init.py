@@ -11,6 +11,7 @@ from mindgw.cli.invocation import Invocation, invocation
 from mindgw.client.errors import ClientError
 
 if TYPE_CHECKING:
+    from mindgw.client.contexts import Contexts
     from mindgw.control.setup import InitResult
 
 app = verb()
@@ -31,6 +32,10 @@ def init(
     listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
     database: Annotated[str | None, typer.Option("--db", metavar="sqlite|URL", help="Where the database is.")] = None,
     new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key: the first is lost.")] = False,
+    secrets_from: Annotated[
+        Path | None,
+        typer.Option("--secrets-from", metavar="DIR", help="Be a second server of the Postgres of the one whose data is in DIR."),
+    ] = None,
     with_: Annotated[list[str] | None, typer.Option("--with", metavar="systemd|config", help="Also render these templates.")] = None,
 ) -> None:
     """Make what a server needs; what is there stays: mindgw init --public-url https://gw.lab:8443"""
@@ -39,7 +44,9 @@ def init(
 
     run = invocation(ctx)
     templates.check(with_ or [])
-    wishes = setup.Wishes(port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key)
+    wishes = setup.Wishes(
+        port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key, secrets_from=secrets_from
+    )
     made = asyncio.run(setup.initialise(config.data_directory(data_dir), wishes))
     for file in templates.write(with_ or [], Path(made.data_dir)):
         run.render.success(f"Template    {file}")
@@ -67,13 +74,21 @@ def _remember(run: Invocation, made: "InitResult") -> str:
     try:
         kept = credentials.keep(made.fingerprint, made.api_key) if made.api_key else ""
         known = contexts.load()
-        mine = next((context for context in known.items.values() if context.fingerprint == made.fingerprint), None)
-        name = mine.name if mine else "local" if "local" not in known.items else f"local-{made.fingerprint[:6]}"
-        contexts.save(known.put(Context(name, made.root_url, made.ca_pem, made.fingerprint)))
+        contexts.save(known.put(Context(_context(known, made), made.root_url, made.ca_pem, made.fingerprint)))
         return kept
     except ClientError as problem:
         run.render.warn(f"the key cannot be kept on this machine: {problem.message}")
         return ""
+
+
+def _context(known: "Contexts", made: "InitResult") -> str:
+    """What this server is called here: as before, if it is known. Servers of one database have one identity and several addresses."""
+    same = [context for context in known.items.values() if context.fingerprint == made.fingerprint]
+    there = [context for context in same if context.url == made.root_url] or (same if len(same) == 1 and not made.created else [])
+    if there:
+        return there[0].name
+    first = "local" if "local" not in known.items else f"local-{made.fingerprint[:6]}"
+    return first if first not in known.items else f"{first}-{made.root_url.rpartition(':')[2].strip('/')}"
 
 
 def _known_key(made: "InitResult") -> str | None:
@@ -95,7 +110,9 @@ def _tell(run: Invocation, made: "InitResult", key: str | None, kept: str) -> No
     render.success(f"Base URL    {made.base_url}")
     if made.api_key:
         render.secret("API key", made.api_key, "(shown once" + (f"; also in {kept})" if kept else ")"))
-    elif not key:
+    else:
+        render.success(f"Admin key   {made.admin}" + ("" if key else "   (was there already)"))
+    if not key:
         render.warn("the admin key is not known here; if it is lost: mindgw init --new-admin-key")
     render.secret("Join token", made.join_token, "(1 h, one box)")
     serve = "mindgw serve" if made.data_dir == str(data_directory().absolute()) else f"mindgw serve --data-dir {made.data_dir}"

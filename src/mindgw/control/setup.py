@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock, config, settings_file
 from mindgw.config import Config
-from mindgw.control import certificates, invitation, lock, secrets
+from mindgw.control import certificates, invitation, lock, replica, secrets
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
 from mindgw.quantities import split_address
@@ -45,6 +45,8 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     database: str | None = None
     #: Make another admin key, although there is one.
     new_admin_key: bool = False
+    #: Data directory of the first server of this database, whose secrets this one shares; None: this is the first.
+    secrets_from: Path | None = None
 
 
 class InitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,8 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     created: bool
     #: The copy of the database that was made before it was migrated.
     backup: Path | None = None
+    #: Name of the admin key that was there before, and as much of it as may be shown; empty when one was made.
+    admin: str = ""
     #: Why a server that was there already has an empty database now: its own was lost, or another was named.
     emptied: Literal["", "lost", "moved"] = ""
 
@@ -79,11 +83,16 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
     ones. Raises ConfigError, which says what to do."""
     wishes, now = wishes or Wishes(), now or clock.utcnow()
     directory = _claim(directory)
+    shared = replica.source(directory, wishes.secrets_from) if wishes.secrets_from else None
     settings, text = _settle(directory, wishes)
     created, known = not (directory / config.FILE).exists(), not secrets.missing(directory)
     database = Database(settings.database_url)
     try:
+        if shared is not None and wishes.secrets_from:
+            await replica.require(database, shared, wishes.secrets_from)
         _make(directory)
+        if wishes.secrets_from:
+            replica.copy(wishes.secrets_from, directory)
         emptied = known and await database.revision() is None
         if emptied:
             database.set_leftovers_aside()
@@ -92,11 +101,8 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         renew(settings, own, now)
         _write(directory / config.FILE, text)
         async with database.write() as session:
-            key = await _first_people(session, own, now, again=wishes.new_admin_key)
-            row, token = invitation.mint(own, settings, now)
-            await fleet.forget_join_tokens(session, now)
-            await fleet.add_join_token(session, row)
-            await audit.record(session, LOCAL, "join_token.create", row.id)
+            key, admin = await _first_people(session, own, now, again=wishes.new_admin_key)
+            token = await _invite(session, own, settings, now)
     finally:
         await database.close()
     return InitResult(
@@ -104,6 +110,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         base_url=f"{settings.root_url}/v1",
         root_url=settings.root_url,
         api_key=key,
+        admin=admin,
         join_token=token,
         ca_pem=own.ca_pem.decode(),
         fingerprint=own.fingerprint,
@@ -111,6 +118,15 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         backup=backup,
         emptied="" if not emptied else "moved" if wishes.database else "lost",
     )
+
+
+async def _invite(session: AsyncSession, own: Secrets, settings: Config, now: datetime) -> str:
+    """A join token for one box."""
+    row, token = invitation.mint(own, settings, now)
+    await fleet.forget_join_tokens(session, now)
+    await fleet.add_join_token(session, row)
+    await audit.record(session, LOCAL, "join_token.create", row.id)
+    return token
 
 
 async def new_admin_key(directory: Path, *, now: datetime | None = None) -> InitResult:
@@ -127,11 +143,15 @@ async def prepare(database: Database, directory: Path) -> Path | None:
         hint = f"stop it first: kill {serving}" if serving else "stop it first"
         raise ConfigError(f"the database must be migrated, but process {serving} serves from {directory}", hint=hint)
     backup = await database.migrate()
-    if "pepper" in secrets.missing(directory):
-        async with database.read() as session:
-            orphaned = (await session.exec(select(Key.id).limit(1))).first()
-        if orphaned is not None:
-            hint = f"restore the files of {directory} from a backup, or start over with another --data-dir and an empty database"
+    missing = secrets.missing(directory)
+    async with database.read() as session:
+        if not missing:
+            await replica.refuse_foreign(session, secrets.load(directory))
+        elif "pepper" in missing and (await session.exec(select(Key.id).limit(1))).first() is not None:
+            hint = (
+                f"restore the files of {directory} from a backup, or start over with another --data-dir and an empty database; "
+                "--secrets-from DIR makes a second server of the one in DIR"
+            )
             raise ConfigError(f"the database has keys, but {directory} has lost their pepper", hint=hint)
     return backup
 
@@ -210,16 +230,18 @@ def _changes(current: Config, wishes: Wishes) -> dict[str, str]:
     return changes
 
 
-async def _first_people(session: AsyncSession, own: Secrets, now: datetime, *, again: bool) -> str | None:
-    """The default organisation, team and admin user, and the first admin key where there is none that is good."""
+async def _first_people(session: AsyncSession, own: Secrets, now: datetime, *, again: bool) -> tuple[str | None, str]:
+    """The default organisation, team and admin user, and the first admin key where there is none that is good: the key that was made,
+    or None and what the one that is there is called."""
+    await replica.mark(session, own, LOCAL)
     org = await people.get_or_create_org(session)
     team = await people.get_or_create_team(session, org.id)
     user = await people.get_or_create_user(session, org.id, people.ADMIN, name="Administrator", admin=True)
     good = col(Key.admin).is_(True), col(Key.revoked_at).is_(None), or_(col(Key.expires_at).is_(None), col(Key.expires_at) > now)
-    found = (await session.exec(select(Key.id).where(*good).limit(1))).first()
+    found = (await session.exec(select(Key).where(*good).order_by(col(Key.created_at)).limit(1))).first()
     if found is not None and not again:
-        return None
+        return None, f"{found.name} (mgw_{found.id}_…{found.last4})"
     wanted = keys.NewKey(name="admin", org_id=org.id, team_id=team.id, user_id=user.id, admin=True)
     row, text = await keys.create(session, wanted, own.pepper)
     await audit.record(session, LOCAL, "key.create", row.id, name=row.name, admin=True)
-    return text
+    return text, ""
