@@ -31,11 +31,12 @@ def measured(claims: int, requests: int) -> float:
     under = [Claim(Budget(f"scope:{i}", TOKENS, "2026-11"), MONTH, BLOCK, 10**12) for i in range(claims)]
     for claim in under:
         leases.lend(claim.budget, requests * HELD, 0, requests * HELD, claim.limit)
+    amounts = {TOKENS: HELD}
     began = time.perf_counter_ns()
     for _ in range(requests):
-        if leases.cover(under, {TOKENS: (HELD, HELD)}):
+        if leases.cover(under, amounts):
             raise RuntimeError("the leases were to last for all requests")
-        leases.settle(leases.hold(under, {TOKENS: HELD}), {TOKENS: USED})
+        leases.settle(leases.hold(under, amounts), {TOKENS: USED})
     return (time.perf_counter_ns() - began) / requests
 
 

@@ -29,6 +29,8 @@ MOST_ANSWERS = 1024
 #: Models whose overhead is remembered.
 MODELS = 1024
 
+#: The cap of an answer that nothing bounds.
+MOST_OUTPUT = 2**31 - 1
 #: The two names that the cap of an answer has, and one that llama.cpp puts above both.
 CAPS = ("max_tokens", "max_completion_tokens")
 _PREDICT = "n_predict"
@@ -246,7 +248,7 @@ class Overheads:
         """Tokens to be put on top of a ceiling; 0 as long as nothing is known."""
         return self._most.get(model, 0)
 
-    def learn(self, model: str, reported: int, ceiling: Ceiling) -> None:
+    def learn(self, model: str, ceiling: Ceiling, reported: int) -> None:
         """An engine reported so many tokens of a prompt with that ceiling. Prompts with media teach nothing about templates."""
         beyond = min(reported - ceiling.tokens(), MOST_OVERHEAD)
         if beyond <= self.of(model) or ceiling.has_media:
@@ -260,21 +262,21 @@ class Overheads:
 # -- the cap of an answer ----------------------------------------------------------------------------------------------
 
 
-def cap(asked: int | None, answers: int, default: int | None, context: int | None, prompt: int, left: int) -> int:
+def cap(asked: int | None, default: int | None, context: int | None, guess: int, *, answers: int = 1, left: int | None = None) -> int:
     """Tokens that each of the `answers` may have; 0 when the budget leaves none, and then nothing is to be asked of an engine.
 
-    `asked` is the caller's cap, `default` the policy's for those who set none, None for none. `left` is what the budget leaves for all
-    answers together, the prompt's ceiling taken off. `prompt` is a guess at the prompt's tokens, rather too few than too many: with the
-    ceiling for it, a long prompt would have its answer cut though the model's `context` has room. What does not fit there at all is
-    for the engine to refuse.
+    `asked` is the caller's cap, `default` the policy's for those who set none; None for none. `left` is what the budget leaves for all
+    answers together, the prompt's ceiling taken off; None for a budget that is looked at later. `guess` is the prompt's tokens, rather
+    too few than too many: with its ceiling instead, the answer to a long prompt would be cut though the model's `context` has room. What
+    does not fit there at all is for the engine to refuse. Without any bound it is MOST_OUTPUT.
     """
-    most = left // max(answers, 1)
-    wanted = default if asked is None else max(asked, 1)  # an engine that is asked for 0 tokens makes one
-    if wanted is not None:
-        most = min(most, wanted)
+    # an engine that is asked for 0 tokens makes one
+    bounds = [MOST_OUTPUT if default is None else default] if asked is None else [max(asked, 1)]
     if context is not None:
-        most = min(most, max(context - prompt, 1))
-    return max(most, 0)
+        bounds.append(max(context - guess, 1))
+    if left is not None:
+        bounds.append(left // max(answers, 1))
+    return max(min(bounds), 0)
 
 
 def with_cap(body: bytes, cap: int, field: str = CAPS[0]) -> bytes:

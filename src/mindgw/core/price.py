@@ -23,7 +23,13 @@ class Price(Struct, frozen=True):
     output: int
 
 
-class Table:
+#: What a model without a price costs.
+FREE = Price(0, 0)
+#: More tokens than anybody ever buys.
+ENDLESS = 2**53
+
+
+class Prices:
     """Prices by the name of the model, or by a pattern with `*`, `?` and `[…]`. Never changed: other prices are another table."""
 
     __slots__ = ("_patterns", "_prices", "version")
@@ -45,20 +51,20 @@ class Table:
     def __len__(self) -> int:
         return len(self._prices)
 
-    def of(self, model: str) -> Price | None:
-        """The price of a model: that of its very name, or else of the longest pattern that fits. None when there is none."""
+    def of(self, model: str) -> Price:
+        """The price of a model: that of its very name, or else of the longest pattern that fits, or else FREE."""
         if (price := self._prices.get(model)) is not None:
             return price
-        return next((price for fits, price in self._patterns if fits(model)), None)
+        return next((price for fits, price in self._patterns if fits(model)), FREE)
 
 
-def parse_table(text: str) -> Table:
+def parse_prices(text: str) -> Prices:
     """`llama3=0.15/0.60, qwen*=0.2/0.8, *=0.1/0.1`: dollars for a million tokens of the prompt and of the answer. An empty text is an
     empty table. Raises ValueError, in words for whoever wrote it."""
     entries = [entry.strip() for entry in text.split(",")]
     if entries == [""]:
-        return Table()
-    return Table(_entry(entry) for entry in entries)
+        return Prices()
+    return Prices(_entry(entry) for entry in entries)
 
 
 def parse_price(text: str) -> Price:
@@ -69,9 +75,18 @@ def parse_price(text: str) -> Price:
     return Price(_micro(prompt), _micro(answer))
 
 
-def cost(price: Price | None, prompt: int, completion: int) -> int:
-    """Millionths of a dollar that these tokens cost, rounded up; 0 without a price. Counts are not negative."""
-    return -(-(prompt * price.input + completion * price.output) // MILLION) if price is not None else 0
+def cost(price: Price, prompt: int, completion: int) -> int:
+    """Millionths of a dollar that these tokens cost, rounded up. Counts are not negative."""
+    return -(-(prompt * price.input + completion * price.output) // MILLION)
+
+
+def affordable(price: Price, prompt: int, money: int) -> int:
+    """The most tokens of an answer that, with its prompt, cost no more than `money` (millionths of a dollar): below 0 when the prompt
+    alone costs more, ENDLESS when answers cost nothing."""
+    rest = money * MILLION - prompt * price.input
+    if rest < 0:
+        return -1
+    return min(rest // price.output, ENDLESS) if price.output else ENDLESS
 
 
 def _entry(text: str) -> tuple[str, Price]:
@@ -87,11 +102,11 @@ def _entry(text: str) -> tuple[str, Price]:
 
 def _micro(text: str) -> int:
     said = _AMOUNT.fullmatch(text)
+    if not text:
+        raise ValueError("the price of the prompt or of the answer is missing: 0.15/0.60")
     if said is None:
         reason = "must not be negative" if text.startswith("-") else "must be a plain number, such as 0.15"
-        raise ValueError(
-            f"a price {reason}, not {text[:40]!r}" if text else "a price for the prompt or for the answer is missing: 0.15/0.60"
-        )
+        raise ValueError(f"a price {reason}, not {text[:40]!r}")
     whole, part = (said["whole"] or "0").lstrip("0"), (said["part"] or said["bare"] or "").rstrip("0")
     if len(part) > 6:
         raise ValueError(f"a price has at most 6 digits behind the point, not {text[:40]!r}")

@@ -7,7 +7,7 @@ from the lease and leaves it once it stands in the ledger. Integers only: tokens
 
 import re
 from calendar import monthrange, timegm
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -31,7 +31,6 @@ GRACE = 1.0
 
 #: Largest ordinary grant, by unit.
 _LARGEST = {TOKENS: 200_000, USD: 2 * MICRO}
-_NONE = (0, 0)
 
 
 # -- limits and windows ------------------------------------------------------------------------------------------------
@@ -174,7 +173,7 @@ class Settled(Struct, frozen=True):
     draws: tuple[tuple[Budget, int], ...] = ()
     #: The most tokens that were used and that one of the leases had not.
     over: int = 0
-    #: Budgets of which little is left, and whose leases have something to give back: to be given to `Leases.surplus` now.
+    #: Budgets of which little is left, and whose leases have something to give back: to be given to `Leases.begin_return` now.
     spare: tuple[Budget, ...] = ()
 
 
@@ -200,7 +199,7 @@ class _Lease:
         self.tight = False
         #: Whether the budget is gone: what is held draws nothing any more.
         self.void = False
-        #: Whether it was touched since `surplus` last looked, and since when it was not; None before the first look.
+        #: Whether it was touched since `begin_return` last looked, and since when it was not; None before the first look.
         self.stirred = True
         self.since: float | None = None
 
@@ -219,10 +218,11 @@ class _Lease:
         quiet = self.quiet(now)
         if quiet >= GRACE:
             self.fresh = 0
+        spare = 0
         if quiet >= IDLE or is_over(self.budget.window, day):
             spare = self.free
-        else:
-            spare = self.free - self.fresh if self.tight else 0
+        elif self.tight:
+            spare = self.free - self.fresh
         self.free -= spare
         self.returning += spare
         self.fresh = min(self.fresh, self.free)
@@ -247,9 +247,14 @@ class Hold:
         self.open = True
 
     @property
-    def amounts(self) -> tuple[tuple[Budget, int], ...]:
-        """What it holds, or held before it was settled."""
-        return tuple((lease.budget, n) for lease, n in self.taken)
+    def amounts(self) -> dict[str, int]:
+        """What it holds of each of its budgets, by their unit; still what it held when it is settled."""
+        return {lease.unit: n for lease, n in self.taken}
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Out of whose leases."""
+        return tuple(lease.budget for lease, _ in self.taken)
 
 
 _NOTHING = Settled()
@@ -259,21 +264,21 @@ class Leases:
     """All leases of one process.
 
     One owner, no waiting between two calls. What is granted (`lend`) is at all times what is free, held, drawn and not yet `written`, or
-    on its way back (`surplus` until `returned` or `kept`). Which claims a request must hold is the caller's matter: all are alike here.
+    on its way back (`begin_return` until `returned` or `kept`). Which claims a request must hold is the caller's matter: all are alike here.
     """
 
     def __init__(self) -> None:
-        #: Leases by their budget; `surplus` forgets those that are empty and of no use.
+        #: Leases by their budget; `begin_return` forgets those that are empty and of no use.
         self._leases: dict[Budget, _Lease] = {}
 
-    def cover(self, claims: Sequence[Claim], wants: Mapping[str, tuple[int, int]]) -> tuple[Claim, ...]:
-        """The claims in whose lease too little is free; `wants` are, by unit, the least that will do and what is wanted: this counts."""
+    def cover(self, claims: Iterable[Claim], amounts: Mapping[str, int]) -> tuple[Claim, ...]:
+        """The claims in whose lease less is free than the amount of its unit; of a unit that is not named nothing is wanted."""
         leases = self._leases
         short = []
         for claim in claims:
             budget = claim.budget
             lease = leases.get(budget)
-            if (lease.free if lease is not None else 0) < wants.get(budget[1], _NONE)[1]:
+            if (lease.free if lease is not None else 0) < amounts.get(budget[1], 0):
                 short.append(claim)
         return tuple(short)
 
@@ -323,7 +328,7 @@ class Leases:
             lease.stirred = True
             if lease.void:
                 continue
-            drawn = used if used <= lease.free else lease.free
+            drawn = used if used <= lease.free else lease.free  # noqa: FURB136 (min() is a call, on the hot path)
             if drawn:
                 lease.free -= drawn
                 lease.drawn += drawn
@@ -350,14 +355,14 @@ class Leases:
         for budget, n in draws:
             # what is not there any more was forgotten meanwhile
             if (lease := self._leases.get(budget)) is not None:
-                n = min(n, lease.drawn)
-                lease.drawn -= n
-                lease.used += n
-                lease.reserved -= n
+                moved = min(n, lease.drawn)
+                lease.drawn -= moved
+                lease.used += moved
+                lease.reserved -= moved
 
-    def surplus(self, now: float, day: str, only: Collection[Budget] | None = None) -> dict[Budget, int]:
-        """What should go back to the rows: of windows that are over, of leases that nobody used for IDLE, and, where little is left for
-        all, whatever is free. `only` looks at these budgets alone. It is no longer free: say `returned` or `kept` in the end."""
+    def begin_return(self, now: float, day: str, only: Collection[Budget] | None = None) -> dict[Budget, int]:
+        """Takes out what should go back to the rows: of windows that are over, of leases that nobody used for IDLE, and, where little is left for
+        all, whatever is free. `only` looks at these budgets alone. `returned` or `kept` must follow, with the same amounts."""
         back = {}
         for budget in list(self._leases) if only is None else only:
             lease = self._leases.get(budget)
@@ -370,21 +375,21 @@ class Leases:
         return back
 
     def returned(self, amounts: Mapping[Budget, int]) -> None:
-        """What `surplus` gave is back in the rows."""
+        """What `begin_return` took out is back in the rows."""
         for budget, n in amounts.items():
             if (lease := self._leases.get(budget)) is not None:
-                n = min(n, lease.returning)
-                lease.returning -= n
-                lease.reserved -= n
+                moved = min(n, lease.returning)
+                lease.returning -= moved
+                lease.reserved -= moved
                 lease.reckon()
 
     def kept(self, amounts: Mapping[Budget, int]) -> None:
-        """What `surplus` gave could not go back: it is free again."""
+        """What `begin_return` took out could not go back: it is free again."""
         for budget, n in amounts.items():
             if (lease := self._leases.get(budget)) is not None:
-                n = min(n, lease.returning)
-                lease.returning -= n
-                lease.free += n
+                moved = min(n, lease.returning)
+                lease.returning -= moved
+                lease.free += moved
 
     def forget(self, budget: Budget) -> None:
         """The budget is gone, and its leases with it: what requests still hold of it draws nothing."""
