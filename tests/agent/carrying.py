@@ -30,6 +30,8 @@ class Kept:
         self.content_type = ""
         self.pieces: list[bytes] = []
         self.closed: Close | None = None
+        #: What was written down before the end.
+        self.billed: Close | None = None
         self.news = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -44,6 +46,11 @@ class Kept:
         assert self.closed is None, "data after the close"
         self.pieces.append(data)
         self.news.set()
+
+    def bill(self, close: Close) -> None:
+        assert self.closed is None, "a receipt after the close"
+        assert self.billed is None, "a second receipt"
+        self.billed = close
 
     def close(self, close: Close) -> None:
         assert self.closed is None, "a second close"

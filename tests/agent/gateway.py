@@ -11,6 +11,7 @@ import trustme
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from mindgw.core import receipt
 from mindgw.gateway.handshake import Handshake, Rejected, goodbye
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import identity, wire
@@ -66,6 +67,12 @@ class Gateway:
         #: Epochs of the links that came up, and the reports that were heard.
         self.epochs: list[int] = []
         self.reports: list[wire.Report] = []
+        #: Batches of receipts as they came, and whether they are acknowledged as they come.
+        self.batches: list[wire.Receipts] = []
+        self.keeps = True
+        #: Receipts that were kept: the chain of the agent, checked. Its newest number and hash.
+        self.kept: list[wire.Receipt] = []
+        self.last, self.head = 0, b""
         self.drained = False
         self.greetings = 0
         #: The link of this moment and its socket.
@@ -85,10 +92,26 @@ class Gateway:
     def drains(self) -> None:
         self.drained = True
 
+    def receipts(self, batch: wire.Receipts) -> None:
+        self.batches.append(batch)
+        assert identity.verify(self.public_key, batch.signature, wire.transcript_receipts("a1", batch.last, batch.head))
+        if self.keeps:
+            self.keep(batch)
+
+    def keep(self, batch: wire.Receipts) -> None:
+        """Check a batch against the chain, keep what is new, acknowledge it."""
+        new = receipt.check(batch, "a1", self.last, self.head)
+        assert isinstance(new, list), new
+        self.kept += [one for one, _ in new]
+        if batch.last >= self.last:
+            self.last, self.head = batch.last, batch.head
+        if batch.receipts:
+            self.link.received(self.last)
+
     def ask(self, body: bytes = b"{}", *, paused: bool = False, **fields) -> Ear:
         """Send a request over the link of this moment."""
         ear = Ear(self.link, paused=paused)
-        meta = wire.Meta(request_id="r1", path="/v1/chat/completions", model="m", length=len(body), tag=b"bill", **fields)
+        meta = wire.Meta(**{"request_id": "r1", "path": "/v1/chat/completions", "model": "m", "length": len(body), "tag": b"bill"} | fields)
         ear.stream = self.link.open(ear, meta, body)
         return ear
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from mindgw_agent import address, errors, identity, link, serve, tunnel, wire
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
 from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.outbox import Outbox
 from mindgw_agent.settings import Settings
 from mindgw_agent.tunnel import Tunnel, connect_once, delay, keep_connected
 from mindgw_agent.wire import Close, EngineReport, Goodbye, Model
@@ -42,19 +45,29 @@ async def echo(engine: FakeEngine, request: Request, out: Outlet) -> None:
 
 
 class Agent:
-    """A tunnel with a fake engine behind it."""
+    """A tunnel with a fake engine behind it, and an outbox in a directory of its own."""
 
-    def __init__(self, server: Gateway, key: bytes, carry) -> None:
+    #: Where outboxes are made.
+    place: Path
+
+    def __init__(self, server: Gateway, key: bytes, carry, outbox: Outbox | None = None) -> None:
         self.engine = FakeEngine()
         self.offer: Offer[FakeEngine] = Offer(self.find, carry)
         self.saved: list[int] = []
         srv = identity.public_half(server.identity)
         settings = Settings(agent_id="a1", name="gpu", servers=[server.root], server_identity=srv)
-        self.tunnel: Any = Tunnel(settings, key, self.offer, self.saved.append)
+        self.outbox = outbox or Outbox(Path(tempfile.mkdtemp(dir=self.place), "outbox"), "a1", fresh=True)
+        self.outbox.open()
+        self.tunnel: Any = Tunnel(settings, key, self.offer, self.outbox, self.saved.append)
         self.address = address.parse(server.root)
 
     async def find(self) -> FakeEngine:
         return self.engine
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _place(tmp_path_factory: pytest.TempPathFactory) -> None:
+    Agent.place = tmp_path_factory.mktemp("outboxes")
 
 
 @asynccontextmanager

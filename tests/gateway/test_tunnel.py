@@ -47,6 +47,7 @@ class Ends:
         self.link = Link(self._wake, 0.0)
         self.link.owner = self
         self.reports: list[wire.Report] = []
+        self.batches: list[wire.Receipts] = []
         self.drained = 0
         self.events: list[session.Event] = []
         parties = session.Parties(
@@ -74,6 +75,9 @@ class Ends:
 
     def drains(self) -> None:
         self.drained += 1
+
+    def receipts(self, batch: wire.Receipts) -> None:
+        self.batches.append(batch)
 
     def pump(self, now: float = 0.0) -> None:
         while True:

@@ -295,6 +295,7 @@ def _show(found: "Status") -> None:
         ("engine", f"{engine or 'none'} ({'healthy' if found.engine.healthy else 'not healthy'})"),
         ("models", ", ".join(found.models)),
         ("slots", f"{found.running}/{found.slots}"),
+        ("receipts", f"waiting: {found.receipts}"),
         ("error", found.error),
         ("next", found.hint),
     ]

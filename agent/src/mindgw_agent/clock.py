@@ -1,8 +1,14 @@
 """The only room of the agent that asks for the time of day; durations come from the event loop's own clock."""
 
+import time
 from datetime import UTC, datetime
 
 
 def moment() -> str:
     """Now, as files and people read it: RFC 3339, UTC, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def unix_ms() -> int:
+    """Now, as receipts bear it: Unix milliseconds."""
+    return time.time_ns() // 1_000_000

@@ -1,7 +1,8 @@
 """Carries one request to one engine and its answer back. SHELL: one task a request.
 
 The answer leaves as the engine gave it, in whole events; nothing is taken out here. The head leaves with the first whole event, for
-engines send their 200 long before they know whether they can answer. Everything that can go wrong ends in exactly one `Close`.
+engines send their 200 long before they know whether they can answer. Everything that can go wrong ends in exactly one `Close`, and the
+receipt of whatever reached the engine is kept before that.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ class Outlet(Protocol):
 
     def head(self, status: int, content_type: str, data: bytes) -> None: ...
     def data(self, data: bytes) -> None: ...
+    def bill(self, close: Close) -> None:
+        """Keep what the request cost, on disk; right before `close`."""
+
     def close(self, close: Close) -> None: ...
     async def writable(self) -> None:
         """Returns when more may be handed over."""
@@ -82,13 +86,13 @@ async def _carry(call: "_Call", answers: int) -> None:
         try:
             await call.engine.until_free(answers)
         finally:
-            call.out.close(call.ended("cancelled"))
+            call.close(call.ended("cancelled"))
         raise
     except Exception:  # noqa: BLE001
         # the top of a request's task: whatever was not foreseen must not leave the caller without an end
         _log.exception("request %s failed in the agent", call.meta.request_id)
         close = call.ended("failed", code="engine_error", message="the agent failed")
-    call.out.close(close)
+    call.close(close)
     if close.outcome == "failed":
         await _let_go(call.engine, answers)
 
@@ -117,6 +121,8 @@ class _Call:
         self._tally = Tally()
         #: Bytes of the answer that were handed over; the head is out once there are any.
         self._passed = 0
+        #: Events among them, and how many of those said something.
+        self._handed = (0, 0)
         #: Ends a silence that lasts too long; None between answers.
         self._timer: asyncio.Timeout | None = None
 
@@ -307,8 +313,15 @@ class _Call:
             else:
                 self.out.head(status, content_type, piece)
             self._passed += len(piece)
+        self._handed = (self._tally.events, self._tally.said)
 
     # -- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self, close: Close) -> None:
+        """The end. A failure before anything was made costs nobody anything, and so does an engine that was only busy."""
+        if close.outcome in {"done", "cancelled"} or (close.outcome == "failed" and close.usage is not None):
+            self.out.bill(close)
+        self.out.close(close)
 
     def ended(self, outcome: Any, *, code: str = "", message: str = "", status: int = 0) -> Close:
         """The last word about this request."""
@@ -318,7 +331,7 @@ class _Call:
             code=code,
             message=message[:1000],
             usage=self._usage(outcome, status),
-            events=tally.events,
+            events=self._handed[0] if outcome == "cancelled" else tally.events,
             bytes=self._passed,
             finish=tally.finish,
             tag=self.meta.tag,
@@ -326,13 +339,20 @@ class _Call:
         )
 
     def _usage(self, outcome: str, status: int) -> Usage | None:
-        """The engine's own numbers, or else what was counted here; None where nothing was made."""
-        if self._tally.usage is not None:
-            return self._tally.usage
-        if outcome == "busy" or status >= 400 or (outcome == "failed" and not self._tally.events):
+        """The engine's own numbers, or else what was counted here; None where nothing was made.
+
+        Of an answer that nobody waited for, only what had been handed over counts.
+        """
+        tally = self._tally
+        if outcome == "cancelled" and (not self._passed or self._handed[0] < tally.events):
+            known = tally.usage or Usage(prompt=payload.estimate_tokens(self._body))
+            return Usage(prompt=known.prompt, completion=self._handed[1], cached=known.cached, source="counted")
+        if tally.usage is not None:
+            return tally.usage
+        if outcome == "busy" or status >= 400 or (outcome == "failed" and not tally.events):
             return None
         source: Source = "estimated" if outcome == "done" else "counted"
-        return Usage(prompt=payload.estimate_tokens(self._body), completion=self._tally.said, source=source)
+        return Usage(prompt=payload.estimate_tokens(self._body), completion=tally.said, source=source)
 
 
 def _abort(response: aiohttp.ClientResponse) -> None:

@@ -1,7 +1,7 @@
 """One connection to the server: `session` decides what is said, this room only carries it.
 
-One task reads, one writes, one watches the clock, and each request has one that drives the engine. When the connection ends, all
-of them are ended; those that drive the engine may take a while longer, see `Offer`.
+One task reads, one writes, one watches the clock, one brings receipts, and each request has one that drives the engine. When the
+connection ends, all of them are ended; those that drive the engine may take a while longer, see `Offer`.
 """
 
 import asyncio
@@ -16,9 +16,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from mindgw_agent import clock, events
+from mindgw_agent.delivery import Delivery
 from mindgw_agent.offer import Offer, cancel
+from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Session
-from mindgw_agent.wire import Close, Goodbye, Meta, ProtocolError
+from mindgw_agent.wire import Close, Goodbye, Meta, ProtocolError, Receipt, Receipts, Received, Usage
 
 log = logging.getLogger("mindgw.agent")
 
@@ -27,6 +29,8 @@ GREETING = 10.0
 #: Seconds between looks at the clock, and between measurements of the round trip.
 TICK = 1.0
 PING_EVERY = 10.0
+#: Seconds that an agent which leaves waits for its last receipts to be acknowledged.
+LAST_RECEIPTS = 2.0
 #: Bytes of one message: less than may be, so that what is urgent never waits behind much.
 MESSAGE = 256 * 1024
 #: WebSocket close codes.
@@ -36,10 +40,14 @@ NORMAL, PROTOCOL_ERROR = 1000, 1002
 class Answer:
     """The way of one answer to the server; see `exchange.Outlet`."""
 
-    __slots__ = ("_heard", "_room", "_session", "_wake", "closed", "meta", "stream", "task")
+    __slots__ = ("_heard", "_outbox", "_room", "_session", "_wake", "closed", "meta", "stream", "task")
 
-    def __init__(self, session: Session, wake: Callable[[], None], heard: Callable[[Close], None], request: events.Request) -> None:
+    def __init__(
+        self, session: Session, outbox: Outbox, wake: Callable[[], None], heard: Callable[[Close], None], request: events.Request
+    ) -> None:
         self._session = session
+        #: Takes what the request cost.
+        self._outbox = outbox
         self._wake = wake
         #: Told how the request ended.
         self._heard = heard
@@ -59,6 +67,25 @@ class Answer:
     def data(self, data: bytes) -> None:
         self._session.data(self.stream, data)
         self._wake()
+
+    def bill(self, close: Close) -> None:
+        """Keeps the receipt, whether the link still stands or not; a server that gave no tag wants none."""
+        if close.outcome == "busy" or not self.meta.tag or self.closed:
+            return
+        usage = close.usage or Usage(source="counted")
+        self._outbox.append(
+            Receipt(
+                tag=self.meta.tag,
+                outcome=close.outcome,
+                prompt=usage.prompt,
+                completion=usage.completion,
+                cached=usage.cached,
+                source=usage.source,
+                events=close.events,
+                bytes=close.bytes,
+                at=clock.unix_ms(),
+            )
+        )
 
     def close(self, close: Close) -> None:
         """Ends the request; only the first call counts."""
@@ -86,12 +113,16 @@ class Link:
         socket: ClientConnection,
         session: Session,
         offer: Offer[Any],
+        outbox: Outbox,
         keep_epoch: Callable[[int], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
         self._socket = socket
         self._session = session
         self._offer = offer
+        self._outbox = outbox
+        #: Brings receipts, from the WELCOME on.
+        self._delivery: Delivery | None = None
         #: Writes an epoch to the disk.
         self._keep_epoch = keep_epoch
         #: Called when something changed that a status shows.
@@ -112,6 +143,10 @@ class Link:
         self.rtt_ms: float | None = None
         #: The operator ends this agent: close when nothing runs any more.
         self._leaving = False
+        #: Moment on the loop's clock at which it waits for no more acknowledgements; None while other things keep it.
+        self._patience: float | None = None
+        #: Tasks that end with the link.
+        self._tasks: list[asyncio.Task[None]] = []
         self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
             events.Proving: self._prove,
             events.Ready: self._welcomed,
@@ -119,12 +154,13 @@ class Link:
             events.Cancel: self._cancel,
             events.Writable: self._resume,
             events.DrainAsked: self._drain_asked,
+            Received: self._received,
             Goodbye: self._dismissed,
         }
 
     async def run(self) -> None:
         """Speak until the connection ends, for whatever reason; `goodbye` and `error` tell it afterwards. Cancels its requests."""
-        tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._watch())]
+        self._tasks += (asyncio.create_task(self._write()), asyncio.create_task(self._watch()))
         try:
             self._session.start()
             self._wake.set()
@@ -135,10 +171,10 @@ class Link:
         except ConnectionClosed as error:
             self.error = self.error or f"the connection was lost ({error})"
         finally:
-            for task in (*tasks, *(answer.task for answer in self._answers.values() if answer.task is not None)):
+            for task in (*self._tasks, *(answer.task for answer in self._answers.values() if answer.task is not None)):
                 cancel(task)
             # not the requests: an engine may take a while to let go, and the next link need not wait for that
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def report(self, now: float) -> None:
         """Tell the server what is on offer, if that is news."""
@@ -177,7 +213,15 @@ class Link:
                     return
 
     def _is_done(self) -> bool:
-        return self.ready_at is None or (not self._answers and not self._session.streams)
+        if self.ready_at is None:
+            return True
+        if self._answers or self._session.streams:
+            return False
+        loop = asyncio.get_running_loop()
+        if self._patience is None:
+            self._patience = loop.time() + LAST_RECEIPTS
+            loop.call_at(self._patience, self._wake.set)
+        return not self._outbox.waiting or loop.time() >= self._patience
 
     async def _watch(self) -> None:
         """Gives the connection up when the server is silent; a lost machine says nothing at all."""
@@ -209,13 +253,32 @@ class Link:
         self.ready_at = asyncio.get_running_loop().time()
         self.ready_since = clock.moment()
         log.info("connected as %s (%s)", event.welcome.name, event.welcome.state)
+        self._delivery = Delivery(self._outbox, self._offer.at_work, self._say)
+        self._tasks.append(asyncio.create_task(self._deliver(self._delivery)))
         await self._ping()
         if self._leaving:
             self._session.drain()
         self._changed()
 
+    def _say(self, batch: Receipts) -> None:
+        self._session.receipts(batch)
+        self._wake.set()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            await delivery.run()
+        except ProtocolError as error:
+            self._give_up(error)
+
+    def _received(self, event: Received) -> None:
+        if self._delivery is not None:
+            self._delivery.received(event.seq)
+
     def _begin(self, request: events.Request) -> None:
-        answer = Answer(self._session, self._wake.set, self._offer.heard, request)
+        answer = Answer(self._session, self._outbox, self._wake.set, self._offer.heard, request)
+        if request.meta.tag and self._outbox.trouble:
+            answer.close(Close("failed", "draining", f"the agent takes nothing new: {self._outbox.trouble}"))
+            return
         if not self._offer.has(request.meta.engine):
             answer.close(Close("failed", "refused", "the agent has no such engine"))
             return
@@ -241,8 +304,12 @@ class Link:
         try:
             answer.close(last)
         except ProtocolError as error:
-            self.error = str(error)
-            self._socket.transport.abort()
+            self._give_up(error)
+
+    def _give_up(self, error: ProtocolError) -> None:
+        """Outside of reading, where nobody hears of an exception."""
+        self.error = str(error)
+        self._socket.transport.abort()
 
     def _cancel(self, event: events.Cancel) -> None:
         answer = self._answers.get(event.stream)

@@ -95,6 +95,8 @@ class Offer(Generic[E]):
         self.doubted = asyncio.Event()
         #: Set when the operator ends this agent.
         self.draining = False
+        #: Why no request can be taken although the engine could; "" when nothing is in the way.
+        self.blocked = ""
         self._serial = 0
         #: What was last told, without serial and count, and when.
         self._told = Report()
@@ -108,6 +110,11 @@ class Offer(Generic[E]):
     def running(self) -> int:
         """Requests that hold a slot."""
         return len(self._at_work)
+
+    @property
+    def at_work(self) -> "frozenset[asyncio.Task[None]]":
+        """Their tasks."""
+        return frozenset(self._at_work)
 
     async def probe(self) -> None:
         """Look at the engine, or for one. Never raises for what an engine does."""
@@ -170,7 +177,11 @@ class Offer(Generic[E]):
         return now - self._told_at >= REPEAT or self._compose() != self._told
 
     def _compose(self) -> Report:
-        return Report(engines=[self.seen], draining=self.draining, gpus=self._gpus, hostname=self._hostname)
+        return Report(engines=[self._offered()], draining=self.draining, gpus=self._gpus, hostname=self._hostname)
+
+    def _offered(self) -> EngineReport:
+        """The engine as the server may use it."""
+        return msgspec.structs.replace(self.seen, healthy=False, error=self.blocked) if self.blocked else self.seen
 
     def _counted(self) -> EngineReport:
-        return msgspec.structs.replace(self.seen, running=self.running)
+        return msgspec.structs.replace(self._offered(), running=self.running)

@@ -13,10 +13,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from mindgw_agent import address, engines, errors, exchange, gpu, identity, status
+from mindgw_agent import address, bookkeeping, engines, errors, exchange, gpu, identity, status
 from mindgw_agent.engines.client import Client, Unreachable, open_session, root_of
 from mindgw_agent.engines.engine import Engine
 from mindgw_agent.offer import PROBE_TIMEOUT, NoEngine, Offer
+from mindgw_agent.outbox import Outbox
 from mindgw_agent.settings import Settings, StateDir
 from mindgw_agent.tunnel import Tunnel, keep_connected
 
@@ -101,12 +102,18 @@ async def _run(state: StateDir, settings: Settings) -> int:
 
 async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
     """Probe, connect and carry until a signal; see `run`."""
-    tunnel = Tunnel(settings, state.private_key(), offer, partial(_keep_epoch, state))
+    outbox = Outbox(state.outbox_file, settings.agent_id, fresh=not settings.last_epoch)
+    outbox.open()
+    tunnel = Tunnel(settings, state.private_key(), offer, outbox, partial(_keep_epoch, state))
     addresses = [address.parse(url) for url in settings.servers]
     context = identity.pinned_context(settings.ca.encode()) if settings.ca else None
     await offer.probe()
     link = asyncio.create_task(keep_connected(tunnel, addresses, context))
-    beside = [asyncio.create_task(keep_probing(tunnel)), asyncio.create_task(_tell(state, settings, tunnel))]
+    beside = [
+        asyncio.create_task(keep_probing(tunnel)),
+        asyncio.create_task(_tell(state, settings, tunnel)),
+        asyncio.create_task(bookkeeping.keep(outbox, partial(_block, tunnel))),
+    ]
     with _Signals(tunnel, link) as signals:
         try:
             await link
@@ -118,6 +125,7 @@ async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             await offer.stop(LET_GO)
+            outbox.close()
     return signals.exit_code
 
 
@@ -159,6 +167,14 @@ class _Signals:
     def _stop(self) -> None:
         self.stopped = True
         self._link.cancel()
+
+
+def _block(tunnel: Tunnel, trouble: str) -> None:
+    """What a request costs could not be kept: the server is told to ask others until it can."""
+    tunnel.offer.blocked = trouble
+    if tunnel.link is not None:
+        tunnel.link.report(asyncio.get_running_loop().time())
+    tunnel.changed.set()
 
 
 async def keep_probing(tunnel: Tunnel) -> None:
@@ -209,7 +225,8 @@ def _look(settings: Settings, tunnel: Tunnel) -> status.Status:
         models=[model.id for model in seen.models],
         slots=seen.slots,
         running=tunnel.offer.running,
-        error=tunnel.error or seen.error,
+        receipts=tunnel.outbox.waiting,
+        error=tunnel.error or tunnel.outbox.trouble or seen.error,
     )
 
 

@@ -5,7 +5,7 @@ The shell calls `start`, sends whatever `take` gives, and feeds every message to
     Proving    write the epoch to disk, then call `prove`      Ready       the link carries requests from now on
     Request    carry it to an engine: `head`, `data`, `close`  Cancel      stop the engine, then `close` the stream
     Writable   read on from the engine                         DrainAsked  call `drain` when it suits
-    Goodbye    the server closes the link
+    Received   the server has kept receipts                Goodbye     the server closes the link
 
 After any call there may be something to `take`. A ProtocolError is the end of the link. Calls on a stream or link that ended
 meanwhile do nothing, for the server's word may cross ours at any moment; calls in the wrong order raise OutOfOrder.
@@ -21,11 +21,11 @@ from mindgw_agent import wire
 from mindgw_agent.events import Cancel, DrainAsked, Event, Proving, Ready, Request, Writable
 from mindgw_agent.flow import Inbound, Outbound
 from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, State, Step
-from mindgw_agent.wire import Close, Frame, Goodbye, Meta, ProtocolError, Report, Welcome
+from mindgw_agent.wire import Close, Frame, Goodbye, Meta, ProtocolError, Receipts, Received, Report, Welcome
 
 __all__ = [
     "Cancel", "DrainAsked", "Event", "Goodbye", "IdentityError", "OutOfOrder", "Parties", "ProtocolError", "Proving", "Ready",
-    "Request", "Session", "State", "Writable",
+    "Received", "Request", "Session", "State", "Writable",
 ]  # fmt: skip
 
 #: Streams that a server may have open at once.
@@ -143,6 +143,13 @@ class Session:
         self._report = wire.fit(report)
         self._news = True
 
+    def receipts(self, batch: Receipts) -> None:
+        """Sign a piece of the chain and send it; the answer is Received, of this batch or a later one."""
+        if self._call(Input.ACCOUNT) is State.CLOSED:
+            return
+        signature = self._parties.sign(wire.transcript_receipts(self._parties.agent_id, batch.last, batch.head))
+        self._out.control(wire.frame(msgspec.structs.replace(batch, signature=signature)))
+
     def drain(self) -> None:
         """Take no more requests: what is opened from now on is refused with `draining`, what runs is carried to its end."""
         before = self.state
@@ -245,6 +252,9 @@ class Session:
     def _ponged(self, frame: Frame) -> None:
         """Nothing follows: that the server spoke was noted already."""
 
+    def _received(self, frame: Frame) -> Event:
+        return wire.parse(Received, frame.payload)
+
     def _opened(self, frame: Frame) -> Event | None:
         stream = frame.stream
         if stream <= self._newest:
@@ -334,6 +344,7 @@ class Session:
         wire.DRAIN: _drain_asked,
         wire.PING: _pinged,
         wire.PONG: _ponged,
+        wire.RECEIVED: _received,
         wire.OPEN: _opened,
         wire.DATA: _body,
         wire.CREDIT: _credited,

@@ -3,6 +3,7 @@
     agent.json    Settings, written whole or not at all (0600)
     agent.key     the private key (0600); missing when the OS keyring holds it
     agent.lock    locked by the process that serves
+    outbox        receipts that the server has not acknowledged yet, see `outbox`; *.damaged are what could not be read of it
     status.json   what that process last said of itself, see `status`
 
 All of them are their owner's alone.
@@ -77,6 +78,8 @@ class StateDir:
         self.lock_file = self.path / "agent.lock"
         #: What that process says of itself.
         self.status_file = self.path / "status.json"
+        #: Receipts for the server.
+        self.outbox_file = self.path / "outbox"
 
     def load(self) -> Settings | None:
         """None when this directory is not enrolled. `BadState` names the file and the field that cannot be used."""
@@ -119,7 +122,7 @@ class StateDir:
     def forget(self) -> None:
         """Remove identity and key; what is not there is no error."""
         _keyring_delete(str(self.path))
-        for file in (self.settings_file, self.key_file, self.status_file):
+        for file in (self.settings_file, self.key_file, self.status_file, self.outbox_file):
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:

@@ -30,6 +30,7 @@ class Input(IntEnum):
     DRAIN = wire.DRAIN
     PING = wire.PING
     PONG = wire.PONG
+    RECEIVED = wire.RECEIVED
     OPEN = wire.OPEN
     DATA = wire.DATA
     CREDIT = wire.CREDIT
@@ -38,9 +39,13 @@ class Input(IntEnum):
     PROVE = 257
     TELL = 258
     LEAVE = 259
+    ACCOUNT = 260
 
 
-_CARRYING = (Input.PING, Input.PONG, Input.DRAIN, Input.OPEN, Input.DATA, Input.CREDIT, Input.CANCEL, Input.TELL)
+_CARRYING = (
+    *(Input.PING, Input.PONG, Input.RECEIVED, Input.DRAIN, Input.OPEN, Input.DATA, Input.CREDIT, Input.CANCEL),
+    *(Input.TELL, Input.ACCOUNT),
+)
 
 #: state -> input -> state. A link that is DRAINING answers OPEN with a refusal; one that is CLOSED hears nothing any more, and
 #: whoever leaves before the link is up has nothing to finish.
@@ -80,7 +85,7 @@ TRANSITIONS: dict[State, dict[int, State]] = {
         Input.LEAVE: State.DRAINING,
         Input.GOODBYE: State.CLOSED,
     },
-    State.CLOSED: dict.fromkeys((Input.PROVE, Input.TELL, Input.LEAVE), State.CLOSED),
+    State.CLOSED: dict.fromkeys((Input.PROVE, Input.TELL, Input.ACCOUNT, Input.LEAVE), State.CLOSED),
 }
 
 

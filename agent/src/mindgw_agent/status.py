@@ -43,6 +43,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     #: Requests at a time, and requests now.
     slots: int = 0
     running: int = 0
+    #: Receipts that the server has not acknowledged.
+    receipts: int = 0
     #: What last went wrong, empty while nothing did.
     error: str = ""
     #: What to do about it, where something can be done.

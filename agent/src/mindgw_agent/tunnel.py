@@ -23,6 +23,7 @@ from mindgw_agent.address import Address
 from mindgw_agent.door import issuer_at
 from mindgw_agent.link import Link
 from mindgw_agent.offer import Offer
+from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Parties, Session
 from mindgw_agent.settings import Settings
 from mindgw_agent.wire import Goodbye
@@ -60,7 +61,7 @@ class Ended(msgspec.Struct, frozen=True):
 class Tunnel:
     """What outlives a single link."""
 
-    def __init__(self, settings: Settings, key: bytes, offer: Offer[Any], save_epoch: Callable[[int], None]) -> None:
+    def __init__(self, settings: Settings, key: bytes, offer: Offer[Any], outbox: Outbox, save_epoch: Callable[[int], None]) -> None:
         #: Newest epoch that is on the disk.
         self.last_epoch = settings.last_epoch
         # Who speaks to whom.
@@ -68,6 +69,8 @@ class Tunnel:
         self.server_identity = settings.server_identity
         self._key = key
         self.offer = offer
+        #: What requests cost and the server does not know yet; open.
+        self.outbox = outbox
         #: Writes an epoch to the disk; blocks.
         self._save_epoch = save_epoch
         #: The connection of this moment.
@@ -175,10 +178,14 @@ async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext
     async with socket:
         if socket.subprotocol != wire.SUBPROTOCOL:
             return Ended(error=f"{address.root} does not speak {wire.SUBPROTOCOL}")
-        link = tunnel.link = Link(socket, tunnel.session(address, loop.time()), tunnel.offer, tunnel.keep_epoch, tunnel.changed.set)
+        session = tunnel.session(address, loop.time())
+        link = tunnel.link = Link(socket, session, tunnel.offer, tunnel.outbox, tunnel.keep_epoch, tunnel.changed.set)
         if tunnel.leaving.is_set():
             return Ended()
-        await link.run()
+        try:
+            await link.run()
+        except errors.BadState as error:  # a disk that is full now need not be full for ever
+            return Ended(error=error.message)
     lived = 0.0 if link.ready_at is None else loop.time() - link.ready_at
     return Ended(lived, link.goodbye, _last_words(link))
 

@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from mindgw_agent.receipt import MAX_BATCH, Receipt, Receipts, Received, anew, chained, genesis
+from mindgw_agent.transcripts import transcript, transcript_challenge, transcript_proof, transcript_receipts
 from mindgw_agent.vocabulary import (
     VERSIONS,
     Challenge,
@@ -42,13 +44,14 @@ from mindgw_agent.vocabulary import (
 
 # whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
 __all__ = [
-    "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE",
-    "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_ANSWER", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE",
-    "MAX_PAYLOAD", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERSION",
-    "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head",
-    "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Report", "Seconds", "Signature", "Source",
-    "Tag", "Usage", "Welcome", "build_head", "build_open", "clip", "credit", "encode", "fit", "frame", "head_size", "negotiate",
-    "pack_header", "parse", "parse_credit", "parse_head", "parse_open", "transcript", "transcript_challenge", "transcript_proof",
+    "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE", "HEAD",
+    "HEADER_SIZE", "HELLO", "KINDS", "MAX_ANSWER", "MAX_BATCH", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE",
+    "MAX_PAYLOAD", "MAX_RECEIPTS", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "RECEIPTS", "RECEIVED", "REPORT",
+    "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport",
+    "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Receipt",
+    "Receipts", "Received", "Report", "Seconds", "Signature", "Source", "Tag", "Usage", "Welcome", "anew", "build_head", "build_open",
+    "chained", "clip", "credit", "encode", "fit", "frame", "genesis", "head_size", "negotiate", "pack_header", "parse", "parse_credit",
+    "parse_head", "parse_open", "size_of", "transcript", "transcript_challenge", "transcript_proof", "transcript_receipts",
 ]  # fmt: skip
 
 VERSION: Final = VERSIONS[0]
@@ -74,6 +77,9 @@ MAX_NOTE: Final = 2048
 #: Largest report, in bytes of JSON: it must fit in a frame beside a signature.
 MAX_REPORT: Final = MAX_PAYLOAD - 1024
 
+#: Bytes of JSON that the receipts of one batch may take: the rest of the frame is for what stands around them.
+MAX_RECEIPTS: Final = MAX_PAYLOAD - 2048
+
 #: The only engine paths that can be asked for through a tunnel.
 PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
@@ -87,6 +93,8 @@ REPORT: Final = 6
 DRAIN: Final = 7
 PING: Final = 8
 PONG: Final = 9
+RECEIPTS: Final = 10
+RECEIVED: Final = 11
 # Kinds of stream frames.
 OPEN: Final = 16
 DATA: Final = 17
@@ -98,8 +106,8 @@ CLOSE: Final = 21
 #: The only flag: the body of this direction is complete.
 END: Final = 1
 
-FROM_SERVER: Final = frozenset({CHALLENGE, WELCOME, GOODBYE, DRAIN, PING, PONG, OPEN, DATA, CREDIT, CANCEL})
-FROM_AGENT: Final = frozenset({HELLO, PROOF, GOODBYE, REPORT, DRAIN, PING, PONG, DATA, HEAD, CREDIT, CLOSE})
+FROM_SERVER: Final = frozenset({CHALLENGE, WELCOME, GOODBYE, DRAIN, PING, PONG, RECEIVED, OPEN, DATA, CREDIT, CANCEL})
+FROM_AGENT: Final = frozenset({HELLO, PROOF, GOODBYE, REPORT, DRAIN, PING, PONG, RECEIPTS, DATA, HEAD, CREDIT, CLOSE})
 KINDS: Final = FROM_SERVER | FROM_AGENT
 
 _HEADER = struct.Struct("!IIBB")
@@ -128,11 +136,12 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     end: bool = False
 
 
-Payload = Hello | Challenge | Proof | Welcome | Goodbye | Report | Close
+Payload = Hello | Challenge | Proof | Welcome | Goodbye | Report | Receipts | Received | Close
 T = TypeVar("T")
 
 _KIND_OF: dict[type, int] = {
-    Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Close: CLOSE,
+    Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Receipts: RECEIPTS,
+    Received: RECEIVED, Close: CLOSE,
 }  # fmt: skip
 _DECODERS: dict[type, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in (*_KIND_OF, Meta)}
 _to_json = msgspec.json.Encoder().encode
@@ -174,6 +183,11 @@ def clip(close: Close) -> Close:
         return close
     message, code, finish = (clean(text[:MAX_NOTE]) for text in texts)
     return msgspec.structs.replace(close, message=message, code=code, finish=finish)
+
+
+def size_of(receipt: Receipt) -> int:
+    """Bytes that a receipt takes of MAX_RECEIPTS."""
+    return len(_to_json(receipt)) + 1
 
 
 def parse(kind: type[T], payload: bytes | memoryview) -> T:
@@ -258,6 +272,8 @@ _LIMITS: dict[int, _Limits] = {
     DRAIN: (0, MAX_GREETING, 0, True),
     PING: (0, 64, 0, True),
     PONG: (0, 64, 0, True),
+    RECEIPTS: (2, MAX_PAYLOAD, 0, True),
+    RECEIVED: (2, 256, 0, True),
     OPEN: (_U16.size, MAX_PAYLOAD, END, False),
     DATA: (1, MAX_PAYLOAD, END, False),
     HEAD: (_ANSWER.size, MAX_PAYLOAD, END, False),
@@ -327,25 +343,3 @@ def negotiate(versions: Iterable[int]) -> int:
         if version in offered:
             return version
     raise ProtocolError(f"no common version: offered {sorted(offered)}, spoken here {list(VERSIONS)}")
-
-
-# What is signed. Every field stands behind its length, so no two different lists of fields give the same bytes.
-
-
-def transcript(label: str, *fields: bytes | str | int) -> bytes:
-    """Bytes to sign: the label says what for, so that a signature made for one purpose is worthless for another."""
-    parts: list[bytes] = []
-    for field in (label, *fields):
-        data = field if isinstance(field, bytes) else str(field).encode()
-        parts += (_U32.pack(len(data)), data)
-    return b"".join(parts)
-
-
-def transcript_challenge(agent_nonce: bytes, nonce: bytes, agent_id: str, epoch: int, version: int = VERSION) -> bytes:
-    """Signed by the server's identity key: this server, now, for this agent, under this epoch."""
-    return transcript("mindgw-challenge-v1", agent_nonce, nonce, agent_id, epoch, version)
-
-
-def transcript_proof(nonce: bytes, agent_id: str, epoch: int, last_epoch: int, server_identity: bytes, host: str) -> bytes:
-    """Signed by the agent's key: this agent, now, to this server, reached as `host`."""
-    return transcript("mindgw-proof-v1", nonce, agent_id, epoch, last_epoch, server_identity, host)

@@ -317,6 +317,9 @@ class Session:
         """The agent takes nothing new."""
         self._pipeline.fleet.drain(self.worker)
 
+    def receipts(self, batch: wire.Receipts) -> None:
+        """Nothing is kept yet, so nothing is acknowledged."""
+
     def heard(self) -> None:
         """A message came in."""
         self.worker.last_seen = wall()

@@ -36,6 +36,9 @@ class Owner(Protocol):
 
     def drains(self) -> None: ...
 
+    def receipts(self, batch: wire.Receipts) -> None:
+        """What requests cost, by the agent's own book. Nothing of it is checked yet; `Link.received` once it is kept."""
+
 
 class Link:
     """An authenticated link to one session of one agent."""
@@ -130,6 +133,10 @@ class Link:
         """Tells the agent that nothing new will come."""
         self._say(Frame(0, wire.DRAIN))
 
+    def received(self, seq: int) -> None:
+        """Tells the agent that its receipts up to this number are kept: it forgets them."""
+        self._say(wire.frame(wire.Received(seq)))
+
     def lost(self) -> None:
         """The socket is gone: everybody who waits hears so."""
         listeners, self._listeners = self._listeners, {}
@@ -163,6 +170,8 @@ class Link:
             self.owner.reported(wire.parse(wire.Report, frame.payload))
         elif frame.kind == wire.DRAIN:
             self.owner.drains()
+        elif frame.kind == wire.RECEIPTS:
+            self.owner.receipts(wire.parse(wire.Receipts, frame.payload))
         elif frame.kind == wire.GOODBYE:
             self.closing = self.closing or wire.parse(wire.Goodbye, frame.payload)
             self._wake()
