@@ -17,7 +17,7 @@ from mindgw.gateway.auth import Auth
 from mindgw.server import app as assembly
 from mindgw.server.app import build
 from mindgw.server.chores import Chore, all_but_the_bad
-from mindgw.store import faults, ledger
+from mindgw.store import epochs, faults, ledger
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry
 from mindgw.store.tables import Key
@@ -37,9 +37,15 @@ async def database(tmp_path):
 
 
 def appending(database):
+    chains = []
+
     async def append(rows):
         async with database.write() as session:
-            await ledger.append(session, rows)
+            begun = None if chains else await epochs.begin(session, "here", await epochs.now(session))
+            chain = chains[0] if chains else ledger.Writer(begun.id, b"k" * 32, 0, begun.genesis)
+            done = await ledger.commit(session, chain, rows)
+        chain.advance(done)
+        chains[:] = [chain]
 
     return all_but_the_bad(append)
 

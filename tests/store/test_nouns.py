@@ -1,4 +1,4 @@
-"""Keys, people, fleet, ledger, audit: what their functions promise, on both databases."""
+"""Keys, people, fleet, audit: what their functions promise, on both databases."""
 
 import asyncio
 import hashlib
@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound, PreconditionFailed
-from mindgw.store import audit, fleet, keys, ledger, people
+from mindgw.store import audit, fleet, keys, people
 from mindgw.store.ids import new_id
 from mindgw.store.tables import JoinToken, Org, Team
 from mindgw_agent import tokens
@@ -254,30 +254,6 @@ async def test_the_last_report_of_a_worker_is_kept(session):
     await fleet.touch_workers(session, {row.id: NOON + timedelta(minutes=1)})
     await session.refresh(row)
     assert row.last_seen_at == NOON + timedelta(minutes=1)
-
-
-def usage(request_id, **facts):
-    base = {"key_id": "k", "org_id": "o", "model": "m", "endpoint": "/v1/chat/completions", "status": 200, "outcome": "done"}
-    return ledger.Entry(request_id=request_id, started_at=NOON, **base, **facts)
-
-
-async def test_a_row_of_the_ledger_counts_once_however_often_it_is_sent(session):
-    await ledger.append(session, [])
-    await ledger.append(session, [usage("r1", prompt_tokens=3), usage("r2", completion_tokens=2**40, ttft_ms=None)])
-    await ledger.append(session, [usage("r2", completion_tokens=9), usage("r3"), usage("r3", prompt_tokens=1)])
-    rows = await ledger.recent(session)
-    assert [row.request_id for row in rows] == ["r3", "r2", "r1"]
-    assert [(row.prompt_tokens, row.completion_tokens) for row in rows] == [(0, 0), (0, 2**40), (3, 0)]
-    assert [row.request_id for row in await ledger.recent(session, before=rows[1].id)] == ["r1"]
-
-
-async def test_a_large_batch_is_one_transaction(session):
-    await ledger.append(session, [usage(f"r{number}") for number in range(3000)])
-    assert len(await ledger.recent(session, limit=1000)) == 1000
-
-
-def test_a_row_that_is_handed_over_has_the_fields_of_the_table():
-    assert set(ledger.Entry.__struct_fields__) >= set(ledger.Usage.model_fields) - {"id"}
 
 
 async def test_the_audit_log_is_read_backwards(session):

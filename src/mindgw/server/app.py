@@ -1,6 +1,7 @@
 """The server put together: settings, secrets and a database in, one Litestar application out."""
 
 import asyncio
+import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -32,7 +33,7 @@ from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import dead_letters as stored
-from mindgw.store import keys, ledger
+from mindgw.store import epochs, keys, ledger
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -69,12 +70,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         async with database.read() as session:
             return await keys.holder(session, key_id)
 
-    async def append(rows: Sequence[ledger.Entry]) -> None:
-        async with database.write() as session:
-            await ledger.append(session, rows)
-
     auth = Auth(find, {1: secrets.pepper}, utcnow)
-    meter = Meter(all_but_the_bad(append), counters)
+    meter = Meter(all_but_the_bad(_books(database, secrets)), counters)
     dead = DeadLetters(config.dead_letters, counters)
     pipeline = Pipeline(config, auth, meter, dead=dead)
     registry = Registry(database, secrets.identity)
@@ -155,6 +152,23 @@ async def _at_work(pipeline: Pipeline, registry: Registry, database: Database, w
             await chore.once()
         if pipeline.meter.unwritten:
             log.critical("the server ends with %d usage rows that the database did not take; they are lost", pipeline.meter.unwritten)
+
+
+def _books(database: Database, secrets: Secrets) -> Callable[[Sequence[ledger.Entry]], Awaitable[None]]:
+    """Writes entries into the ledger, in a chain that begins with the first of them."""
+    key = hmac.digest(secrets.sealing, b"chain of the ledger", "sha256")
+    chains: list[ledger.Writer] = []
+
+    async def append(entries: Sequence[ledger.Entry]) -> None:
+        if not chains:
+            async with database.write() as session:
+                begun = await epochs.begin(session, secrets.fingerprint, await epochs.now(session))
+            chains.append(ledger.Writer(begun.id, key, 0, begun.genesis))
+        async with database.write() as session:
+            done = await ledger.commit(session, chains[0], entries)
+        chains[0].advance(done)
+
+    return append
 
 
 def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaitable[None]]:

@@ -1,22 +1,30 @@
-"""What was used, one row a finished request. Rows are only ever added."""
+"""What was used, one row for what became of an attempt. Rows are only ever added: triggers refuse all else."""
 
 from datetime import datetime
 
-from sqlalchemy import Index
+from sqlalchemy import Index, UniqueConstraint
 from sqlmodel import Field
 
 from mindgw.store.tables.columns import Count, Row, Serial, UTCDateTime
 
 
-class Usage(Row, table=True):
+class LedgerRow(Row, table=True):
     """No foreign keys: a row of the ledger stays true when what it names is gone."""
 
-    __tablename__ = "usage"
-    __table_args__ = (Index("ix_usage_key_id_started_at", "key_id", "started_at"),)
+    __tablename__ = "ledger"
+    __table_args__ = (
+        UniqueConstraint("request_id", "attempt", "kind"),
+        Index("ix_ledger_epoch_seq", "epoch", "seq"),
+        *(Index(f"ix_ledger_{column}_day", column, "day") for column in ("key_id", "user_id", "team_id", "org_id", "model")),
+    )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=Serial)
-    #: A request is counted once, however often its row is sent.
-    request_id: str = Field(unique=True)
+    request_id: str
+    #: Number of the attempt, from 1 on; 0: no worker was given it.
+    attempt: int = 1
+    #: settled: it is billed; estimated: billed without knowing; adjust: corrects what is billed, may be negative; wasted: an attempt
+    #: that nobody pays for; refused: no worker was reached.
+    kind: str = "settled"
     key_id: str
     user_id: str | None = None
     team_id: str | None = None
@@ -30,7 +38,7 @@ class Usage(Row, table=True):
     stream: bool = False
     #: HTTP status that the caller saw.
     status: int
-    #: done, cancelled or failed.
+    #: done, cancelled or failed; lease: no request, but what a server that is gone had reserved and nobody told of.
     outcome: str
     error_code: str = ""
     prompt_tokens: int = Field(default=0, sa_type=Count)
@@ -43,4 +51,32 @@ class Usage(Row, table=True):
     ttft_ms: int | None = None
     total_ms: int = 0
     bytes_out: int = Field(default=0, sa_type=Count)
-    started_at: datetime = Field(sa_type=UTCDateTime, nullable=False, index=True)
+    #: Millionths of a dollar, and which prices said so; empty: there was no price.
+    cost: int = Field(default=0, sa_type=Count)
+    price_version: str = ""
+    #: Tokens beyond what was reserved.
+    over: int = Field(default=0, sa_type=Count)
+    #: The UTC date that it is booked on, such as 2026-11-21; of a lease its window.
+    day: str = Field(index=True)
+    started_at: datetime = Field(sa_type=UTCDateTime, nullable=False)
+    #: The commit that it came with.
+    epoch: int = Field(sa_type=Count)
+    seq: int = Field(sa_type=Count)
+
+
+class LedgerCommit(Row, table=True):
+    """A batch of rows that were written in one transaction: a link of its epoch's chain."""
+
+    __tablename__ = "ledger_commits"
+
+    epoch: int = Field(primary_key=True, sa_type=Count)
+    #: From 1 on, without a gap.
+    seq: int = Field(primary_key=True, sa_type=Count)
+    #: The link before and this one; see `core.chain`.
+    prev: bytes
+    hash: bytes
+    #: Rows of it.
+    entries: int
+    #: What was offered with it but stood in the ledger already, so that the answer can be given again; MessagePack, or empty.
+    known: bytes = b""
+    committed_at: datetime = Field(sa_type=UTCDateTime, nullable=False)
