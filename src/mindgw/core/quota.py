@@ -228,6 +228,11 @@ class _Lease:
         self.fresh = min(self.fresh, self.free)
         return spare
 
+    def lose(self, n: int) -> None:
+        """The row took more from this lease than it knew of: a budget that was forgotten and came back still had something under way."""
+        self.free -= min(n, self.free)
+        self.fresh = min(self.fresh, self.free)
+
     def is_done(self, now: float, day: str) -> bool:
         """Whether it can be forgotten: nothing is in it, and nobody comes for it any more."""
         if self.free or self.held or self.drawn or self.returning:
@@ -263,8 +268,8 @@ _NOTHING = Settled()
 class Leases:
     """All leases of one process.
 
-    One owner, no waiting between two calls. What is granted (`lend`) is at all times what is free, held, drawn and not yet `written`, or
-    on its way back (`begin_return` until `returned` or `kept`). Which claims a request must hold is the caller's matter: all are alike here.
+    One owner, no waiting between two calls. What was granted (`lend`) is at all times free, held, drawn and not yet `written`, or on its
+    way back (`begin_return` until `returned` or `kept`). Which claims a request must hold is the caller's matter: all are alike here.
     """
 
     def __init__(self) -> None:
@@ -353,16 +358,16 @@ class Leases:
     def written(self, draws: Iterable[tuple[Budget, int]]) -> None:
         """Draws are in the ledger: the row has them as used now, no longer as this lease."""
         for budget, n in draws:
-            # what is not there any more was forgotten meanwhile
             if (lease := self._leases.get(budget)) is not None:
                 moved = min(n, lease.drawn)
                 lease.drawn -= moved
-                lease.used += moved
-                lease.reserved -= moved
+                lease.used += n
+                lease.reserved -= n
+                lease.lose(n - moved)
 
     def begin_return(self, now: float, day: str, only: Collection[Budget] | None = None) -> dict[Budget, int]:
-        """Takes out what should go back to the rows: of windows that are over, of leases that nobody used for IDLE, and, where little is left for
-        all, whatever is free. `only` looks at these budgets alone. `returned` or `kept` must follow, with the same amounts."""
+        """Takes out what should go back to the rows: of windows that are over, of leases that nobody used for IDLE, and, where little is
+        left for all, whatever is free. `only` looks at these budgets alone. `returned` or `kept` must follow, with the same amounts."""
         back = {}
         for budget in list(self._leases) if only is None else only:
             lease = self._leases.get(budget)
@@ -380,7 +385,8 @@ class Leases:
             if (lease := self._leases.get(budget)) is not None:
                 moved = min(n, lease.returning)
                 lease.returning -= moved
-                lease.reserved -= moved
+                lease.reserved -= n
+                lease.lose(n - moved)
                 lease.reckon()
 
     def kept(self, amounts: Mapping[Budget, int]) -> None:
