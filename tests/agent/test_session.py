@@ -10,7 +10,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mindgw_agent import session as rooms
 from mindgw_agent import wire
-from mindgw_agent.session import Cancel, DrainAsked, IdentityError, OutOfOrder, Parties, Proving, Ready, Request, Session, State, Writable
+from mindgw_agent.session import (
+    Cancel,
+    DrainAsked,
+    IdentityError,
+    OutOfOrder,
+    Parties,
+    Proving,
+    Ready,
+    Received,
+    Request,
+    Session,
+    State,
+    Writable,
+)
 from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, Step
 from mindgw_agent.wire import WINDOW, Close, Decoder, Frame, Goodbye, Meta, ProtocolError, Report
 
@@ -257,6 +270,37 @@ def test_a_report_before_the_link_is_up_waits():
     assert [f.kind for f in server.listen()] == [wire.REPORT]
 
 
+# -- receipts
+
+HASH = b"h" * 32
+
+
+def test_receipts_leave_signed_and_the_shell_hears_what_was_kept():
+    session, server = ready_link()
+    one = wire.Receipt(seq=7, tag=b"tag", outcome="done")
+    session.receipts(wire.Receipts(receipts=[one], after=6, prev=bytes(32), head=HASH, clear=True))
+    session.receipts(wire.Receipts(after=7, prev=HASH, head=HASH))
+    batches = [wire.parse(wire.Receipts, frame.payload) for frame in server.listen()]
+    assert [(batch.receipts, batch.last, batch.clear) for batch in batches] == [([one], 7, True), ([], 7, False)]
+    assert all(check(AGENT_KEY, batch.signature, wire.transcript_receipts("agent-1", 7, HASH)) for batch in batches)
+    assert server.say(wire.frame(wire.Received(7))) == [Received(7)]
+
+
+def test_receipts_leave_on_a_link_that_is_up_and_nowhere_else():
+    session = new_session()
+    batch = wire.Receipts(after=0, prev=HASH, head=HASH)
+    with pytest.raises(OutOfOrder, match="ACCOUNT on a link that is new"):
+        session.receipts(batch)
+    session, server = ready_link()
+    session.drain()
+    server.listen()
+    session.receipts(batch)
+    assert [frame.kind for frame in server.listen()] == [wire.RECEIPTS]
+    server.say(wire.frame(Goodbye("draining")))
+    session.receipts(batch)
+    assert server.listen() == []
+
+
 # -- requests
 
 
@@ -491,6 +535,7 @@ HALF = Frame(5, wire.OPEN, OPENED.payload[:-1])
         ([wire.frame(wire.Welcome())], "WELCOME on a link that is ready"),
         ([Frame(0, wire.CHALLENGE, b"{}")], "CHALLENGE on a link that is ready"),
         ([Frame(0, wire.GOODBYE, b"{}")], "bad Goodbye"),
+        ([Frame(0, wire.RECEIVED, b"{}")], "bad Received"),
         ([Frame(0, wire.PING, bytes(64))] * 15_000, "does not read"),
     ],
 )
@@ -596,7 +641,7 @@ class HostileServer(RuleBasedStateMachine):
     def sends_any_frame(self, kind: int, stream: int, payload: bytes, flags: int) -> None:
         self.hear(wire.pack_header(len(payload), stream, kind, flags) + payload)
 
-    @rule(word=st.sampled_from([wire.Welcome(), Goodbye("x"), Close("done"), REPORT]))
+    @rule(word=st.sampled_from([wire.Welcome(), Goodbye("x"), Close("done"), REPORT, Received(1)]))
     def says_a_word_at_any_time(self, word: wire.Payload) -> None:
         self.hear(wire.encode(wire.frame(word, 1 if isinstance(word, Close) else 0)))
 
@@ -626,6 +671,11 @@ class HostileServer(RuleBasedStateMachine):
     @rule(serial=st.integers(0, 9))
     def the_shell_reports(self, serial: int) -> None:
         self.session.report(Report(serial))
+
+    @rule(last=st.integers(0, 9))
+    def the_shell_sends_receipts(self, last: int) -> None:
+        if self.session.state in {State.READY, State.DRAINING, State.CLOSED}:
+            self.session.receipts(wire.Receipts(after=last, prev=HASH, head=HASH))
 
     @rule()
     def the_line_takes_a_message(self) -> None:

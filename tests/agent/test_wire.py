@@ -12,7 +12,20 @@ from mindgw_agent import enrolment, wire
 from mindgw_agent.wire import Close, Decoder, Frame, Meta, ProtocolError, Report
 
 META = Meta(request_id="r1", path="/v1/completions", model="tiny", length=3)
-JSON_WORDS = [wire.Hello, wire.Challenge, wire.Proof, wire.Welcome, wire.Goodbye, wire.Report, wire.Close, wire.Meta]
+JSON_WORDS = [
+    wire.Hello,
+    wire.Challenge,
+    wire.Proof,
+    wire.Welcome,
+    wire.Goodbye,
+    wire.Report,
+    wire.Close,
+    wire.Meta,
+    wire.Receipts,
+    wire.Received,
+]
+RECEIPT = wire.Receipt(seq=8, tag=b"\0tag", outcome="cancelled", prompt=3, completion=5, cached=1, events=6, bytes=99, at=1_790_000_000_000)
+BATCH = wire.Receipts(receipts=[RECEIPT], after=7, prev=b"p" * 32, head=b"h" * 32, signature=b"s" * 64, gap="damaged", clear=True)
 
 
 def header(length: int, stream: int, kind: int, flags: int = 0) -> bytes:
@@ -118,6 +131,9 @@ def test_a_bad_frame_of_our_own_is_a_bug_not_a_protocol_error():
         wire.Welcome(name="box", state="active"),
         wire.Goodbye("draining", "the server restarts", 2.5),
         Close("done", usage=wire.Usage(3, 5, 1, "counted"), events=5, bytes=99, finish="stop", tag=b"\0tag", status=200),
+        BATCH,
+        wire.Receipts(after=0, prev=bytes(32), head=bytes(32)),
+        wire.Received(2**53),
         wire.Proof(b"s" * 64, Report(1, hostname="box", gpus=[wire.Gpu("H200", 1, 1, 0.5, 40.0)])),
         Report(2, [wire.EngineReport(id="e", kind="vllm", healthy=True, slots=4, models=[wire.Model("m", 4096, ["chat"])])]),
     ],
@@ -157,6 +173,69 @@ def test_any_payload_is_words_or_a_protocol_error(kind, payload):
 def test_bad_reports_are_refused(payload):
     with pytest.raises(ProtocolError, match="bad Report|bad Proof"):
         wire.parse(wire.Proof if payload == b"{}" else Report, payload)
+
+
+def receipts(receipt: dict | None = None, **fields) -> bytes:
+    """A batch as it stands on the wire, changed."""
+    batch = json.loads(wire.frame(BATCH).payload)
+    batch["receipts"][0] |= receipt or {}
+    return json.dumps(batch | fields).encode()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"{}",
+        receipts({"seq": -1}),
+        receipts({"prompt": -1}),
+        receipts({"completion": 2**53 + 1}),
+        receipts({"completion": 1.5}),
+        receipts({"cached": "1"}),
+        receipts({"events": None}),
+        receipts({"bytes": float("nan")}),
+        receipts({"at": 1e300}),
+        receipts({"outcome": "busy"}),
+        receipts({"source": "guessed"}),
+        receipts({"tag": "!"}),
+        receipts({"tag": "AAAA" * 2000}),
+        receipts(receipts=[json.loads(receipts())["receipts"][0]] * (wire.MAX_BATCH + 1)),
+        receipts(receipts={}),
+        receipts(after=-1),
+        receipts(prev="AAAA"),
+        receipts(head=""),
+        receipts(signature="AAAA" * 100),
+        receipts(gap="a\x00b"),
+        receipts(gap="x" * 201),
+        receipts(clear=1),
+    ],
+)
+def test_bad_receipts_are_refused(payload):
+    with pytest.raises(ProtocolError, match="bad Receipts"):
+        wire.parse(wire.Receipts, payload)
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"seq":-1}', b'{"seq":1e300}', b'{"seq":true}', b'{"seq":9007199254740993}'])
+def test_bad_acknowledgements_are_refused(payload):
+    with pytest.raises(ProtocolError, match="bad Received"):
+        wire.parse(wire.Received, payload)
+
+
+def test_receipts_of_any_kind_fit_in_a_frame_when_they_keep_to_their_room():
+    most = 2**53
+    large = wire.Receipt(
+        seq=most, tag=b"\xff" * 4096, outcome="cancelled", prompt=most, completion=most, cached=most, source="estimated", at=most
+    )
+    batch = wire.Receipts(
+        receipts=[large] * (wire.MAX_RECEIPTS // wire.size_of(large)),
+        after=most,
+        prev=b"\xff" * 32,
+        head=b"\xff" * 32,
+        signature=b"\xff" * 256,
+        gap="é" * 200,
+    )
+    assert len(batch.receipts) == 11
+    assert wire.frame(batch)
 
 
 def test_words_that_do_not_fit_are_our_own_fault():
@@ -348,6 +427,10 @@ def test_each_field_changes_what_is_signed():
         wire.transcript_proof(b"b", "id", 1, 9, b"srv", "host"),
         wire.transcript_proof(b"b", "id", 1, 0, b"xxx", "host"),
         wire.transcript_proof(b"b", "id", 1, 0, b"srv", "other"),
+        wire.transcript_receipts("id", 1, b"h"),
+        wire.transcript_receipts("xx", 1, b"h"),
+        wire.transcript_receipts("id", 2, b"h"),
+        wire.transcript_receipts("id", 1, b"x"),
     ]
     assert len(set(challenges)) == len(challenges)
 

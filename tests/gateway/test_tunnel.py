@@ -152,6 +152,34 @@ def test_a_large_body_delays_nobody():
     assert [event.stream for event in ends.events if isinstance(event, session.Request)] == [small, 1]
 
 
+# -- receipts ----------------------------------------------------------------------------------------------------------
+
+HASH = b"h" * 32
+
+
+def test_receipts_reach_the_owner_and_the_agent_hears_what_is_kept():
+    ends = Ends()
+    batch = wire.Receipts(receipts=[wire.Receipt(seq=1, tag=b"t", outcome="done")], after=0, prev=bytes(32), head=HASH, clear=True)
+    ends.agent.receipts(batch)
+    ends.pump()
+    [heard] = ends.batches
+    assert (heard.receipts, heard.clear) == (batch.receipts, True)
+    assert identity.verify(identity.public_half(AGENT), heard.signature, wire.transcript_receipts("a", 1, HASH))
+    before = ends.wakes
+    ends.link.received(1)
+    assert ends.wakes == before + 1
+    ends.pump()
+    assert ends.events == [session.Received(1)]
+
+
+@pytest.mark.parametrize("payload", [b"{}", b'{"after":-1}', b"x" * 100])
+def test_receipts_that_are_none_end_the_link(payload):
+    ends = Ends()
+    with pytest.raises(wire.ProtocolError, match="bad Receipts"):
+        ends.says(wire.Frame(0, wire.RECEIPTS, payload))
+    assert ends.batches == []
+
+
 # -- cancelling --------------------------------------------------------------------------------------------------------
 
 
