@@ -16,7 +16,8 @@ MindGWError
 ├── PolicyError            the caller is not allowed to do this now
 │   ├── Unauthenticated        401 invalid_api_key
 │   ├── Forbidden              403 forbidden
-│   └── RateLimited            429 rate_limit_exceeded
+│   ├── RateLimited            429 rate_limit_exceeded
+│   └── QuotaExceeded          429 insufficient_quota
 ├── FleetError             no worker can take the request; trying again later helps
 │   ├── NoWorker               503 no_worker_available
 │   ├── QueueFull              503 queue_full
@@ -180,6 +181,14 @@ class RateLimited(PolicyError):
     status = 429
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
+
+
+class QuotaExceeded(PolicyError):
+    """The quota is used up."""
+
+    status = 429
+    code = "insufficient_quota"
+    type = "insufficient_quota"
 
 
 class FleetError(MindGWError):

@@ -1,0 +1,170 @@
+"""Loans of budgets: this process reserves out of leases that are durable, and asks the database for more only when one is dry.
+
+All loans that are wanted at one moment are asked for in one transaction, and no refusal is final before the budget's own row was read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Protocol
+
+from mindgw import errors
+from mindgw.core import quota
+from mindgw.core.quota import Budget, Claim, Leases
+from mindgw.gateway.reservation import Reservation
+from mindgw.store.quotas import Lent, Want
+
+log = logging.getLogger("mindgw.quota")
+
+#: Times that a request asks for a loan while the row shows that there is one to be had.
+TRIES = 5
+#: Seconds that a loan may take before the request is told to come back later.
+PATIENCE = 5.0
+#: Units, for people.
+WORDS = {quota.TOKENS: "tokens", quota.USD: "micro-dollars"}
+
+
+class Bank(Protocol):
+    """The database."""
+
+    def borrow(self, wants: Sequence[Want]) -> Awaitable[Sequence[Lent]]:
+        """All loans of one transaction, in the order of their budgets; a budget whose limit is gone is left out. Raises what the database
+        raises, and then nothing was lent."""
+
+    def give_back(self, amounts: dict[Budget, int]) -> Awaitable[object]:
+        """Loans that are not needed any more; raises what the database raises, and then nothing was given back."""
+
+
+Answer = asyncio.Future[dict[Budget, Lent]]
+
+
+class Desk:
+    """Where loans are asked for, one transaction at a time."""
+
+    def __init__(self, bank: Bank, noted: Callable[[Claim, Lent | None], None]) -> None:
+        """`noted` is told of each row that `look` asked for; None: there is no such row any more."""
+        self._bank = bank
+        self._noted = noted
+        self.leases = Leases()
+        #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
+        # bounded: requests that have a slot; budgets of limits that exist
+        self._waiting: list[tuple[Reservation, Answer]] = []
+        self._looks: dict[Budget, Claim] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def fund(self, reservation: Reservation) -> None:
+        """Returns when it is held. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved by
+        others, and Draining when the database does not answer."""
+        for _ in range(TRIES):
+            rows = await self._ask(reservation)
+            reservation.keep(rows)
+            if reservation.reserve() or reservation.squeeze():
+                return
+            refusal = _judge(reservation, rows)
+            if refusal is not None:
+                raise refusal
+        raise reserved()
+
+    async def _ask(self, reservation: Reservation) -> dict[Budget, Lent]:
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._waiting.append((reservation, answer))
+        self._open()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await answer
+        except TimeoutError:
+            raise unavailable() from None
+
+    def look(self, claim: Claim) -> None:
+        """Asks for the row of a budget, with a loan if it likes; the answer comes by `noted`."""
+        self._looks[claim.budget] = claim
+        self._open()
+
+    def _open(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def _serve(self) -> None:
+        """One transaction after the other, as long as somebody waits."""
+        while self._waiting or self._looks:
+            waiting, self._waiting = self._waiting, []
+            looks, self._looks = self._looks, {}
+            try:
+                lent = await self._bank.borrow(_wants([reservation for reservation, _ in waiting], looks.values()))
+            except Exception:  # the top of a task: the database is away, and whoever waits must hear something
+                log.exception("no budget could be borrowed")
+                _tell(waiting, unavailable())
+                continue
+            rows = {one.budget: one for one in lent}
+            for one in lent:
+                self.leases.lend(one.budget, one.amount, one.used, one.reserved, one.limit)
+            for claim in looks.values():
+                self._noted(claim, rows.get(claim.budget))
+            _tell(waiting, rows)
+
+    async def return_spare(self, now: float, day: str, only: Collection[Budget] | None = None) -> None:
+        """Gives back what is not needed, of all budgets or of `only` these. Raises what the database raises; nothing is lost then."""
+        amounts = self.leases.begin_return(now, day, only)
+        if not amounts:
+            return
+        try:
+            await self._bank.give_back(amounts)
+        except BaseException:
+            self.leases.kept(amounts)
+            raise
+        self.leases.returned(amounts)
+
+
+def _wants(reservations: Sequence[Reservation], looks: Iterable[Claim]) -> list[Want]:
+    """One wish for each budget: what the most modest cannot do without, and together what all would like."""
+    found: dict[Budget, Want] = {claim.budget: Want(claim.budget, claim.period, 0, 0) for claim in looks}
+    for reservation in reservations:
+        most, least = reservation.most, reservation.least
+        for claim in reservation.claims:
+            unit = claim.budget.unit
+            before = found.get(claim.budget)
+            smallest = least[unit] if before is None or not before.want else min(least[unit], before.least)
+            found[claim.budget] = Want(claim.budget, claim.period, smallest, most[unit] + (before.want if before is not None else 0))
+    return list(found.values())
+
+
+def _tell(waiting: Sequence[tuple[Reservation, Answer]], answer: dict[Budget, Lent] | errors.MindGWError) -> None:
+    for _, future in waiting:
+        if future.done():
+            continue  # who waited for it has left
+        if isinstance(answer, errors.MindGWError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _judge(reservation: Reservation, rows: dict[Budget, Lent]) -> errors.MindGWError | None:
+    """Why it cannot be held, as the rows say; None when they leave enough: somebody else was faster."""
+    least = reservation.least
+    for claim in reservation.short(least):
+        row = rows[claim.budget]
+        need = least[claim.budget.unit]
+        if row.limit - row.used < need:
+            return exceeded(claim, max(0, row.limit - row.used), need)
+        if row.limit - row.used - row.reserved < need:
+            return reserved()
+    return None
+
+
+def exceeded(claim: Claim, left: int, need: int) -> errors.QuotaExceeded:
+    """The limit is used up, or as good as: no wait helps before its window is over."""
+    kind = claim.budget.scope.partition(":")[0]
+    span = {"day": " today", "month": " this month"}.get(claim.period, "")
+    rest = f"; {left} are left and this request needs {need}" if left else ""
+    said = f"The quota of this {kind} is used up: {claim.limit} {WORDS[claim.budget.unit]}{span}{rest}."
+    return errors.QuotaExceeded(said)
+
+
+def reserved() -> errors.RateLimited:
+    """What is left is held by requests that run."""
+    return errors.RateLimited("What is left of the quota is reserved by requests that run; try again in a moment.", retry_after=1.0)
+
+
+def unavailable() -> errors.Draining:
+    """Nobody can tell what is left."""
+    return errors.Draining("Quotas cannot be checked at the moment.", code="quota_unavailable", retry_after=5)

@@ -1,0 +1,165 @@
+"""Limits on what may be used: who falls under which, and how much a request may use.
+
+The limits are those of the database, read again every now and then; what is left of them stands in `gateway.loans`.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from mindgw import metrics
+from mindgw.core import ceiling, payload, quota, usage
+from mindgw.core.price import Prices
+from mindgw.core.quota import Budget, Claim
+from mindgw.gateway.admission import Ask, Caller
+from mindgw.gateway.loans import Bank, Desk, exceeded
+from mindgw.gateway.reservation import REFUSING, Reservation, Sizes
+from mindgw.store.quotas import Lent
+
+log = logging.getLogger("mindgw.quota")
+
+#: Tokens of a request of a model that nothing is known of, and what each new one weighs in what is usual.
+USUAL, WEIGHT = 1000.0, 0.05
+#: Models that are remembered.
+MODELS = 1000
+#: Seconds for which a budget of a limit that refuses nobody is believed to be as it was seen.
+REMEMBERED = 2.0
+#: Callers and models whose claims are remembered.
+KNOWN = 10_000
+
+
+class Policy(Struct, frozen=True, order=True):
+    """A limit: `limit` units a period, and what happens to who is over it."""
+
+    scope: str
+    unit: str
+    period: str
+    limit: int
+    mode: str
+
+
+class Quotas:
+    """All limits."""
+
+    def __init__(self, bank: Bank, prices: Prices, output: int, counters: metrics.Counters) -> None:
+        """`output`: tokens of an answer under a hard limit whose caller set none."""
+        self.prices = prices
+        self._output = output
+        self._counters = counters
+        self.desk = Desk(bank, self._noted)
+        #: scope -> its limits.
+        self._policies: dict[str, tuple[Policy, ...]] = {}
+        #: (key, model, day) -> the budgets that such a request falls under.
+        # bounded: by KNOWN
+        self._claims: dict[tuple[str, str, str], tuple[Claim, ...]] = {}
+        #: What a request for a model usually takes.
+        # bounded: by MODELS
+        self._usual: dict[str, float] = {}
+        self._overheads = ceiling.Overheads()
+        #: Budgets of limits that refuse nobody -> (whether they were used up, monotonic seconds when that was asked).
+        # bounded: budgets of limits that exist; emptied with the claims
+        self._seen: dict[Budget, tuple[bool, float]] = {}
+
+    def adopt(self, policies: Iterable[Policy]) -> None:
+        """The limits from now on."""
+        found: dict[str, list[Policy]] = {}
+        for policy in sorted(policies):
+            found.setdefault(policy.scope, []).append(policy)
+        adopted = {scope: tuple(some) for scope, some in found.items()}
+        if adopted != self._policies:
+            self._policies = adopted
+            self._claims.clear()
+            self._seen.clear()
+
+    # -- the path -------------------------------------------------------------------------------------------------
+
+    def open(self, ask: Ask, body: bytes, context: int | None, day: str) -> Reservation | None:
+        """A reservation for a request, which holds nothing yet; None when it falls under no limit. Raises QuotaExceeded when it is larger
+        than a whole limit."""
+        claims = self.claims(ask.caller, ask.peek.model, day)
+        if not claims:
+            return None
+        hard = any(claim.mode == quota.BLOCK for claim in claims)
+        reservation = Reservation(self.desk.leases, claims, self._sizes(ask, body, context, hard=hard))
+        least = reservation.least
+        for claim in claims:
+            if claim.mode == quota.BLOCK and least[claim.budget.unit] > claim.limit:
+                self.refused(claim)
+                raise exceeded(claim, claim.limit, least[claim.budget.unit])
+        return reservation
+
+    def claims(self, caller: Caller, model: str, day: str) -> tuple[Claim, ...]:
+        """The budgets that such a request falls under, in sorted order."""
+        if not self._policies:
+            return ()
+        known = self._claims.get((caller.key_id, model, day))
+        if known is None:
+            if len(self._claims) >= KNOWN:
+                self._claims.clear()
+            known = self._claims[caller.key_id, model, day] = self._find(caller, model, day)
+        return known
+
+    def _find(self, caller: Caller, model: str, day: str) -> tuple[Claim, ...]:
+        found = [
+            Claim(Budget(scope, policy.unit, quota.window(policy.period, day)), policy.period, policy.mode, policy.limit)
+            for scope in scopes(caller, model)
+            for policy in self._policies.get(scope, ())
+        ]
+        return tuple(sorted(found, key=lambda claim: claim.budget))
+
+    def _sizes(self, ask: Ask, body: bytes, context: int | None, *, hard: bool) -> Sizes:
+        model = ask.peek.model
+        usual, price = max(1, round(self._usual.get(model, USUAL))), self.prices.of(model)
+        if not hard:
+            return Sizes(usual, price)
+        most = ceiling.prompt_ceiling(body, ask.needs.kind)
+        prompt = most.tokens(self._overheads.of(model))
+        if ask.needs.kind == payload.EMBEDDINGS:
+            return Sizes(usual, price, prompt, ceiling=most)
+        output = ceiling.cap(ask.peek.max_tokens, self._output, context, ask.prompt)
+        return Sizes(usual, price, prompt, most.answers, output, most)
+
+    def lowers(self, claims: Sequence[Claim], now: float) -> bool:
+        """Whether the request goes to the end of the queue, because a budget that it falls under is used up. Budgets of limits that refuse
+        nobody are looked at again when the last look is a while ago, and counted when they would have."""
+        low = False
+        for claim in claims:
+            if claim.mode in REFUSING:
+                continue
+            over, at = self._seen.get(claim.budget, (False, -REMEMBERED))
+            if now - at >= REMEMBERED:
+                self._seen[claim.budget] = (over, now)
+                self.desk.look(claim)
+            if over:
+                self.refused(claim)
+            low |= over and claim.mode == quota.QUEUE_LOW
+        return low
+
+    def refused(self, claim: Claim) -> None:
+        """Counts a request that a limit refused, or would have."""
+        self._counters.quota[claim.budget.scope.partition(":")[0], claim.mode] += 1
+
+    def learn(self, model: str, reservation: Reservation | None, used: usage.Tokens) -> None:
+        """From what a request really took, as its engine says."""
+        total = used.prompt + used.completion
+        if used.source != "engine" or not total:
+            return
+        if model in self._usual or len(self._usual) < MODELS:
+            before = self._usual.get(model, float(total))
+            self._usual[model] = before + WEIGHT * (total - before)
+        if reservation is not None and reservation.sizes.ceiling is not None:
+            self._overheads.learn(model, reservation.sizes.ceiling, used.prompt)
+
+    def _noted(self, claim: Claim, row: Lent | None) -> None:
+        over = row is not None and row.used >= row.limit
+        was, at = self._seen.get(claim.budget, (False, 0.0))
+        self._seen[claim.budget] = (over, at)
+        if over and not was:
+            log.warning("%s has used up its %s (%s): %s", claim.budget.scope, claim.budget.unit, claim.budget.window, claim.mode)
+
+
+def scopes(caller: Caller, model: str) -> tuple[str, ...]:
+    """Everything that a request may be limited by."""
+    people = [("key", caller.key_id), ("org", caller.org_id), ("team", caller.team_id), ("user", caller.user_id)]
+    return tuple(f"{kind}:{id}" for kind, id in [*people, ("model", model)] if id)
