@@ -468,3 +468,51 @@ def test_lines_that_share_slots_share_them_by_counters():
         join(fair, "flood", "X")
     join(fair, "new", "Y")
     assert serve(fair, 20) == {"flood": 10, "new": 10}
+
+
+@given(
+    ranks=st.lists(st.integers(1, 4), min_size=1, max_size=8),
+    cost=st.floats(1.0, 1e6),
+    lines=st.lists(st.sampled_from("XY"), min_size=8, max_size=8),
+)
+def test_who_is_put_before_all_others_has_the_next_turn_however_late_they_are(ranks, cost, lines):
+    fair = Fair(1)
+    for index, rank in enumerate(ranks):
+        for _ in range(3):
+            fair.join(Ticket(rank, cost), (f"f{index}",), lines[index], rank)
+    for _ in ranks:
+        before = fair.best()
+        fair.take(before)
+        fair.charge(before, cost)
+        fair.finish(before)
+    bumped = Ticket("bumped", cost)
+    fair.join(bumped, ("last",), "X", 0, fair.front())
+    assert fair.best() is bumped
+
+
+def test_a_place_that_is_kept_is_no_credit():
+    """Who leaves and comes back to its number again and again, while others are served, does not save up turns."""
+    fair = Fair(1)
+    number = None
+    for _ in range(50):
+        mine = Ticket("mine", 100.0)
+        fair.join(mine, ("a",), "X", 2, number)
+        number = mine.number
+        for _ in range(10):
+            other = Ticket("other", 100.0)
+            fair.join(other, ("b",), "X", 2)
+        fair.leave(mine)
+        served = fair.best()
+        fair.take(served)
+        fair.charge(served, 1000.0)
+        fair.finish(served)
+    for _ in range(20):
+        fair.join(Ticket("mine", 100.0), ("a",), "X", 2, number)
+    turns = []
+    for _ in range(10):
+        ticket = fair.best()
+        turns.append(ticket.item)
+        fair.take(ticket)
+        fair.charge(ticket, 100.0)
+        fair.finish(ticket)
+    assert turns.count("mine") <= 6
