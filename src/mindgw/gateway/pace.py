@@ -9,10 +9,13 @@ from collections.abc import Hashable
 
 from mindgw.core import eta
 from mindgw.core.fair import Ahead, Fair
+from mindgw.gateway.flows import DEPTH
 from mindgw.gateway.ticket import W_IN, W_OUT, Ticket
 
 #: Seconds after which a team's use counts for half.
 _HALF = 300.0
+#: Shares from which on end users that are new get none.
+_END_USERS = 10_000
 #: Errors of estimates that are kept for the metric.
 _ERRORS = 1000
 
@@ -39,7 +42,7 @@ class Pace:
         #: What flows really got of their pool while they waited.
         self._got = eta.Shares()
         self._measured = 0.0
-        #: (organisation, team) and (organisation, team, user) -> units, fading.
+        #: Flow from the team down to the end user -> units, fading. Bounded: end users by _END_USERS, the others by the keys that exist.
         self.shares: dict[tuple[str, ...], float] = {}
         #: How wrong the last estimates were: |estimate - wait| / max(wait, 5 s).
         self.errors: deque[float] = deque(maxlen=_ERRORS)
@@ -135,9 +138,10 @@ class Pace:
         self._order.charge(ticket.entry, units)
         if (speed := pool.speed.known) is not None:
             self._got.served(ticket.whose, units, speed * max(1, len(pool.running)), now)
-        for depth in (2, 3):
+        for depth in range(2, DEPTH + 1):
             path = ticket.flow.path[:depth]
-            self.shares[path] = self.shares.get(path, 0.0) + units
+            if depth < DEPTH or path in self.shares or len(self.shares) < _END_USERS:
+                self.shares[path] = self.shares.get(path, 0.0) + units
 
     def _leave(self, ticket: Ticket) -> Pool:
         pool = self._pools[ticket.line]
