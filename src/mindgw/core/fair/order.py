@@ -34,7 +34,8 @@ WEIGHTIEST = 1e6
 #: Lines that are kept although nobody waits there.
 _LINES = 1000
 #: Units that may pass a waiting class before it is late: bumped, high, normal, batch, sheddable. The class that is latest has the next
-#: turn, so that between two turns of one there pass at most aging + (slots + classes that age and wait for them - 1) x largest cost.
+#: turn, so that between two turns of one there pass at most aging + (slots + classes that wait for them - 1) x largest cost, and whatever
+#: was bumped: that is always next.
 AGING = (inf, 20_000.0, 20_000.0, 100_000.0, 400_000.0)
 
 
@@ -71,9 +72,7 @@ class Fair:
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
-    def join(
-        self, ticket: Ticket, path: Path, line: Hashable, rank: int, number: int | None = None, *, lifted: bool = True
-    ) -> None:
+    def join(self, ticket: Ticket, path: Path, line: Hashable, rank: int, number: int | None = None, *, lifted: bool = True) -> None:
         """Stands `ticket` (one that does not wait) in line. With `number` it takes that place of its flow again; `front()` gives one
         before all others. `lifted=False`, for a turn that came to nothing: its flow keeps the credit that it had when it was taken."""
         self._check(ticket, path, rank)
