@@ -158,7 +158,7 @@ class World:
         self._order.charge(ticket, W_IN * job.input)
         self._did(job, W_IN * job.input)
         if self._plan.policy == orders.PREPAID:
-            self._pay(ticket, round((ticket.cost - W_IN * job.input) / OUTPUT))
+            self._pay(ticket, round((ticket.cost - W_IN * job.input) / W_OUT))
         box.advance(now)
         box.add(job)
         self._schedule(box)
