@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from bench.simulation.jobs import INPUT, OUTPUT, Job
+from bench.simulation.jobs import Job
 from bench.simulation.world import Result
+from mindgw.gateway.ticket import W_IN, W_OUT
 
 #: Seconds of backlog over which Jain's index is taken, and from the beginning of one window to the next.
 WINDOW, SLIDE = 60.0, 10.0
@@ -135,12 +136,12 @@ def _merged(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _within(job: Job, begin: float, end: float) -> float:
     """Units that a job got in a window."""
-    units = INPUT * job.input if begin <= job.start < end else 0.0
+    units = W_IN * job.input if begin <= job.start < end else 0.0
     overlap = min(job.seen, end) - max(job.first, begin)
     if overlap > 0:
-        units += OUTPUT * job.written * overlap / (job.seen - job.first)
+        units += W_OUT * job.written * overlap / (job.seen - job.first)
     elif job.first == job.seen and begin <= job.seen < end:
-        units += OUTPUT * job.written
+        units += W_OUT * job.written
     return units
 
 

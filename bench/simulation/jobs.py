@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-#: What a token costs, in units: of the prompt, and of the answer.
-INPUT, OUTPUT = 1.0, 2.0
+from mindgw.gateway.ticket import W_IN, W_OUT
+
 #: Ranks of the classes, by name.
 RANKS = {"bumped": 0, "high": 1, "normal": 2, "batch": 3, "sheddable": 4}
 
@@ -40,7 +40,7 @@ class Job:
     @property
     def units(self) -> float:
         """What it costs in all."""
-        return INPUT * self.input + OUTPUT * self.output
+        return W_IN * self.input + W_OUT * self.output
 
     @property
     def wait(self) -> float:

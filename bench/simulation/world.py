@@ -7,13 +7,14 @@ from math import inf
 
 from bench.simulation import orders
 from bench.simulation.boxes import Box, Profile
-from bench.simulation.jobs import INPUT, OUTPUT, Job, Workload
+from bench.simulation.jobs import Job, Workload
 from bench.simulation.orders import Line
 from mindgw.core import eta
 from mindgw.core.fair import Ticket
 from mindgw.gateway import route
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.route import Needs, Placement
+from mindgw.gateway.ticket import W_IN, W_OUT
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -100,7 +101,7 @@ class World:
             job.refused = True
             return
         expected = self._lengths.expected((job.client, job.model), job.model)
-        ticket = Ticket(job, INPUT * job.input + OUTPUT * expected)
+        ticket = Ticket(job, W_IN * job.input + W_OUT * expected)
         self._order.join(ticket, (job.model, KIND))
         self._wake(now)
         if job.start >= 0:
@@ -154,10 +155,10 @@ class World:
         job.start = now
         box = self._boxes[int(placement.seat.worker.id)]
         self._running[id(job)] = (ticket, placement, box)
-        self._order.charge(ticket, INPUT * job.input)
-        self._did(job, INPUT * job.input)
+        self._order.charge(ticket, W_IN * job.input)
+        self._did(job, W_IN * job.input)
         if self._plan.policy == orders.PREPAID:
-            self._pay(ticket, round((ticket.cost - INPUT * job.input) / OUTPUT))
+            self._pay(ticket, round((ticket.cost - W_IN * job.input) / W_OUT))
         box.advance(now)
         box.add(job)
         self._schedule(box)
@@ -216,7 +217,7 @@ class World:
     def _progress(self, ticket: Ticket, written: int) -> None:
         """So much of the answer is written: it is measured, and paid for as far as it is not yet."""
         job: Job = ticket.item
-        self._did(job, OUTPUT * (written - job.written))
+        self._did(job, W_OUT * (written - job.written))
         job.written, job.seen = written, self.result.now
         if written > job.paid:
             self._pay(ticket, written)
@@ -224,7 +225,7 @@ class World:
     def _pay(self, ticket: Ticket, tokens: int) -> None:
         """All tokens of the answer up to this one are paid for, and none beyond it."""
         job: Job = ticket.item
-        self._order.charge(ticket, OUTPUT * (tokens - job.paid))
+        self._order.charge(ticket, W_OUT * (tokens - job.paid))
         job.paid = tokens
 
     def _did(self, job: Job, units: float) -> None:

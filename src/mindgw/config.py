@@ -64,6 +64,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue_org: int = 10_000
     #: Requests of one key that may wait.
     queue_key: int = 1_000
+    #: Requests of one end user behind a trusted proxy that may wait.
+    queue_end_user: int = 100
     #: Requests for one model that may wait.
     queue_model: int = 10_000
     #: Bytes of the requests that may wait.

@@ -173,3 +173,42 @@ def test_a_flow_that_falls_below_all_others_has_nothing_before_it_also_when_the_
     fair.finish(runs)
     assert fair.best() is mine
     assert fair.ahead(mine) == (0, 0, 0)
+
+
+@given(
+    asked=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("XY"), st.sampled_from([100.0])), min_size=2, max_size=40),
+)
+def test_who_waits_for_the_same_slots_by_another_name_is_foreseen_too(asked):
+    """Both lines are served by one slot; what runs first tells so."""
+    fair = Fair(1, lead=1e9)
+    first = [Ticket("first", COST) for _ in "XY"]
+    for line, ticket in zip("XY", first, strict=True):
+        fair.serve(ticket, ("z",), line, 2, ("X", "Y"))
+        fair.charge(ticket, COST)
+        fair.finish(ticket)
+    tickets = []
+    for name, line, cost in asked:
+        tickets.append(Ticket(name, cost))
+        fair.join(tickets[-1], (name,), line, 2)
+    expected = {ticket: fair.ahead(ticket).tickets for ticket in tickets}
+    order = []
+    while (ticket := fair.best()) is not None:
+        order.append(ticket)
+        fair.take(ticket, ("X", "Y"))
+        fair.charge(ticket, ticket.cost)
+        fair.finish(ticket)
+    # a ticket for each part of a flow, as it is not served in parts, and one because each line compares flows on a scale of its own
+    off = 2 * len({(name, line) for name, line, _ in asked})
+    for index, ticket in enumerate(order):
+        assert abs(expected[ticket] - index) <= off
+
+
+def test_one_flow_in_two_lines_of_the_same_slots_is_counted_in_both():
+    fair = Fair(1)
+    runs = Ticket("runs", COST)
+    fair.serve(runs, ("a",), "X", 2, ("X", "Y"))
+    for line in "XXXXX":
+        fair.join(Ticket("a", COST), ("a",), line, 2)
+    last = Ticket("a", COST)
+    fair.join(last, ("a",), "Y", 2)
+    assert fair.ahead(last) == Ahead(5, 5 * COST, 5 * COST)

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from itertools import pairwise
+from math import inf
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -59,14 +60,14 @@ class Order(RuleBasedStateMachine):
         self.where[ticket] = (self.path(names), line, rank)
 
     @precondition(lambda self: self.running)
-    @rule(index=ANY, first=st.booleans(), elsewhere=st.none() | st.tuples(LINES, RANKS))
-    def comes_back(self, index, first, elsewhere):
+    @rule(index=ANY, first=st.booleans(), lifted=st.booleans(), elsewhere=st.none() | st.tuples(LINES, RANKS))
+    def comes_back(self, index, first, lifted, elsewhere):
         ticket = self.running.pop(index % len(self.running))
         path, line, rank = self.where[ticket]
         if elsewhere is not None:
             line, rank = elsewhere
         leaf = ticket.leaf
-        self.fair.join(ticket, path, line, rank, self.fair.front() if first else ticket.number)
+        self.fair.join(ticket, path, line, rank, self.fair.front() if first else ticket.number, lifted=lifted)
         assert ticket.leaf is leaf, "it belongs to whom it belonged"
         self.stands(ticket, path, line, rank)
         if first and len(self.waiting) > 1:
@@ -107,8 +108,11 @@ class Order(RuleBasedStateMachine):
         self.mark[line, rank] = self.work[line]
 
     def is_of_the_right_band(self, line, rank, open_to):
-        """The latest of all classes; if none is late, the highest."""
-        late = {(li, ra): max(0.0, self.work[li] - self.mark[li, ra] - self.aging[ra]) for _, li, ra in map(self.where.get, open_to)}
+        """Whoever was put before all others; else the latest of all classes; if none is late, the highest."""
+        late = {
+            (li, ra): inf if self.aging[ra] == inf else max(0.0, self.work[li] - self.mark[li, ra] - self.aging[ra])
+            for _, li, ra in map(self.where.get, open_to)
+        }
         mine = late[line, rank]
         assert mine == max(late.values())
         assert rank == min(ra for (_, ra), value in late.items() if value == mine)

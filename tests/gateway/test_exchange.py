@@ -678,7 +678,36 @@ def test_a_deadline_that_passes_in_the_queue_is_an_error():
     assert client.code == "deadline_unmeetable"
 
 
-@pytest.mark.parametrize("text", [b"soon", b"0", b"-1", b"nan", b"inf", b"1e999", b""])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_deadline_counts_until_the_answer_begins(stream):
+    world = World()
+    Box(world)
+    client = world.ask(stream=stream, headers=((b"x-mindgw-deadline", b"2"),))
+    assert client.state is signals.State.SENT
+    world.passes(5)
+    assert client.code == "deadline_unmeetable"
+
+
+def test_a_deadline_is_met_by_the_first_byte():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True, headers=((b"x-mindgw-deadline", b"2"),))
+    box.head(data=EVENT)
+    world.passes(5)
+    assert client.error is None
+
+
+def test_a_wait_in_vain_says_when_to_come_again():
+    world = World(Timeouts(queue=20))
+    Box(world)
+    world.ask()
+    client = world.ask()
+    world.passes(25)
+    assert client.code == "queue_timeout"
+    assert 1 <= client.error.retry_after <= 120
+
+
+@pytest.mark.parametrize("text", [b"soon", b"0", b"-1", b"nan", b"inf", b"1e999", b"", b"1_0", b"+5", b" 5", b"1e3"])
 def test_a_deadline_that_is_none_is_refused(text):
     world = World()
     Box(world)

@@ -16,7 +16,9 @@ PAYER = Caller("k", "name", "o", "t", "")
 
 
 def row(number: int = 0) -> Entry:
-    return Tally(0.0, START).row(f"r{number}", "/v1/completions", PAYER, "done", 1.0)
+    tally = Tally(0.0, START)
+    tally.stand(0.0)
+    return tally.row(f"r{number}", "/v1/completions", PAYER, "done", 1.0)
 
 
 class Ledger:
@@ -39,8 +41,9 @@ class Ledger:
 
 def test_a_row_says_what_is_known():
     tally = Tally(10.0, START)
-    tally.placed, tally.first = 10.5, 12.0
-    tally.model, tally.worker, tally.stream, tally.status, tally.bytes = "m", "w", True, 200, 7
+    tally.stand(10.0)
+    tally.send("w", "m", 10.5)
+    tally.first, tally.stream, tally.status, tally.bytes = 12.0, True, 200, 7
     tally.tokens = Tokens(1, 2, 1, "engine")
     made = tally.row("r", "/p", PAYER, "done", 13.25)
     assert (made.queued_ms, made.ttft_ms, made.total_ms) == (500, 2000, 3250)
@@ -52,6 +55,16 @@ def test_a_row_says_what_is_known():
 def test_a_request_that_never_ran_waited_all_its_time():
     made = row()
     assert (made.queued_ms, made.ttft_ms, made.total_ms, made.status, made.worker_id) == (1000, None, 1000, 499, "")
+
+
+def test_only_the_time_in_the_queue_is_waiting():
+    """Neither the upload of the body nor an attempt that came to nothing."""
+    tally = Tally(0.0, START)
+    tally.stand(40.0)
+    tally.send("w", "m", 41.0)
+    tally.stand(50.0)
+    tally.send("x", "m", 52.0)
+    assert tally.row("r", "/p", PAYER, "done", 60.0).queued_ms == 3000
 
 
 def test_a_clock_that_stumbles_makes_no_negative_times():

@@ -29,7 +29,7 @@ class Slots:
             worker = Worker(model, model, 1, Link(lambda: None, 0.0))
             self.fleet.attach(worker, approved=True)
             self.fleet.report(worker, wire.Report(1, [engine(model, slots=100, kinds=("chat", "embeddings"))]))
-        self.queue = Queue(self._place, lambda needs: 2, Limits(**limits))
+        self.queue = Queue(self._place, self.fleet, Limits(**limits))
         #: Tickets in the order in which they got their turn, with their slots.
         self.granted: list[Ticket] = []
         self.placements: dict[str, Placement] = {}
@@ -441,3 +441,183 @@ class QueueMachine(RuleBasedStateMachine):
 
 QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestQueueMachine = QueueMachine.TestCase
+
+
+# -- one model, many names -----------------------------------------------------------------------------------------------
+
+
+def named(slots: Slots, *aliases: str, of: str = "a") -> None:
+    """From now on the box of a model knows it by these names, too."""
+    worker = slots.fleet.workers[of]
+    model = wire.Model(of, kinds=["chat", "completions"], aliases=list(aliases))
+    slots.fleet.report(worker, wire.Report(worker.serial + 1, [engine(of, slots=100, models=[model])]))
+    slots.queue.rename(slots.now)
+
+
+def test_an_alias_stands_in_the_line_of_its_model():
+    slots = Slots()
+    named(slots, "alias")
+    for _ in range(3):
+        slots.join("a")
+    assert slots.join("alias").position == 4
+
+
+@pytest.mark.parametrize("kind", ["completions", "chat"])
+@pytest.mark.parametrize("model", ["a", "alias"])
+def test_whoever_runs_in_the_same_slots_is_waited_for(model, kind):
+    slots = Slots()
+    named(slots, "alias")
+    slots.open["a"] = 1
+    runs = slots.join("a")
+    runs.produced = lambda: 10 * round(slots.now - 1000)
+    for _ in range(20):
+        slots.now += 1
+        slots.queue.pace.measure(slots.now)
+    for _ in range(5):
+        slots.join("a")
+    last = slots.join(model, kind)
+    assert last.position == 6
+    assert last.eta is not None
+    assert last.eta > 0
+
+
+def test_the_limit_of_a_model_counts_all_its_names_and_kinds():
+    slots = Slots(queue_model=2)
+    named(slots, "alias")
+    slots.join("a")
+    slots.join("alias")
+    with pytest.raises(errors.QueueFull):
+        slots.join("a", "completions")
+
+
+@pytest.mark.parametrize(("paused", "asked"), [("a", "alias"), ("alias", "a")])
+def test_a_pause_holds_every_name_of_the_model(paused, asked):
+    slots = Slots()
+    named(slots, "alias")
+    slots.queue.pause(paused)
+    ticket = slots.join(asked)
+    slots.give(a=1, alias=1)
+    assert slots.granted == []
+    slots.queue.resume(paused)
+    slots.give()
+    assert slots.granted == [ticket]
+
+
+def test_a_pause_of_a_model_leaves_others_alone():
+    slots = Slots()
+    named(slots, "alias")
+    slots.queue.pause("a")
+    slots.open["b"] = 1
+    assert slots.join("b") in slots.granted
+
+
+def test_whoever_waits_is_sorted_anew_when_names_change():
+    slots = Slots()
+    first, second = slots.join("alias"), slots.join("a")
+    assert (first.line, second.position) == (("alias", "chat"), 1)
+    named(slots, "alias")
+    assert first.line == second.line
+    assert slots.queue.outlook(second, slots.now).position == 2
+    named(slots)
+    assert first.line == ("alias", "chat")
+    slots.give(a=2)
+    assert slots.granted == [second], "a name that nobody has any more blocks nobody"
+
+
+# -- who waits in vain ---------------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_told_a_time_while_nobody_is_served():
+    slots = Slots()
+    slots.open["a"] = 1
+    slots.join().produced = lambda: 10 * round(slots.now - 1000)
+    for _ in range(20):
+        slots.now += 1
+        slots.queue.pace.measure(slots.now)
+    before = slots.join()
+    slots.queue.pause()
+    assert before.eta is None
+    assert slots.join().eta is None
+    assert slots.queue.outlook(before, slots.now).eta is None
+    slots.now += 500
+    slots.queue.resume()
+    slots.give(a=2)
+    assert not slots.queue.pace.errors, "nobody could know"
+
+
+def test_a_place_survives_a_queue_that_is_full():
+    slots = Slots(queue=2)
+    first, _ = slots.join(), slots.join()
+    slots.queue.vacate(first, b"first", slots.now)
+    slots.join()
+    with pytest.raises(errors.QueueFull):
+        slots.join(identity=b"first")
+    slots.give(a=1)
+    assert slots.join(identity=b"first").position == 1
+
+
+def test_every_key_has_its_limit_also_of_more_than_have_counters():
+    slots = Slots(queue_key=2)
+    for number in range(1001):
+        slots.join("a", "chat", "normal", "t", "u", f"k{number}", "")
+    slots.join("a", "chat", "normal", "t", "u", "k1000", "")
+    with pytest.raises(errors.RateLimited):
+        slots.join("a", "chat", "normal", "t", "u", "k1000", "")
+    slots.join("a", "chat", "normal", "t", "u", "k1001", "")
+
+
+def test_one_end_user_does_not_fill_the_room_of_its_key():
+    slots = Slots(queue_end_user=2, queue_key=10)
+    for _ in range(2):
+        slots.join("a", "chat", "normal", "t", "u", "k", "greedy")
+    with pytest.raises(errors.RateLimited) as caught:
+        slots.join("a", "chat", "normal", "t", "u", "k", "greedy")
+    assert caught.value.code == "end_user_queue_full"
+    slots.join("a", "chat", "normal", "t", "u", "k", "modest")
+    for _ in range(3):
+        slots.join("a", "chat", "normal", "t", "u", "k", "")
+
+
+def test_who_is_too_large_sheds_nobody():
+    slots = Slots(queue_bytes=5)
+    shed = slots.join("a", "chat", "sheddable")
+    large = slots.ticket()
+    large.size = 6
+    with pytest.raises(errors.QueueFull):
+        slots.queue.join(large, slots.now)
+    assert shed.waiting
+
+
+def test_the_oldest_is_the_oldest_whatever_was_done_to_it():
+    slots = Slots()
+    first = slots.join()
+    slots.now += 50
+    slots.join()
+    slots.queue.bump(first, slots.now)
+    assert slots.queue.oldest(slots.now) == 50
+
+
+def test_a_turn_that_ends_without_a_word_of_what_it_used_costs_its_time():
+    slots = Slots()
+    slots.open["a"] = 1
+    known = slots.join()
+    known.produced = lambda: 10 * round(slots.now - 1000)
+    for _ in range(20):
+        slots.now += 1
+        slots.queue.pace.measure(slots.now)
+    slots.end(known, 10, 200)
+    used = slots.queue.pace.shares["o", "t"]
+    slots.open["a"] = 1
+    silent = slots.ticket()
+    silent.prompt = 1000
+    slots.took(silent, slots.queue.join(silent, slots.now))
+    slots.now += 10
+    slots.end(silent, 0, 0)
+    assert used + 100 < slots.queue.pace.shares["o", "t"] < used + 1000
+
+
+def test_an_absurd_length_is_not_believed():
+    slots = Slots()
+    slots.open["a"] = 2
+    slots.end(slots.join(), 10, 10**9)
+    assert slots.queue.pace.cost(slots.ticket()) < 10**6

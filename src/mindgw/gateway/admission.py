@@ -1,6 +1,6 @@
 """May this caller ask this? Refuses only what is hopeless, and holds nothing."""
 
-import math
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -19,6 +19,7 @@ ENDPOINTS = {"/v1/chat/completions": payload.CHAT, "/v1/completions": payload.CO
 
 #: Header with the seconds within which an answer must begin.
 DEADLINE = b"x-mindgw-deadline"
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -83,11 +84,8 @@ def _deadline(headers: Headers) -> float | None:
     text = next((value for name, value in headers if name == DEADLINE), None)
     if text is None:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if not seconds > 0:
         shown = text[:40].decode("latin-1")
         raise errors.BadRequest(f"X-MindGW-Deadline must be a number of seconds above 0, not {shown!r}.", code="invalid_deadline")
     return seconds

@@ -94,10 +94,9 @@ class Exchange:
     @property
     def notes(self) -> list[tuple[bytes, bytes]]:
         """Headers of an answer: where it stood in the queue when it came, and the milliseconds it stood there."""
-        placed = self._tally.placed
-        if placed is None:
+        if self._tally.placed is None:
             return []
-        waited = max(0, round((placed - self._tally.arrived) * 1000))
+        waited = round(self._tally.queued * 1000)
         return [(b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
@@ -154,6 +153,7 @@ class Exchange:
 
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._patience.seen = now
+        self._tally.stand(now)
         self._enter(State.WAITING, now)
         try:
             placement = join(now)
@@ -173,9 +173,7 @@ class Exchange:
         assert self._stay is not None
         self._tally.position = self._stay.ticket.position
         self._stay.ticket.produced = self._delivery.produced
-        self._tally.placed = now
-        self._tally.sent += 1
-        self._tally.worker, self._tally.model = placement.seat.worker.id, placement.model
+        self._tally.send(placement.seat.worker.id, placement.model, now)
         self._enter(State.SENT, now)
         self._attempt = Attempt(partial(self._stages.post, self), placement)
         self._attempt.open(self.head, self._ask, self._stages.timeouts, self._body)
@@ -314,6 +312,8 @@ class Exchange:
             self._patience.seen = now
         limit, wrong = self._limit()
         if now >= limit:
+            if wrong.retry_after is None and self.state is State.WAITING and self._stay is not None:
+                wrong.retry_after = self._stay.later(now)
             return self._abandon(wrong, now)
         sign = b""
         if now >= self._next_sign() and self._delivery.between:

@@ -122,6 +122,9 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         #: model name or alias -> seats whose engine has it.
         self._serving: dict[str, list[Seat]] = {}
+        #: name -> ids of the models that go by it; name -> the id that means the same everywhere.
+        self._ids: dict[str, frozenset[str]] = {}
+        self.canonical: dict[str, str] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
         self._turns = 0
@@ -196,6 +199,15 @@ class Fleet:
             if found is not None and kind in found.kinds:
                 yield seat
 
+    def ids(self, name: str) -> frozenset[str]:
+        """What a name stands for: ids of models, itself when nobody has it."""
+        return self._ids.get(name) or frozenset((name,))
+
+    def line(self, model: str, kind: str) -> tuple[str, str]:
+        """What the same slots can serve, whichever name is asked for: an alias is its model's id, where every worker that has the model
+        knows it by both."""
+        return self.canonical.get(model, model), kind
+
     def known(self, model: str) -> bool:
         """True when a connected worker has the model, or one that is away had it."""
         return model in self._serving or any(model in names for names in self.remembered.values())
@@ -234,3 +246,7 @@ class Fleet:
                 for name in seat.names():
                     serving.setdefault(name, []).append(seat)
         self._serving = serving
+        self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
+        # who waits is sorted anew when this becomes another object
+        canonical = {name: id for name, ids in self._ids.items() for id in ids if len(ids) == 1 and serving.get(id) == serving[name]}
+        self.canonical = self.canonical if canonical == self.canonical else canonical

@@ -1,7 +1,7 @@
 """Who waits and who runs, and why who waits does: values for management, made when somebody looks."""
 
-from collections.abc import Callable, Iterable, Iterator
-from heapq import nsmallest
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -10,10 +10,14 @@ from msgspec import Struct
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.flows import CLASSES
 from mindgw.gateway.queue import Outlook, Queue
+from mindgw.gateway.reason import Reasons
 from mindgw.gateway.ticket import Ticket
+from mindgw.gateway.turns import turns
 
-#: Requests that are shown at most, of those that wait and of those that run.
+#: Requests that a picture shows at most, of those that wait and of those that run.
 MOST = 1000
+#: Requests that are looked at before others have their turn in the event loop.
+_CHUNK = 100
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -93,25 +97,82 @@ class Request(Protocol):
     def worker(self) -> str: ...
 
 
-def entries(requests: Iterable[Request], queue: Queue, used: Callable[[Ticket], tuple[int, int]], now: float) -> list[Entry]:
-    """Who waits, in the order of their turns as far as it is known, then who runs; of either the MOST that came first. `used`: slots
-    that are taken, and all, of the workers that could serve a ticket."""
+class Wanted(Struct, frozen=True, kw_only=True):
+    """Which requests a list is to have; what is empty allows all."""
+
+    #: waiting or running.
+    state: str = ""
+    model: str = ""
+    #: Name of the team.
+    team: str = ""
+    #: The person that the key belongs to, or the end user behind it.
+    user: str = ""
+    #: Id or name of the key.
+    key: str = ""
+
+    def has(self, ticket: Ticket, request: Request) -> bool:
+        """Whether a request that waits or runs is among them."""
+        _org, team, user, key_id, end_user = ticket.flow.path
+        key = request.caller.name if request.caller is not None else ""
+        return (
+            self.state in {"", "waiting" if ticket.waiting else "running"}
+            and self.model in {"", ticket.needs.model}
+            and self.team in {"", team}
+            and self.user in {"", user, end_user}
+            and self.key in {"", key_id, key}
+        )
+
+
+Used = Callable[[Ticket], tuple[int, int]]
+
+
+def entries(requests: Iterable[Request], queue: Queue, used: Used, now: float) -> list[Entry]:
+    """A picture: who waits, in the order of their turns, then who runs; of either the MOST that come first. `used`: slots that are taken,
+    and all, of the workers that could serve a ticket."""
     view = View(queue, used, now)
-    known = [(ticket, request) for request in requests if (ticket := request.ticket) is not None]
-    found = [view.entry(ticket, request) for ticket, request in nsmallest(MOST, known, key=_came) if ticket.waiting]
-    found += [view.entry(ticket, request) for ticket, request in islice((pair for pair in known if pair[0].running), MOST)]
-    return sorted(found, key=lambda entry: (entry.state == "running", entry.position, -entry.waited_s))
+    known = {ticket.id: (ticket, request) for request in requests if (ticket := request.ticket) is not None}
+    first = (known[ticket.id] for ticket in turns(queue) if ticket.id in known)
+    found = [view.entry(ticket, request) for ticket, request in islice(first, MOST)]
+    return found + [view.entry(ticket, request) for ticket, request in islice((pair for pair in known.values() if pair[0].running), MOST)]
 
 
-def find(requests: Iterable[Request], queue: Queue, used: Callable[[Ticket], tuple[int, int]], now: float, request_id: str) -> Entry | None:
+async def ranking(requests: Iterable[Request], queue: Queue, wanted: Wanted) -> list[str]:
+    """Ids of all who are wanted: who waits in the order of their turns, then who runs, the newest last. Others have their turn in the event
+    loop meanwhile, so who comes now may be missing and who goes may be there."""
+    places: list[tuple[int, float, float, str]] = []
+    for number, request in enumerate(list(requests)):
+        if number % _CHUNK == 0:
+            await asyncio.sleep(0)
+        ticket = request.ticket
+        if ticket is None or not (ticket.waiting or ticket.running) or not wanted.has(ticket, request):
+            continue
+        if ticket.waiting and ticket.entry is not None:
+            places.append((0, queue.order.ahead(ticket.entry).tickets, ticket.entered, ticket.id))
+        else:
+            places.append((1, 0.0, ticket.placed or 0.0, ticket.id))
+    return [id for *_, id in sorted(places)]
+
+
+async def entries_of(requests: Iterable[Request], queue: Queue, used: Used, now: float, ids: Sequence[str]) -> list[Entry]:
+    """Those of them that are still there, in that order. Others have their turn in the event loop meanwhile."""
+    view = View(queue, used, now)
+    known = {ticket.id: request for request in requests if (ticket := request.ticket) is not None}
+    found: list[Entry] = []
+    for number, id in enumerate(ids):
+        if number % _CHUNK == 0:
+            await asyncio.sleep(0)
+        request = known.get(id)
+        ticket = request.ticket if request is not None else None
+        if request is not None and ticket is not None and (ticket.waiting or ticket.running):
+            found.append(view.entry(ticket, request))
+    return found
+
+
+def find(requests: Iterable[Request], queue: Queue, used: Used, now: float, request_id: str) -> Entry | None:
     """One of them, by the id of its request."""
     pairs = ((ticket, request) for request in requests if (ticket := request.ticket) is not None and ticket.id == request_id)
     found = next(pairs, None)
     return View(queue, used, now).entry(*found) if found is not None else None
-
-
-def _came(pair: tuple[Ticket, Request]) -> tuple[bool, float]:
-    return not pair[0].waiting, pair[0].entered
 
 
 def stats(queue: Queue, running: int, now: float) -> Stats:
@@ -141,16 +202,17 @@ def _shares(queue: Queue) -> Iterator[Share]:
 class View:
     """One look at the queue."""
 
-    def __init__(self, queue: Queue, used: Callable[[Ticket], tuple[int, int]], now: float) -> None:
+    def __init__(self, queue: Queue, used: Used, now: float) -> None:
         self._queue = queue
-        self._used = used
+        self._reasons = Reasons(queue, used)
+        #: Monotonic seconds.
         self._now = now
 
     def entry(self, ticket: Ticket, request: Request) -> Entry:
         """What can be said of one ticket."""
         outlook = self._queue.outlook(ticket, self._now) if ticket.waiting else Outlook(0, None)
         _org, team, user, key_id, end_user = ticket.flow.path
-        placed = ticket.placed
+        placed, caller = ticket.placed, request.caller
         return Entry(
             id=ticket.id,
             state="waiting" if ticket.waiting else "running",
@@ -158,7 +220,7 @@ class View:
             kind=ticket.needs.kind,
             priority=CLASSES[ticket.rank],
             key_id=key_id,
-            key=request.caller.name if request.caller is not None else "",
+            key=caller.name if caller is not None else "",
             team=team,
             user=user,
             end_user=end_user,
@@ -167,31 +229,6 @@ class View:
             waited_s=round((placed if placed is not None else self._now) - ticket.entered, 3),
             running_s=round(self._now - placed, 3) if placed is not None else 0.0,
             worker=request.worker,
-            reason=self.reason(ticket, outlook) if ticket.waiting else "",
+            reason=self._reasons.reason(ticket, outlook.position, caller.name if caller is not None else "") if ticket.waiting else "",
             units=round(ticket.booked if placed is not None else ticket.cost, 1),
         )
-
-    def reason(self, ticket: Ticket, outlook: Outlook) -> str:
-        """Why it waits, for people."""
-        if self._queue.is_paused(ticket.line):
-            return "paused by an operator"
-        used, slots = self._used(ticket)
-        if not slots:
-            return f"no worker is ready for {ticket.needs.model}"
-        reasons = [f"no free slot {used}/{slots}"]
-        higher = next((name for name, count in self._queue.classes(ticket.line).items() if count), "")
-        if higher and higher != CLASSES[ticket.rank]:
-            reasons.append(f"{CLASSES[ticket.rank]} yields to {higher}")
-        if outlook.position > 1 and (share := self._share(ticket)):
-            reasons.append(share)
-        return ", ".join(reasons)
-
-    def _share(self, ticket: Ticket) -> str:
-        """How much the team, or the user within it, used of late, where others used something, too."""
-        for depth in (2, 3):
-            mine = ticket.flow.path[:depth]
-            beside = {path: units for path, units in self._queue.pace.shares.items() if len(path) == depth and path[:-1] == mine[:-1]}
-            whole = sum(beside.values())
-            if len(beside) > 1 and whole > 0 and mine in beside and mine[-1]:
-                return f"fair share: {mine[-1]} used {100 * beside[mine] / whole:.0f} %"
-        return ""

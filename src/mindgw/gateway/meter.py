@@ -39,8 +39,8 @@ class Tally:
     """What is known of one request for its row; monotonic seconds throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "body", "bytes", "error", "first", "model", "placed", "position", "sent", "size", "started", "status", "stream",
-        "tokens", "tried", "turned_down", "worker", "wrong",
+        "arrived", "body", "bytes", "error", "first", "model", "placed", "position", "queued", "sent", "size", "standing", "started",
+        "status", "stream", "tokens", "tried", "turned_down", "worker", "wrong",
     )  # fmt: skip
 
     def __init__(self, arrived: float, started: datetime) -> None:
@@ -50,6 +50,9 @@ class Tally:
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
+        #: Seconds that it waited for a slot, each time that it did; and since when it does now, None: it does not.
+        self.queued = 0.0
+        self.standing: float | None = None
         #: Where it stood in the queue when it came; 0: it did not have to wait.
         self.position = 0
         #: Bytes of the answer that came from the worker.
@@ -72,6 +75,23 @@ class Tally:
         #: Times that it was sent to a worker, and how many of them came to nothing; the last of these: (worker id, outcome).
         self.sent = self.turned_down = 0
         self.tried: tuple[tuple[str, str], ...] = ()
+
+    def stand(self, now: float) -> None:
+        """It waits for a slot."""
+        self.standing = now
+
+    def rise(self, now: float) -> None:
+        """It waits no longer."""
+        if self.standing is not None:
+            self.queued += max(0.0, now - self.standing)
+            self.standing = None
+
+    def send(self, worker: str, model: str, now: float) -> None:
+        """It has a slot of that worker, which knows the model by that name."""
+        self.rise(now)
+        self.placed = now
+        self.sent += 1
+        self.worker, self.model = worker, model
 
     def turn_down(self, worker: str, outcome: str) -> None:
         """Notes that a try came to nothing, before its caller saw a byte of it."""
@@ -114,9 +134,9 @@ class Tally:
 
     def _times(self, now: float) -> dict[str, Any]:
         """Milliseconds in the queue, to the first byte and in all."""
-        placed = self.placed if self.placed is not None else now
+        self.rise(now)
         first = _ms(self.first - self.arrived) if self.first is not None else None
-        return {"queued_ms": _ms(placed - self.arrived), "ttft_ms": first, "total_ms": _ms(now - self.arrived)}
+        return {"queued_ms": _ms(self.queued), "ttft_ms": first, "total_ms": _ms(now - self.arrived)}
 
 
 def _ms(seconds: float) -> int:

@@ -5,25 +5,32 @@ and what was really used at the end.
 """
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from mindgw.core import eta
 from mindgw.core.fair import Ahead, Fair
+from mindgw.gateway.flows import DEPTH
 from mindgw.gateway.ticket import W_IN, W_OUT, Ticket
 
 #: Seconds after which a team's use counts for half.
 _HALF = 300.0
+#: Shares from which on end users that are new get none.
+_END_USERS = 10_000
 #: Errors of estimates that are kept for the metric.
 _ERRORS = 1000
+#: Tokens of an answer that are believed, of one without a cap: an engine may report anything.
+_LONGEST = 131_072
 
 
 class Pool:
     """What runs in the slots of one line, and how fast."""
 
-    __slots__ = ("running", "speed", "units")
+    __slots__ = ("running", "serves", "speed", "units")
 
     def __init__(self) -> None:
         self.running: set[Ticket] = set()
+        #: All lines that the last slot of this one could have served.
+        self.serves: Collection[Hashable] = ()
         self.speed = eta.Speed()
         #: Units since the last look.
         self.units = 0.0
@@ -38,8 +45,9 @@ class Pace:
         self._lengths = eta.Lengths()
         #: What flows really got of their pool while they waited.
         self._got = eta.Shares()
-        self._measured = 0.0
-        #: (organisation, team) and (organisation, team, user) -> units, fading.
+        #: When `measure` came round last; None before it did.
+        self._measured: float | None = None
+        #: Flow from the team down to the end user -> units, fading. Bounded: end users by _END_USERS, the others by the keys that exist.
         self.shares: dict[tuple[str, ...], float] = {}
         #: How wrong the last estimates were: |estimate - wait| / max(wait, 5 s).
         self.errors: deque[float] = deque(maxlen=_ERRORS)
@@ -62,6 +70,7 @@ class Pace:
         ticket.placed = ticket.seen = now
         pool = self._pools.setdefault(ticket.line, Pool())
         pool.running.add(ticket)
+        pool.serves = ticket.entry.serves if ticket.entry is not None else ()
         self._charge(ticket, pool, W_IN * ticket.prompt, now)
         if ticket.eta is not None:
             wait = now - ticket.entered
@@ -74,16 +83,20 @@ class Pace:
         self._charge(ticket, pool, -ticket.booked, ticket.seen)
 
     def end(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
-        """Its slot is free; this is what it really used."""
+        """Its slot is free; this is what it really used. When nothing is known of that it pays for its time in the slot, but no more than
+        was charged: a prompt that was read in vain kept others waiting, too."""
+        took = now - ticket.placed if ticket.placed is not None else 0.0
         pool = self._leave(ticket)
         pool.speed.measure(0.0, max(0.0, now - ticket.seen), 0.0)
-        self._charge(ticket, pool, W_IN * prompt + W_OUT * completion - ticket.booked, now)
+        used = W_IN * prompt + W_OUT * completion or min(ticket.booked, took * (pool.speed.known or 0.0))
+        self._charge(ticket, pool, used - ticket.booked, now)
         if completion:
-            self._lengths.learn(completion, (ticket.flow.path, ticket.line), ticket.line)
+            believed = min(completion, ticket.cap if ticket.cap is not None else _LONGEST)
+            self._lengths.learn(believed, (ticket.flow.path, ticket.line), ticket.line)
 
     def measure(self, now: float) -> None:
         """To be called about once a second."""
-        passed, self._measured = now - self._measured, now
+        passed, self._measured = now - (self._measured if self._measured is not None else now), now
         for line, pool in list(self._pools.items()):
             busy = sum(self._progress(ticket, pool, now) for ticket in pool.running)
             pool.speed.measure(pool.units, busy, passed)
@@ -95,20 +108,26 @@ class Pace:
 
     def wait(self, ticket: Ticket, ahead: Ahead, slots: int, now: float) -> float | None:
         """Seconds until a ticket that waits has one of so many slots; None when nobody can tell yet."""
-        pool = self._pools.get(ticket.line)
-        speed = pool.speed.known if pool is not None else None
-        if pool is None or speed is None or slots < 1:
+        pools = self._near(ticket.line)
+        speed = _speed(pools)
+        if speed is None or slots < 1:
             return None
         presumed = ahead.own / ahead.units if ahead.units > 0 else 1.0
         share = self._got.expected(ticket.whose, presumed, now)
-        free = eta.free((other.entry.owed for other in pool.running if other.entry is not None), slots, speed)
-        return eta.wait(ahead.units, ahead.own, share, speed * slots, free)
+        owed = (other.entry.owed for pool in pools for other in pool.running if other.entry is not None)
+        return eta.wait(ahead.units, ahead.own, share, speed * slots, eta.free(owed, slots, speed))
 
     def clears(self, line: Hashable, slots: int) -> float | None:
         """Seconds until so many slots have served all who wait in a line; None when nobody can tell yet."""
-        pool = self._pools.get(line)
-        speed = pool.speed.known if pool is not None else None
+        speed = _speed(self._near(line))
         return self._order.backlog(line) / (speed * slots) if speed is not None and slots > 0 else None
+
+    def _near(self, line: Hashable) -> list[Pool]:
+        """What runs in slots that could serve a line, its own first."""
+        mine = self._pools.get(line)
+        serves = mine.serves if mine is not None else ()
+        others = [pool for name, pool in self._pools.items() if name != line and (name in serves or line in pool.serves)]
+        return [mine, *others] if mine is not None else others
 
     def _progress(self, ticket: Ticket, pool: Pool, now: float) -> float:
         """Charges what was produced since the last look; the seconds since then."""
@@ -135,12 +154,18 @@ class Pace:
         self._order.charge(ticket.entry, units)
         if (speed := pool.speed.known) is not None:
             self._got.served(ticket.whose, units, speed * max(1, len(pool.running)), now)
-        for depth in (2, 3):
+        for depth in range(2, DEPTH + 1):
             path = ticket.flow.path[:depth]
-            self.shares[path] = self.shares.get(path, 0.0) + units
+            if depth < DEPTH or path in self.shares or len(self.shares) < _END_USERS:
+                self.shares[path] = self.shares.get(path, 0.0) + units
 
     def _leave(self, ticket: Ticket) -> Pool:
         pool = self._pools[ticket.line]
         pool.running.discard(ticket)
         ticket.placed = None
         return pool
+
+
+def _speed(pools: list[Pool]) -> float | None:
+    """Units per slot and second of the first that is known; None when none is."""
+    return next((known for pool in pools if (known := pool.speed.known) is not None), None)

@@ -36,7 +36,7 @@ class Patience:
     def running(self, placed: float, stream: bool, begun: bool) -> Limit:
         """The same for a request that a worker got at `placed`; `begun`: the first byte of its answer came.
 
-        An answer in one piece is silent until it is complete: only the total counts for it.
+        An answer in one piece is silent until it is complete: only the total counts for it, and the deadline of its caller.
         """
         return min(self._runs(placed, stream, begun), key=_moment)
 
@@ -58,14 +58,16 @@ class Patience:
             self.heard = now
 
     def _waits(self, present: bool) -> Iterator[Limit]:
-        yield self.queued + self._timeouts.queue, errors.QueueTimeout(retry_after=30)
+        yield self.queued + self._timeouts.queue, errors.QueueTimeout()
         if self.deadline is not None:
-            yield self.arrived + self.deadline, errors.TooLate(retry_after=30)
+            yield self.arrived + self.deadline, errors.TooLate()
         if not present:
             yield self.seen + self._timeouts.worker_return, errors.NoWorker(retry_after=self._timeouts.worker_return)
 
     def _runs(self, placed: float, stream: bool, begun: bool) -> Iterator[Limit]:
         yield placed + self._timeouts.total, errors.EngineTimeout("The answer took too long.")
+        if self.deadline is not None and not begun:
+            yield self.arrived + self.deadline, errors.TooLate("The answer did not begin before the deadline of the request.")
         if self.stuck is not None:
             yield self.stuck + self._timeouts.idle, errors.CallerError("The client stopped reading.", code="client_stalled")
         elif stream and begun:

@@ -9,7 +9,7 @@ its look-up is the one task that a request may start.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -64,8 +64,10 @@ class Pipeline:
         self._now = now
         self.meter = meter
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, self._slots, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
+        self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
         self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post, dead)
+        #: Names of models as they were when those who wait were last sorted.
+        self._canonical = self.fleet.canonical
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
         #: Look-ups of keys that are under way.
@@ -166,7 +168,7 @@ class Pipeline:
 
     async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
         """Runs a request that is no stream on behalf of a key, in its turn and at its expense; the body of the answer. Raises what its
-        client would have heard; such a request leaves no dead letter. Ends with whoever waits for it."""
+        client would have heard; such a request leaves no dead letter. Cancel it, and the request ends."""
         caller = await self._auth.holder(key_id)
         if self.draining:
             raise errors.Draining(retry_after=5)
@@ -184,11 +186,13 @@ class Pipeline:
     # -- operators ---------------------------------------------------------------------------------------------
 
     def cancel_request(self, request_id: str) -> bool:
-        """Ends a request that waits or runs, with an error that says who did; False when there is none of this id."""
+        """Ends a request that waits or runs, with an error that says who did; False when there is none of this id, or its client has been
+        served or is gone already."""
         exchange = self._find(request_id)
-        if exchange is not None:
-            self.post(exchange, signals.Stopped(errors.Cancelled()))
-        return exchange is not None
+        if exchange is None or exchange.state is signals.State.CLOSING:
+            return False
+        self.post(exchange, signals.Stopped(errors.Cancelled()))
+        return True
 
     def bump_request(self, request_id: str) -> bool:
         """Puts a request that waits before all others; False when none of this id waits."""
@@ -269,8 +273,16 @@ class Pipeline:
         )
 
     def lineup(self) -> list[views.Entry]:
-        """Who waits, in the order of their turns, then who runs."""
+        """Who waits, in the order of their turns, then who runs; a thousand of either."""
         return views.entries(self._running, self.queue, self._taken, self._now())
+
+    async def ranking(self, wanted: views.Wanted) -> list[str]:
+        """Ids of all who are wanted: who waits in the order of their turns, then who runs."""
+        return await views.ranking(self._running, self.queue, wanted)
+
+    async def places_of(self, request_ids: Sequence[str]) -> list[views.Entry]:
+        """Those of them that wait or run, in the same order."""
+        return await views.entries_of(self._running, self.queue, self._taken, self._now(), request_ids)
 
     def place_of(self, request_id: str) -> views.Entry | None:
         """A request that waits or runs; None when there is none of this id."""
@@ -278,7 +290,8 @@ class Pipeline:
 
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
-        return views.stats(self.queue, sum(worker.used for worker in self.fleet.workers.values()), self._now())
+        running = sum(worker.used for worker in self.fleet.workers.values())
+        return views.stats(self.queue, running, self._served, self._now())
 
     def models(self) -> list[Offer]:
         """What can be asked for now, by name."""
@@ -291,11 +304,15 @@ class Pipeline:
         seats = [seat for seat in self.fleet.seats(*ticket.line) if seat.worker.state is State.READY and seat.engine.healthy]
         return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
 
-    def _slots(self, needs: route.Needs) -> int:
-        return self.fleet.slots(needs.model, needs.kind)
+    def _served(self, model: str) -> bool:
+        return any(model in seat.names() for worker in self.fleet.workers.values() for seat in worker.seats.values())
 
     def _changed(self) -> None:
-        self.queue.wake(self._now())
+        now = self._now()
+        if self.fleet.canonical is not self._canonical:
+            self._canonical = self.fleet.canonical
+            self.queue.rename(now)
+        self.queue.wake(now)
 
 
 class Session:

@@ -6,14 +6,15 @@ joined, perhaps taken and rejoined, and settled or left exactly once.
 
 import hashlib
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from typing import Protocol
 
 from msgspec import Struct
 
 from mindgw import errors
 from mindgw.config import Limits
-from mindgw.core import fair
+from mindgw.core import fair, payload
 from mindgw.gateway.flows import BUMPED, CLASSES, DEPTH, SHEDDABLE
 from mindgw.gateway.pace import Pace
 from mindgw.gateway.route import Needs, Placement
@@ -25,6 +26,8 @@ _KEPT, _PLACES = 30.0, 10_000
 _MANY = 2000
 #: Longest `retry-after` in seconds: clients take a longer one for "never".
 LATER = 120.0
+#: Ways to ask for a model.
+_KINDS = (payload.CHAT, payload.COMPLETIONS, payload.EMBEDDINGS)
 
 Line = tuple[str, str]
 
@@ -38,20 +41,33 @@ class Outlook(Struct, frozen=True):
     eta: float | None
 
 
+class Names(Protocol):
+    """What models go by, and who has them."""
+
+    def slots(self, model: str, kind: str) -> int:
+        """Slots that could serve it, free or not."""
+
+    def line(self, model: str, kind: str) -> Line:
+        """What the same slots can serve, whichever name is asked for."""
+
+    def ids(self, name: str) -> frozenset[str]:
+        """The models that a name stands for."""
+
+
 class Queue:
     """All who wait."""
 
     def __init__(
         self,
         place: Callable[[Needs], Placement | None],
-        slots: Callable[[Needs], int],
+        names: Names,
         limits: Limits,
         weight: Callable[[fair.Path], float] = lambda path: 1.0,
         aging: tuple[float, ...] = fair.AGING,
     ) -> None:
-        """`place` leases a slot for these needs; `slots` counts those that could serve them, free or not."""
+        """`place` leases a slot for these needs."""
         self._place = place
-        self._slots = slots
+        self._names = names
         self._limits = limits
         self.order = fair.Fair(DEPTH, weight, aging)
         self.pace = Pace(self.order)
@@ -60,7 +76,10 @@ class Queue:
         #: Tickets that wait by the id of their request, and those of them that may be shed; oldest first.
         self._line: OrderedDict[str, Ticket] = OrderedDict()
         self._sheddable: OrderedDict[str, Ticket] = OrderedDict()
-        #: Lines that nobody is served of until an operator says so, and whether all are.
+        #: Those of each organisation, key and end user that wait.
+        # bounded: by what waits
+        self._waiting: Counter[fair.Path] = Counter()
+        #: Names of models that nobody is served of until an operator says so, and whether all are paused.
         self.paused_models: set[str] = set()
         self.paused = False
         #: identity of a request -> its number in its flow and until when it is kept.
@@ -81,8 +100,7 @@ class Queue:
 
     def oldest(self, now: float) -> float:
         """Seconds for which the one that stands for longest does."""
-        first = next(iter(self._line.values()), None)
-        return now - first.entered if first is not None else 0.0
+        return now - min((ticket.entered for ticket in self._line.values()), default=now)
 
     # -- coming and going -----------------------------------------------------------------------------------------
 
@@ -90,7 +108,7 @@ class Queue:
         """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line, with the `identity` of one that
         left a moment ago in its place. Raises QueueFull, RateLimited."""
         ticket.entered = now
-        number = self._reclaim(identity, now) if identity else None
+        ticket.line = self._names.line(*ticket.line)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
         if not self.order.standing(ticket.line) and not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)):
             self.order.serve(entry, ticket.flow.path, ticket.line, ticket.flow.rank, placement.seat.lines())
@@ -101,7 +119,7 @@ class Queue:
         except errors.MindGWError:
             ticket.entry = None
             raise
-        self._stand(ticket, number, now)
+        self._stand(ticket, self._reclaim(identity, now), now)
         outlook = self.outlook(ticket, now)
         ticket.position, ticket.eta = outlook.position, outlook.eta
         return None
@@ -114,7 +132,7 @@ class Queue:
         if not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)) is not None:
             self.pace.begin(ticket, now)
             return placement
-        self._stand(ticket, self.order.front(), now)
+        self._stand(ticket, self.order.front(), now, lifted=False)
         return None
 
     def leave(self, ticket: Ticket, now: float) -> None:
@@ -126,7 +144,7 @@ class Queue:
             ticket.entry = None
 
     def vacate(self, ticket: Ticket, identity: bytes, now: float) -> None:
-        """As `leave`, for a client that hung up: should it come back soon, it has its place again."""
+        """As `leave`, for a client that hung up or heard that it is too late: should it come back soon, it has its place again."""
         if ticket.waiting:
             assert ticket.entry is not None
             self._places[identity] = (ticket.entry.number, now + _KEPT)
@@ -188,16 +206,45 @@ class Queue:
             return Outlook(0, None)
         assert ticket.entry is not None
         ahead = self.order.ahead(ticket.entry)
-        return Outlook(1 + round(ahead.tickets), self.pace.wait(ticket, ahead, self._slots(ticket.needs), now))
+        eta = None if self.is_paused(ticket.line) else self.pace.wait(ticket, ahead, self._slots(ticket), now)
+        return Outlook(1 + round(ahead.tickets), eta)
+
+    def later(self, ticket: Ticket, now: float) -> float:
+        """Seconds after which it makes sense to ask again, for one that waited in vain."""
+        return min(max(self.outlook(ticket, now).eta or 5.0, 1.0), LATER)
+
+    def rename(self, now: float) -> None:
+        """Models go by other names now: whoever waits stands where the same slots are, in the place that it had."""
+        for ticket in list(self._line.values()):
+            line = self._names.line(ticket.needs.model, ticket.needs.kind)
+            if line != ticket.line:
+                number = ticket.entry.number if ticket.entry is not None else None
+                self._unstand(ticket, now)
+                self._lift(ticket)
+                ticket.line = line
+                self._stand(ticket, number, now)
+
+    def _lift(self, ticket: Ticket) -> None:
+        """Out of the order, with an entry for another place in it."""
+        assert ticket.entry is not None
+        cost = ticket.entry.cost
+        self.order.leave(ticket.entry)
+        ticket.entry = fair.Ticket(ticket, cost)
+
+    def _slots(self, ticket: Ticket) -> int:
+        return self._names.slots(ticket.needs.model, ticket.needs.kind)
 
     # -- operators ------------------------------------------------------------------------------------------------
 
     def pause(self, model: str = "") -> None:
-        """Nobody is served of a model, or at all, until `resume`; whoever runs goes on."""
+        """Nobody is served of a model, by whatever name, or at all, until `resume`; whoever runs goes on."""
         if model:
             self.paused_models.add(model)
         else:
             self.paused = True
+        for ticket in self._line.values():
+            if self.is_paused(ticket.line):
+                ticket.eta = None  # nobody could know
 
     def resume(self, model: str = "") -> None:
         """Ends a pause; without a model all of them. Wake the queue afterwards."""
@@ -211,14 +258,13 @@ class Queue:
         """Puts a ticket before all others; nothing happens when it does not wait."""
         if ticket.waiting:
             assert ticket.entry is not None
-            cost = ticket.entry.cost
             self._unstand(ticket, now)
-            self.order.leave(ticket.entry)
-            ticket.entry, ticket.rank = fair.Ticket(ticket, cost), BUMPED
+            self._lift(ticket)
+            ticket.rank = BUMPED
             self._stand(ticket, self.order.front(), now)
 
     def tickets(self) -> Iterator[Ticket]:
-        """All who wait, who came first first."""
+        """All who wait, in no order."""
         yield from self._line.values()
 
     def classes(self, line: Line | None = None) -> dict[str, int]:
@@ -231,12 +277,16 @@ class Queue:
     def _make_room(self, ticket: Ticket, now: float) -> None:
         """Raises when a limit is reached; a sheddable ticket goes before anybody else is refused."""
         limits, path = self._limits, ticket.flow.path
-        if self.order.waiting(path[:4]) >= limits.queue_key:
+        if path[-1] and self._waiting[path] >= limits.queue_end_user:
+            raise self._full(ticket, errors.RateLimited, f"{limits.queue_end_user} requests of this end user wait.", "end_user_queue_full")
+        if self._waiting[path[:4]] >= limits.queue_key:
             raise self._full(ticket, errors.RateLimited, f"{limits.queue_key} requests of this key are waiting.", "key_queue_full")
-        if self.order.waiting(path[:1]) >= limits.queue_org:
+        if self._waiting[path[:1]] >= limits.queue_org:
             raise self._full(ticket, errors.QueueFull, f"{limits.queue_org} requests of this organisation are waiting.")
-        if self.order.standing(ticket.line) >= limits.queue_model:
+        if sum(self.order.standing((ticket.line[0], kind)) for kind in _KINDS) >= limits.queue_model:
             raise self._full(ticket, errors.QueueFull, f"{limits.queue_model} requests are waiting for this model.")
+        if ticket.size > limits.queue_bytes:
+            raise self._full(ticket, errors.QueueFull, "A request of this size may not wait.")
         while self.waiting >= limits.queue or self.held + ticket.size > limits.queue_bytes:
             if ticket.flow.rank == SHEDDABLE or not self._sheddable:
                 raise self._full(ticket, errors.QueueFull, f"The queue is full: {self.waiting} requests are waiting.")
@@ -247,16 +297,17 @@ class Queue:
 
     def _full(self, ticket: Ticket, kind: type[errors.MindGWError], why: str, code: str | None = None) -> errors.MindGWError:
         """With the seconds until what waits in its line is served."""
-        wait = self.pace.clears(ticket.line, self._slots(ticket.needs))
+        wait = self.pace.clears(ticket.line, self._slots(ticket))
         return kind(why, code=code, retry_after=min(max(wait or 5.0, 1.0), LATER))
 
     def _reclaim(self, identity: bytes, now: float) -> int | None:
-        number, until = self._places.pop(identity, (None, 0.0))
+        number, until = self._places.pop(identity, (None, 0.0)) if identity else (None, 0.0)
         return number if now < until else None
 
-    def _stand(self, ticket: Ticket, number: int | None, now: float) -> None:
+    def _stand(self, ticket: Ticket, number: int | None, now: float, *, lifted: bool = True) -> None:
         assert ticket.entry is not None
-        self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number)
+        self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number, lifted=lifted)
+        self._waiting.update(_counted(ticket))
         self.pace.joined(ticket, now)
         self.held += ticket.size
         self._line[ticket.id] = ticket
@@ -266,9 +317,22 @@ class Queue:
     def _unstand(self, ticket: Ticket, now: float) -> None:
         self.pace.left(ticket, now)
         self.held -= ticket.size
+        for path in _counted(ticket):
+            self._waiting[path] -= 1
+            if not self._waiting[path]:
+                del self._waiting[path]
         del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 
     def is_paused(self, line: Hashable) -> bool:
         """Whether an operator let nobody of this line be served."""
-        return self.paused or (isinstance(line, tuple) and line[0] in self.paused_models)
+        if not self.paused_models or not isinstance(line, tuple):
+            return self.paused
+        mine = self._names.ids(line[0]) | {line[0]}
+        return self.paused or any(name in mine or self._names.ids(name) & mine for name in self.paused_models)
+
+
+def _counted(ticket: Ticket) -> tuple[fair.Path, ...]:
+    """Its organisation, its key and its end user: who may have so many requests waiting."""
+    path = ticket.flow.path
+    return (path[:1], path[:4], path) if path[-1] else (path[:1], path[:4])

@@ -36,12 +36,17 @@ class Stay:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
         identity = self._identity(body) if _value(self._head, _RETRIES) not in (b"", b"0") else b""
         placement = self._queue.join(self.ticket, now, identity)
-        deadline, eta = min(self._ask.deadline or self._longest, self._longest), self.ticket.eta
-        if placement is None and eta is not None and eta > deadline * _DOUBT:
-            self._queue.leave(self.ticket, now)
-            wrong = f"The wait would be about {eta:.0f} s, longer than the deadline of {deadline:g} s."
-            raise errors.TooLate(wrong, retry_after=min(max(eta, 1.0), LATER))
+        wish, eta = self._ask.deadline, self.ticket.eta
+        longest = self._longest if wish is None else min(wish, self._longest)
+        if placement is None and eta is not None and eta > longest * _DOUBT:
+            self._queue.vacate(self.ticket, identity or self._identity(body), now)
+            whose = "the deadline of" if wish is not None and wish <= self._longest else "anybody may wait here:"
+            raise errors.TooLate(f"The wait would be about {eta:.0f} s, longer than {whose} {longest:g} s.", retry_after=_later(eta))
         return placement
+
+    def later(self, now: float) -> float:
+        """Seconds after which it makes sense to ask again, when the wait was in vain."""
+        return self._queue.later(self.ticket, now)
 
     def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
         """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
@@ -76,6 +81,10 @@ class Stay:
 
     def _identity(self, body: bytes) -> bytes:
         return self._queue.identity(self.ticket, self._ask.path, body)
+
+
+def _later(eta: float) -> float:
+    return min(max(eta, 1.0), LATER)
 
 
 def _value(head: Head, wanted: bytes) -> bytes:

@@ -10,9 +10,10 @@ that a look costs O(depth x log n), also among ten thousand siblings. Who arrive
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from mindgw.core.fair.tree import Branch, Ticket
+from mindgw.core.fair.tree import Branch, Flow, Ticket
 
 
 class Ahead(NamedTuple):
@@ -48,11 +49,11 @@ class Corners:
 
     __slots__ = ("at", "slopes", "sums")
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branches: list[Branch]) -> None:
+        """Those of one flow, in all lines that wait for the same slots: a child that waits in several advances in all of them at once."""
         steps: list[tuple[float, float, float, float, float]] = []
-        for entry in branch.heap:
-            if entry[2].entry is entry:
-                steps.extend(_steps(entry[2]))
+        for parts in _children(branches):
+            steps.extend(_steps(parts))
         steps.sort()
         #: Counters at which something changes.
         self.at = [step[0] for step in steps]
@@ -78,24 +79,44 @@ class Corners:
 
 
 def before(ticket: Ticket, changes: int) -> Ahead:
-    """What is served before a ticket that waits, of its own class and line; `changes` counts what happened to the queue so far."""
+    """What is served before a ticket that waits, of its own class, in its line and in those that wait for the same slots; `changes` counts
+    what happened to the queue so far."""
     branch = ticket.branch
     assert branch is not None
-    if ticket.number >= branch.newest:
-        own = branch.cost - ticket.cost
-        ahead = Ahead(branch.waiting - 1, own, own)
-    else:
-        ahead = _ranks(branch).before(ticket)
+    mine = _all(branch)
+    ahead = _own(ticket, branch, mine)
     while (parent := branch.parent) is not None:
-        if parent.live == 1:
-            branch = parent
-            continue
-        counter = _start(branch) + ahead.units / branch.flow.weight
-        total, mine = _corners(parent, changes).until(counter), _until(branch, counter)
-        others = Ahead(max(0.0, total.tickets - mine.tickets), max(0.0, total.units - mine.units))
-        ahead = Ahead(ahead.tickets + others.tickets, ahead.units + others.units, ahead.own)
-        branch = parent
+        above = _all(parent)
+        if sum(one.live for one in above) > len(mine):
+            counter = _start(mine) + ahead.units / branch.flow.weight
+            total, part = _corners(above, changes).until(counter), _until(mine, counter)
+            tickets, units = max(0.0, total.tickets - part.tickets), max(0.0, total.units - part.units)
+            ahead = Ahead(ahead.tickets + tickets, ahead.units + units, ahead.own)
+        branch, mine = parent, above
     return ahead
+
+
+def _all(branch: Branch) -> list[Branch]:
+    """The parts of one flow in all lines that wait for the same slots, `branch` first."""
+    branches = branch.flow.branches.values()
+    return [branch, *(other for other in branches if other.waiting and branch.band.rivals(other.band))]
+
+
+def _own(ticket: Ticket, leaf: Branch, all_of_it: list[Branch]) -> Ahead:
+    """What stands before it in its own flow: whoever has a smaller number, in whichever line."""
+    if len(all_of_it) == 1 and ticket.number >= leaf.newest:
+        units = leaf.cost - ticket.cost
+        return Ahead(leaf.waiting - 1, units, units)
+    return _sum(_ranks(one).before(ticket) for one in all_of_it)
+
+
+def _sum(parts: Iterable[Ahead]) -> Ahead:
+    tickets = units = own = 0.0
+    for part in parts:
+        tickets += part.tickets
+        units += part.units
+        own += part.own
+    return Ahead(tickets, units, own)
 
 
 def _ranks(leaf: Branch) -> Ranks:
@@ -104,34 +125,58 @@ def _ranks(leaf: Branch) -> Ranks:
     return leaf.profile
 
 
-def _corners(branch: Branch, changes: int) -> Corners:
+def _corners(branches: list[Branch], changes: int) -> Corners:
     """Those of a moment ago, when less than an eighth of the children came or went since, and little was charged."""
-    stale = branch.changes > branch.live // 8 or changes - branch.profiled > 4 * branch.live
-    if stale or not isinstance(branch.profile, Corners):
-        branch.profile, branch.changes, branch.profiled = Corners(branch), 0, changes
+    branch, live = branches[0], sum(one.live for one in branches)
+    came = branch.changes if len(branches) == 1 else changes - branch.profiled
+    if came > live // 8 or changes - branch.profiled > 4 * live or not isinstance(branch.profile, Corners):
+        branch.profile, branch.changes, branch.profiled = Corners(branches), 0, changes
     return branch.profile
 
 
-def _start(branch: Branch) -> float:
+def _children(branches: list[Branch]) -> Iterable[list[Branch]]:
+    """The parts of each child, in all these branches of its parent."""
+    if len(branches) == 1:
+        return ([entry[2]] for entry in branches[0].heap if entry[2].entry is entry)
+    found: dict[Flow, list[Branch]] = {}
+    for branch in branches:
+        for entry in branch.heap:
+            if entry[2].entry is entry:
+                found.setdefault(entry[2].flow, []).append(entry[2])
+    return found.values()
+
+
+def _start(parts: list[Branch]) -> float:
     """The counter once what runs now is paid for."""
-    return branch.key() + max(0.0, branch.flow.owed) / branch.flow.weight
+    flow = parts[0].flow
+    key = parts[0].key() if len(parts) == 1 else min(part.key() for part in parts)
+    return key + max(0.0, flow.owed) / flow.weight
 
 
-def _steps(branch: Branch) -> list[tuple[float, float, float, float, float]]:
-    """Corners of one branch: where, a jump and a change of slope, each in tickets and in units."""
-    start, weight, mean = _start(branch), branch.flow.weight, branch.cost / branch.waiting
-    if branch.waiting == 1 or mean <= 0:
-        return [(start, branch.waiting, branch.cost, 0.0, 0.0)]
-    end = start + (branch.cost - mean / 2) / weight
+def _wants(parts: list[Branch]) -> tuple[int, float]:
+    """Tickets of one child that wait, and their units."""
+    if len(parts) == 1:
+        return parts[0].waiting, parts[0].cost
+    return sum(part.waiting for part in parts), sum(part.cost for part in parts)
+
+
+def _steps(parts: list[Branch]) -> list[tuple[float, float, float, float, float]]:
+    """Corners of one child: where, a jump and a change of slope, each in tickets and in units."""
+    start, weight, (waiting, cost) = _start(parts), parts[0].flow.weight, _wants(parts)
+    mean = cost / waiting
+    if waiting == 1 or mean <= 0:
+        return [(start, waiting, cost, 0.0, 0.0)]
+    end = start + (cost - mean / 2) / weight
     return [(start, 0.5, mean / 2, weight / mean, weight), (end, 0.0, 0.0, -weight / mean, -weight)]
 
 
-def _until(branch: Branch, counter: float) -> Ahead:
+def _until(parts: list[Branch], counter: float) -> Ahead:
     """What one child gets before its own counter is `counter`, which is no less than it is now."""
-    start, weight, mean = _start(branch), branch.flow.weight, branch.cost / branch.waiting
-    if branch.waiting == 1 or mean <= 0:
-        return Ahead(branch.waiting, branch.cost)
-    units = min(branch.cost, mean / 2 + weight * (counter - start))
+    start, weight, (waiting, cost) = _start(parts), parts[0].flow.weight, _wants(parts)
+    mean = cost / waiting
+    if waiting == 1 or mean <= 0:
+        return Ahead(waiting, cost)
+    units = min(cost, mean / 2 + weight * (counter - start))
     return Ahead(units / mean, units)
 
 

@@ -34,7 +34,8 @@ WEIGHTIEST = 1e6
 #: Lines that are kept although nobody waits there.
 _LINES = 1000
 #: Units that may pass a waiting class before it is late: bumped, high, normal, batch, sheddable. The class that is latest has the next
-#: turn, so that between two turns of one there pass at most aging + (slots + classes that age and wait for them - 1) x largest cost.
+#: turn, so that between two turns of one there pass at most aging + (slots + classes that wait for them - 1) x largest cost, and whatever
+#: was bumped: that is always next.
 AGING = (inf, 20_000.0, 20_000.0, 100_000.0, 400_000.0)
 
 
@@ -71,11 +72,10 @@ class Fair:
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
-    def join(self, ticket: Ticket, path: Path, line: Hashable, rank: int, number: int | None = None) -> None:
-        """Stands `ticket` (one that does not wait) in line. With `number` it takes that place of its flow again, and its flow is not
-        lifted, as if it had never left; `front()` gives one before all others."""
+    def join(self, ticket: Ticket, path: Path, line: Hashable, rank: int, number: int | None = None, *, lifted: bool = True) -> None:
+        """Stands `ticket` (one that does not wait) in line. With `number` it takes that place of its flow again; `front()` gives one
+        before all others. `lifted=False`, for a turn that came to nothing: its flow keeps the credit that it had when it was taken."""
         self._check(ticket, path, rank)
-        lifted = number is None
         if number is None:
             self._last += 1
             number = self._last
@@ -172,12 +172,16 @@ class Fair:
         """What is served before a ticket that waits, with what may pass its class."""
         assert ticket.band is not None
         ahead = before(ticket, self._changes)
-        higher = [band.root for band in ticket.band.line.bands[: ticket.band.rank] if band.root.waiting]
+        higher = [root for root in self._roots(ticket.band) if root.band.rank < ticket.band.rank]
         tickets, units = sum(root.waiting for root in higher), sum(root.cost for root in higher)
         if units <= 0:
             return Ahead(ahead.tickets + tickets, ahead.units, ahead.own)
         passing = min(units, (ahead.tickets + 1) * self._aging[ticket.band.rank])
         return Ahead(ahead.tickets + tickets * passing / units, ahead.units + passing, ahead.own)
+
+    def _roots(self, band: Band) -> list[Branch]:
+        """Those of all bands in which somebody waits for the slots that this one waits for."""
+        return [root for root in self._root.branches.values() if root.waiting and band.line.meets(root.band.line)]
 
     def charge(self, ticket: Ticket, units: float) -> None:
         """Books service on a ticket that is not over; less than nothing when an estimate was too high. What is not a number, or
@@ -374,7 +378,10 @@ class Fair:
                 branch.parent.enter(branch, branch.entry[1])
 
     def _band_of_turn(self, line: Line) -> tuple[float, Band] | None:
-        """The band that waited for too much work, else the first one; with the units that it is late by, at least 0."""
+        """The band that waited for too much work, else the first one; with the units that it is late by, at least 0. Whoever was put before
+        all others is later than anybody."""
+        if line.bands[0].root.waiting and self._aging[0] == inf:
+            return inf, line.bands[0]
         first: Band | None = None
         latest: tuple[float, Band] | None = None
         for band in line.bands:

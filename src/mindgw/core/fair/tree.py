@@ -166,9 +166,7 @@ class Band:
 
     def rivals(self, other: "Band") -> bool:
         """Whether another band of the same rank waits for the same slots."""
-        if self is other or self.rank != other.rank:
-            return False
-        return self.line.name in other.line.shares or other.line.name in self.line.shares
+        return self is not other and self.rank == other.rank and self.line.meets(other.line)
 
 
 class Line:
@@ -183,6 +181,10 @@ class Line:
         #: Names of the lines that the last slot of this line could have served.
         self.shares: Collection[Hashable] = ()
         self.bands = tuple(Band(self, rank, flow) for rank in range(ranks))
+
+    def meets(self, other: "Line") -> bool:
+        """Whether both wait for the same slots, as far as is known."""
+        return self is other or self.name in other.shares or other.name in self.shares
 
 
 class Ticket:
