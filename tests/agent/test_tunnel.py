@@ -2,10 +2,6 @@
 
 import asyncio
 import logging
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,72 +15,12 @@ from mindgw_agent import address, errors, identity, link, serve, tunnel, wire
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
 from mindgw_agent.offer import NoEngine, Offer
-from mindgw_agent.outbox import Outbox
-from mindgw_agent.settings import Settings
-from mindgw_agent.tunnel import Tunnel, connect_once, delay, keep_connected
+from mindgw_agent.tunnel import connect_once, delay, keep_connected
 from mindgw_agent.wire import Close, EngineReport, Goodbye, Model
-from tests.agent.gateway import Gateway, gateway
+from tests.agent.gateway import gateway
+from tests.agent.linked import Agent, FakeEngine, connected, echo
 
 WINDOW = wire.WINDOW
-
-
-class FakeEngine:
-    """A fake: an engine that always offers one model on two slots."""
-
-    def __init__(self) -> None:
-        self.report = EngineReport(id="e1", kind="fake", healthy=True, slots=2, models=[Model("m")])
-
-    async def probe(self) -> EngineReport:
-        return self.report
-
-
-async def echo(engine: FakeEngine, request: Request, out: Outlet) -> None:
-    """A fake exchange: the body comes back."""
-    out.head(200, "application/json", request.body)
-    out.close(Close("done", status=200))
-
-
-class Agent:
-    """A tunnel with a fake engine behind it, and an outbox in a directory of its own."""
-
-    #: Where outboxes are made.
-    place: Path
-
-    def __init__(self, server: Gateway, key: bytes, carry, outbox: Outbox | None = None) -> None:
-        self.engine = FakeEngine()
-        self.offer: Offer[FakeEngine] = Offer(self.find, carry)
-        self.saved: list[int] = []
-        srv = identity.public_half(server.identity)
-        settings = Settings(agent_id="a1", name="gpu", servers=[server.root], server_identity=srv)
-        self.outbox = outbox or Outbox(Path(tempfile.mkdtemp(dir=self.place), "outbox"), "a1", fresh=True)
-        self.outbox.open()
-        self.tunnel: Any = Tunnel(settings, key, self.offer, self.outbox, self.saved.append)
-        self.address = address.parse(server.root)
-
-    async def find(self) -> FakeEngine:
-        return self.engine
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> None:
-    Agent.place = tmp_path_factory.mktemp("outboxes")
-
-
-@asynccontextmanager
-async def connected(carry=echo, **settings) -> AsyncIterator[tuple[Gateway, Agent]]:
-    """A gateway and an agent whose first link is up."""
-    key = identity.new_key()
-    async with gateway(identity.public_half(key)) as server:
-        agent = Agent(server, key, carry)
-        await agent.offer.probe()
-        running = asyncio.create_task(keep_connected(agent.tunnel, [agent.address], None, lambda: 0.01))
-        try:
-            await server.until(lambda: server.link is not None)
-            yield server, agent
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-            await agent.offer.stop(1)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True))

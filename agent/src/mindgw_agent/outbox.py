@@ -217,7 +217,7 @@ class Outbox:
         return self._acked_hash
 
     def _entries(self, first: int, count: int) -> list[Entry]:
-        """That many of those that wait; fewer, and `trouble`, when the disk does not give them."""
+        """That many of those that wait; none, and `trouble`, when the disk does not give them."""
         if self._file is None or not count:
             return []
         start = self._starts[first]
@@ -232,10 +232,11 @@ class Outbox:
             if isinstance(there[0], Entry):
                 found.append(there[0])
             at = there[1]
-        if len(found) < count:
-            self._let_go()
-            self._failed(f"receipts cannot be read from {self._path}: {why}")
-        return found
+        if len(found) == count:
+            return found
+        self._let_go()
+        self._failed(f"receipts cannot be read from {self._path}: {why}")
+        return []
 
     # -- the file --------------------------------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ class Outbox:
             if len(receipts) < len(self._starts):
                 return
         base = Base(self._agent_id, after, wire.anew(self._agent_id, after, gap), after, gap) if gap else self._first()
-        data, starts, last, head = _chain(base, receipts)
+        data, starts, last, head = records.compose(base, receipts)
         try:
             private_files.write(self._path, data)
             file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -385,17 +386,3 @@ class Outbox:
         self._starts = deque(start - shift for start in self._starts)  # bounded: by the limit of the file
         self._end -= shift
         self._ragged = self._is_doubtful = False
-
-
-def _chain(base: Base, receipts: Iterable[Receipt]) -> tuple[bytes, list[int], int, bytes]:
-    """A file of these receipts, numbered anew: its bytes, where each begins, the last number and its hash."""
-    data = bytearray(records.pack(base))
-    starts: list[int] = []
-    last, head = base.seq, base.hash
-    for receipt in receipts:
-        last += 1
-        numbered = msgspec.structs.replace(receipt, seq=last)
-        head = wire.chained(head, numbered)
-        starts.append(len(data))
-        data += records.pack(Entry(numbered, head))
-    return bytes(data), starts, last, head

@@ -6,6 +6,7 @@ fails: what cannot be read is told, and whatever is still whole behind it is fou
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -69,6 +70,20 @@ def unpack(data: bytes | memoryview, start: int = 0) -> tuple[Record, int] | Non
         return _decode(data[body:stop]), stop
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+
+
+def compose(base: Base, receipts: Iterable[Receipt]) -> tuple[bytes, list[int], int, bytes]:
+    """A file of these receipts, numbered anew: its bytes, where each begins, the last number and its hash."""
+    data = bytearray(pack(base))
+    starts: list[int] = []
+    last, head = base.seq, base.hash
+    for one in receipts:
+        last += 1
+        numbered = msgspec.structs.replace(one, seq=last)
+        head = receipt.chained(head, numbered)
+        starts.append(len(data))
+        data += pack(Entry(numbered, head))
+    return bytes(data), starts, last, head
 
 
 class Contents:
@@ -135,7 +150,7 @@ def read(data: bytes, agent_id: str) -> Contents:
     if contents.base is None:
         contents.damage = contents.damage or "it holds nothing"
     if contents.end < len(data):
-        contents.found = _search(view, contents.end, contents.acked)
+        contents.found, contents.acked = _search(view, contents.end, contents.acked)
     if contents.found:
         contents.damage = contents.damage or f"no record can be read at byte {contents.end}"
     return contents
@@ -150,8 +165,8 @@ def _is_torn(data: memoryview, start: int) -> bool:
     return 0 < size <= MAX_RECORD and left < _HEADER.size + size
 
 
-def _search(data: memoryview, start: int, acked: int) -> list[Receipt]:
-    """Receipts that are whole behind what cannot be read, less those that were acknowledged."""
+def _search(data: memoryview, start: int, acked: int) -> tuple[list[Receipt], int]:
+    """Receipts that are whole behind what cannot be read, less those that were acknowledged, and the newest number of these."""
     found: list[Receipt] = []
     limit = start + MAX_SEARCH
     while start < min(len(data), limit):
@@ -165,4 +180,4 @@ def _search(data: memoryview, start: int, acked: int) -> list[Receipt]:
             acked = max(acked, there[0].seq)
         start = there[1]
         limit = start + MAX_SEARCH
-    return [receipt for receipt in found if receipt.seq > acked]
+    return [receipt for receipt in found if receipt.seq > acked], acked
