@@ -178,6 +178,7 @@ def test_a_quantum_is_a_small_part_of_a_limit(limit, unit, amount):
         (420, 10, 50, 100),  # as much as 5 % stays
         (419, 10, 50, 50),  # less would stay: only what is wanted
         (30, 10, 50, 30),  # the rest
+        (10, 10, 50, 10),
         (9, 10, 50, 0),  # which is too little
         (0, 0, 50, 0),
         (-5, 0, 50, 0),
@@ -350,10 +351,12 @@ def test_where_plenty_is_left_it_stays():
 def test_what_goes_back_makes_room():
     leases = Leases()
     leases.lend(BUDGET, 500, 9_000, 600, 10_000)
-    leases.settle(leases.hold([claim()], {TOKENS: 500}), {TOKENS: 0})
-    assert leases.begin_return(0.0, TODAY) == {BUDGET: 500}
-    leases.returned({BUDGET: 500})
-    leases.lend(BUDGET, 50, 9_000, 150, 10_000)
+    first, second = leases.hold([claim()], {TOKENS: 300}), leases.hold([claim()], {TOKENS: 200})
+    assert leases.settle(first, {}).spare == (BUDGET,)
+    assert leases.begin_return(0.0, TODAY) == {BUDGET: 300}
+    leases.returned({BUDGET: 300})
+    assert leases.row(BUDGET).left == 700
+    assert leases.settle(second, {}).spare == ()
     assert leases.begin_return(0.0, TODAY) == {}
 
 
@@ -367,6 +370,7 @@ def test_a_fresh_grant_waits_a_moment_for_its_request():
     leases.lend(BUDGET, 100, 9_000, 1_000, 10_000)
     leases.hold([claim()], {TOKENS: 30})
     assert leases.begin_return(GRACE, TODAY) == {}, "the other 70 belong to one who comes yet"
+    assert leases.settle(leases.hold([claim()], {TOKENS: 0}), {}).spare == ()
     leases.lend(BUDGET, 100, 9_000, 1_000, 10_000)
     hold = leases.hold([claim()], {TOKENS: 30})
     assert leases.settle(hold, {}).spare == (BUDGET,)

@@ -16,7 +16,8 @@ TOKENS, USD = "tokens", "usd"
 UNITS = (TOKENS, USD)
 DAY, MONTH, TOTAL = "day", "month", "total"
 PERIODS = (DAY, MONTH, TOTAL)
-#: What happens to a request that finds a limit used up. Only "block" refuses; the others let it pass, later, or with a note.
+#: What happens to requests when a limit is used up. "block" and "soft" refuse, the first before a request can use more than is left, the
+#: second once more was used; the others let it pass, later than others, or with a note.
 BLOCK, SOFT, QUEUE_LOW, ALERT, SHADOW = "block", "soft", "queue-low", "alert", "shadow"
 MODES = (BLOCK, SOFT, QUEUE_LOW, ALERT, SHADOW)
 
@@ -32,8 +33,6 @@ GRACE = 1.0
 #: Largest ordinary grant, by unit.
 _LARGEST = {TOKENS: 200_000, USD: 2 * MICRO}
 
-
-# -- limits and windows ------------------------------------------------------------------------------------------------
 
 _LIMIT = re.compile(r"(?P<whole>\d+(?:_\d+)*)(?:\.(?P<part>\d+))?(?P<suffix>[kmgb]?)", re.ASCII | re.IGNORECASE)
 _ZEROS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9}
@@ -108,9 +107,6 @@ def _date(day: str) -> tuple[int, int, int]:
     return year, month, date
 
 
-# -- how much is granted -----------------------------------------------------------------------------------------------
-
-
 def quantum(limit: int, unit: str = TOKENS) -> int:
     """An ordinary grant: what a process keeps of a limit, so that it need not ask for each request."""
     return max(1, min(limit // 64, _LARGEST[unit]))
@@ -127,9 +123,6 @@ def grant(left: int, limit: int, unit: str, least: int, want: int) -> int:
     if left - ordinary >= scarce(limit, unit):
         return ordinary
     return min(want, left) if left >= max(least, 1) else 0
-
-
-# -- leases ------------------------------------------------------------------------------------------------------------
 
 
 class Budget(NamedTuple):
@@ -306,9 +299,11 @@ class Leases:
             n = amounts.get(budget[1], 0)
             lease = leases.get(budget)
             if lease is None:
-                lease = self._open(budget)
+                lease = leases[budget] = _Lease(budget)
             if not 0 <= n <= lease.free:
-                _let_go(taken)
+                for other, some in taken:
+                    other.held -= some
+                    other.free += some
                 raise ValueError(f"{n} {budget.unit} of {budget.scope} cannot be held: {lease.free} are free")
             lease.free -= n
             lease.held += n
@@ -348,7 +343,8 @@ class Leases:
         """The row was read, after `amount` (0 for nothing) was reserved in it for this process. Raises ValueError when that is negative."""
         if amount < 0:
             raise ValueError(f"a grant of {amount} {budget.unit}")
-        lease = self._leases.get(budget) or self._open(budget)
+        if (lease := self._leases.get(budget)) is None:
+            lease = self._leases[budget] = _Lease(budget)
         lease.free += amount
         lease.fresh += amount
         lease.used, lease.reserved, lease.limit = used, reserved, limit
@@ -401,13 +397,3 @@ class Leases:
         """The budget is gone, and its leases with it: what requests still hold of it draws nothing."""
         if (lease := self._leases.pop(budget, None)) is not None:
             lease.void = True
-
-    def _open(self, budget: Budget) -> _Lease:
-        lease = self._leases[budget] = _Lease(budget)
-        return lease
-
-
-def _let_go(taken: Iterable[tuple[_Lease, int]]) -> None:
-    for lease, n in taken:
-        lease.held -= n
-        lease.free += n
