@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -18,7 +19,9 @@ from mindgw import clock
 from mindgw.cli import queue
 from mindgw.cli.render import Render
 from mindgw.cli.settings import Environment, Options
+from mindgw.client import api
 from mindgw.client.feed import Picture
+from mindgw.client.transport import Server
 from tests.faces.conftest import Gateway, Terminal
 from tests.gateway.world import Box, World, engine
 
@@ -125,6 +128,26 @@ def test_the_list_says_who_waits_and_why(admin, counter, words):
     assert [item["id"] for item in read(admin(*words.split(), "--json"))["items"]] == [first, second]
 
 
+def test_the_list_may_have_some_alone(admin, counter):
+    key = read(admin("keys", "create", "crowd", "--team", "astro", "--user", "c@b.c", "--json"))
+    running, mine, other = counter.ask(), counter.ask(key["key"]), counter.ask(model="n")
+    for words, wanted in (
+        ("--team astro", [mine]), ("--user c@b.c", [mine]), ("--key crowd", [mine]), (f"--key {key['key']}", [mine]),
+        ("--model n", [other]), ("--state running", [running]),
+        ("--state all --model m", [mine, running]), ("--running --model m", [mine, running]),
+    ):  # fmt: skip
+        assert admin("queue", "list", "-q", *words.split()).out.split() == wanted, words
+    refused = admin("queue", "list", "--state", "asleep")
+    assert (refused.code, refused.out) == (2, "") and "waiting, running or all" in refused.err
+
+
+def test_the_list_takes_all_pages(gateway, admin, counter):
+    ids = [counter.ask() for _ in range(6)][1:]
+    asked = api.list_queue(model="m")
+    server = Server(gateway.url, gateway.key)
+    assert [item["id"] for item in server.items(replace(asked, path=f"{asked.path}&limit=2"))] == ids
+
+
 def test_an_end_user_behind_a_proxy_is_named(admin, counter):
     key = read(admin("keys", "create", "web", "--trusted-proxy", "--json"))
     counter.ask()
@@ -214,6 +237,14 @@ def test_a_pause_says_how_to_end_it(admin, counter):
     assert "paused" in admin("queue", "stats").out
     assert read(admin("queue", "resume", "--json"))["paused"] is False
     assert admin("queue", "list").out == ""
+
+
+def test_a_pause_of_a_model_that_nobody_has_is_doubted(admin, counter):
+    paused = admin("queue", "pause", "--model", "mm", "-q")
+    assert (paused.code, paused.out) == (0, "")
+    assert "no worker announces mm now" in paused.err and "paused are: mm" in paused.err
+    assert "announces" not in admin("queue", "pause", "--model", "m").err
+    assert "announces" not in admin("queue", "pause").err
 
 
 def test_a_pause_of_one_model_outlives_that_of_all_when_it_is_not_meant(admin, counter):

@@ -65,7 +65,7 @@ def test_workers_that_were_lost_are_in_the_letter_in_their_order():
 
 
 def test_a_worker_that_turned_it_down_and_the_one_that_failed_are_told_apart():
-    office = Office()
+    office = Office(keep_body=True)
     boxes = [Box(office.world, f"box{number}") for number in range(2)]
     client = office.world.ask("m")
     first = next(box for box in boxes if box.requests)
@@ -76,6 +76,39 @@ def test_a_worker_that_turned_it_down_and_the_one_that_failed_are_told_apart():
     ((letter, _),) = office.letters()
     assert letter.attempts == [{"worker": first.name, "outcome": "busy"}, {"worker": second.name, "outcome": "engine_error"}]
     assert letter.message.startswith("out of memory   xxx") and len(letter.message) == 1000 and letter.fault == "engine"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engines_words_are_kept_only_where_bodies_are(stream):
+    words = "Failed to parse input at pos 0: my secret diagnosis"
+    for keep, said in ((False, "The engine answered with an error."), (True, words)):
+        office = Office(keep_body=keep)
+        box = Box(office.world)
+        client = office.world.ask("m", stream=stream)
+        wrong = json.dumps({"error": {"code": 500, "message": words, "type": "server_error"}}).encode()
+        if stream:
+            box.head()
+            box.data(EVENT)
+            box.data(b"data: " + wrong + b"\n\n")
+            box.close("cancelled")
+        else:
+            box.head(500, JSON, wrong)
+            box.close()
+        assert words in client.error.message  # its client hears it all the same
+        ((letter, _),) = office.letters()
+        assert (letter.message, letter.code, letter.status) == (said, "engine_error", 502)
+
+
+def test_of_an_engine_that_is_away_no_words_are_kept_either():
+    for code, said in (("engine_unreachable", errors.EngineUnreachable().message), ("engine_timeout", errors.EngineTimeout().message)):
+        office = Office()
+        box = Box(office.world)
+        office.world.ask("m", stream=True)
+        box.head()
+        box.data(EVENT)
+        box.close("failed", code, message="it said: my secret diagnosis")
+        ((letter, _),) = office.letters()
+        assert (letter.message, letter.code) == (said, code)
 
 
 def test_one_that_was_turned_down_for_ever_tells_of_the_last_workers_only():

@@ -149,6 +149,79 @@ async def test_a_retry_waits_its_turn_and_ends_with_the_server(tmp_path):
         assert refused.status_code == 503
 
 
+async def by_hand(place, letter, hang_up):
+    """A retry over a connection that is cut when `hang_up` is set; the status that it was answered, None for none."""
+    told = [{"type": "http.request", "body": b"", "more_body": False}]
+    said = []
+
+    async def receive():
+        if told:
+            return told.pop()
+        await hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        said.append(message)
+
+    path = f"/api/v1/dead-letters/{letter}/retry"
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http", "path": path,
+        "raw_path": path.encode(), "root_path": "", "query_string": b"", "client": ("127.0.0.1", 1), "server": ("gw", 80), "state": {},
+        "headers": [(b"host", b"gw"), (b"authorization", f"Bearer {place.key}".encode())],
+    }  # fmt: skip
+    await place.server.app(scope, receive, send)
+    return next((message["status"] for message in said if message["type"] == "http.response.start"), None)
+
+
+@pytest.mark.parametrize("state", ["waiting", "running"])
+async def test_a_retry_ends_with_the_operator_who_hangs_up(tmp_path, state):
+    async with site(tmp_path / "data", KEEP) as place:
+        box = Box(place.world, "box", engine("m", slots=1))
+        await lose(place, box)
+        (letter,) = await letters(place)
+        asking = None
+        if state == "waiting":
+            asking = asyncio.create_task(place.http.post(CHAT, json={**ASK, "stream": False}))
+            await place.until(lambda: box.requests)
+        hang_up = asyncio.Event()
+        retrying = asyncio.create_task(by_hand(place, letter["id"], hang_up))
+        await place.until(lambda: place.pipeline.queue.waiting if asking else box.requests)
+        hang_up.set()
+        assert await place.settled(retrying) == 503  # to nobody
+        assert place.pipeline.queue.waiting == 0
+        if asking:
+            assert len(box.requests) == 1 and not box.cancelled
+            box.head(200, JSON, json.dumps(ANSWER).encode())
+            box.close()
+            assert (await place.settled(asking)).status_code == 200
+        else:
+            await place.until(lambda: box.cancelled)
+            box.close("cancelled")
+        (shown,) = await letters(place)
+        assert (shown["state"], shown["retries"], shown["retry_code"]) == ("dead", 1, "client_disconnected")
+        assert await audited(place) == [("dead_letter.retry", letter["id"], "client_disconnected")]
+        done, _ = await again(place, box, letter["id"])
+        assert done.status_code == 200
+
+
+async def test_one_letter_is_run_again_once_at_a_time(tmp_path):
+    async with site(tmp_path / "data", KEEP) as place:
+        box = Box(place.world, "box", engine("m", slots=2))
+        await lose(place, box)
+        (letter,) = await letters(place)
+        retrying = asyncio.create_task(place.call("POST", f"/dead-letters/{letter['id']}/retry"))
+        await place.until(lambda: box.requests)
+        for name in (letter["id"], letter["request_id"]):
+            refused = await place.call("POST", f"/dead-letters/{name}/retry")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (409, "retry_under_way")
+        box.head(200, JSON, json.dumps(ANSWER).encode())
+        box.close()
+        assert (await place.settled(retrying)).json()["letter"]["retries"] == 1
+        assert await audited(place) == [("dead_letter.retry", letter["id"], "")]
+        done, _ = await again(place, box, letter["id"])
+        assert done.json()["letter"]["retries"] == 2
+
+
 async def test_without_its_body_a_request_cannot_be_run_again(tmp_path):
     async with site(tmp_path / "data") as place:
         box = Box(place.world, "box")

@@ -102,7 +102,7 @@ async def test_a_picture_comes_first_and_a_delta_when_something_changes(house):
         assert (first["type"], first["queue"], first["workers"]) == ("snapshot", [], [])
         house.made.pipeline.pause_queue("m")
         news = await heard(socket)
-        assert (news["type"], news["seq"], news["stats"]) == ("delta", first["seq"] + 1, {"paused_models": ["m"]})
+        assert (news["type"], news["seq"], news["stats"]) == ("delta", first["seq"] + 1, {"paused_models": ["m"], "paused_unserved": ["m"]})
 
 
 @pytest.mark.parametrize("key", ["mgw_nonsense", "", "\xff"])

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from sqlmodel import select
 
+from mindgw.control.queue import Lists
+from mindgw.errors import BadRequest
 from mindgw.store.tables import AuditEntry
 from tests.gateway.world import JSON, Box, engine
 from tests.server.site import Site, site
@@ -86,6 +88,75 @@ async def test_who_waits_is_listed_in_the_order_of_their_turns_with_the_reason(q
     assert [(entry["id"], entry["worker"]) for entry in everybody] == [(ids[1], ""), (ids[2], ""), (ids[0], "box")]
 
 
+async def test_a_list_has_pages_that_miss_nobody_who_stays(queue):
+    ids = [await queue.ask() for _ in range(7)][1:]
+    first = await queue.get("/queue?limit=2")
+    assert [entry["id"] for entry in first["items"]] == ids[:2]
+    await queue.serve()
+    await queue.place.until(lambda: queue.box.requests)
+    second = await queue.get(f"/queue?limit=2&cursor={first['next']}")
+    assert [(entry["id"], entry["position"]) for entry in second["items"]] == [(ids[2], 2), (ids[3], 3)]
+    assert await queue.get(f"/queue?limit=2&cursor={first['next']}") != {"items": [], "next": None}  # as often as one likes
+    await queue.place.call("DELETE", f"/queue/{ids[4]}")
+    last = await queue.get(f"/queue?limit=2&cursor={second['next']}")
+    assert [entry["id"] for entry in last["items"]] == [ids[5]] and last["next"] is None
+    assert (await queue.get("/queue?limit=1000"))["next"] is None
+
+
+async def test_pages_know_what_was_wanted(queue):
+    key = await queue.place.new_key("bot", team="nlp", user="a@b.c")
+    mine = []
+    for number in range(6):
+        id = await queue.ask(key["key"] if number % 2 else "")
+        mine += [id] if number % 2 else []
+    page = await queue.get("/queue?limit=2&team=nlp")
+    rest = await queue.get(f"/queue?limit=2&cursor={page['next']}")
+    assert {entry["id"] for entry in page["items"] + rest["items"]} == set(mine) and rest["next"] is None
+
+
+async def test_a_list_may_have_some_alone(queue):
+    key = await queue.place.new_key("bot", team="nlp", user="a@b.c")
+    running, mine, other = await queue.ask(), await queue.ask(key["key"]), await queue.ask(model="n")
+    for query, wanted in (
+        ("team=nlp", [mine]), ("user=a%40b.c", [mine]), ("key=bot", [mine]), (f"key={key['id']}", [mine]), ("model=n", [other]),
+        ("model=m", [mine]), ("state=running", [running]), ("state=waiting&running=true&model=n", [other]), ("team=none", []),
+        ("state=all&model=m", [mine, running]), ("running=true&model=m", [mine, running]), ("team=nlp&model=n", []),
+    ):  # fmt: skip
+        assert [entry["id"] for entry in (await queue.get(f"/queue?{query}"))["items"]] == wanted, query
+
+
+async def test_a_page_that_is_not_kept_is_refused(queue):
+    queue.place.server.app.state.lists.keep(["x"])
+    for cursor in ("", "x", "0123456789abcdef.0", "0123456789abcdef.", "..", "%00", "1" * 64, f"{'0' * 16}.99999999999"):
+        refused = await queue.place.call("GET", f"/queue?cursor={cursor}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cursor"), cursor
+    for query, param in (("state=asleep", "state"), ("limit=0", "limit"), (f"model={'m' * 513}", "model")):
+        refused = await queue.place.call("GET", f"/queue?{query}")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param), query
+
+
+def test_few_lists_are_kept():
+    lists = Lists()
+    first = lists.keep(["a", "b"])
+    others = [lists.keep(["x"]) for _ in range(7)]
+    assert lists.page(first, 1) == (["a"], first[:-1] + "1")
+    lists.keep(["y"])  # the one that was not read for longest goes
+    assert lists.page(first[:-1] + "1", 1) == (["b"], None)
+    with pytest.raises(BadRequest, match="not kept"):
+        lists.page(others[0], 1)
+    assert lists.page(f"{first[:-1]}9", 5) == ([], None)
+
+
+async def test_a_request_that_is_ending_is_not_cancelled_again(queue):
+    id = await queue.ask()
+    assert (await queue.place.call("DELETE", f"/queue/{id}")).status_code == 200
+    await queue.answer(id)
+    refused = await queue.place.call("DELETE", f"/queue/{id}")  # its box has not confirmed the end
+    assert (refused.status_code, "is over" in refused.json()["error"]["message"]) == (404, True)
+    assert [action for action, _, _ in await queue.audited()] == ["queue.cancel"]
+    queue.box.close("cancelled")
+
+
 async def test_one_request_shows_whose_it_is(queue):
     key = await queue.place.new_key("bot", team="nlp", user="a@b.c", priority="batch")
     await queue.ask()
@@ -158,7 +229,7 @@ async def test_a_pause_holds_everybody_until_it_ends(queue):
 
 async def test_a_pause_of_one_model_holds_no_other(queue):
     stats = (await queue.place.call("POST", "/queue/pause", json={"model": "m"})).json()
-    assert (stats["paused"], stats["paused_models"]) == (False, ["m"])
+    assert (stats["paused"], stats["paused_models"], stats["paused_unserved"]) == (False, ["m"], [])
     held = await queue.ask()
     other = await queue.ask(model="n")
     await queue.serve()

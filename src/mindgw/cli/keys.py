@@ -68,7 +68,7 @@ def list_keys(ctx: typer.Context) -> None:
 def show(ctx: typer.Context, key: KeyName) -> None:
     """Show one key; never its secret."""
     run = invocation(ctx)
-    run.render.item(run.server().call(api.show_key(_public(key))), _DETAILS, name="id")
+    run.render.item(run.server().call(api.show_key(public(key))), _DETAILS, name="id")
 
 
 @app.command("revoke")
@@ -77,14 +77,14 @@ def revoke(ctx: typer.Context, keys: Annotated[list[str], typer.Argument(metavar
     run = invocation(ctx)
     server = run.server()
     for name in keys:
-        found = server.call(api.show_key(_public(name)))
+        found = server.call(api.show_key(public(name)))
         used = f"last used {ago(found['last_used_at'], clock.utcnow())}" if found.get("last_used_at") else "never used"
         run.confirm(f"Revoke key {found['name']} ({found['id']}), {used}?")
         gone = server.call(api.revoke_key(found["id"]))
         run.render.done(gone, f"Key {found['name']} ({found['id']}) is revoked", name="id")
 
 
-def _public(name: str) -> str:
+def public(name: str) -> str:
     """The id of a whole key that was pasted, for a secret has no place in an address; anything else as it is."""
     found = re.match(r"mgw_([0-9A-Za-z]{10})(_|…|\Z)", name)
     return found[1] if found else name

@@ -12,10 +12,11 @@ from mindgw.cli import queue_dead
 from mindgw.cli.durations import span
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
+from mindgw.cli.keys import public
 from mindgw.cli.render import Column, Item
 from mindgw.client import api
 from mindgw.client.api import Request
-from mindgw.client.errors import Missing
+from mindgw.client.errors import Missing, UsageProblem
 
 if TYPE_CHECKING:
     from mindgw.client.feed import Picture
@@ -91,10 +92,21 @@ _STATS = (
 
 
 @app.command("list")
-def list_queue(ctx: typer.Context, running: Annotated[bool, typer.Option("--running", help="Who has a slot, too.")] = False) -> None:
+def list_queue(
+    ctx: typer.Context,
+    running: Annotated[bool, typer.Option("--running", help="Who has a slot, too; as --state all.")] = False,
+    state: Annotated[str, typer.Option("--state", metavar="waiting|running|all", help="Who waits, when not given.")] = "",
+    model: Model = "",
+    team: Annotated[str, typer.Option("--team", metavar="TEAM", help="Of this team alone.")] = "",
+    user: Annotated[str, typer.Option("--user", metavar="USER", help="Of this person, or this end user, alone.")] = "",
+    key: Annotated[str, typer.Option("--key", metavar="KEY", help="Of the key of this id or name alone.")] = "",
+) -> None:
     """List who waits, in the order of their turns."""
     run = invocation(ctx)
-    run.render.items(run.server().items(api.list_queue(running=running)), COLUMNS, name="id")
+    if state not in {"", "waiting", "running", "all"}:
+        raise UsageProblem(f"--state {state!r} is none", hint="waiting, running or all")
+    asked = api.list_queue(state=state or ("all" if running else ""), model=model, team=team, user=user, key=public(key))
+    run.render.items(run.server().items(asked), COLUMNS, name="id")
 
 
 @app.command("watch")
@@ -147,6 +159,8 @@ def pause(ctx: typer.Context, model: Model = "") -> None:
     stats = run.server().call(api.pause_queue(model))
     undo = f"mindgw queue resume{f' --model {model}' if model else ''}"
     run.render.done(stats, f"The queue{f' of {model}' if model else ''} is paused. Undo: {undo}", name="waiting")
+    if model and model in (stats.get("paused_unserved") or []):
+        run.render.warn(f"no worker announces {model} now: see `mindgw models list`; paused are: {_paused(stats)}")
 
 
 @app.command("resume")
@@ -225,7 +239,9 @@ class _Watched:
         figures = picture.stats
         oldest = f", the oldest for {span(figures.get('oldest_s') or 0)}" if figures.get("waiting") else ""
         paused = f", paused: {_paused(figures)}" if _paused(figures) != "–" else ""
-        render.screen(f"{figures.get('waiting', 0)} waiting{oldest}, {figures.get('running', 0)} running{paused}", entries, COLUMNS)
+        shown = sum(entry.get("state") == "waiting" for entry in entries)
+        first = f" (the first {shown} below)" if shown < (figures.get("waiting") or 0) else ""
+        render.screen(f"{figures.get('waiting', 0)} waiting{first}{oldest}, {figures.get('running', 0)} running{paused}", entries, COLUMNS)
 
 
 def _entry(row: Item, at: str, passed: float) -> dict[str, Any]:

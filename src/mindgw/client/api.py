@@ -94,9 +94,11 @@ def list_models() -> Request:
     return Request("GET", f"{_ROOT}/models")
 
 
-def list_queue(*, running: bool = False) -> Request:
-    """Who waits; with `running` who runs, too."""
-    return Request("GET", f"{_ROOT}/queue{'?running=true' if running else ''}")
+def list_queue(*, state: str = "", model: str = "", team: str = "", user: str = "", key: str = "") -> Request:
+    """Who waits; `state` is waiting, running or all. What is not empty leaves out all others."""
+    given = {"state": state, "model": model, "team": team, "user": user, "key": key}
+    asked = urlencode({name: value for name, value in given.items() if value})
+    return Request("GET", f"{_ROOT}/queue{f'?{asked}' if asked else ''}")
 
 
 def show_queued(request_id: str) -> Request:

@@ -1,5 +1,6 @@
 """Requests that failed for good, as management sees them: looked at, run again, dropped. Every change is audited."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ NO_BODY = {
     "too_large": "it was larger than what is kept",
     "crowded": "too many requests failed at that moment to keep them all",
 }
+#: Code of a retry whose operator did not wait for its end.
+HUNG_UP = "client_disconnected"
 _KEEP = "`dead_letters.keep_body: true` in config.yaml keeps the bodies of requests that fail from then on"
 _LARGER = "`dead_letters.max_body` in config.yaml says how large a body may be"
 
@@ -115,13 +118,27 @@ async def show(database: Database, reference: str) -> LetterView:
         return await _view(session, reference)
 
 
-async def retry(database: Database, safe: Safe, actor: str, live: Live, reference: str) -> Retried:
-    """Runs the request again on behalf of its key, which pays for it, and waits for the answer. May be done again, also after it went
-    well. Raises NotFound, Conflict when that cannot be, and what goes wrong this time."""
+async def retry(database: Database, safe: Safe, actor: str, live: Live, retrying: set[str], reference: str) -> Retried:
+    """Runs the request again on behalf of its key, which pays for it, and waits for the answer; cancelled, it ends the request. May be done
+    again, also after it went well, but not at the same time: `retrying` has the ids of the letters that are under way. Raises NotFound,
+    Conflict when that cannot be, and what goes wrong this time."""
     async with database.read() as session:
         row = await dead_letters.find(session, reference)
         _check_key(await keys.get(session, row.key_id), row)
     body = _body(safe, row)
+    if row.id in retrying:
+        raise Conflict(f"Letter {row.id} is being run again at this moment.", code="retry_under_way")
+    retrying.add(row.id)
+    try:
+        answer = await _run(database, actor, live, row, body)
+    finally:
+        retrying.discard(row.id)
+    async with database.read() as session:
+        return Retried(letter=await _view(session, row.id), answer=_decode_answer(answer))
+
+
+async def _run(database: Database, actor: str, live: Live, row: DeadLetter, body: bytes) -> bytes:
+    """The answer; how it ended is noted."""
     try:
         answer = await live.rerun(row.key_id, row.endpoint, _headers(row), body)
     except MindGWError as wrong:
@@ -129,9 +146,11 @@ async def retry(database: Database, safe: Safe, actor: str, live: Live, referenc
         if isinstance(wrong, Unauthenticated):  # its key died after we looked
             raise _key_is_gone(row) from None
         raise
+    except asyncio.CancelledError:  # whoever waited for it hung up
+        await _note(database, actor, row, HUNG_UP)
+        raise
     await _note(database, actor, row, "")
-    async with database.read() as session:
-        return Retried(letter=await _view(session, row.id), answer=_decode_answer(answer))
+    return answer
 
 
 async def drop(database: Database, actor: str, reference: str) -> LetterView:

@@ -1,8 +1,9 @@
 """The live half of the server, as far as management needs it; the gateway's pipeline is one."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from mindgw.gateway.lineup import Entry, Stats
+from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.gateway.snapshot import Snapshot
 
 
@@ -17,7 +18,13 @@ class Live(Protocol):
         """A worker is out on the disk: close its tunnel."""
 
     def lineup(self) -> list[Entry]:
-        """Who waits, in the order of their turns, then who runs."""
+        """Who waits, in the order of their turns, then who runs; a thousand of either."""
+
+    async def ranking(self, wanted: Wanted) -> list[str]:
+        """Ids of all who are wanted: who waits in the order of their turns, then who runs."""
+
+    async def places_of(self, request_ids: Sequence[str]) -> list[Entry]:
+        """Those of them that wait or run, in the same order."""
 
     def place_of(self, request_id: str) -> Entry | None:
         """A request that waits or runs; None when there is none of this id."""
@@ -26,7 +33,7 @@ class Live(Protocol):
         """The queue in numbers."""
 
     def cancel_request(self, request_id: str) -> bool:
-        """Ends a request; False when there is none of this id."""
+        """Ends a request; False when there is none of this id, or its client has been served already."""
 
     def bump_request(self, request_id: str) -> bool:
         """Puts a request that waits before all others; False when none of this id waits."""
@@ -38,4 +45,5 @@ class Live(Protocol):
         """Ends one pause, or all of them."""
 
     async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
-        """Runs a request that is no stream on behalf of a key; the body of its answer. Raises what its client would have heard."""
+        """Runs a request that is no stream on behalf of a key; the body of its answer. Raises what its client would have heard. Cancel it,
+        and the request ends."""

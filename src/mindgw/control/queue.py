@@ -1,17 +1,59 @@
 """The queue as management sees it, and what an operator may do to it. Every change is audited."""
 
+import re
+import secrets
+from collections import OrderedDict
+
 from mindgw.control.live import Live
-from mindgw.errors import NotFound
-from mindgw.gateway.lineup import Entry, Stats
+from mindgw.control.pages import Page
+from mindgw.errors import BadRequest, NotFound
+from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.store import audit
 from mindgw.store.database import Database
 
-__all__ = ["Entry", "Stats", "bump", "cancel", "entries", "entry", "pause", "resume"]
+__all__ = ["Entry", "Lists", "Stats", "Wanted", "bump", "cancel", "entry", "listing", "pause", "resume"]
+
+#: Lists that may be read page by page at the same time.
+_LISTS = 8
 
 
-def entries(live: Live, *, running: bool) -> list[Entry]:
-    """Who waits, in the order of their turns, and who runs, if wanted."""
-    return [entry for entry in live.lineup() if running or entry.state == "waiting"]
+class Lists:
+    """Whose turn it was when a list was begun: turns change all the time, and whoever reads page by page must miss nobody who stays."""
+
+    def __init__(self) -> None:
+        #: Name of a list -> ids of requests. Bounded: by _LISTS, the one that was not read for longest goes.
+        self._lists: OrderedDict[str, list[str]] = OrderedDict()
+
+    def keep(self, ids: list[str]) -> str:
+        """The cursor of the first page."""
+        name = secrets.token_hex(8)
+        self._lists[name] = ids
+        while len(self._lists) > _LISTS:
+            self._lists.popitem(last=False)
+        return f"{name}.0"
+
+    def page(self, cursor: str, limit: int) -> tuple[list[str], str | None]:
+        """Ids of one page, and the cursor of the next. Raises BadRequest when the list is not kept any more."""
+        name, at = cursor.split(".") if re.fullmatch(r"[0-9a-f]{16}\.[0-9]{1,9}", cursor, re.ASCII) else ("", "0")
+        ids = self._lists.get(name)
+        if ids is None:
+            raise BadRequest("This list is not kept any more.", param="cursor", hint="begin again, without a cursor")
+        self._lists.move_to_end(name)
+        end = int(at) + limit
+        return ids[int(at) : end], f"{name}.{end}" if end < len(ids) else None
+
+
+async def listing(live: Live, lists: Lists, wanted: Wanted, *, cursor: str | None, limit: int) -> Page[Entry]:
+    """Who waits in the order of their turns, then who runs, as it was when the first page was asked for; a later page knows what was
+    wanted, and leaves out who is gone. Raises BadRequest."""
+    if cursor is None:
+        ids = await live.ranking(wanted)
+        following = None
+        if len(ids) > limit:
+            ids, following = lists.page(lists.keep(ids), limit)
+    else:
+        ids, following = lists.page(cursor, limit)
+    return Page(await live.places_of(ids), following)
 
 
 def entry(live: Live, request_id: str) -> Entry:
@@ -23,10 +65,10 @@ def entry(live: Live, request_id: str) -> Entry:
 
 
 async def cancel(database: Database, actor: str, live: Live, request_id: str) -> Entry:
-    """Ends a request that waits or runs; its client hears why. Raises NotFound."""
+    """Ends a request that waits or runs; its client hears why. Raises NotFound, also for one whose client is served or gone already."""
     found = entry(live, request_id)
     if not live.cancel_request(request_id):
-        raise _unknown(request_id)
+        raise NotFound(f"Request {request_id!r} is over; its slot is about to be free.")
     await _note(database, actor, "queue.cancel", request_id, key=found.key_id, model=found.model)
     return found
 

@@ -91,6 +91,12 @@ class DeadLetters:
             return "too_large"
         return "crowded" if self._held + size > MOST_BYTES else ""
 
+    def _said(self, wrong: errors.MindGWError) -> str:
+        """What went wrong, in words: an engine's own may quote the prompt or the answer, and are kept only where bodies are."""
+        if isinstance(wrong, errors.UpstreamError) and not self.keep_body:
+            return type(wrong)().message
+        return wrong.message
+
     def _letter(
         self, row: Entry, wrong: errors.MindGWError, attempts: Sequence[tuple[str, str]], end_user: str, size: int, note: str
     ) -> Letter:
@@ -108,7 +114,7 @@ class DeadLetters:
             fault=_fault(wrong),
             status=wrong.status,
             code=wrong.code,
-            message=_clean(wrong.message),
+            message=_clean(self._said(wrong)),
             attempts=[{"worker": worker, "outcome": outcome} for worker, outcome in attempts],
             started_at=row.started_at,
             failed_at=self._today(),

@@ -84,6 +84,8 @@ class Stats(Struct, frozen=True, kw_only=True):
     paused: bool
     #: Models that are paused beside that.
     paused_models: list[str]
+    #: Those of them that no connected worker announces now: a name that is not quite right pauses nobody.
+    paused_unserved: list[str] = []
 
 
 class Request(Protocol):
@@ -132,8 +134,12 @@ def entries(requests: Iterable[Request], queue: Queue, used: Used, now: float) -
     view = View(queue, used, now)
     known = {ticket.id: (ticket, request) for request in requests if (ticket := request.ticket) is not None}
     first = (known[ticket.id] for ticket in turns(queue) if ticket.id in known)
-    found = [view.entry(ticket, request) for ticket, request in islice(first, MOST)]
+    found = sorted((view.entry(ticket, request) for ticket, request in islice(first, MOST)), key=_place)
     return found + [view.entry(ticket, request) for ticket, request in islice((pair for pair in known.values() if pair[0].running), MOST)]
+
+
+def _place(entry: Entry) -> tuple[int, float]:
+    return entry.position, -entry.waited_s
 
 
 async def ranking(requests: Iterable[Request], queue: Queue, wanted: Wanted) -> list[str]:
@@ -175,8 +181,8 @@ def find(requests: Iterable[Request], queue: Queue, used: Used, now: float, requ
     return View(queue, used, now).entry(*found) if found is not None else None
 
 
-def stats(queue: Queue, running: int, now: float) -> Stats:
-    """The queue in numbers."""
+def stats(queue: Queue, running: int, served: Callable[[str], bool], now: float) -> Stats:
+    """The queue in numbers; `served` says whether a connected worker has a model."""
     wrong = sorted(queue.pace.errors)
     return Stats(
         waiting=queue.waiting,
@@ -189,6 +195,7 @@ def stats(queue: Queue, running: int, now: float) -> Stats:
         bytes=queue.held,
         paused=queue.paused,
         paused_models=sorted(queue.paused_models),
+        paused_unserved=sorted(model for model in queue.paused_models if not served(model)),
     )
 
 

@@ -19,6 +19,7 @@ from mindgw.clock import utcnow
 from mindgw.config import Config
 from mindgw.control import dead_letters
 from mindgw.control.feed import Feed
+from mindgw.control.queue import Lists
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
 from mindgw.gateway.auth import Auth
@@ -79,7 +80,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: meter.unwritten)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify = pipeline.identify
-    state.feed = Feed(pipeline)
+    state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     doors = [
         _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),

@@ -1,6 +1,8 @@
 """/api/v1/dead-letters"""
 
-from litestar import delete, get, post
+from typing import Any
+
+from litestar import Request, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
@@ -10,6 +12,7 @@ from mindgw.control.pages import Page
 from mindgw.control.sealing import Safe
 from mindgw.server.management.guard import Office
 from mindgw.server.management.pages import Cursor, Limit
+from mindgw.server.management.presence import while_connected
 
 
 @get("/dead-letters")
@@ -25,10 +28,13 @@ async def show_letter(state: Office, letter: FromPath[str]) -> LetterView:
 
 
 @post("/dead-letters/{letter:str}/retry", status_code=200)
-async def retry_letter(state: Office, letter: FromPath[str], actor: NamedDependency[str]) -> Retried:
-    """Run the request again on behalf of its key, in its turn; the answer comes in one piece, however long it takes. 409 `no_body`: its
-    body was not kept; `key_not_good`: its key was revoked or has expired."""
-    return await dead_letters.retry(state.database, Safe(state.secrets.sealing), actor, state.pipeline, letter)
+async def retry_letter(state: Office, request: Request[Any, Any, Any], letter: FromPath[str], actor: NamedDependency[str]) -> Retried:
+    """Run the request again on behalf of its key, in its turn; the answer comes in one piece, however long it takes, and whoever hangs up
+    ends it. 409 `no_body`: its body was not kept; `key_not_good`: its key was revoked or has expired; `retry_under_way`: it is being run
+    again at this moment."""
+    safe = Safe(state.secrets.sealing)
+    retrying = dead_letters.retry(state.database, safe, actor, state.pipeline, state.retrying, letter)
+    return await while_connected(request.receive, retrying)
 
 
 @delete("/dead-letters/{letter:str}", status_code=200)

@@ -13,6 +13,7 @@ from litestar.params import HeaderParameter
 from mindgw.config import Config
 from mindgw.control.feed import Feed
 from mindgw.control.live import Live
+from mindgw.control.queue import Lists
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store.database import Database
@@ -33,6 +34,10 @@ class Office(State):
     database: Database
     pipeline: Live
     feed: Feed
+    #: Lists of the queue that are read page by page.
+    lists: Lists
+    #: Letters that are being run again.
+    retrying: set[str]
     secrets: Secrets
     config: Config
     #: Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys.

@@ -1,28 +1,50 @@
 """/api/v1/queue"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import delete, get, post
-from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, JSONBody
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
 from mindgw.control import queue
 from mindgw.control.pages import Page
-from mindgw.control.queue import Entry, Stats
+from mindgw.control.queue import Entry, Stats, Wanted
+from mindgw.errors import BadRequest
 from mindgw.server.management.guard import Office
+from mindgw.server.management.pages import Cursor, Limit
 
 
-class Which(Struct, frozen=True, forbid_unknown_fields=True):
+class Paused(Struct, frozen=True, forbid_unknown_fields=True):
     """What is paused or resumed; an empty model is all of them."""
 
     model: Annotated[str, Meta(max_length=512)] = ""
 
 
-@get("/queue")
-async def list_queue(state: Office, running: FromQuery[bool] = False) -> Page[Entry]:
-    """Who waits, in the order of their turns, and why."""
-    return Page(queue.entries(state.pipeline, running=running))
+def _only(name: str, what: str) -> Any:
+    return QueryParameter(name=name, max_length=512, description=f"Only {what}.")
+
+
+async def wanted(
+    running: Annotated[bool, QueryParameter(name="running", description="As `state` all.")] = False,
+    which: Annotated[str, QueryParameter(name="state", description="waiting, running or all; waiting, when not given.")] = "",
+    model: Annotated[str, _only("model", "requests for this model")] = "",
+    team: Annotated[str, _only("team", "those of the team of this name")] = "",
+    user: Annotated[str, _only("user", "those of this person, or of this end user behind a trusted proxy")] = "",
+    key: Annotated[str, _only("key", "those of the key of this id or name")] = "",
+) -> Wanted:
+    """What a list of the queue is to have. Raises BadRequest."""
+    if which not in {"", "waiting", "running", "all"}:
+        raise BadRequest("state must be waiting, running or all.", param="state")
+    state = which or ("all" if running else "waiting")
+    return Wanted(state="" if state == "all" else state, model=model, team=team, user=user, key=key)
+
+
+@get("/queue", dependencies={"wanted": Provide(wanted)})
+async def list_queue(state: Office, wanted: NamedDependency[Wanted], cursor: Cursor = None, limit: Limit = 1000) -> Page[Entry]:
+    """Who waits, in the order of their turns, and why; then who has a slot, if wanted. Pages show the order in which they stood when the
+    first one was asked for, without those who are gone by then."""
+    return await queue.listing(state.pipeline, state.lists, wanted, cursor=cursor, limit=limit)
 
 
 @get("/queue/stats")
@@ -50,13 +72,13 @@ async def bump_entry(state: Office, entry: FromPath[str], actor: NamedDependency
 
 
 @post("/queue/pause", status_code=200)
-async def pause_queue(state: Office, data: JSONBody[Which], actor: NamedDependency[str]) -> Stats:
+async def pause_queue(state: Office, data: JSONBody[Paused], actor: NamedDependency[str]) -> Stats:
     """Give nobody a slot, of one model or at all; requests that run go on."""
     return await queue.pause(state.database, actor, state.pipeline, data.model)
 
 
 @post("/queue/resume", status_code=200)
-async def resume_queue(state: Office, data: JSONBody[Which], actor: NamedDependency[str]) -> Stats:
+async def resume_queue(state: Office, data: JSONBody[Paused], actor: NamedDependency[str]) -> Stats:
     """End a pause; without a model all of them."""
     return await queue.resume(state.database, actor, state.pipeline, data.model)
 
