@@ -458,3 +458,92 @@ async def test_a_second_cancel_does_not_wait_for_the_engine():
             task.cancel()
             await asyncio.wait([task], timeout=0.05)
         assert (task.cancelled(), engine.running) == (True, 0)
+
+
+# -- receipts ------------------------------------------------------------------------------------------------------------
+
+
+async def cut(handler, ready, body=STREAM, kind: type[Engine] = Vllm, *, full: bool = False) -> Kept:
+    """Carry a request to a FAKE engine with this handler and cancel it once it is `ready`; a `full` outlet takes one piece."""
+    async with fake_engine({f"POST {CHAT}": handler}) as url, open_session() as session:
+        engine, out = kind(Client(session, url), slots=3), Kept()
+        if full:
+            out.gate.clear()
+        task = asyncio.create_task(carry(engine, Ask(CHAT, body), out))
+        await out.until(ready)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE)
+    return out
+
+
+async def test_whatever_reached_the_engine_and_came_to_an_end_has_a_receipt_that_says_the_same():
+    for handler, body in [(streams(*GOOD), STREAM), (says(ANSWER), PLAIN), (says({"error": {"message": "no"}}, 400), PLAIN)]:
+        out = await sent(handler, body)
+        assert out.billed == out.end
+        assert out.end.outcome == "done"
+
+
+async def test_what_failed_has_a_receipt_when_something_was_made():
+    out = await sent(streams(chunk("a"), chunk("b")))
+    assert out.billed == out.end
+    assert (out.end.outcome, out.end.usage.completion, out.end.events, out.end.bytes) == ("failed", 2, 2, len(out.body))
+    assert (await sent(streams())).billed is None
+
+
+async def test_who_was_busy_or_refused_has_none():
+    out = await sent(says({"error": {"message": "busy"}}, 503))
+    assert (out.end.outcome, out.billed) == ("busy", None)
+    out = await sent(says(ANSWER), b"no JSON")
+    assert (out.status, out.billed) == (400, None)
+
+
+async def test_of_an_aborted_answer_counts_what_was_handed_over():
+    hold = asyncio.Event()
+    out = await cut(silent(chunk("a"), chunk("b"), chunk("c"), hold=hold), lambda kept: kept.body.count(b"data:") == 3)
+    assert out.billed == out.end
+    assert (out.end.usage.completion, out.end.usage.source, out.end.events, out.end.bytes) == (3, "counted", 3, len(out.body))
+    hold.set()
+
+
+async def test_of_an_answer_that_is_cut_within_a_run_only_whole_runs_count():
+    """The first piece of it has left, and the tunnel takes no more."""
+    hold = asyncio.Event()
+    big = chunk("x" * 3 * exchange.PIECE)
+    out = await cut(silent(big, hold=hold), lambda kept: bool(kept.pieces), full=True)
+    assert (out.end.usage.completion, out.end.events, out.end.bytes) == (0, 0, exchange.PIECE)
+    hold.set()
+
+
+async def test_the_engines_own_count_stands_when_all_of_it_was_handed_over():
+    hold = asyncio.Event()
+    counted = chunk("a", usage={"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12})
+    out = await cut(silent(counted, hold=hold), lambda kept: bool(kept.pieces))
+    assert (out.end.usage.prompt, out.end.usage.completion, out.end.usage.source) == (7, 5, "engine")
+    hold.set()
+
+
+async def test_of_an_answer_in_one_piece_that_never_came_only_the_prompt_counts():
+    """vLLM is asked for a stream, which is folded: its events were handed to nobody."""
+    hold, asked = asyncio.Event(), asyncio.Event()
+    inner = silent(chunk("a"), chunk("b"), USAGE, hold=hold)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        return await inner(request)
+
+    async with fake_engine({f"POST {CHAT}": handler}) as url, open_session() as session:
+        out = Kept()
+        engine = Vllm(Client(session, url), slots=3)
+        task = asyncio.create_task(carry(engine, Ask(CHAT, PLAIN), out))
+        await asyncio.wait_for(asked.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            while engine.running == 0:
+                await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, PATIENCE)
+        hold.set()
+    assert out.billed == out.end
+    assert out.end.usage.prompt > 0
+    assert (out.end.usage.completion, out.end.usage.source, out.end.events, out.end.bytes) == (0, "counted", 0, 0)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mindgw_agent import engines, errors, identity, serve
+from mindgw_agent import engines, errors, identity, serve, status
 from mindgw_agent.engines.client import open_session
 from mindgw_agent.offer import NoEngine, Offer
 from mindgw_agent.settings import Settings, StateDir
-from mindgw_agent.wire import EngineReport, Gpu, Model
+from mindgw_agent.wire import Close, EngineReport, Gpu, Model, Usage
 from tests.agent.carrying import fake_engine, says
 from tests.agent.gateway import Gateway, gateway
 
@@ -130,7 +131,7 @@ async def carry(engine, request, out) -> None:
 
 
 @asynccontextmanager
-async def serving(directory: Path, **more) -> AsyncIterator[tuple[Gateway, StateDir, "asyncio.Task[int]"]]:
+async def serving(directory: Path, doing=carry, **more) -> AsyncIterator[tuple[Gateway, StateDir, "asyncio.Task[int]"]]:
     """An enrolled agent whose link to a gateway is up."""
     async with gateway(b"") as server:
         state = StateDir(directory)
@@ -138,7 +139,7 @@ async def serving(directory: Path, **more) -> AsyncIterator[tuple[Gateway, State
         fields = {"servers": [server.root], "server_identity": identity.public_half(server.identity)}
         settings = msgspec.structs.replace(settings_for(), **fields)
         state.save(settings)
-        task = asyncio.create_task(serve.serve(state, settings, Offer(here, carry, **more)))
+        task = asyncio.create_task(serve.serve(state, settings, Offer(here, doing, **more)))
         try:
             await server.until(lambda: server.link is not None)
             yield server, state, task
@@ -198,3 +199,55 @@ async def test_a_cancelled_agent_is_no_agent_that_drained(tmp_path):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_a_disk_that_is_full_is_told_to_the_server_and_to_people_until_it_is_not(tmp_path, caplog, monkeypatch):
+    """The link stays up: nothing that is answered now could be billed."""
+    caplog.set_level(logging.INFO, "mindgw.agent")
+    monkeypatch.setattr(serve, "PROBE_EVERY", 0.02)
+    monkeypatch.setattr(serve, "PROBE_SOONEST", 0.01)
+    real = os.pwrite
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    async def pays(engine, request, out) -> None:
+        close = Close("done", usage=Usage(1, 2), status=200)
+        out.bill(close)
+        out.close(close)
+
+    async with serving(tmp_path, doing=pays) as (server, state, _):
+        monkeypatch.setattr(os, "pwrite", full)
+        assert (await asyncio.wait_for(server.ask().close, 5)).outcome == "done"
+        await server.until(lambda: not server.reports[-1].engines[0].healthy)
+        assert "No space left" in server.reports[-1].engines[0].error
+        assert (await asyncio.wait_for(server.ask().close, 5)).code == "draining"
+        await shown(state, lambda seen: seen.receipts == 1 and "No space left" in seen.error)
+        monkeypatch.setattr(os, "pwrite", real)
+        await server.until(lambda: server.reports[-1].engines[0].healthy and server.kept)
+        await shown(state, lambda seen: (seen.receipts, seen.error) == (0, ""))
+    assert "receipts are kept again" in caplog.text
+    assert state.outbox_file.stat().st_mode & 0o777 == 0o600
+    state.forget()
+    assert not state.outbox_file.exists()
+
+
+async def shown(state: StateDir, true) -> None:
+    """Until the status of the running agent says so."""
+    async with asyncio.timeout(10):
+        while not true(status.read(state)):
+            await asyncio.sleep(0.01)
+
+
+async def test_an_agent_that_served_before_and_lost_its_receipts_says_so(tmp_path):
+    async with serving(tmp_path) as (server, state, task):
+        await server.until(lambda: server.batches)
+        assert server.batches[0].gap == ""
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        state.outbox_file.unlink()
+        again = asyncio.create_task(serve.serve(state, state.load(), Offer(here, carry)))
+        await server.until(lambda: server.batches[-1].gap == "the outbox was missing")
+        assert server.batches[-1].clear
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
