@@ -26,6 +26,8 @@ __all__ = ["COLUMNS", "GENESIS", "Committed", "Draw", "Entry", "Raced", "Writer"
 
 #: What the first chain of all starts from.
 GENESIS = chain.genesis("ledger")
+#: In place of the number of a commit: one of another epoch's, the one that is being made.
+OTHERS, OWN = -1, 0
 #: How a violation of uniqueness is called: by Postgres, and by SQLite (of a UNIQUE, of a primary key).
 _TAKEN = ("23505", 2067, 1555)
 
@@ -120,25 +122,26 @@ async def _sorted_out(session: AsyncSession, writer: Writer, entries: Sequence[E
     there = await _there(session, writer, entries) if entries else {}
     for entry in entries:
         slot = entry.slot
-        if there.get(slot, 0) > writer.seq:
+        if there.get(slot, OWN) > writer.seq:
             batch.written.append(entry)
-        elif slot in there or slot in told:
+        elif slot in there:
             batch.known.append(entry)
-            if entry.draws and slot not in told and not entry.recovered and entry.outcome != LEASE:
+            # what this epoch wrote took its draws with it; what another one wrote left this one's lease alone
+            if there[slot] == OTHERS and entry.draws and slot not in told and not entry.lease_epoch:
                 batch.drawn.append(entry)
         else:
             batch.fresh.append(entry)
-            there[slot] = 0
+            there[slot] = OWN
     return batch
 
 
 async def _there(session: AsyncSession, writer: Writer, entries: Iterable[Entry]) -> dict[tuple[str, int, str], int]:
-    """Slots of these requests that are taken: by which commit of the writer's own epoch, 0 for one of another's."""
+    """Slots of these requests that are taken: by which commit of the writer's own epoch, `OTHERS` for one of another's."""
     row = LEDGER.c
     asked = dict.fromkeys(entry.request_id for entry in entries)
     query = select(row.request_id, row.attempt, row.kind, row.epoch, row.seq).where(budgets.among(session, row.request_id, asked))
     rows = await (await session.connection()).execute(query)
-    return {slot(id, attempt, kind): seq if epoch == writer.epoch else 0 for id, attempt, kind, epoch, seq in rows}
+    return {slot(id, attempt, kind): seq if epoch == writer.epoch else OTHERS for id, attempt, kind, epoch, seq in rows}
 
 
 async def _write(session: AsyncSession, writer: Writer, batch: _Batch, entries: Sequence[Entry]) -> bytes:
