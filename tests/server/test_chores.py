@@ -13,6 +13,7 @@ from sqlmodel import select
 
 from mindgw import config
 from mindgw.control import secrets, setup
+from mindgw.errors import Draining
 from mindgw.gateway.auth import Auth
 from mindgw.server import app as assembly
 from mindgw.server.app import build
@@ -179,7 +180,7 @@ async def test_when_a_key_was_used_is_written_once_the_database_is_back(tmp_path
     auth = Auth(lambda id: None, {}, lambda: earlier)
     auth.keep({"id": earlier})
     away = Database(f"sqlite:///{tmp_path}/nothing/here.db")
-    with pytest.raises(OperationalError):
+    with pytest.raises(Draining):
         await assembly._touch(auth, away)()
     await away.close()
     assert auth.used() == {"id": earlier}
@@ -201,7 +202,7 @@ async def test_a_bad_row_is_set_aside_in_full_and_the_others_are_written(databas
 
 async def test_a_database_that_is_away_is_no_fault_of_the_rows(tmp_path, caplog):
     away = Database(f"sqlite:///{tmp_path}/nothing/here.db")
-    with pytest.raises(OperationalError):
+    with pytest.raises(Draining):
         await appending(away)([row(i) for i in range(5)])
     await away.close()
     assert "set aside" not in caplog.text

@@ -18,12 +18,13 @@ import aiosqlite
 from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.errors import ConfigError
+from mindgw.errors import ConfigError, Draining
 from mindgw.store import schema
 
 T = TypeVar("T")
@@ -31,6 +32,9 @@ T = TypeVar("T")
 READERS = 4
 #: Connections to Postgres of one server process.
 POSTGRES_POOL = 10
+#: Seconds for Postgres to have a connection ready for whoever needs one, and to answer one statement.
+REACH = 5.0
+ANSWER = 30.0
 #: Key of the advisory lock that keeps two servers from migrating one Postgres at once: "mindgw" in ASCII.
 MIGRATION_LOCK = 0x6D696E646777
 
@@ -45,6 +49,13 @@ _PRAGMAS = (
     "mmap_size=134217728",
     "journal_size_limit=67108864",
 )
+
+#: SQLite: busy, locked, I/O error, full, cannot be opened; and what is so for a writer alone: read-only.
+_AWAY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN})
+_UNWRITABLE = frozenset({sqlite3.SQLITE_READONLY})
+#: Classes of SQLSTATE: no connection, no room or memory, shut down; and a standby, for a writer.
+_AWAY_STATES = ("08", "53", "57P0")
+_STANDBY = "25006"
 
 #: What SQLite keeps beside a file: what is not in it yet, and who reads how far.
 _LOGS = ("-wal", "-shm")
@@ -78,7 +89,7 @@ class Database:
         #: Folder for the copy that is made before a migration; used for SQLite only.
         self.backups = backups or (self.file.parent / "backups" if self.file else None)
         #: Engine whose transactions may write.
-        self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else _postgres(self.url)
+        self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else self._pooled()
         #: Engine whose transactions cannot write and see one moment.
         self._reader = (
             _sqlite(self.url, "query_only=ON", begin="BEGIN", pool_size=READERS, max_overflow=0)
@@ -103,23 +114,45 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one moment of the database and cannot write. Waits for a free reader."""
-        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+        """A session that sees one moment of the database and cannot write. Waits for a free reader. Raises Draining
+        (database_unavailable) when the database is away, then or in the middle."""
+        async with self._session(self._reader) as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session whose work is committed when the block ends well and undone when it raises. On SQLite one block runs at a
-        time, so nothing slow (no network, no file) belongs inside."""
-        async with AsyncSession(self._writer, expire_on_commit=False) as session, session.begin():
-            await session.connection()  # take the write lock now, before anything is read under it
+        time, so nothing slow (no network, no file) belongs inside. Raises as `read`, also for a disk that is full or read-only; the
+        work may be there all the same when that happens at the end of the block."""
+        async with self._session(self._writer, writes=True) as session:
             yield session
+
+    @contextlib.asynccontextmanager
+    async def _session(self, engine: AsyncEngine, *, writes: bool = False) -> AsyncIterator[AsyncSession]:
+        try:
+            async with AsyncSession(engine, expire_on_commit=False) as session, contextlib.AsyncExitStack() as stack:
+                if writes:
+                    await stack.enter_async_context(session.begin())
+                await self._reach(session)  # takes the write lock of SQLite, before anything is read under it
+                yield session
+        except (DBAPIError, TimeoutError, NoConnection) as error:
+            if isinstance(error, DBAPIError) and not _is_away(error, writes):
+                raise
+            raise _away() from error
+
+    async def _reach(self, session: AsyncSession) -> None:
+        try:
+            async with asyncio.timeout(None if self.file else REACH):
+                await session.connection()
+        except (OSError, _driver_error(self._reader)) as error:  # what SQLAlchemy does not wrap
+            raise _away() from error
 
     async def look(self, at: Callable[[Connection], T]) -> T:
         """What a function finds that reads on a plain connection. Raises ConfigError when the database cannot be reached."""
         async with contextlib.AsyncExitStack() as stack:
             try:
-                connection = await stack.enter_async_context(self._reader.connect())
+                async with asyncio.timeout(None if self.file else REACH):
+                    connection = await stack.enter_async_context(self._reader.connect())
             # TypeError and ValueError: what the driver makes of an option in the address that it does not know
             except (OSError, SQLAlchemyError, _driver_error(self._reader), TypeError, ValueError) as error:
                 raise self._unusable("open", error) from error
@@ -133,8 +166,11 @@ class Database:
         return None if self.file and not self.file.exists() else await self.look(schema.current)
 
     async def at_head(self) -> bool:
-        """Whether the database is the one that this release works with."""
-        return await self.revision() == schema.head()
+        """Whether the database is there, and the one that this release works with."""
+        try:
+            return await self.revision() == schema.head()
+        except ConfigError:
+            return False
 
     async def migrate(self) -> Path | None:
         """Brings the database to head; several processes may call it at once. Returns the copy of the SQLite file that was made
@@ -168,12 +204,19 @@ class Database:
     async def _run(self, verb: str, target: str) -> None:
         # loaded by name on the one path that needs it: Alembic takes a second to import
         migration = importlib.import_module("mindgw.store.migration")
-        engine = _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", poolclass=NullPool) if self.file else self._writer
-        async with engine.begin() as connection:
-            await connection.run_sync(_lock)
-            await connection.run_sync(getattr(migration, verb), target)
-        if self.file:
+        patient = {"poolclass": NullPool}  # a migration takes as long as it takes
+        engine = (
+            _sqlite(self.url, "foreign_keys=OFF", begin="BEGIN IMMEDIATE", **patient) if self.file else _postgres(self.url, None, **patient)
+        )
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_lock)
+                await connection.run_sync(getattr(migration, verb), target)
+        finally:
             await engine.dispose()
+
+    def _pooled(self) -> AsyncEngine:
+        return _postgres(self.url, ANSWER, pool_size=POSTGRES_POOL, max_overflow=0)
 
     def _unusable(self, verb: str, error: Exception) -> ConfigError:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
@@ -241,9 +284,26 @@ def _driver_error(engine: AsyncEngine) -> type[Exception]:
     return driver.PostgresError if driver else sqlite3.Error
 
 
-def _postgres(url: URL) -> AsyncEngine:
+def _is_away(error: DBAPIError, writes: bool) -> bool:
+    """Whether the database, and not what was asked of it, is why a statement failed."""
+    if error.connection_invalidated:
+        return True
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in (_AWAY | _UNWRITABLE if writes else _AWAY)
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return state.startswith(_AWAY_STATES) or (writes and state == _STANDBY)
+
+
+def _away() -> Draining:
+    hint = "try again; the server's log says why the database does not answer"
+    return Draining("The database does not answer at the moment.", code="database_unavailable", retry_after=2, hint=hint)
+
+
+def _postgres(url: URL, patience: float | None, **options: Any) -> AsyncEngine:
     settings = {"application_name": "mindgw", "timezone": "UTC"}
-    return create_async_engine(url, pool_size=POSTGRES_POOL, max_overflow=0, pool_pre_ping=True, connect_args={"server_settings": settings})
+    connect = {"server_settings": settings, "timeout": REACH, "command_timeout": patience}
+    return create_async_engine(url, pool_pre_ping=True, connect_args=connect, **options)
 
 
 async def _open(*arguments: Any, **options: Any) -> aiosqlite.Connection:
