@@ -34,6 +34,8 @@ ROUTES = [
     ("GET", "/queue"), ("GET", "/queue/stats"), ("GET", "/queue/x"), ("DELETE", "/queue/x"),
     ("POST", "/queue/x/bump"), ("POST", "/queue/pause"), ("POST", "/queue/resume"),
     ("GET", "/dead-letters"), ("GET", "/dead-letters/x"), ("DELETE", "/dead-letters/x"), ("POST", "/dead-letters/x/retry"),
+    ("GET", "/quotas"), ("PUT", "/quotas"), ("DELETE", "/quotas"), ("POST", "/quotas/reset"), ("GET", "/usage"),
+    ("GET", "/ledger"), ("GET", "/ledger/verify"), ("GET", "/receipts"),
 ]  # fmt: skip
 
 

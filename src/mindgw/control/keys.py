@@ -96,7 +96,7 @@ async def listing(database: Database, *, after: str | None = None, limit: int) -
 async def show(database: Database, reference: str) -> KeyView:
     """`reference` is an id or a name. Raises NotFound, and Conflict when several good keys have that name."""
     async with database.read() as session:
-        (view,) = await _views(session, [await _find(session, reference)])
+        (view,) = await _views(session, [await find(session, reference)])
         return view
 
 
@@ -104,7 +104,7 @@ async def revoke(database: Database, actor: str, reference: str, revoked: Callab
     """Ends a key; a second time changes nothing. Raises NotFound, Conflict, PreconditionFailed. The callback runs once the key is dead
     on the disk."""
     async with database.write() as session:
-        found = await _find(session, reference)
+        found = await find(session, reference)
         fresh = found.revoked_at is None
         row = await keys.revoke(session, found.id, clock.utcnow(), version=version)
         if fresh:
@@ -120,7 +120,8 @@ def _clean(name: str) -> str:
     return name.strip()
 
 
-async def _find(session: AsyncSession, reference: str) -> Key:
+async def find(session: AsyncSession, reference: str) -> Key:
+    """A key by its id, or a good one by its name. Raises NotFound, Conflict."""
     row = await keys.get(session, reference)
     if row is not None:
         return row

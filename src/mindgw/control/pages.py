@@ -11,11 +11,12 @@ class Named(Protocol):
     def id(self) -> str: ...
 
 
+T = TypeVar("T")
 V = TypeVar("V", bound=Named)
 
 
-class Page(Struct, Generic[V], frozen=True):
-    items: list[V]
+class Page(Struct, Generic[T], frozen=True):
+    items: list[T]
     #: `cursor` of the next page; None: this was the last one.
     next: str | None = None
 

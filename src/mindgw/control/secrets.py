@@ -1,6 +1,7 @@
 """What a server must never lose nor show: its identity, its CA, the pepper of its keys. Plain files of mode 0600 in the data directory."""
 
 import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class Secrets(msgspec.Struct, frozen=True):
     def fingerprint(self) -> str:
         """Short name of the identity, for people and for the store of credentials."""
         return hashlib.sha256(self.public_identity).hexdigest()[:32]
+
+    @property
+    def chain_key(self) -> bytes:
+        """Key of the links of the ledger."""
+        return hmac.digest(self.sealing, b"chain of the ledger", "sha256")
 
     @property
     def ca_pin(self) -> bytes:

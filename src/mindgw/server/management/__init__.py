@@ -12,11 +12,11 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from mindgw.core.payload import plain
 from mindgw.errors import BadRequest, NotFound
 from mindgw.server import problems
-from mindgw.server.management import dead_letters, events, guard, join_tokens, keys, models, queue, status, workers
+from mindgw.server.management import dead_letters, events, guard, join_tokens, keys, ledger, models, queue, quotas, status, usage, workers
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, status)
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, usage, ledger, status)
 
 
 def router() -> Router:

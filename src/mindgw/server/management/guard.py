@@ -42,6 +42,10 @@ class Office(State):
     config: Config
     #: Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys.
     identify: Callable[[list[tuple[bytes, bytes]]], Awaitable[Caller]]
+    #: Has the running gateway read its limits again.
+    quotas_changed: Callable[[], Awaitable[object]]
+    #: Whether the ledger is being checked.
+    verifying: bool
 
 
 async def admit(office: Office, headers: list[tuple[bytes, bytes]]) -> Caller:
