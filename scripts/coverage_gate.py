@@ -14,7 +14,7 @@ from typing import Any
 PURE = (
     "mindgw/core/*.py",
     "mindgw/core/*/*.py",
-    *(f"mindgw_agent/{name}.py" for name in ("aggregate", "flow", "payload", "session", "sse", "tokens", "wire")),
+    *(f"mindgw_agent/{name}.py" for name in ("aggregate", "flow", "payload", "receipt", "records", "session", "sse", "tokens", "wire")),
 )
 
 #: Percent asked of every other room.

@@ -12,7 +12,7 @@ from tests.house import ROOT, called, code, named, parsed
 OURS = {"mindgw", "mindgw_agent"}
 #: Parts of the standard library that a pure room has no use for: they do I/O or wait.
 IMPURE = {"asyncio", "logging", "selectors", "socket", "sqlite3", "ssl", "subprocess", "http.client", "urllib.request"}
-PURE_ROOMS = [f"mindgw_agent.{name}" for name in ("aggregate", "flow", "payload", "session", "sse", "tokens", "wire")]
+PURE_ROOMS = [f"mindgw_agent.{name}" for name in ("aggregate", "flow", "payload", "receipt", "records", "session", "sse", "tokens", "wire")]
 SERVER_ONLY = {"aiosqlite", "alembic", "asyncpg", "litestar", "mindgw", "pydantic", "sqlalchemy", "sqlmodel", "textual", "uvicorn"}
 
 

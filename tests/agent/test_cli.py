@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import trustme
 
-from mindgw_agent import identity
+from mindgw_agent import identity, status
 from mindgw_agent.cli import main
 from mindgw_agent.settings import Settings, StateDir
 from tests.agent.carrying import fake_engine, says
@@ -356,9 +356,11 @@ async def test_leaving_tells_the_server_and_removes_the_identity(tmp_path: Path,
 async def test_leaving_works_when_the_server_is_gone_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with world(tmp_path) as server:
         await typed("agent", "join", (await server.token()).encode(), "--name", "gpu", "--enroll-only", "--state-dir", tmp_path / "a")
+    status.write(StateDir(tmp_path / "a"), status.Status(receipts=3))
     assert await typed("agent", "leave", "--state-dir", tmp_path / "a") == 0
     said = capsys.readouterr().err
     assert "could not be told" in said
+    assert "3 receipts that the server never acknowledged are removed" in said
     assert "mindgw workers remove gpu" in said
     assert StateDir(tmp_path / "a").load() is None
 
@@ -412,7 +414,9 @@ async def test_an_agent_serves_without_its_engine_tells_its_status_and_drains_on
             found = json.loads(capsys.readouterr().out)
             assert (found["tunnel"], found["up"], found["engine"]["healthy"], found["pid"]) == ("ready", False, False, agent.pid)
             assert await typed("agent", "status", "--state-dir", tmp_path) == 3
-            assert "not healthy" in capsys.readouterr().out
+            said = capsys.readouterr().out
+            assert "not healthy" in said
+            assert "receipts waiting: 0" in said
             assert await typed("agent", "run", "--state-dir", tmp_path) == 7
             assert "already serves" in capsys.readouterr().err
             agent.send_signal(signal.SIGTERM)

@@ -122,7 +122,7 @@ def run(state_dir: StateOption = None, verbose: VerboseOption = False) -> int:
 def status(ctx: typer.Context, state_dir: StateOption = None, as_json: JsonOption = False) -> int:
     """Does the agent on this machine serve? Exit code 3 when it does not.
 
-    Shows tunnel, engine, models, slots and the last error.
+    Shows tunnel, engine, models, slots, receipts that wait for the server, and the last error.
     """
     import msgspec
 
@@ -145,6 +145,7 @@ def leave(state_dir: StateOption = None) -> int:
     """
     from mindgw_agent import join as joining
     from mindgw_agent.settings import StateDir
+    from mindgw_agent.status import read
 
     state = StateDir(state_dir)
     try:
@@ -165,6 +166,8 @@ def leave(state_dir: StateOption = None) -> int:
         _say(f"! the server could not be told: {error.message}\n  on the server: mindgw workers remove {settings.name}")
     else:
         _say(f"✓ {settings.servers[0]} forgot {settings.name}")
+    if waiting := read(state).receipts:
+        _say(f"! {waiting} receipts that the server never acknowledged are removed, too")
     state.forget()
     _say(f"✓ identity removed from {state.path}")
     return 0

@@ -42,7 +42,7 @@ def run(state: StateDir, settings: Settings) -> int:
         return asyncio.run(_run(state, settings))
     except (errors.Dismissed, errors.Occupied) as last:
         with contextlib.suppress(errors.BadState):  # what the server said matters more
-            status.write(state, _farewell(settings, last))
+            status.write(state, _farewell(settings, last, status.read(state).receipts))
         raise
 
 
@@ -230,13 +230,14 @@ def _look(settings: Settings, tunnel: Tunnel) -> status.Status:
     )
 
 
-def _farewell(settings: Settings, last: errors.AgentError) -> status.Status:
+def _farewell(settings: Settings, last: errors.AgentError, receipts: int) -> status.Status:
     """What is left to tell when the server sent this agent away for good."""
     return status.Status(
         agent_id=settings.agent_id,
         name=settings.name,
         tunnel=status.FINAL.get(last.code, "offline"),
         server=settings.servers[0],
+        receipts=receipts,
         error=last.message,
         hint=last.hint,
     )
