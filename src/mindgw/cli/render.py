@@ -127,6 +127,11 @@ class Render:
         if not self.quiet:
             self._line(sys.stderr, redact(_clean(text, keep="\n")))
 
+    def progress(self, text: str) -> None:
+        """How far something is, in place of what was said of it before; on a terminal alone."""
+        if not self.quiet and sys.stderr.isatty() and not self._dumb:
+            print(f"\r{redact(_clean(text))}\x1b[K\r", end="", file=sys.stderr, flush=True)
+
     def success(self, text: str) -> None:
         if not self.quiet:
             self._line(sys.stderr, f"{self._paint('✓', 'green', sys.stderr)} {redact(_clean(text))}")
