@@ -177,12 +177,12 @@ class World:
             return found
 
     def rows(self) -> list[dict[str, Any]]:
-        """The usage rows that are in the database now (SQLite)."""
+        """The rows of the ledger that are in the database now (SQLite)."""
         import sqlite3
 
         with sqlite3.connect(f"file:{self.data_dir / 'mindgw.db'}?mode=ro", uri=True) as db:
             db.row_factory = sqlite3.Row
-            rows = [dict(row) for row in db.execute("select * from usage order by id")]
+            rows = [dict(row) for row in db.execute("select * from ledger order by id")]
         db.close()
         return rows
 
