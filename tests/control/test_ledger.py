@@ -1,0 +1,139 @@
+"""The rows of a request, and the check of the whole ledger with its words on the way."""
+
+import asyncio
+
+import pytest
+
+from mindgw.control import ledger
+from mindgw.control.ledger import Checked, Checking, Wrong
+from mindgw.errors import NotFound
+from mindgw.store import verify
+from mindgw.store.verify import Broken
+from tests.control.world import Place
+from tests.store.books import KEY
+
+
+@pytest.fixture
+async def place(database):
+    return await Place(database).open()
+
+
+async def words(place):
+    return [word async for word in ledger.check(place.database, KEY)]
+
+
+async def test_rows_of_a_request_are_shown_with_names(place):
+    await place.use("r", attempt=1, kind="wasted")
+    await place.use("r", attempt=2, worker_id="", user_id=None, cost=2_000_000)
+    await place.use("other")
+    first, second = (await ledger.entries(place.database, "r")).items
+    assert (first.attempt, first.kind, first.key, first.team, first.user, first.org) == (
+        1,
+        "wasted",
+        "bot",
+        "nlp",
+        "ana@example.org",
+        "default",
+    )
+    assert (first.worker, second.worker, second.user, second.cost_usd) == ("w", "", "", "2.00")
+    assert (second.seq, second.tokens_in, second.tokens_out) == (2, 10, 5)
+    with pytest.raises(NotFound):
+        await ledger.entries(place.database, "nothing")
+
+
+async def test_books_that_are_right_are_told_so(place):
+    await place.use("r1")
+    await place.use("r2")
+    (last,) = await words(place)
+    assert isinstance(last, Checked) and (last.ok, last.broken) == (True, 0)
+    assert {"rows": 2, "commits": 2, "requests": 2}.items() <= last.checked.items()
+
+
+async def test_every_thing_that_is_wrong_is_told(place):
+    await place.use("r1")
+    await place.books.unlock()
+    await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
+    *wrong, last = await words(place)
+    assert [(word.invariant, word.where) for word in wrong] == [("I5", f"commit {place.books.epoch}.1")]
+    assert all(isinstance(word, Wrong) and word.what for word in wrong)
+    assert (last.ok, last.broken) == (False, 1)
+
+
+async def test_another_key_fits_no_chain(place):
+    await place.use("r1")
+    found = [word async for word in ledger.check(place.database, b"x" * 32)]
+    assert found[-1].ok is False and found[0].invariant == "I5"
+
+
+def played(monkeypatch, *steps):
+    """A FAKE of the store's check: yields what is broken, calls what can be called."""
+
+    async def broken(session, key, checked):
+        for step in steps:
+            checked["rows"] += 1
+            if callable(step):
+                await step()
+            else:
+                yield step
+
+    monkeypatch.setattr(verify, "broken", broken)
+
+
+async def test_a_long_check_says_how_far_it_is(place, monkeypatch):
+    monkeypatch.setattr(ledger, "PERIOD", 0.01)
+    go = asyncio.Event()
+    played(monkeypatch, go.wait, Broken("I1", "x", "y"))
+    seen = []
+    async for word in ledger.check(place.database, KEY):
+        seen.append(word)
+        if len(seen) == 3:
+            go.set()
+    assert all(isinstance(word, Checking) and word.checked == {"rows": 1} for word in seen[:3])
+    assert isinstance(seen[-2], Wrong) and seen[-1] == Checked(ok=False, broken=1, checked={"rows": 2})
+
+
+async def test_what_is_wrong_is_told_up_to_a_number_and_counted_beyond_it(place, monkeypatch):
+    monkeypatch.setattr(ledger, "MOST", 3)
+    played(monkeypatch, *[Broken("I4", str(number), "twice") for number in range(10)])
+    *wrong, last = await words(place)
+    assert [word.where for word in wrong] == ["0", "1", "2"] and last.broken == 10
+
+
+async def test_a_check_that_cannot_go_on_raises(place, monkeypatch):
+    async def fail():
+        raise OSError("no disk")
+
+    played(monkeypatch, Broken("I1", "x", "y"), fail)
+    seen = []
+    with pytest.raises(OSError, match="no disk"):
+        async for word in ledger.check(place.database, KEY):
+            seen.append(word)
+    assert [word.where for word in seen] == ["x"]
+
+
+async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
+    ended = asyncio.Event()
+
+    async def wait():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    played(monkeypatch, Broken("I1", "x", "y"), wait)
+    check = ledger.check(place.database, KEY)
+    assert isinstance(await anext(check), Wrong)
+    await check.aclose()
+    assert ended.is_set()
+
+
+async def test_a_real_check_that_is_given_up_leaves_the_database_as_it_was(place, monkeypatch):
+    for number in range(20):
+        await place.use(f"r{number}")
+    await place.books.unlock()
+    await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
+    for _ in range(5):
+        check = ledger.check(place.database, KEY)
+        assert isinstance(await anext(check), Wrong)
+        await check.aclose()
+    assert (await words(place))[-1].broken == 20
