@@ -16,6 +16,7 @@ import msgspec
 import platformdirs
 
 from mindgw import settings_file
+from mindgw.core import price
 from mindgw.errors import ConfigError
 from mindgw.quantities import Duration, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
@@ -101,6 +102,13 @@ class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aging: Aging = Aging()
 
 
+class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How requests are held to limits; the limits themselves are set with `mindgw quotas set`."""
+
+    #: Tokens that an answer may have under a hard limit, when its caller set no cap.
+    output: int = 4096
+
+
 class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is remembered of requests that failed for good."""
 
@@ -142,6 +150,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     queue: Queueing = Queueing()
+    quotas: Quotas = Quotas()
+    #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.
+    prices: str = ""
     dead_letters: DeadLetters = DeadLetters()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -337,6 +348,14 @@ def _database(text: str) -> str:
     return "" if known else "must be sqlite or an address such as postgresql://user:password@host/name"
 
 
+def _prices(text: str) -> str:
+    try:
+        price.parse_prices(text)
+    except ValueError as wrong:
+        return f"must be prices ({wrong})"
+    return ""
+
+
 def _at_most(most: int, shown: str) -> Callable[[int], str]:
     """For limits that agents keep, too: a larger one would only move the refusal there."""
     return lambda value: "" if value <= most else f"must be at most {shown}, as agents take no more"
@@ -355,6 +374,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
+    "prices": _prices,
     "metrics.listen": _address,
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),

@@ -43,7 +43,7 @@ def test_what_the_stream_says_becomes_events():
 
 def test_nothing_is_told_once_it_is_over():
     made = Try()
-    made.attempt.open(HEAD, ASK, Timeouts(), b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"", b"")
     made.attempt.end()
     made.hear_everything()
     assert (made.told, made.worker.used) == ([], 0)
@@ -57,7 +57,7 @@ def test_a_cancel_of_what_was_never_sent_is_confirmed_at_once():
 
 def test_a_cancel_of_what_was_sent_waits_for_the_agent():
     made = Try()
-    made.attempt.open(HEAD, ASK, Timeouts(), b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"", b"")
     made.link.take()
     made.attempt.cancel()
     assert (made.told, made.worker.used) == ([], 1)
@@ -66,7 +66,7 @@ def test_a_cancel_of_what_was_sent_waits_for_the_agent():
 
 def test_bytes_that_moved_on_are_credited():
     made = Try()
-    made.attempt.open(HEAD, ASK, Timeouts(), b"")
+    made.attempt.open(HEAD, ASK, Timeouts(), b"", b"")
     made.link.take()
     made.attempt.consumed(wire.CREDIT_LEVEL)
     (frame,) = wire.Decoder().feed(made.link.take())

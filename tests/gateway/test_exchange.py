@@ -803,7 +803,7 @@ SAMPLES = {
     for sample in (
         signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(200, SSE), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
-        signals.Identified(Caller("k", "k", "o")), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
+        signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
     )
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ CLOSES = [
     ("failed", "draining"),
     ("failed", "refused"),
 ]
+LIMIT = 10**6
 BODIES = [b"{", b'{"model":"nobody","messages":[{}]}']
 
 
@@ -45,6 +46,11 @@ class Requests(RuleBasedStateMachine):
         #: Clients that hung up, by their request.
         self.gone: set[str] = set()
         self.boxes = 0
+        key = next(iter(self.world.keys))
+        #: A hard limit, all of it on loan here: no request has to wait for the database.
+        self.budget = self.world.limit(f"key:{key}", LIMIT)
+        self.world.vault.budgets[self.budget] = [0, LIMIT]
+        self.world.quotas.desk.leases.lend(self.budget, LIMIT, 0, LIMIT, LIMIT)
         Box(self.world, "box0", engine("m", "n", slots=2))
 
     # What clients do.
@@ -193,10 +199,23 @@ class Requests(RuleBasedStateMachine):
 
     @invariant()
     def every_request_that_is_done_has_its_row(self):
-        done = [client.request_id for client in self.clients if client.state is State.DONE]
-        rows = Counter(row.request_id for row in self.world.settled())
-        assert all(count == 1 for count in rows.values())
-        assert {id for id in rows if id in {client.request_id for client in self.clients}} == set(done)
+        """And every attempt one, of which one at most is billed."""
+        mine = {client.request_id: client.state for client in self.clients}
+        rows = [row for row in self.world.settled() if row.request_id in mine]
+        assert max(Counter((row.request_id, row.attempt) for row in rows).values(), default=1) == 1
+        assert max(Counter(row.request_id for row in rows if row.kind == "settled").values(), default=1) == 1
+        ended = {row.request_id for row in rows if row.outcome in {"done", "failed", "cancelled"}}
+        assert ended == {id for id, state in mine.items() if state is State.DONE}
+
+    @invariant()
+    def what_is_reserved_is_held_and_what_was_used_is_booked(self):
+        billed = sum(row.amount("tokens") for row in self.world.settled() if row.kind == "settled")
+        used, reserved = self.world.vault.budgets[self.budget]
+        assert used == billed
+        assert used + reserved == LIMIT + sum(row.over for row in self.world.rows)
+        runs = [client.exchange for client in self.clients if client.state in {State.SENT, State.RELAYING, State.CLOSING}]
+        held = sum(exchange._bill._reservation.held for exchange in runs if exchange._bill._reservation is not None)
+        assert self.world.quotas.desk.leases.free(self.budget) + held == reserved
 
     def teardown(self):
         if not hasattr(self, "world"):

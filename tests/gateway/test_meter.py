@@ -18,7 +18,7 @@ PAYER = Caller("k", "name", "o", "t", "")
 def row(number: int = 0) -> Entry:
     tally = Tally(0.0, START)
     tally.stand(0.0)
-    return tally.row(f"r{number}", "/v1/completions", PAYER, "done", 1.0)
+    return tally.row((f"r{number}", "/v1/completions"), PAYER, "done", 1.0, tally.tokens)
 
 
 class Ledger:
@@ -45,7 +45,7 @@ def test_a_row_says_what_is_known():
     tally.send("w", "m", 10.5)
     tally.first, tally.stream, tally.status, tally.bytes = 12.0, True, 200, 7
     tally.tokens = Tokens(1, 2, 1, "engine")
-    made = tally.row("r", "/p", PAYER, "done", 13.25)
+    made = tally.row(("r", "/p"), PAYER, "done", 13.25, tally.tokens)
     assert (made.queued_ms, made.ttft_ms, made.total_ms) == (500, 2000, 3250)
     assert (made.prompt_tokens, made.completion_tokens, made.cached_tokens, made.source) == (1, 2, 1, "engine")
     assert (made.key_id, made.org_id, made.team_id, made.user_id) == ("k", "o", "t", None)
@@ -64,11 +64,11 @@ def test_only_the_time_in_the_queue_is_waiting():
     tally.send("w", "m", 41.0)
     tally.stand(50.0)
     tally.send("x", "m", 52.0)
-    assert tally.row("r", "/p", PAYER, "done", 60.0).queued_ms == 3000
+    assert tally.row(("r", "/p"), PAYER, "done", 60.0, tally.tokens).queued_ms == 3000
 
 
 def test_a_clock_that_stumbles_makes_no_negative_times():
-    made = Tally(10.0, START).row("r", "/p", PAYER, "done", 9.0)
+    made = Tally(10.0, START).row(("r", "/p"), PAYER, "done", 9.0, Tokens())
     assert (made.queued_ms, made.total_ms) == (0, 0)
 
 

@@ -6,7 +6,7 @@ Nothing here stands in for a part of the product but what cannot be had: the cli
 
 import json
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -14,8 +14,10 @@ import msgspec
 
 from mindgw import errors, metrics
 from mindgw.config import Config, Limits, Timeouts
-from mindgw.core import sse
+from mindgw.core import price, quota, sse
+from mindgw.core.quota import Budget
 from mindgw.gateway import signals
+from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
@@ -23,9 +25,12 @@ from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
+from mindgw.gateway.quota import Policy, Quotas
+from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
+from mindgw.store.entries import Entry, scopes
 from mindgw.store.keys import Holder, digest
-from mindgw.store.ledger import Entry
+from mindgw.store.quotas import Lent, Want
 from mindgw.store.tables import Key
 from mindgw_agent import identity, session, tokens, wire
 
@@ -86,6 +91,50 @@ class Clock:
         return self.now
 
 
+class Vault:
+    """A database with budgets in it: the rules of `store.quotas` in memory."""
+
+    def __init__(self) -> None:
+        self.policies: list[Policy] = []
+        #: budget -> used and reserved.
+        self.budgets: dict[Budget, list[int]] = {}
+        #: Transactions so far; and whether it is away.
+        self.loans = 0
+        self.away = False
+
+    def _policy(self, budget: Budget) -> Policy | None:
+        return next((p for p in self.policies if (p.scope, p.unit) == budget[:2]), None)
+
+    async def borrow(self, wants: Sequence[Want]) -> list[Lent]:
+        if self.away:
+            raise OSError("the database is away")
+        self.loans += 1
+        lent = []
+        for want in wants:
+            if (policy := self._policy(want.budget)) is None:
+                continue
+            row = self.budgets.setdefault(want.budget, [0, 0])
+            amount = quota.grant(policy.limit - sum(row), policy.limit, policy.unit, want.least, want.want)
+            row[1] += amount
+            lent.append(Lent(want.budget, amount, row[0], row[1], policy.limit))
+        return lent
+
+    async def give_back(self, amounts: Mapping[Budget, int]) -> None:
+        if self.away:
+            raise OSError("the database is away")
+        for budget, amount in amounts.items():
+            self.budgets[budget][1] -= amount
+
+    def book(self, rows: Sequence[Entry]) -> None:
+        """Rows are in the ledger."""
+        for row in rows:
+            for draw in row.draws:
+                self.budgets[draw.budget][1] -= draw.amount
+            for budget, counted in self.budgets.items():
+                if row.kind == "settled" and budget.scope in set(scopes(row)):
+                    counted[0] += row.amount(budget.unit)
+
+
 class World:
     """A pipeline with one key; agents and clients are added by the test."""
 
@@ -99,9 +148,13 @@ class World:
         self.rows: list[Entry] = []
         self.boxes: list[Box] = []
         self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
-        self.meter = Meter(self._append, metrics.Counters())
+        counters = metrics.Counters()
+        self.meter = Meter(self._append, counters)
+        self.vault = Vault()
+        self.quotas = Quotas(self.vault, price.parse_prices("dear=1/2"), 100, counters)
         config = Config("/nowhere", timeouts=timeouts or Timeouts(), limits=limits or Limits())
-        self.pipeline = Pipeline(config, self.auth, self.meter, self.clock, dead)
+        self.seal = Seal(b"s" * 32, 1)
+        self.pipeline = Pipeline(config, self.auth, Accounts(self.meter, self.quotas, self.seal), self.clock, dead)
         self.key = self.add_key()
 
     async def _find(self, key_id: str) -> Holder | None:
@@ -111,6 +164,14 @@ class World:
 
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows
+        self.vault.book(rows)
+        self.quotas.desk.leases.written([(draw.budget, draw.amount) for row in rows for draw in row.draws])
+
+    def limit(self, scope: str, limit: int, mode: str = "block", unit: str = "tokens", period: str = "total") -> Budget:
+        """Sets a limit; the budget that counts it today."""
+        self.vault.policies.append(Policy(scope, unit, period, limit, mode))
+        self.quotas.adopt(self.vault.policies)
+        return Budget(scope, unit, quota.window(period, datetime.now(UTC).date().isoformat()))
 
     def add_key(self, team: str = "", **columns: Any) -> str:
         """A key that was used a moment ago."""

@@ -3,9 +3,11 @@
 One run of one server process is an *epoch*. What a dead one had on loan stays reserved until its workers have nothing more to tell.
 """
 
+import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeVar
 
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -16,6 +18,7 @@ from mindgw.store import epochs, ledger, quotas
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry, Writer
 from mindgw.store.quotas import Lent, Want
+from mindgw_agent import private_files
 
 log = logging.getLogger("mindgw.books")
 
@@ -31,6 +34,8 @@ class Books:
         self._database = database
         self._instance = instance
         self._key = key
+        #: One batch at a time.
+        self._turn = asyncio.Lock()
         #: The end of this epoch's chain; None before `begin`.
         self._writer: Writer | None = None
         #: Told of the new epoch whenever there is one; what was on loan before is lost then.
@@ -50,7 +55,7 @@ class Books:
 
     async def begin(self) -> None:
         """Opens an epoch."""
-        begun = await self._write(lambda session: self._begin(session))
+        begun = await self._write(self._begin)
         self._writer = Writer(begun.id, self._key, 0, begun.genesis)
         self.on_epoch(begun.id)
 
@@ -59,7 +64,7 @@ class Books:
 
     async def end(self) -> None:
         """Gives back all loans; everything was written before."""
-        await self._write(lambda session: self._end(session))
+        await self._write(self._end)
 
     async def _end(self, session: AsyncSession) -> None:
         await epochs.end(session, self.epoch, await epochs.now(session))
@@ -72,11 +77,12 @@ class Books:
 
     async def append(self, entries: Sequence[Entry]) -> None:
         """Writes a batch, all or nothing; raises what the database raises, and may be called with the same entries again."""
-        try:
-            done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
-        except ledger.Raced:  # another process wrote the same receipt just now
-            done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
-        self.writer.advance(done)
+        async with self._turn:
+            try:
+                done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
+            except ledger.Raced:  # another process wrote the same receipt just now
+                done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
+            self.writer.advance(done)
         self.on_written(entries)
 
     # -- loans ----------------------------------------------------------------------------------------------------
@@ -103,7 +109,7 @@ class Books:
     async def beat(self) -> None:
         """Says that this process lives; to be called a few times a minute."""
         try:
-            await self._write(lambda session: self._beat(session))
+            await self._write(self._beat)
         except epochs.Over:
             await self._renew()
 
@@ -130,7 +136,7 @@ class Books:
 
     async def recover(self) -> None:
         """Settles dead epochs: those without open questions now, those of a day ago by charging what they had on loan."""
-        await self._write(lambda session: self._recover(session))
+        await self._write(self._recover)
         async with self._database.read() as session:
             entries = await epochs.expire(session, self.epoch, await epochs.now(session))
         if entries:
@@ -141,6 +147,9 @@ class Books:
         await epochs.recover(session, self.epoch, await epochs.now(session))
 
 
-def utc(milliseconds: int) -> datetime:
-    """A moment from Unix milliseconds."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def instance(directory: Path) -> str:
+    """The name of a data directory, made when it has none: of two servers on one Postgres each needs its own."""
+    file = directory / "instance"
+    if not file.exists():
+        private_files.create(file, os.urandom(16).hex().encode())
+    return private_files.read(file).decode()

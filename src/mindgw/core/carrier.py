@@ -10,9 +10,16 @@ import msgspec
 
 def chunk(kind: str, id: str, model: str, created: int, facts: dict[str, Any]) -> bytes:
     """The data of one event that carries `facts` as `mindgw`; `kind` is chat or completions, `created` seconds since 1970."""
-    choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": None}
-    name = "chat.completion.chunk"
-    if kind != "chat":
-        choice = {"index": 0, "text": "", "logprobs": None, "finish_reason": None}
-        name = "text_completion"
-    return msgspec.json.encode({"id": id, "object": name, "created": created, "model": model, "choices": [choice], "mindgw": facts})
+    return msgspec.json.encode(_chunk(kind, id, model, created, [None]) | {"mindgw": facts})
+
+
+def cut(kind: str, id: str, model: str, created: int, answers: int, usage: dict[str, int], facts: dict[str, Any]) -> bytes:
+    """The data of the event that ends `answers` answers before their time, as if they had reached their length; with their `usage`."""
+    return msgspec.json.encode(_chunk(kind, id, model, created, ["length"] * answers) | {"usage": usage, "mindgw": facts})
+
+
+def _chunk(kind: str, id: str, model: str, created: int, finishes: list[str | None]) -> dict[str, Any]:
+    silent: dict[str, Any] = {"delta": {}} if kind == "chat" else {"text": "", "logprobs": None}
+    choices = [{"index": index, **silent, "finish_reason": finish} for index, finish in enumerate(finishes)]
+    name = "chat.completion.chunk" if kind == "chat" else "text_completion"
+    return {"id": id, "object": name, "created": created, "model": model, "choices": choices}

@@ -24,8 +24,8 @@ class Attempt:
         #: 0 until it is open.
         self._stream = 0
 
-    def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes) -> None:
-        """Sends the request."""
+    def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes, tag: bytes) -> None:
+        """Sends the request, with its billing tag."""
         meta = wire.Meta(
             request_id=head.request_id,
             path=ask.path,
@@ -38,6 +38,7 @@ class Attempt:
             idle=patience.idle,
             connect=patience.connect,
             traceparent=head.traceparent,
+            tag=tag,
             length=len(body),
         )
         self._stream = self._link.open(self, meta, body)
@@ -56,7 +57,8 @@ class Attempt:
     def end(self) -> None:
         """It is over: the slot is free, the stream forgotten."""
         self._tell = None
-        self._link.forget(self._stream)
+        if self._stream:
+            self._link.forget(self._stream)
         self.placement.release()
 
     # -- what the stream says -------------------------------------------------------------------------------------

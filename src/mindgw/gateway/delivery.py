@@ -3,9 +3,13 @@
 A delivery has no opinion about workers and time; the exchange tells it what came and when it is complete.
 """
 
+from typing import Any
+
+from msgspec import Struct
+
 from mindgw import errors
 from mindgw.config import Limits
-from mindgw.core import fault, sse, usage
+from mindgw.core import carrier, fault, sse, usage
 from mindgw.core.payload import Peek
 from mindgw.gateway import relay
 from mindgw.gateway.signals import Answer, Begin, Effect, End, Write
@@ -13,12 +17,29 @@ from mindgw_agent import wire
 
 #: Largest error answer of an engine that is read, in bytes.
 MAX_ERROR = 2**20
+#: Events beyond what is paid for that may be no tokens: roles, ends.
+SLACK = 16
+#: Why an answer is shorter than it might be.
+CUT = {"cut": "quota"}
+
+
+class Ending(Struct, frozen=True):
+    """What a chunk of ours says of the answer that it stands in."""
+
+    kind: str
+    id: str
+    model: str
+    created: int
+
+    def chunk(self, facts: dict[str, Any]) -> bytes:
+        """The data of an event that carries `facts` and no text."""
+        return carrier.chunk(self.kind, self.id, self.model, self.created, facts)
 
 
 class Delivery:
     """One answer on its way."""
 
-    __slots__ = ("_fold", "_status", "begun")
+    __slots__ = ("_fold", "_status", "begun", "paid")
 
     def __init__(self) -> None:
         #: Folds the answer; None until the engine's head came.
@@ -27,6 +48,8 @@ class Delivery:
         self._status = 0
         #: True when the head of a stream has left for the client.
         self.begun = False
+        #: Tokens that somebody pays for; 0: as many as come.
+        self.paid = 0
 
     @property
     def started(self) -> bool:
@@ -43,6 +66,18 @@ class Delivery:
         """The error that the engine reported inside its stream; None while there is none."""
         found = self._fold.fault if isinstance(self._fold, relay.StreamRelay) else None
         return relay.error_of(found) if found is not None else None
+
+    @property
+    def spent(self) -> bool:
+        """True when more passed by than is paid for: an engine that keeps to its cap never gets there."""
+        return self.paid > 0 and isinstance(self._fold, relay.StreamRelay) and self._fold.events > self.paid + SLACK
+
+    def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
+        """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
+        when nothing did: an answer in one piece arrives whole or not at all."""
+        if not isinstance(self._fold, relay.StreamRelay) or not self._fold.events:
+            return None
+        return usage.bounded(known.prompt, self._fold.events, known.cached, "counted")
 
     def restart(self) -> None:
         """Another worker begins from the start; only before the first byte."""
@@ -70,16 +105,24 @@ class Delivery:
         self.begun = True
         return [Begin(), Write(data)]
 
-    def complete(self, total: usage.Tokens) -> list[Effect]:
-        """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what is billed."""
+    def complete(self, total: usage.Tokens, cut: bool, end: Ending) -> list[Effect]:
+        """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what is billed, `cut` says
+        that the answer ended where the quota did."""
         if isinstance(self._fold, relay.StreamRelay):
             if not self._fold.between:
                 raise errors.EngineFailed("The answer ended in the middle of an event.")
-            return [*self.write(self._fold.end(total) + sse.event(sse.DONE)), End()]
+            why = sse.event(end.chunk(CUT)) if cut else b""
+            return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
         if not 200 <= self._status < 300:
             raise relay.error_of(fault.read(self._status, self._fold.raw()))
-        return [Answer(200, self._fold.answer())]
+        return [Answer(200, relay.with_note(self._fold.answer(), CUT) if cut else self._fold.answer())]
+
+    def cut(self, total: usage.Tokens, answers: int, end: Ending) -> list[Effect]:
+        """Ends a stream where what is paid for ends."""
+        counts = {"prompt_tokens": total.prompt, "completion_tokens": total.completion, "total_tokens": total.prompt + total.completion}
+        data = carrier.cut(end.kind, end.id, end.model, end.created, max(answers, 1), counts, CUT)
+        return [*self.write(sse.event(data) + sse.event(sse.DONE)), End()]
 
     def produced(self) -> int | None:
         """Tokens that passed by so far; None for an answer in one piece."""

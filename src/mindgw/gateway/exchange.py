@@ -3,7 +3,7 @@
 The lanes (and links, and the clock's sweep) report what happened through `Pipeline.post`, which calls `Exchange.handle` and
 hands the effects to the lane. What the stages do (queue, fleet, link, meter) are plain calls made here, in the order of the path:
 
-    identify -> admit -> queue -> place -> open -> relay -> settle
+    identify -> admit -> queue -> place and reserve -> open -> relay -> settle
 
 docs/design/path.md tells the story of a request with this file beside it.
 """
@@ -12,17 +12,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from mindgw import errors
 from mindgw.core import sse, usage
 from mindgw.gateway import admission, relay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.auth import credential
-from mindgw.gateway.delivery import Delivery
+from mindgw.gateway.bill import Bill
+from mindgw.gateway.delivery import Delivery, Ending
+from mindgw.gateway.flows import SHEDDABLE
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER, Limit, Patience
 from mindgw.gateway.route import Outcome, Placement
-from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
+from mindgw.gateway.signals import Effect, Event, Fail, Fund, Head, LookUp, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
 from mindgw.gateway.ticket import Ticket
@@ -43,7 +47,7 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_patience", "_stages", "_stay",
+        "_ask", "_attempt", "_bill", "_body", "_delivery", "_outcome", "_owed", "_patience", "_stages", "_stay",
         "_tally", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -75,6 +79,7 @@ class Exchange:
         #: How it ended for the client.
         self._outcome = "failed"
         self._tally = Tally(now, stages.today())
+        self._bill = Bill(stages, head, self._tally)
 
     @property
     def begun(self) -> bool:
@@ -135,7 +140,7 @@ class Exchange:
     def _admit(self, now: float) -> list[Effect]:
         if self.caller is None or self._body is None:
             return []
-        if self._stages.meter.full:
+        if self._stages.accounts.meter.full:
             return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
         try:
             self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
@@ -143,6 +148,8 @@ class Exchange:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
         self._patience.queued, self._patience.deadline = now, ask.deadline
+        if self._bill.lowers(ask, now):
+            self._ask = ask = replace(ask, flow=replace(ask.flow, rank=SHEDDABLE))
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
         refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
@@ -162,21 +169,51 @@ class Exchange:
             return self._fail(wrong, now)
         return self._place(placement, now) if placement is not None else []
 
-    # -- place and open -------------------------------------------------------------------------------------------
+    # -- place, reserve and open ----------------------------------------------------------------------------------
 
     def turn(self, event: signals.Turn, now: float) -> list[Effect]:
         return self._place(event.placement, now)
 
     def _place(self, placement: Placement, now: float) -> list[Effect]:
+        """Whoever cannot pay keeps no slot, but one whose lease is dry keeps it until the database has answered."""
         assert self._ask is not None
         assert self._body is not None
         assert self._stay is not None
         self._tally.position = self._stay.ticket.position
-        self._stay.ticket.produced = self._delivery.produced
-        self._tally.send(placement.seat.worker.id, placement.model, now)
-        self._enter(State.SENT, now)
         self._attempt = Attempt(partial(self._stages.post, self), placement)
-        self._attempt.open(self.head, self._ask, self._stages.timeouts, self._body)
+        try:
+            unfunded = self._bill.reserve(self._ask, self._body, placement)
+        except errors.MindGWError as wrong:
+            return self._unpaid(wrong, now)
+        if unfunded is None:
+            return self._send(now)
+        self._enter(State.FUNDING, now)
+        return [Fund(unfunded)]
+
+    def funded(self, event: signals.Funded, now: float) -> list[Effect]:
+        return self._send(now)
+
+    def unfunded(self, event: signals.Refused, now: float) -> list[Effect]:
+        return self._unpaid(event.error, now)
+
+    def _unpaid(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        self._release(None, now)
+        return self._fail(wrong, now)
+
+    def _send(self, now: float) -> list[Effect]:
+        assert self._ask is not None
+        assert self._attempt is not None
+        assert self._body is not None
+        assert self._stay is not None
+        placement = self._attempt.placement
+        self._tally.send(self._attempt.worker, placement.model, now)
+        self._enter(State.SENT, now)
+        if placement.seat.worker.link.is_lost:
+            return self.lost(signals.Lost(), now)
+        self._stay.ticket.produced = self._delivery.produced
+        self._delivery.paid = self._bill.paid
+        tag = self._bill.tag(self._ask, placement)
+        self._attempt.open(self.head, self._ask, self._stages.timeouts, self._bill.body(self._ask, self._body), tag)
         return []
 
     # -- relay ----------------------------------------------------------------------------------------------------
@@ -204,9 +241,21 @@ class Exchange:
         effects = self._write(out, now) if out else []
         if (fault := self._delivery.fault) is not None:
             return effects + self._abandon(fault, now)
+        if self._delivery.spent:
+            return effects + self._cut(now)
         if not out and self._patience.stuck is None:
             self._pay()
         return effects
+
+    def _cut(self, now: float) -> list[Effect]:
+        """The engine goes on beyond what is paid for."""
+        self._tally.status = 200
+        effects = self._delivery.cut(self._bill.bounded(self._billed("failed")), self._bill.answers, self._ending())
+        return [*effects, *self._let_go("done", now)]
+
+    def _ending(self) -> Ending:
+        assert self._ask is not None
+        return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.today().timestamp()))
 
     def _first_byte(self, now: float) -> None:
         """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
@@ -245,7 +294,7 @@ class Exchange:
         if close.outcome != "done" or not self._delivery.started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
-            effects = self._delivery.complete(self._tally.tokens)  # 3
+            effects = self._delivery.complete(self._tally.tokens, self._bill.cut(close.finish), self._ending())  # 3
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.status = 200
@@ -265,6 +314,8 @@ class Exchange:
         if self._tally.first is not None:
             self._release(None, now)
             return self._fail(wrong, now)
+        assert self.caller is not None
+        self._bill.waste(self.caller, wrong.code, now)
         attempt = self._leave_worker()
         self._delivery.restart()
         self._patience.queued = now
@@ -273,6 +324,7 @@ class Exchange:
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
         assert self._stay is not None
+        self._bill.release()
         self._tally.turn_down(worker, "busy" if outcome is Outcome.BUSY else wrong.code)
         try:
             return self._stand(partial(self._stay.again, outcome, worker), now)
@@ -390,8 +442,7 @@ class Exchange:
         self.state = State.DONE
         self.due = FOREVER
         if self.caller is not None:
-            row = self._tally.row(self.head.request_id, self.head.path, self.caller, outcome, now)
-            self._stages.meter.settle(row)
+            row = self._bill.close(self.caller, outcome, self._billed(outcome), now)
             if outcome == "failed" and self._stay is not None:
                 self._bury(row, self._stay)
         if self._stay is not None:
@@ -399,6 +450,10 @@ class Exchange:
         self._stay = None
         self._body = b""
         return []
+
+    def _billed(self, outcome: str) -> usage.Tokens | None:
+        """What the client pays for: all of an answer that ended well, of others what reached it; None: nothing."""
+        return self._tally.tokens if outcome == "done" else self._delivery.delivered(self._tally.tokens)
 
     def _bury(self, row: Entry, stay: Stay) -> None:
         """Leaves a letter of what was taken in and failed, unless that was nobody's fault but the caller's."""
@@ -421,6 +476,14 @@ TABLE: dict[State, dict[type, Move]] = {
     },
     _S.WAITING: {
         signals.Turn: _E.turn,
+        signals.Drained: _E.drained,
+        signals.Gone: _E.gone,
+        signals.Stopped: _E.stopped,
+        signals.Tick: _E.tick,
+    },
+    _S.FUNDING: {
+        signals.Funded: _E.funded,
+        signals.Refused: _E.unfunded,
         signals.Drained: _E.drained,
         signals.Gone: _E.gone,
         signals.Stopped: _E.stopped,

@@ -5,7 +5,7 @@ All loans that are wanted at one moment are asked for in one transaction, and no
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from mindgw import errors
@@ -46,18 +46,27 @@ class Desk:
         self._bank = bank
         self._noted = noted
         self.leases = Leases()
+        #: Budgets of which little is left, and of which something lies here that nobody needs.
+        # bounded: budgets of limits that exist
+        self.spare: set[Budget] = set()
         #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
         # bounded: requests that have a slot; budgets of limits that exist
         self._waiting: list[tuple[Reservation, Answer]] = []
         self._looks: dict[Budget, Claim] = {}
         self._task: asyncio.Task[None] | None = None
 
+    def start_over(self) -> None:
+        """What was on loan is lost: it belongs to a run that others took for dead."""
+        self.leases = Leases()
+        self.spare.clear()
+
     async def fund(self, reservation: Reservation) -> None:
         """Returns when it is held. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved by
         others, and Draining when the database does not answer."""
         for _ in range(TRIES):
             rows = await self._ask(reservation)
-            reservation.keep(rows)
+            for claim in reservation.keep(rows):
+                self.leases.forget(claim.budget)
             if reservation.reserve() or reservation.squeeze():
                 return
             refusal = _judge(reservation, rows)
@@ -102,9 +111,16 @@ class Desk:
                 self._noted(claim, rows.get(claim.budget))
             _tell(waiting, rows)
 
-    async def return_spare(self, now: float, day: str, only: Collection[Budget] | None = None) -> None:
-        """Gives back what is not needed, of all budgets or of `only` these. Raises what the database raises; nothing is lost then."""
-        amounts = self.leases.begin_return(now, day, only)
+    async def return_spare(self, now: float, day: str) -> None:
+        """Gives back what others need more. Raises what the database raises; nothing is lost then."""
+        spare, self.spare = self.spare, set()
+        await self._return(self.leases.begin_return(now, day, spare))
+
+    async def return_all(self, now: float, day: str) -> None:
+        """Gives back what is not needed; to be called every now and then."""
+        await self._return(self.leases.begin_return(now, day))
+
+    async def _return(self, amounts: dict[Budget, int]) -> None:
         if not amounts:
             return
         try:

@@ -108,8 +108,10 @@ class Tally:
         self.error = wrong.code
         self.status = 200 if begun else wrong.status
 
-    def row(self, request_id: str, endpoint: str, payer: Payer, outcome: str, now: float) -> Entry:
-        """The row of the ledger; `outcome` is done, cancelled or failed."""
+    def row(self, request: tuple[str, str], payer: Payer, outcome: str, now: float, tokens: usage.Tokens, **money: Any) -> Entry:
+        """A row of the ledger. `request` is its id and the path of its door; `outcome` done, cancelled or failed, or what became of an
+        attempt; `money` the fields of an Entry that this class knows nothing of."""
+        request_id, endpoint = request
         return Entry(
             request_id=request_id,
             key_id=payer.key_id,
@@ -123,13 +125,14 @@ class Tally:
             status=self.status,
             outcome=outcome,
             error_code=self.error,
-            prompt_tokens=self.tokens.prompt,
-            completion_tokens=self.tokens.completion,
-            cached_tokens=self.tokens.cached,
-            source=self.tokens.source,
+            prompt_tokens=tokens.prompt,
+            completion_tokens=tokens.completion,
+            cached_tokens=tokens.cached,
+            source=tokens.source,
             bytes_out=self.bytes,
             started_at=self.started,
             **self._times(now),
+            **money,
         )
 
     def _times(self, now: float) -> dict[str, Any]:
@@ -167,6 +170,10 @@ class Meter:
     def unwritten(self) -> int:
         """Rows that are not in the ledger yet."""
         return len(self._rows)
+
+    def note(self, row: Entry) -> None:
+        """Takes the row of an attempt that came to nothing; its request goes on."""
+        self._rows.append(row)
 
     def settle(self, row: Entry) -> None:
         """Takes the row of a finished request; call it once for each."""

@@ -9,9 +9,9 @@ its look-up is the one task that a request may start.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -21,15 +21,16 @@ from mindgw.config import Config
 from mindgw.core.worker import State
 from mindgw.gateway import lineup as views
 from mindgw.gateway import route, signals
+from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.flows import weigher
-from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.rerun import Rerun
+from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
@@ -57,24 +58,28 @@ class Pipeline:
     """All requests that are under way, all workers that are connected."""
 
     def __init__(
-        self, config: Config, auth: Auth, meter: Meter, now: Callable[[], float] = monotonic, dead: DeadLetters | None = None
+        self, config: Config, auth: Auth, accounts: Accounts, now: Callable[[], float] = monotonic, dead: DeadLetters | None = None
     ) -> None:
         self._auth = auth
         #: Monotonic seconds.
         self._now = now
-        self.meter = meter
+        self.accounts = accounts
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
-        self._stages = Stages(auth, self.fleet, self.queue, meter, config.limits, config.timeouts, utcnow, self.post, dead)
+        self._stages = Stages(auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self.post, dead)
         #: Names of models as they were when those who wait were last sorted.
         self._canonical = self.fleet.canonical
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
-        #: Look-ups of keys that are under way.
+        #: Look-ups of keys, and loans, that are under way.
         self._tasks: set[asyncio.Task[None]] = set()
         #: True once no new requests are taken.
         self.draining = False
         self._started = self._measured = self._now()
+        #: Called with a worker's receipts, and with whom to tell which of them are kept. Raises ProtocolError when there are too many.
+        self.on_receipts: Callable[[str, wire.Receipts, Callable[[int], None]], None] = lambda worker_id, batch, acknowledge: None
+        #: Called with the same when a link is gone.
+        self.on_unlinked: Callable[[str, Callable[[int], None]], None] = lambda worker_id, acknowledge: None
         #: Called with what a worker last reported, to be written down when there is time.
         self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
 
@@ -105,14 +110,27 @@ class Pipeline:
 
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
         if effects and isinstance(effects[0], signals.LookUp):
-            task = asyncio.get_running_loop().create_task(self._look_up(exchange, effects[0].key))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(self._look_up(exchange, effects[0].key))
+        elif effects and isinstance(effects[0], signals.Fund):
+            self._start(self._fund(exchange, effects[0].reservation))
         elif effects and lane is not None:
             lane.perform(effects)
         if exchange.state is signals.State.DONE and exchange in self._running:
             self._running.discard(exchange)
             exchange.lane = None
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _fund(self, exchange: Exchange, reservation: Reservation) -> None:
+        try:
+            await self.accounts.quotas.fund(reservation)
+        except errors.MindGWError as wrong:
+            self.post(exchange, signals.Refused(wrong.bare()))
+        else:
+            self.post(exchange, signals.Funded())
 
     async def _look_up(self, exchange: Exchange, key: str) -> None:
         try:
@@ -335,7 +353,8 @@ class Session:
         self._pipeline.fleet.drain(self.worker)
 
     def receipts(self, batch: wire.Receipts) -> None:
-        """Nothing is kept yet, so nothing is acknowledged."""
+        """What requests cost, by the agent's own book."""
+        self._pipeline.on_receipts(self.worker.id, batch, self.worker.link.received)
 
     def heard(self) -> None:
         """A message came in."""
@@ -343,6 +362,7 @@ class Session:
 
     def detach(self) -> None:
         """The socket is gone: what ran here is tried elsewhere or ends with an error."""
+        self._pipeline.on_unlinked(self.worker.id, self.worker.link.received)
         self._pipeline.fleet.detach(self.worker)
         self.worker.link.lost()
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from mindgw import metrics
+from mindgw import errors, metrics
 from mindgw.core import ceiling, payload, quota, usage
 from mindgw.core.price import Prices
 from mindgw.core.quota import Budget, Claim
@@ -68,20 +68,21 @@ class Quotas:
             found.setdefault(policy.scope, []).append(policy)
         adopted = {scope: tuple(some) for scope, some in found.items()}
         if adopted != self._policies:
+            here = {(policy.scope, policy.unit, policy.period) for some in adopted.values() for policy in some}
+            for claim in {claim for claims in self._claims.values() for claim in claims}:
+                if (claim.budget.scope, claim.budget.unit, claim.period) not in here:
+                    self.desk.leases.forget(claim.budget)
             self._policies = adopted
             self._claims.clear()
             self._seen.clear()
 
     # -- the path -------------------------------------------------------------------------------------------------
 
-    def open(self, ask: Ask, body: bytes, context: int | None, day: str) -> Reservation | None:
-        """A reservation for a request, which holds nothing yet; None when it falls under no limit. Raises QuotaExceeded when it is larger
+    def open(self, ask: Ask, claims: Sequence[Claim], body: bytes, model: str, context: int | None) -> Reservation:
+        """A reservation for a request that falls under these claims; it holds nothing yet. Raises QuotaExceeded when the request is larger
         than a whole limit."""
-        claims = self.claims(ask.caller, ask.peek.model, day)
-        if not claims:
-            return None
         hard = any(claim.mode == quota.BLOCK for claim in claims)
-        reservation = Reservation(self.desk.leases, claims, self._sizes(ask, body, context, hard=hard))
+        reservation = Reservation(self.desk.leases, claims, self._sizes(ask, body, model, context, hard=hard))
         least = reservation.least
         for claim in claims:
             if claim.mode == quota.BLOCK and least[claim.budget.unit] > claim.limit:
@@ -108,8 +109,7 @@ class Quotas:
         ]
         return tuple(sorted(found, key=lambda claim: claim.budget))
 
-    def _sizes(self, ask: Ask, body: bytes, context: int | None, *, hard: bool) -> Sizes:
-        model = ask.peek.model
+    def _sizes(self, ask: Ask, body: bytes, model: str, context: int | None, *, hard: bool) -> Sizes:
         usual, price = max(1, round(self._usual.get(model, USUAL))), self.prices.of(model)
         if not hard:
             return Sizes(usual, price)
@@ -135,6 +135,15 @@ class Quotas:
                 self.refused(claim)
             low |= over and claim.mode == quota.QUEUE_LOW
         return low
+
+    async def fund(self, reservation: Reservation) -> None:
+        """See `Desk.fund`; a refusal is counted."""
+        try:
+            await self.desk.fund(reservation)
+        except errors.PolicyError:
+            for claim in reservation.short(reservation.least):
+                self.refused(claim)
+            raise
 
     def refused(self, claim: Claim) -> None:
         """Counts a request that a limit refused, or would have."""

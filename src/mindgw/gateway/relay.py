@@ -193,3 +193,10 @@ def error_of_close(close: wire.Close) -> errors.MindGWError:
     """The error that tells the client why an agent gave up."""
     kind = errors.BadRequest if close.code == "refused" else _CLOSE_ERRORS.get(close.code, errors.EngineFailed)
     return kind(close.message[:2000] or None)
+
+
+def with_note(answer: bytes, facts: dict[str, str]) -> bytes:
+    """A JSON object with `facts` as its field `mindgw`."""
+    end = answer.rindex(b"}")
+    head = answer[:end].rstrip()
+    return head + (b"" if head.endswith(b"{") else b",") + b'"mindgw":' + _encode(facts) + answer[end:]

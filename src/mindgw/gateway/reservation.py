@@ -62,6 +62,11 @@ class Reservation:
         return self._hold.amounts.get(TOKENS, 0) if self._hold is not None else 0
 
     @property
+    def paid(self) -> int:
+        """Tokens of all its answers together that the hold pays for, where it is capped."""
+        return self.cap * self.sizes.answers
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """Out of which leases."""
         return self._hold.budgets if self._hold is not None else ()
@@ -85,9 +90,11 @@ class Reservation:
         """Claims that would refuse it and that the leases at hand do not cover."""
         return tuple(claim for claim in self._leases.cover(self.claims, amounts) if claim.mode in REFUSING)
 
-    def keep(self, budgets: Container[Budget]) -> None:
-        """Of its claims only those of these budgets: the limits of the others are gone."""
+    def keep(self, budgets: Container[Budget]) -> list[Claim]:
+        """Keeps only the claims of these budgets; returns the others, whose limits are gone."""
+        gone = [claim for claim in self.claims if claim.budget not in budgets]
         self.claims = tuple(claim for claim in self.claims if claim.budget in budgets)
+        return gone
 
     def reserve(self) -> bool:
         """True when all that it would like is held; holding twice is no error."""

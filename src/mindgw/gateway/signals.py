@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from mindgw import errors
 from mindgw.gateway.admission import Caller
+from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
 from mindgw_agent import wire
 
@@ -44,6 +45,10 @@ class Turn(Struct, frozen=True):
     """A slot was granted; this exchange owns it now."""
 
     placement: Placement
+
+
+class Funded(Struct, frozen=True):
+    """What it reserves is held."""
 
 
 class Answered(Struct, frozen=True):
@@ -87,7 +92,7 @@ class Tick(Struct, frozen=True):
     """Time has passed; sent when `due` is over."""
 
 
-Event = Identified | Refused | Received | Turn | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
+Event = Identified | Refused | Received | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
 
 
 # What a lane is asked to do.
@@ -97,6 +102,12 @@ class LookUp(Struct, frozen=True):
     """Look the key up and post Identified or Refused."""
 
     key: str
+
+
+class Fund(Struct, frozen=True):
+    """Borrow what the reservation wants and post Funded or Refused."""
+
+    reservation: Reservation
 
 
 class Answer(Struct, frozen=True):
@@ -127,7 +138,7 @@ class Fail(Struct, frozen=True):
     begun: bool
 
 
-Effect = LookUp | Answer | Begin | Write | End | Fail
+Effect = LookUp | Fund | Answer | Begin | Write | End | Fail
 
 
 class State(Enum):
@@ -135,6 +146,7 @@ class State(Enum):
 
     OPENED = "opened"  # its key or its body is still missing
     WAITING = "waiting"  # stands in the queue
+    FUNDING = "funding"  # has a slot, and waits for the database to say that somebody pays
     SENT = "sent"  # on a worker, which has not answered yet
     RELAYING = "relaying"  # the answer is coming
     CLOSING = "closing"  # the client is served, the worker has not confirmed the end

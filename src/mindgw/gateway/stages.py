@@ -7,10 +7,10 @@ from typing import Any
 from msgspec import Struct
 
 from mindgw.config import Limits, Timeouts
+from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.fleet import Fleet
-from mindgw.gateway.meter import Meter
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.signals import Event
 
@@ -21,7 +21,7 @@ class Stages(Struct, frozen=True):
     auth: Auth
     fleet: Fleet
     queue: Queue
-    meter: Meter
+    accounts: Accounts
     limits: Limits
     timeouts: Timeouts
     #: The stamp of a row, wall clock.

@@ -57,11 +57,16 @@ _decode = msgspec.msgpack.Decoder(Tag).decode
 class Seal:
     """Seals with AES-256-GCM under a key that is derived from the server's sealing key."""
 
-    def __init__(self, sealing: bytes, epoch: int) -> None:
-        """`epoch` is that of this run: two runs with one epoch would use nonces twice."""
+    def __init__(self, sealing: bytes, epoch: int = 0) -> None:
+        """`epoch` is that of this run: two runs with one epoch would use nonces twice, so nothing is sealed in a run without one."""
         self._cipher = AESGCM(hmac.digest(sealing, b"mindgw billing tag 1", "sha256"))
+        self.restart(epoch)
+
+    def restart(self, epoch: int) -> None:
+        """Another run begins."""
+        self.epoch = epoch
         self._prefix = epoch.to_bytes(4, "big")
-        #: Tags sealed so far.
+        #: Tags sealed in it so far.
         self._count = 0
 
     def seal(self, tag: Tag, worker_id: str) -> bytes:

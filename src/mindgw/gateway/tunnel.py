@@ -59,6 +59,8 @@ class Link:
         self._heard = self._pinged = now
         #: Round trip in seconds of the last ping that was answered; None before that.
         self.rtt: float | None = None
+        #: True once the socket is gone.
+        self.is_lost = False
         #: Set once: why this link must close after what is queued has left.
         self.closing: wire.Goodbye | None = None
 
@@ -139,6 +141,7 @@ class Link:
 
     def lost(self) -> None:
         """The socket is gone: everybody who waits hears so."""
+        self.is_lost = True
         listeners, self._listeners = self._listeners, {}
         for listener in listeners.values():
             listener.lost()

@@ -71,8 +71,10 @@ class Bell:
 class AgentsDoor:
     """`/agent/v1/link`."""
 
-    def __init__(self, pipeline: Pipeline, registry: Registry, plain: str) -> None:
+    def __init__(self, pipeline: Pipeline, registry: Registry, plain: str, linked: Callable[[str], Awaitable[None]]) -> None:
+        """`linked` is told of every worker before it is given its first request."""
         self._pipeline = pipeline
+        self._linked = linked
         self._registry = registry
         #: HOST:PORT of the listener without TLS.
         self._plain = plain
@@ -121,6 +123,7 @@ class AgentsDoor:
                 self._pipeline.lock_worker(record.id)
             raise
         await self._registry.enter(record.id, handshake.epoch)
+        await self._linked(record.id)
         bell = Bell()
         bell.link = link = Link(bell.ring, monotonic())
         await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))

@@ -1,7 +1,6 @@
 """The server put together: settings, secrets and a database in, one Litestar application out."""
 
 import asyncio
-import hmac
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -25,16 +24,16 @@ from mindgw.control.secrets import Secrets
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
-from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
 from mindgw.server import enrol, management, ops, problems
+from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import dead_letters as stored
-from mindgw.store import epochs, keys, ledger
+from mindgw.store import keys
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -72,27 +71,28 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
             return await keys.holder(session, key_id)
 
     auth = Auth(find, {1: secrets.pepper}, utcnow)
-    meter = Meter(all_but_the_bad(_books(database, secrets)), counters)
+    accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
-    pipeline = Pipeline(config, auth, meter, dead=dead)
+    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead)
     registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
-    collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: meter.unwritten)
+    pipeline.on_receipts, pipeline.on_unlinked = accounting.inbox.take, accounting.inbox.forget
+    collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
-    state.identify = pipeline.identify
+    state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     doors = [
         _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
-        _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen), is_mount=False),
+        _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
     beside = [
-        Chore("writing usage", FLUSH, meter.flush),
+        *accounting.writing(),
         Chore("writing what workers report", FLUSH, registry.flush),
         Chore("writing when keys were used", FLUSH, _touch(auth, database)),
         Chore("writing dead letters", FLUSH, partial(dead.flush, _writer(database, Safe(secrets.sealing)))),
     ]
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
-    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, database, beside, forget))
+    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, database, accounting, beside, forget))
     return Server(app, pipeline, registry, database, collector)
 
 
@@ -131,13 +131,16 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
 
 
 @asynccontextmanager
-async def _at_work(pipeline: Pipeline, registry: Registry, database: Database, writing: list[Chore], *others: Chore) -> AsyncIterator[None]:
+async def _at_work(
+    pipeline: Pipeline, registry: Registry, database: Database, accounting: Accounting, writing: list[Chore], *others: Chore
+) -> AsyncIterator[None]:
     """What runs beside the requests while the application lives; at the end everything that is known is written down."""
     memory = Memory(pipeline.queue.order, database, utcnow)
     await registry.remember(pipeline.fleet)
     await memory.recall()
+    await accounting.begin()
     writing = [*writing, Chore("writing how far flows are ahead", REMEMBER, memory.flush)]
-    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *others]
+    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *accounting.others(), *others]
     tasks = [asyncio.create_task(chore.forever()) for chore in chores]
     try:
         yield
@@ -151,25 +154,7 @@ async def _at_work(pipeline: Pipeline, registry: Registry, database: Database, w
                 await task
         for chore in writing:
             await chore.once()
-        if pipeline.meter.unwritten:
-            log.critical("the server ends with %d usage rows that the database did not take; they are lost", pipeline.meter.unwritten)
-
-
-def _books(database: Database, secrets: Secrets) -> Callable[[Sequence[ledger.Entry]], Awaitable[None]]:
-    """Writes entries into the ledger, in a chain that begins with the first of them."""
-    key = hmac.digest(secrets.sealing, b"chain of the ledger", "sha256")
-    chains: list[ledger.Writer] = []
-
-    async def append(entries: Sequence[ledger.Entry]) -> None:
-        if not chains:
-            async with database.write() as session:
-                begun = await epochs.begin(session, secrets.fingerprint, await epochs.now(session))
-            chains.append(ledger.Writer(begun.id, key, 0, begun.genesis))
-        async with database.write() as session:
-            done = await ledger.commit(session, chains[0], entries)
-        chains[0].advance(done)
-
-    return append
+        await Chore("closing the books", MINUTE, accounting.end).once()
 
 
 def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaitable[None]]:

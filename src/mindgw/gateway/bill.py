@@ -1,0 +1,138 @@
+"""What one request costs, and who pays: reserved when it has a slot, settled when it is over, with one row for each attempt.
+
+Nothing is held while it waits. Only one attempt of a request is billed: the one that its client got something of.
+"""
+
+from typing import Any
+
+from mindgw.core import ceiling, price, usage
+from mindgw.gateway.admission import Ask, Caller, Head
+from mindgw.gateway.meter import Tally
+from mindgw.gateway.reservation import Reservation
+from mindgw.gateway.route import Placement
+from mindgw.gateway.stages import Stages
+from mindgw.gateway.tag import Tag
+from mindgw.store.entries import Draw
+from mindgw.store.ledger import Entry
+
+
+class Bill:
+    """One request's. `close` ends it, once."""
+
+    __slots__ = ("_capped", "_head", "_reservation", "_stages", "_tally", "day")
+
+    def __init__(self, stages: Stages, head: Head, tally: Tally) -> None:
+        self._stages = stages
+        self._head = head
+        self._tally = tally
+        #: What it falls under; None: under no limit, or it never had a slot.
+        self._reservation: Reservation | None = None
+        #: Whether the engine was sent a lower cap than its caller wrote.
+        self._capped = False
+        #: UTC date on which it is booked.
+        self.day = tally.started.date().isoformat()
+
+    @property
+    def paid(self) -> int:
+        """Tokens of all answers together that are paid for; 0: as many as the engine likes."""
+        return self._reservation.paid if self._reservation is not None else 0
+
+    @property
+    def answers(self) -> int:
+        """Answers that are paid for, where they are counted."""
+        return self._reservation.sizes.answers if self._reservation is not None else 1
+
+    def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
+        """What is billed of what was used: whatever an engine made beyond its cap, nobody had ordered."""
+        used = used or usage.Tokens()
+        return usage.bounded(used.prompt, min(used.completion, self.paid), used.cached, used.source) if self.paid else used
+
+    def lowers(self, ask: Ask, now: float) -> bool:
+        """Whether the request goes to the end of the queue: some limit that it falls under is used up."""
+        quotas = self._stages.accounts.quotas
+        model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
+        return quotas.lowers(quotas.claims(ask.caller, model, self.day), now)
+
+    # -- one attempt ----------------------------------------------------------------------------------------------
+
+    def reserve(self, ask: Ask, body: bytes, placement: Placement) -> Reservation | None:
+        """To be called when it has a slot. None: it may begin; else it must wait until that is funded. Raises QuotaExceeded when it is
+        larger than a whole limit."""
+        quotas, model = self._stages.accounts.quotas, placement.seat.model(placement.model)
+        self.day = self._stages.today().date().isoformat()
+        claims = quotas.claims(ask.caller, placement.model, self.day)
+        if not claims:
+            self._reservation = None
+            return None
+        context = model.context if model is not None else None
+        self._reservation = reservation = quotas.open(ask, claims, body, placement.model, context)
+        return None if reservation.reserve() else reservation
+
+    def body(self, ask: Ask, body: bytes) -> bytes:
+        """What the engine is sent: with a cap on its answer where one is needed."""
+        cap, asked = self._reservation.cap if self._reservation is not None else 0, ask.peek.max_tokens
+        self._capped = bool(cap) and (asked is None or not 0 < asked <= cap)
+        return ceiling.with_cap(body, cap) if self._capped else body
+
+    def tag(self, ask: Ask, placement: Placement) -> bytes:
+        """The sealed tag of the attempt that was just counted."""
+        caller, tally, reservation, prices = ask.caller, self._tally, self._reservation, self._stages.accounts.quotas.prices
+        value = prices.of(placement.model)
+        tag = Tag(
+            self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
+            ask.peek.stream, self.day, prices.version, (value.input, value.output),
+            reservation.held if reservation is not None else 0, self._stages.accounts.seal.epoch, round(tally.started.timestamp() * 1000),
+            round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
+        )  # fmt: skip
+        return self._stages.accounts.seal.seal(tag, placement.seat.worker.id)
+
+    def cut(self, finish: str) -> bool:
+        """Whether an answer that ended so would be longer, had more been paid for."""
+        return self._capped and finish == "length"
+
+    # -- ends -----------------------------------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """An attempt came to nothing, before its client saw a byte of it: nothing is held any more, and nothing is billed."""
+        if self._reservation is not None:
+            self._reservation.release()
+
+    def waste(self, caller: Caller, code: str, now: float) -> None:
+        """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
+        self.release()
+        self._stages.accounts.meter.note(self._row(caller, (self._tally.sent, "wasted"), usage.Tokens(), code, now))
+
+    def close(self, caller: Caller, outcome: str, billed: usage.Tokens | None, now: float) -> Entry:
+        """The request is over: `billed` is what its client pays for, None for nothing. Returns its row."""
+        tally, reservation = self._tally, self._reservation
+        attempt = tally.sent if tally.sent > tally.turned_down else 0
+        if billed is None or not attempt:
+            if reservation is not None:
+                reservation.end()
+            kind = "wasted" if attempt else "refused"
+            row = self._row(caller, (attempt, kind), tally.tokens if attempt else usage.Tokens(), outcome, now)
+        else:
+            row = self._settle(caller, attempt, billed, outcome, now)
+        self._stages.accounts.meter.settle(row)
+        return row
+
+    def _settle(self, caller: Caller, attempt: int, billed: usage.Tokens, outcome: str, now: float) -> Entry:
+        reservation = self._reservation
+        quotas = self._stages.accounts.quotas
+        quotas.learn(self._tally.model, reservation, billed)
+        if reservation is None:
+            return self._row(caller, (attempt, "settled"), billed, outcome, now)
+        billed = self.bounded(billed)
+        settled = reservation.settle(billed)
+        if settled.spare:
+            quotas.desk.spare.update(settled.spare)
+        draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
+        return self._row(caller, (attempt, "settled"), billed, outcome, now, draws=draws, over=settled.over)
+
+    def _row(self, caller: Caller, slot: tuple[int, str], used: usage.Tokens, outcome: str, now: float, **drawn: Any) -> Entry:
+        """`slot`: which attempt, and what kind of end it had; `drawn`: what it took out of leases."""
+        attempt, kind = slot
+        prices = self._stages.accounts.quotas.prices
+        cost = price.cost(prices.of(self._tally.model), used.prompt, used.completion)
+        money = {"attempt": attempt, "kind": kind, "day": self.day, "cost": cost, "price_version": prices.version, **drawn}
+        return self._tally.row((self._head.request_id, self._head.path), caller, outcome, now, used, **money)
