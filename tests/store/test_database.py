@@ -1,6 +1,7 @@
 """Transactions: what is committed stays, what fails is gone, readers see one moment and write nothing."""
 
 import asyncio
+import contextlib
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -9,7 +10,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlmodel import func, select
 
+from mindgw.errors import ConfigError, Draining
 from mindgw.store import audit, fleet, people
+from mindgw.store import database as store
 from mindgw.store.database import READERS, Database
 from mindgw.store.tables import JoinToken, Org, Team
 
@@ -183,3 +186,116 @@ async def test_sqlite_is_set_up_for_commits_that_last(sqlite_template, tmp_path)
     with sqlite3.connect(file) as plain:
         assert plain.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     plain.close()
+
+
+# -- a database that is away -------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def silence():
+    """Address of somebody who takes connections and says nothing."""
+    ended = asyncio.Event()
+
+    async def hold(_reader, writer):
+        await ended.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    try:
+        yield f"postgresql://u:secret@127.0.0.1:{server.sockets[0].getsockname()[1]}/d"
+    finally:
+        ended.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def away(database, write=True, work=None):
+    """The error of a block, which must say that the database is away, and when to come back."""
+    with pytest.raises(Draining) as told:
+        async with database.write() if write else database.read() as session:
+            if work is not None:
+                await work(session)
+    assert (told.value.status, told.value.code) == (503, "database_unavailable") and told.value.retry_after
+    assert told.value.__cause__ is not None
+    return told.value
+
+
+async def test_a_file_that_another_process_keeps_locked_is_away_for_writers_alone(sqlite_template, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_PRAGMAS", ("busy_timeout=50", *store._PRAGMAS[1:]))
+    file = tmp_path / "mindgw.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{file}")
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        await away(database)
+        assert await count(database) == 0
+        other.execute("ROLLBACK")
+    async with database.write() as session:
+        await people.get_or_create_org(session, "kept")
+    await database.close()
+
+
+async def test_a_disk_that_is_full_is_away_and_nothing_of_the_block_is_kept(sqlite_template, tmp_path):
+    file = tmp_path / "mindgw.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    database = Database(f"sqlite:///{file}")
+
+    async def much(session):
+        connection = await session.connection()
+        await connection.execute(text("PRAGMA max_page_count = 1"))  # no more than there are
+        for number in range(500):
+            await people.get_or_create_org(session, f"{number:0200}")
+
+    await away(database, work=much)
+    assert await count(database) == 0
+    await database.close()
+
+
+async def test_a_file_that_cannot_be_written_is_away_for_writers_and_no_news_to_readers(database, kind):
+    if kind == "postgres":
+        pytest.skip("a standby is what this is there")
+
+    async def locked_up(session):
+        await (await session.connection()).execute(text("PRAGMA query_only=ON"))
+        await people.get_or_create_org(session, "never")
+
+    await away(database, work=locked_up)
+
+
+async def test_a_connection_that_is_cut_in_the_middle_is_away_and_the_next_one_is_not(database, kind):
+    if kind == "sqlite":
+        pytest.skip("SQLite has no connections to cut")
+
+    async def cut(session):
+        await session.exec(select(text("pg_terminate_backend(pg_backend_pid())")))
+
+    await away(database, work=cut)
+    await away(database, write=False, work=cut)
+    assert await count(database) == 0
+
+
+@pytest.mark.parametrize("write", [True, False])
+async def test_a_postgres_that_is_not_there_is_away(tmp_path, write):
+    database = Database(f"postgresql://u:secret@/d?host={tmp_path}")
+    assert "secret" not in str(await away(database, write))
+    assert not await database.at_head()
+    await database.close()
+
+
+async def test_a_postgres_that_says_nothing_is_away_in_time(monkeypatch):
+    monkeypatch.setattr(store, "REACH", 0.2)
+    async with silence() as address, asyncio.timeout(20):
+        database = Database(address)
+        for write in (True, False):
+            await away(database, write)
+        assert not await database.at_head()
+        with pytest.raises(ConfigError, match="did not answer in time") as told:
+            await database.revision()
+        assert "secret" not in str(told.value)
+        await database.close()
+
+
+async def test_what_is_wrong_with_the_statement_is_no_outage(database):
+    with pytest.raises(DBAPIError, match="nowhere"):
+        async with database.write() as session:
+            await (await session.connection()).execute(text("SELECT * FROM nowhere"))

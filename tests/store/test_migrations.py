@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mindgw.errors import ConfigError
+from mindgw.errors import ConfigError, InternalError
 from mindgw.store import migration, schema
 from mindgw.store.database import Database, parse_url
 from mindgw.store.tables import metadata
@@ -67,6 +67,19 @@ async def test_all_that_a_migration_makes_it_can_take_back(database):
     assert await tables(database) == {schema.VERSION_TABLE}
     await database.migrate()
     assert await database.at_head()
+
+
+async def test_a_way_down_that_leaves_rows_which_point_nowhere_is_not_gone(sqlite_template, tmp_path):
+    file = tmp_path / "mindgw.db"
+    file.write_bytes(sqlite_template.read_bytes())
+    with sqlite3.connect(file) as plain:  # checks no references, unlike ours
+        plain.execute("INSERT INTO teams (id, org_id, name, created_at, version) VALUES ('t', 'nobody', 'n', '2026-01-01 00:00:00', 1)")
+    plain.close()
+    database = Database(f"sqlite:///{file}")
+    with pytest.raises(InternalError, match="1 rows that point nowhere"):
+        await database.downgrade(schema.before(schema.head()))
+    assert await database.at_head()
+    await database.close()
 
 
 async def test_servers_that_start_together_migrate_once(empty):
