@@ -1,6 +1,8 @@
 """The rows of a request, and the check of the whole ledger with its words on the way."""
 
 import asyncio
+import threading
+from collections import Counter
 
 import pytest
 
@@ -81,14 +83,13 @@ def played(monkeypatch, *steps):
 
 async def test_a_long_check_says_how_far_it_is(place, monkeypatch):
     monkeypatch.setattr(ledger, "PERIOD", 0.01)
-    go = asyncio.Event()
-    played(monkeypatch, go.wait, Broken("I1", "x", "y"))
+    go = threading.Event()
+    played(monkeypatch, lambda: asyncio.to_thread(go.wait), Broken("I1", "x", "y"))
     seen = []
     async for word in ledger.check(place.database, KEY):
         seen.append(word)
-        if len(seen) == 3:
+        if seen[-3:] == [Checking(checked={"rows": 1})] * 3:
             go.set()
-    assert all(isinstance(word, Checking) and word.checked == {"rows": 1} for word in seen[:3])
     assert isinstance(seen[-2], Wrong) and seen[-1] == Checked(ok=False, broken=1, checked={"rows": 2})
 
 
@@ -104,15 +105,14 @@ async def test_a_check_that_cannot_go_on_raises(place, monkeypatch):
         raise OSError("no disk")
 
     played(monkeypatch, Broken("I1", "x", "y"), fail)
-    seen = []
+    check = ledger.check(place.database, KEY)
+    assert (await anext(check)).where == "x"
     with pytest.raises(OSError, match="no disk"):
-        async for word in ledger.check(place.database, KEY):
-            seen.append(word)
-    assert [word.where for word in seen] == ["x"]
+        await anext(check)
 
 
 async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
-    ended = asyncio.Event()
+    ended = threading.Event()
 
     async def wait():
         try:
@@ -125,6 +125,13 @@ async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
     assert isinstance(await anext(check), Wrong)
     await check.aclose()
     assert ended.is_set()
+
+
+async def test_a_check_may_be_given_up_before_it_began(place, monkeypatch):
+    search = ledger._Search(place.database, KEY, Counter(), asyncio.Queue(1))
+    search.stop()
+    await asyncio.to_thread(search.run)
+    search.stop()
 
 
 async def test_a_real_check_that_is_given_up_leaves_the_database_as_it_was(place, monkeypatch):

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from msgspec import Struct
@@ -116,7 +117,8 @@ async def check(database: Database, key: bytes) -> AsyncGenerator[Word]:
     the database raises."""
     checked: Counter[str] = Counter()
     wrong: asyncio.Queue[Broken] = asyncio.Queue(MOST)
-    looking = asyncio.create_task(_look(database, key, checked, wrong))
+    search = _Search(database, key, checked, wrong)
+    looking = asyncio.create_task(asyncio.to_thread(search.run))
     number = 0
     try:
         while not (looking.done() and wrong.empty()):
@@ -128,15 +130,53 @@ async def check(database: Database, key: bytes) -> AsyncGenerator[Word]:
                 yield Wrong(invariant=found.invariant, where=found.where, what=found.what)
         await looking
     finally:
-        looking.cancel()
+        search.stop()
         await asyncio.wait([looking])
     yield Checked(ok=not number, broken=number, checked=dict(checked))
 
 
-async def _look(database: Database, key: bytes, checked: Counter[str], wrong: "asyncio.Queue[Broken]") -> None:
-    async with database.read() as session:
-        async for found in verify.broken(session, key, checked):
-            await wrong.put(found)
+class _Search:
+    """A check at work, in a thread with a loop and connections of its own: requests must not wait while it hashes."""
+
+    def __init__(self, database: Database, key: bytes, checked: Counter[str], wrong: "asyncio.Queue[Broken]") -> None:
+        self._url = database.url.render_as_string(hide_password=False)
+        self._key = key
+        #: What it has looked at so far.
+        self._checked = checked
+        #: Where it puts what it finds, and the loop of whoever takes it out.
+        self._wrong = wrong
+        self._theirs = asyncio.get_running_loop()
+        #: Its own loop and task, once it is at work.
+        self._at_work: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
+        #: Whether nobody wants to know any more.
+        self._stopped = False
+
+    def run(self) -> None:
+        """Until all is looked at, or until it is stopped."""
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._look())
+
+    def stop(self) -> None:
+        """Ends it soon, from the other thread."""
+        self._stopped = True
+        if self._at_work is not None:
+            loop, task = self._at_work
+            with suppress(RuntimeError):  # it has ended, and its loop is closed
+                loop.call_soon_threadsafe(task.cancel)
+
+    async def _look(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._at_work = asyncio.get_running_loop(), task
+        if self._stopped:
+            return
+        database = Database(self._url)
+        try:
+            async with database.read() as session:
+                async for found in verify.broken(session, self._key, self._checked):
+                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wrong.put(found), self._theirs))
+        finally:
+            await database.close()
 
 
 async def _next(wrong: "asyncio.Queue[Broken]", looking: "asyncio.Task[None]") -> Broken | None:
