@@ -81,7 +81,7 @@ async def test_each_attempt_has_its_own(place, box):
     await box.bring(box.receipt("r", outcome="failed", completion=2))
     found = await shown(place, "r")
     assert [(one.attempt, one.worker_id, one.agrees, one.ok) for one in found] == [
-        (1, box.id, "aborted", True), (2, other.id, "yes", True)
+        (1, box.id, "incomparable", True), (2, other.id, "yes", True)
     ]  # fmt: skip
 
 
@@ -91,16 +91,22 @@ async def test_a_request_without_a_receipt_is_told_from_one_with(place):
         await shown(place, "r")
 
 
-@pytest.mark.parametrize(
-    ("outcome", "booked", "agrees", "ok"),
-    [("done", "done", "no", False), ("cancelled", "done", "aborted", True), ("done", "cancelled", "aborted", True)],
-)
-async def test_other_numbers_are_wrong_unless_it_ended_before_its_time(place, box, outcome, booked, agrees, ok):
-    await place.use("r", completion_tokens=3, outcome=booked)
-    await box.bring(box.receipt("r", outcome=outcome))
-    found = await only(place)
-    assert (found.agrees, found.ok) == (agrees, ok)
-    assert ok or "other numbers" in found.problems[0]
+COUNTS = [
+    ({}, {}, "yes"), ({"completion": 900}, {"completion_tokens": 905}, "yes"), ({"completion": 900}, {"completion_tokens": 90}, "no"),
+    ({"prompt": 900}, {"source": "counted"}, "yes"), ({"prompt": 900}, {}, "no"),
+    ({"completion": 900}, {"source": "estimated"}, "incomparable"), ({"completion": 900, "outcome": "cancelled"}, {}, "incomparable"),
+    ({"completion": 900}, {"outcome": "cancelled"}, "incomparable"), ({"completion": 900}, {"kind": "wasted"}, "incomparable"),
+    ({}, {"outcome": "cancelled"}, "yes"),
+]  # fmt: skip
+
+
+async def test_other_numbers_are_wrong_where_they_can_be_compared(place, box):
+    for number, (said, booked, agrees) in enumerate(COUNTS):
+        await place.use(f"r{number}", **booked)
+        await box.bring(box.receipt(f"r{number}", **said))
+        found = await only(place, f"r{number}")
+        assert (found.agrees, found.ok) == (agrees, agrees != "no"), (said, booked)
+        assert found.ok or "other numbers" in found.problems[0]
 
 
 async def test_an_attempt_that_nobody_booked_is_missed(place, box):

@@ -19,7 +19,7 @@ def _counts(item: Item) -> str:
 
 def _ledger(receipt: Item) -> str:
     row = receipt.get("ledger")
-    said = {"yes": "it agrees", "no": "it does not agree", "aborted": "ended before its time, numbers may differ"}
+    said = {"yes": "it agrees", "no": "it does not agree", "incomparable": "that cannot be compared"}
     return f"{row.get('kind')}: {_counts(row)}; {said.get(str(receipt.get('agrees')), '?')}" if row else "no row"
 
 

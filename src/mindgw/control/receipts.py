@@ -8,6 +8,7 @@ from msgspec import Struct
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mindgw.control import recount
 from mindgw.control.pages import Page
 from mindgw.errors import NotFound
 from mindgw.store import fleet, ledger, receipts
@@ -70,7 +71,8 @@ class ReceiptView(Struct, frozen=True, kw_only=True):
     head: SignedHead | None
     #: None: there is no row.
     ledger: Booked | None
-    #: yes; no; missing: there is no row; aborted: it ended before its time, so the agent may well have sent what no client was given.
+    #: yes, or as good as; no; missing: there is no row; incomparable: it ended before its time, so that the agent may well have sent
+    #: what no client was given, or somebody only estimated.
     agrees: str
     #: What is wrong with it, for people.
     problems: list[str]
@@ -146,14 +148,21 @@ def compare(receipt: Receipt, row: LedgerRow | None) -> str:
     """Whether the row of the attempt says the same; see `ReceiptView.agrees`."""
     if row is None:
         return "missing"
-    if (receipt.prompt, receipt.completion) == (row.prompt_tokens, row.completion_tokens):
-        return "yes"
-    return "no" if receipt.outcome == "done" and row.outcome == "done" else "aborted"
+    if recount.differs(row, _said(receipt)):
+        return "no"
+    same = (receipt.prompt, receipt.completion) == (row.prompt_tokens, row.completion_tokens)
+    comparable = (row.kind, row.outcome, receipt.outcome) == ("settled", "done", "done") and "estimated" not in (row.source, receipt.source)
+    return "yes" if same or comparable else "incomparable"
 
 
 def recomputed(receipt: Receipt, tag: bytes) -> bytes:
     """The hash that a receipt with these numbers and this billing tag must have."""
-    said = wire.Receipt(
+    return wire.chained(receipt.prev, _said(receipt, tag))
+
+
+def _said(receipt: Receipt, tag: bytes = b"") -> wire.Receipt:
+    """As its agent wrote it."""
+    return wire.Receipt(
         seq=receipt.seq,
         tag=tag,
         outcome=receipt.outcome,  # type: ignore[arg-type]
@@ -165,7 +174,6 @@ def recomputed(receipt: Receipt, tag: bytes) -> bytes:
         bytes=receipt.bytes_out,
         at=round(receipt.at.timestamp() * 1000),
     )
-    return wire.chained(receipt.prev, said)
 
 
 async def _chain_problems(session: AsyncSession, vouched: Vouched) -> list[str]:

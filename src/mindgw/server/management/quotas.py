@@ -8,7 +8,7 @@ from litestar.params import FromQuery, JSONBody, QueryParameter
 
 from mindgw.control import quotas
 from mindgw.control.pages import Page
-from mindgw.control.quotas import News, QuotaChoice, QuotasSet, QuotaView, QuotaWish
+from mindgw.control.quotas import QuotaChoice, QuotasSet, QuotaView, QuotaWish
 from mindgw.server.management.guard import Office
 
 _SCOPE = "key:ID, user:EMAIL, team:NAME, org:NAME or model:NAME."
@@ -28,8 +28,7 @@ async def set_quotas(
     state: Office, data: JSONBody[QuotaWish], actor: NamedDependency[str], version: NamedDependency[int | None]
 ) -> QuotasSet:
     """Set limits of one scope, all of them or none. The running gateway obeys at once."""
-    priced = bool(getattr(state.config, "prices", {}))
-    return await quotas.put(state.database, actor, data, _news(state), priced=priced, version=version)
+    return await quotas.put(state.database, actor, data, state.quotas_changed, priced=bool(state.config.prices), version=version)
 
 
 @delete("/quotas", status_code=200)
@@ -43,7 +42,7 @@ async def clear_quotas(
 ) -> Page[QuotaView]:
     """Take limits of one scope away; the answer has them as they were."""
     choice = QuotaChoice(scope=whose, unit=unit, period=period)
-    return await quotas.clear(state.database, actor, choice, _news(state), version=version)
+    return await quotas.clear(state.database, actor, choice, state.quotas_changed, version=version)
 
 
 @post("/quotas/reset", status_code=200)
@@ -51,17 +50,7 @@ async def reset_quotas(
     state: Office, data: JSONBody[QuotaChoice], actor: NamedDependency[str], version: NamedDependency[int | None]
 ) -> Page[QuotaView]:
     """Forgive what one scope has used in the windows that it is now. What is reserved stays reserved."""
-    return await quotas.reset(state.database, actor, data, _news(state), version=version)
-
-
-def _news(state: Office) -> News:
-    """What the application does when limits were changed."""
-    found: News = getattr(state, "quotas_changed", _nobody)
-    return found
-
-
-async def _nobody() -> None:
-    """Nobody wants to know."""
+    return await quotas.reset(state.database, actor, data, state.quotas_changed, version=version)
 
 
 HANDLERS = (list_quotas, set_quotas, clear_quotas, reset_quotas)
