@@ -174,7 +174,7 @@ class Fake:
                 self.wfile.write(fake.body)
                 fake.body = fake.then.pop(0) if fake.then else fake.body
 
-            do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of the standard library
+            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - names of the standard library
 
             def log_message(self, format: str, *args: object) -> None:
                 """Silent."""

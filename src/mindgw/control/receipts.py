@@ -155,16 +155,11 @@ def compare(receipt: Receipt, row: LedgerRow | None) -> str:
     return "yes" if same or comparable else "incomparable"
 
 
-def recomputed(receipt: Receipt, tag: bytes) -> bytes:
-    """The hash that a receipt with these numbers and this billing tag must have."""
-    return wire.chained(receipt.prev, _said(receipt, tag))
-
-
-def _said(receipt: Receipt, tag: bytes = b"") -> wire.Receipt:
+def _said(receipt: Receipt) -> wire.Receipt:
     """As its agent wrote it."""
     return wire.Receipt(
         seq=receipt.seq,
-        tag=tag,
+        tag=receipt.tag,
         outcome=receipt.outcome,  # type: ignore[arg-type]
         prompt=receipt.prompt,
         completion=receipt.completion,
@@ -180,8 +175,7 @@ async def _chain_problems(session: AsyncSession, vouched: Vouched) -> list[str]:
     """From the receipt before it to the end of its batch."""
     receipt, head = vouched
     problems = []
-    tag = getattr(receipt, "tag", None)
-    if tag is not None and recomputed(receipt, tag) != receipt.hash:
+    if wire.chained(receipt.prev, _said(receipt)) != receipt.hash:
         problems.append("its hash is not that of its numbers: they were changed")
     last = min(head.seq if head is not None else receipt.seq, receipt.seq + REACH)
     near = select(Receipt.seq, Receipt.prev, Receipt.hash).where(
