@@ -21,11 +21,11 @@ def follow(server: Server, request: Request) -> Generator[dict[str, Any]]:
         while line := answer.readline(MAX_LINE + 1):
             word = _word(server, request, line)
             if word["state"] == "failed":
-                raise ClientError("the check broke off", hint=_LOOK, code="check_broke_off")
+                raise ClientError("the check broke off", hint=_LOOK)
             yield word
             if word["state"] == "done":
                 return
-    raise ClientError("the check broke off: the connection was lost before its end", hint=_LOOK, code="check_broke_off")
+    raise ClientError("the check broke off: the connection was lost before its end", hint=_LOOK)
 
 
 def _word(server: Server, request: Request, line: bytes) -> dict[str, Any]:
