@@ -145,6 +145,15 @@ async def test_loans_go_back_as_far_as_they_are_there(books):
     assert (await books.budget(K), await books.lease(K)) == ((0, 0, 0, 0), 0)
 
 
+async def test_a_loan_of_a_budget_that_is_not_there_is_left_alone(books):
+    await books.limit(K, 100)
+    await books.borrow(K, want=60)
+    await books.sql("DELETE FROM budgets")
+    await books.give_back({K: 20})
+    assert await books.lease(K) == 60
+    await books.sql("DELETE FROM leases")
+
+
 async def test_who_is_over_gets_no_loan(books):
     await books.limit(K, 100)
     await books.run(epochs.end, books.epoch, NOON)

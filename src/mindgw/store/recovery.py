@@ -108,8 +108,6 @@ async def _given_back(session: AsyncSession, missing: Counter[Loan], at: dict[Lo
 
 def _left(entry: Entry, loans: Counter[Loan]) -> Entry | None:
     """What is to be charged of a lease: no more than is in it."""
-    if entry.kind == "adjust":
-        return entry
     (draw,) = entry.draws
     loan = entry.lease_epoch, Budget(draw.scope, draw.unit, draw.window)
     amount = min(draw.amount, loans[loan])

@@ -167,12 +167,10 @@ async def _chain(session: AsyncSession, key: bytes, end: _End, head: tuple[int, 
         commits = (await (await session.connection()).execute(page)).all()
         for piece in _pieces(commits):
             rows = await _hashed(session, end.epoch, piece[0].seq, piece[-1].seq)
-            for one in piece:
-                counts["commits"] += 1
-                counts["rows"] += len(rows.get(one.seq, ()))
-                for what in _wrong(key, end, one, rows.get(one.seq, [])):
-                    yield Broken("I5", f"commit {one.epoch}.{one.seq}", what)
-                end.seq, end.hash = one.seq, one.hash
+            counts["commits"] += len(piece)
+            counts["rows"] += sum(map(len, rows.values()))
+            for seq, what in _followed(key, end, piece, rows):
+                yield Broken("I5", f"commit {end.epoch}.{seq}", what)
         if len(commits) < PAGE:
             break
         read = commits[-1].seq
@@ -202,6 +200,14 @@ async def _hashed(session: AsyncSession, epoch: int, first: int, last: int) -> d
     async for values in _rows(session, query):
         found.setdefault(values[-1], []).append(chain.canonical(tuple(values)))
     return found
+
+
+def _followed(key: bytes, end: _End, commits: Sequence[Any], rows: dict[int, list[bytes]]) -> Iterator[tuple[int, str]]:
+    """What is wrong with which of these commits; `end` moves on to the last of them."""
+    for commit in commits:
+        for what in _wrong(key, end, commit, rows.get(commit.seq, [])):
+            yield commit.seq, what
+        end.seq, end.hash = commit.seq, commit.hash
 
 
 def _wrong(key: bytes, end: _End, commit: Any, rows: list[bytes]) -> Iterator[str]:
