@@ -16,9 +16,8 @@ import msgspec
 import platformdirs
 
 from mindgw import settings_file
-from mindgw.core import price
 from mindgw.errors import ConfigError
-from mindgw.quantities import Duration, Shares, Size, is_loopback, split_address
+from mindgw.quantities import Duration, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
@@ -152,7 +151,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     queue: Queueing = Queueing()
     quotas: Quotas = Quotas()
     #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.
-    prices: str = ""
+    prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
     metrics: Metrics = Metrics()
     log: Log = Log()
@@ -348,14 +347,6 @@ def _database(text: str) -> str:
     return "" if known else "must be sqlite or an address such as postgresql://user:password@host/name"
 
 
-def _prices(text: str) -> str:
-    try:
-        price.parse_prices(text)
-    except ValueError as wrong:
-        return f"must be prices ({wrong})"
-    return ""
-
-
 def _at_most(most: int, shown: str) -> Callable[[int], str]:
     """For limits that agents keep, too: a larger one would only move the refusal there."""
     return lambda value: "" if value <= most else f"must be at most {shown}, as agents take no more"
@@ -374,7 +365,6 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
-    "prices": _prices,
     "metrics.listen": _address,
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),

@@ -12,8 +12,14 @@ Size = Annotated[int, "size"]
 #: How much more of what is shared somebody gets than others; written as "team:nlp=2, user:ada@example.org=0.5".
 Shares = Annotated[dict[str, float], "shares"]
 
+#: Dollars for a million tokens of prompt and of answer; written as "llama3=0.15/0.60, *=0.1/0.1".
+PriceTable = Annotated[dict[str, tuple[int, int]], "prices"]
+
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHARE = re.compile(r"((?:team|user):[^=,]{1,200})=([0-9]{1,6}(?:\.[0-9]{1,6})?)")
+_AMOUNT = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,6})0*)?")
+#: The most dollars that a million tokens may cost, in millionths: more is a slip of the keyboard.
+_DEAREST = 10**12
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) *([A-Za-z]*)", re.ASCII)
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -63,6 +69,26 @@ def shares(text: str) -> dict[str, float]:
             raise ValueError('must be shares above 0, each of a team or a user once, such as "team:nlp=2, user:ada@example.org=0.5"')
         found[match[1]] = share
     return found
+
+
+def prices(text: str) -> dict[str, tuple[int, int]]:
+    """Model or pattern -> millionths of a dollar for a million tokens of the prompt and of the answer; none for an empty text."""
+    found: dict[str, tuple[int, int]] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        # models may have an equals sign in their name, prices have none
+        pattern, _, price = (piece.strip() for piece in part.rpartition("="))
+        prompt, _, answer = (_micro(piece.strip()) for piece in price.partition("/"))
+        if not pattern or prompt is None or answer is None or pattern in found:
+            raise ValueError('must be dollars for a million tokens, each model or pattern once, such as "llama3=0.15/0.60, *=0.1/0.1"')
+        found[pattern] = (prompt, answer)
+    return found
+
+
+def _micro(text: str) -> int | None:
+    """Millionths; None for what is no price."""
+    match = _AMOUNT.fullmatch(text)
+    value = int(match[1] + (match[2] or "").ljust(6, "0")) if match else _DEAREST + 1
+    return value if value <= _DEAREST else None
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -25,6 +25,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     quantities.Duration: quantities.duration,
     quantities.Size: quantities.size,
     quantities.Shares: quantities.shares,
+    quantities.PriceTable: quantities.prices,
 }
 
 

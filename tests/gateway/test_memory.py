@@ -4,8 +4,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy.exc import OperationalError
 
+from mindgw import errors
 from mindgw.core.fair import LEAD, Fair, Ticket
 from mindgw.gateway import memory
 from mindgw.gateway.memory import KEPT, Memory
@@ -153,7 +153,7 @@ async def test_rows_that_make_no_sense_harm_nobody(database):
 async def test_what_could_not_be_written_is_written_the_next_time(database, tmp_path):
     away = Database(f"sqlite:///{tmp_path}/nothing/here.db")
     kept = remember(away, uneven("heavy"))
-    with pytest.raises(OperationalError):
+    with pytest.raises(errors.Draining):
         await kept.flush()
     await away.close()
     kept._database = database

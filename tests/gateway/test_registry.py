@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from mindgw import errors
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.handshake import Rejected
 from mindgw.gateway.registry import Registry
@@ -129,7 +130,7 @@ async def test_a_report_outlives_a_database_that_is_away(database, tmp_path):
     registry = Registry(away, SERVER)
     id = await enrolled(database)
     registry.seen(live(id), wire.Report(0, [engine("m")]))
-    with pytest.raises(Exception, match="unable to open"):
+    with pytest.raises(errors.Draining):
         await registry.flush()
     registry._database = database
     await registry.flush()

@@ -151,7 +151,7 @@ class World:
         counters = metrics.Counters()
         self.meter = Meter(self._append, counters)
         self.vault = Vault()
-        self.quotas = Quotas(self.vault, price.parse_prices("dear=1/2"), 100, counters)
+        self.quotas = Quotas(self.vault, price.Prices([("dear", price.Price(10**6, 2 * 10**6))]), 100, counters)
         config = Config("/nowhere", timeouts=timeouts or Timeouts(), limits=limits or Limits())
         self.seal = Seal(b"s" * 32, 1)
         self.pipeline = Pipeline(config, self.auth, Accounts(self.meter, self.quotas, self.seal), self.clock, dead)

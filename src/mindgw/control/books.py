@@ -34,6 +34,9 @@ class Books:
         self._database = database
         self._instance = instance
         self._key = key
+        #: Workers that had a link since this process began.
+        # bounded: by the workers
+        self._workers: set[str] = set()
         #: One batch at a time.
         self._turn = asyncio.Lock()
         #: The end of this epoch's chain; None before `begin`.
@@ -78,11 +81,12 @@ class Books:
     async def append(self, entries: Sequence[Entry]) -> None:
         """Writes a batch, all or nothing; raises what the database raises, and may be called with the same entries again."""
         async with self._turn:
+            writer = self.writer
             try:
-                done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
+                done = await self._write(lambda session: ledger.commit(session, writer, entries))
             except ledger.Raced:  # another process wrote the same receipt just now
-                done = await self._write(lambda session: ledger.commit(session, self.writer, entries))
-            self.writer.advance(done)
+                done = await self._write(lambda session: ledger.commit(session, writer, entries))
+            writer.advance(done)
         self.on_written(entries)
 
     # -- loans ----------------------------------------------------------------------------------------------------
@@ -117,12 +121,19 @@ class Books:
         await epochs.beat(session, self.epoch, await epochs.now(session))
 
     async def _renew(self) -> None:
-        log.error("this server was silent for so long that others took it for dead: it begins a new epoch after %d", self.epoch)
-        await self.begin()
+        over = self.epoch
+        async with self._turn:
+            if self.epoch != over:
+                return  # somebody else was told at the same moment
+            log.error("this server was silent for so long that others took it for dead: it begins a new epoch after %d", over)
+            await self.begin()
+            for worker_id in self._workers:
+                await self.linked(worker_id)
 
     async def linked(self, worker_id: str) -> None:
         """A worker has a link: it may have receipts of this epoch from now on."""
         await self._write(lambda session: epochs.linked(session, self.epoch, worker_id))
+        self._workers.add(worker_id)
 
     async def cleared(self, worker_id: str) -> None:
         """A worker has nothing more to tell of older epochs."""

@@ -143,6 +143,7 @@ def kept(link: Link) -> NewReceipt:
     receipt, (request_id, attempt) = link.receipt, link.slot if link.tag is not None else ("", 0)
     return NewReceipt(
         seq=receipt.seq,
+        tag=receipt.tag,
         request_id=request_id,
         attempt=attempt,
         outcome=receipt.outcome,

@@ -285,6 +285,11 @@ class Leases:
         lease = self._leases.get(budget)
         return lease.free if lease is not None else 0
 
+    def drawn(self, budget: Budget) -> int:
+        """What was used of it and is not in the ledger yet: the row still has it as reserved."""
+        lease = self._leases.get(budget)
+        return lease.drawn if lease is not None else 0
+
     def row(self, budget: Budget) -> Row | None:
         """What is known of a budget's row; None when it was not read lately."""
         lease = self._leases.get(budget)

@@ -69,10 +69,22 @@ class Desk:
                 self.leases.forget(claim.budget)
             if reservation.reserve() or reservation.squeeze():
                 return
-            refusal = _judge(reservation, rows)
+            refusal = self._judge(reservation, rows)
             if refusal is not None:
                 raise refusal
         raise reserved()
+
+    def _judge(self, reservation: Reservation, rows: dict[Budget, Lent]) -> errors.MindGWError | None:
+        """Why it cannot be held, as the rows say; None when they leave enough: somebody else was faster."""
+        least = reservation.least
+        for claim in reservation.short(least):
+            row, need = rows[claim.budget], least[claim.budget.unit]
+            left = row.limit - row.used - self.leases.drawn(claim.budget)
+            if left < need:
+                return exceeded(claim, max(0, left), need)
+            if row.limit - row.used - row.reserved < need:
+                return reserved()
+        return None
 
     async def _ask(self, reservation: Reservation) -> dict[Budget, Lent]:
         answer: Answer = asyncio.get_running_loop().create_future()
@@ -152,19 +164,6 @@ def _tell(waiting: Sequence[tuple[Reservation, Answer]], answer: dict[Budget, Le
             future.set_exception(answer)
         else:
             future.set_result(answer)
-
-
-def _judge(reservation: Reservation, rows: dict[Budget, Lent]) -> errors.MindGWError | None:
-    """Why it cannot be held, as the rows say; None when they leave enough: somebody else was faster."""
-    least = reservation.least
-    for claim in reservation.short(least):
-        row = rows[claim.budget]
-        need = least[claim.budget.unit]
-        if row.limit - row.used < need:
-            return exceeded(claim, max(0, row.limit - row.used), need)
-        if row.limit - row.used - row.reserved < need:
-            return reserved()
-    return None
 
 
 def exceeded(claim: Claim, left: int, need: int) -> errors.QuotaExceeded:

@@ -10,7 +10,7 @@ from mindgw.control import books
 from mindgw.control.books import Books
 from mindgw.control.inbox import Inbox
 from mindgw.control.secrets import Secrets
-from mindgw.core.price import parse_prices
+from mindgw.core.price import Price, Prices
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.quota import Quotas
@@ -35,7 +35,8 @@ class Accounting:
         self.books.on_epoch = self._begun
         self.books.on_written = self._written
         self.seal = Seal(secrets.sealing)
-        self.quotas = Quotas(self.books, parse_prices(config.prices), config.quotas.output, counters)
+        prices = Prices((pattern, Price(*price)) for pattern, price in config.prices.items())
+        self.quotas = Quotas(self.books, prices, config.quotas.output, counters)
         self.meter = Meter(all_but_the_bad(self.books.append), counters)
         self.inbox = Inbox(database, self.books, self.seal.open, self._public_key)
 
@@ -43,6 +44,16 @@ class Accounting:
     def accounts(self) -> Accounts:
         """What the request path needs of it."""
         return Accounts(self.meter, self.quotas, self.seal)
+
+    def receipts(self) -> list[tuple[str, str, int]]:
+        """Name, help and count of what the metrics tell of receipts."""
+        inbox = self.inbox
+        return [
+            ("mindgw_receipts", "Receipts of agents that are kept.", inbox.booked),
+            ("mindgw_receipts_recovered", "Ledger rows that were made of receipts, because their server had died.", inbox.recovered),
+            ("mindgw_receipts_forged", "Receipts that no server of ours can have asked for.", inbox.forged),
+            ("mindgw_receipts_mismatched", "Attempts that the agent counted otherwise than the server.", inbox.mismatches),
+        ]
 
     async def begin(self) -> None:
         """Opens the books of this run and reads the limits."""

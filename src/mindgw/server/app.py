@@ -77,7 +77,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
     pipeline.on_receipts, pipeline.on_unlinked = accounting.inbox.take, accounting.inbox.forget
-    collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten)
+    collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()

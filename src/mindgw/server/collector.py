@@ -19,12 +19,15 @@ class Collector:
     """Turns counters and a snapshot of the pipeline into Prometheus' text."""
 
     def __init__(
-        self, counters: Counters, snapshot: Callable[[], Snapshot], stats: Callable[[], Stats], unwritten: Callable[[], int]
+        self, counters: Counters, snapshot: Callable[[], Snapshot], stats: Callable[[], Stats], unwritten: Callable[[], int],
+        receipts: Callable[[], list[tuple[str, str, int]]] = list,
     ) -> None:
+        """`receipts` gives (name, help, count) of counters about receipts."""
         self._counters = counters
         self._snapshot = snapshot
         self._stats = stats
         self._unwritten = unwritten
+        self._receipts = receipts
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -38,6 +41,7 @@ class Collector:
         yield from self._failures()
         yield from self._queue()
         yield from self._fleet()
+        yield from self._books()
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("mindgw_requests", "Finished requests.", labels=["model", "endpoint", "status", "outcome"])
@@ -66,6 +70,10 @@ class Collector:
             for code, count in counts.items():
                 family.add_metric([code], count)
             yield family
+        limits = CounterMetricFamily("mindgw_quota_exceeded", "Requests that a limit refused, or would have.", labels=["scope", "mode"])
+        for pair, count in self._counters.quota.items():
+            limits.add_metric(pair, count)
+        yield limits
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
 
@@ -98,6 +106,12 @@ class Collector:
             used.add_metric([worker.name], worker.used)
             up.add_metric([worker.name], float(worker.state == "ready"))
         yield from (slots, used, up)
+
+
+    def _books(self) -> Iterator[Metric]:
+        """What agents say that they used, beside what was counted here."""
+        for name, text, count in self._receipts():
+            yield CounterMetricFamily(name, text, count)
 
 
 def _shares(shares: list[Share]) -> Iterator[Metric]:

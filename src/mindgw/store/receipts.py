@@ -17,6 +17,7 @@ class NewReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """One receipt. Fields are those of the table, where they are explained."""
 
     seq: int
+    tag: bytes = b""
     request_id: str
     attempt: int
     outcome: str

@@ -15,6 +15,8 @@ class Receipt(Row, table=True):
     worker_id: str = Field(primary_key=True)
     #: From 1 on, without a gap.
     seq: int = Field(primary_key=True, sa_type=Count)
+    #: The billing tag, sealed as it was: the link is made of it.
+    tag: bytes = b""
     request_id: str = Field(index=True)
     attempt: int
     #: done, cancelled or failed.

@@ -181,6 +181,7 @@ def _receipts() -> None:
         "receipts",
         sa.Column("worker_id", sa.String(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
+        sa.Column("tag", sa.LargeBinary(), nullable=False),
         sa.Column("request_id", sa.String(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("outcome", sa.String(), nullable=False),
