@@ -139,10 +139,8 @@ def _children(branches: list[Branch]) -> Iterable[list[Branch]]:
     if len(branches) == 1:
         return ([entry[2]] for entry in branches[0].heap if entry[2].entry is entry)
     found: dict[Flow, list[Branch]] = {}
-    for branch in branches:
-        for entry in branch.heap:
-            if entry[2].entry is entry:
-                found.setdefault(entry[2].flow, []).append(entry[2])
+    for child in (entry[2] for branch in branches for entry in branch.heap if entry[2].entry is entry):
+        found.setdefault(child.flow, []).append(child)
     return found.values()
 
 
