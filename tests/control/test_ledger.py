@@ -112,9 +112,10 @@ async def test_a_check_that_cannot_go_on_raises(place, monkeypatch):
 
 
 async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
-    ended = threading.Event()
+    began, ended = threading.Event(), threading.Event()
 
     async def wait():
+        began.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -123,6 +124,7 @@ async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
     played(monkeypatch, Broken("I1", "x", "y"), wait)
     check = ledger.check(place.database, KEY)
     assert isinstance(await anext(check), Wrong)
+    await asyncio.to_thread(began.wait)
     await check.aclose()
     assert ended.is_set()
 
