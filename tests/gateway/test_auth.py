@@ -30,6 +30,8 @@ class Door:
         self.found: list[str] = []
         #: Every look-up waits for it.
         self.gate: asyncio.Event | None = None
+        #: Whether the database is.
+        self.away = False
         self.auth = Auth(self._find, {1: PEPPER}, lambda: NOW)
 
     async def _find(self, key_id: str) -> Holder | None:
@@ -37,6 +39,8 @@ class Door:
         row = self.rows.get(key_id)
         if self.gate is not None:
             await self.gate.wait()
+        if self.away:
+            raise errors.Draining(code="database_unavailable", retry_after=2)
         return Holder(row) if row is not None else None
 
     def identify(self, key: str, now: float = 0.0):
@@ -191,6 +195,36 @@ def test_a_key_is_looked_up_once_in_a_while():
     assert len(door.found) == 1
     door.identify(key, TTL)
     assert len(door.found) == 2
+
+
+def test_a_key_that_was_good_is_good_while_the_database_is_away():
+    key, row = make_row()
+    other, unknown = make_row()
+    door = Door(row, unknown)
+    caller = door.identify(key)
+    door.away = True
+    late = TTL + auth.GRACE - 1
+    assert door.identify(key, TTL + 1) is caller
+    asked = len(door.found)
+    assert door.identify(key, TTL + 1.5) is caller
+    assert len(door.found) == asked, "it is not asked again at once"
+    assert door.identify(key, late) is caller
+    for asks, at in ((other, late), (key, late + 2)):
+        with pytest.raises(errors.Draining):
+            door.identify(asks, at)
+    door.away = False
+    row.revoked_at = NOW
+    assert code_of(door, key) == "revoked_api_key", "once it is back it is believed"
+
+
+def test_a_key_that_was_forgotten_is_not_good_while_the_database_is_away():
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key)
+    door.auth.forget(row.id)
+    door.away = True
+    with pytest.raises(errors.Draining):
+        door.identify(key, 1.0)
 
 
 def test_memory_is_of_the_whole_key():

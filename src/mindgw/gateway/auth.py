@@ -17,6 +17,8 @@ from mindgw_agent import tokens
 
 #: Seconds for which a key is trusted without asking the database again.
 TTL = 5.0
+#: Seconds beyond that for which it is trusted while the database is away, and seconds between questions whether it is back.
+GRACE, ASK = 300.0, 1.0
 CAPACITY = 10_000
 
 #: Headers that may carry a key, each with the scheme that must precede it.
@@ -52,6 +54,8 @@ class Auth:
         self._now = now
         #: SHA-256 of a whole key -> (caller, monotonic seconds until which it is trusted); the least recently used goes first.
         self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        #: Monotonic seconds until which the database need not be asked: it did not answer a moment ago.
+        self._away_until = 0.0
         #: Raised by `forget`; a look-up that began under an older number is made again.
         self._generation = 0
         #: When each key was last seen, until `used` hands it over to be written.
@@ -62,7 +66,7 @@ class Auth:
         """The caller, when the key was checked a moment ago; None when it must be looked up. Raises Unauthenticated on garbage."""
         place = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         held = self._known.get(place)
-        if held is not None and now < held[1]:
+        if held is not None and (now < held[1] or now < min(self._away_until, held[1] + GRACE)):
             self._known.move_to_end(place)
             return held[0]
         if tokens.parse_key(key) is None:
@@ -70,13 +74,20 @@ class Auth:
         return None
 
     async def look_up(self, key: str, now: float) -> Caller:
-        """The caller, from the database; raises Unauthenticated when the key is unknown, wrong, revoked or expired."""
+        """The caller, from the database; raises Unauthenticated when the key is unknown, wrong, revoked or expired. While the database is
+        away a key that was good a short while ago still is; raises Draining for others."""
         parsed = tokens.parse_key(key)
         if parsed is None:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         while True:
             generation = self._generation
-            held = await self._find(parsed[0])
+            try:
+                held = await self._find(parsed[0])
+            except errors.Draining:
+                self._away_until = now + ASK
+                if (caller := self.known(key, now)) is None:
+                    raise
+                return caller
             if generation == self._generation:  # else a key was revoked meanwhile, and this row may be older than that
                 break
         caller = self._check(held, parsed[1], key)

@@ -91,6 +91,6 @@ async def revoke(session: AsyncSession, key_id: str, at: datetime, *, version: i
 
 async def touch(session: AsyncSession, seen: Mapping[str, datetime]) -> None:
     """Notes when keys were last used. Not a change: the version stays, and a moment older than the noted one is ignored."""
-    for key_id, at in seen.items():
+    for key_id, at in sorted(seen.items()):  # in one order, or two servers may wait for each other
         earlier = or_(col(Key.last_used_at).is_(None), col(Key.last_used_at) < at)
         await session.exec(update(Key).where(col(Key.id) == key_id, earlier).values(last_used_at=at))
