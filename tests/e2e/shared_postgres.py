@@ -31,12 +31,8 @@ class PostgresWorld(World):
         """Until the server that was started is ready."""
         until(lambda: self._alive(self.server) and self.get("/readyz")[0] == 200, "the server is ready")
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of the ledger that are in the database now, those of all its servers."""
-        return self.query("select * from ledger order by id")
-
     def query(self, text: str) -> list[dict[str, Any]]:
-        """What the database answers."""
+        """What the database answers, which is of all its servers."""
         return asyncio.run(fetch(self.database, text))
 
 

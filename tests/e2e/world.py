@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -177,14 +177,16 @@ class World:
             return found
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the ledger that are in the database now (SQLite)."""
+        """The rows of the ledger that are in the database now."""
+        return self.query("select * from ledger order by id")
+
+    def query(self, text: str) -> list[dict[str, Any]]:
+        """What the database answers (SQLite)."""
         import sqlite3
 
-        with sqlite3.connect(f"file:{self.data_dir / 'mindgw.db'}?mode=ro", uri=True) as db:
+        with closing(sqlite3.connect(f"file:{self.data_dir / 'mindgw.db'}?mode=ro", uri=True)) as db:
             db.row_factory = sqlite3.Row
-            rows = [dict(row) for row in db.execute("select * from ledger order by id")]
-        db.close()
-        return rows
+            return [dict(row) for row in db.execute(text)]
 
     def close(self) -> None:
         """Ends every process, agents first."""
