@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 import signal
 import socket
 from collections.abc import Awaitable, Callable
@@ -31,15 +32,15 @@ DRAIN = 30.0
 LET_GO = 2.0
 
 
-def run(state: StateDir, settings: Settings) -> int:
+def run(state: StateDir, settings: Settings, roll: Callable[[], float] = random.random) -> int:
     """Serve until a signal ends it, and return the exit code: 0 after a drain, 128 and the signal when there were two.
 
-    The caller holds the lock of `state`. Raises `Dismissed` and `Occupied` when the server said so, `Misuse` and `BadState` for
-    settings that cannot be used.
+    The caller holds the lock of `state`; `roll` draws the delays of `keep_connected`. Raises `Dismissed` and `Occupied` when the server
+    said so, `Misuse` and `BadState` for settings that cannot be used.
     """
     check_engine(settings)
     try:
-        return asyncio.run(_run(state, settings))
+        return asyncio.run(_run(state, settings, roll))
     except (errors.Dismissed, errors.Occupied) as last:
         with contextlib.suppress(errors.BadState):  # what the server said matters more
             status.write(state, _farewell(settings, last, status.read(state).receipts))
@@ -87,7 +88,7 @@ async def _try_engine(settings: Settings) -> str:
         return str(error)
 
 
-async def _run(state: StateDir, settings: Settings) -> int:
+async def _run(state: StateDir, settings: Settings, roll: Callable[[], float]) -> int:
     async with open_session() as session:
         offer = Offer(
             _finder(session, settings),
@@ -97,10 +98,10 @@ async def _run(state: StateDir, settings: Settings) -> int:
             hostname=socket.gethostname(),
             url=settings.engine_url,
         )
-        return await serve(state, settings, offer)
+        return await serve(state, settings, offer, roll)
 
 
-async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
+async def serve(state: StateDir, settings: Settings, offer: Offer[Any], roll: Callable[[], float] = random.random) -> int:
     """Probe, connect and carry until a signal; see `run`."""
     outbox = Outbox(state.outbox_file, settings.agent_id, fresh=not settings.last_epoch)
     outbox.open()
@@ -108,7 +109,7 @@ async def serve(state: StateDir, settings: Settings, offer: Offer[Any]) -> int:
     addresses = [address.parse(url) for url in settings.servers]
     context = identity.pinned_context(settings.ca.encode()) if settings.ca else None
     await offer.probe()
-    link = asyncio.create_task(keep_connected(tunnel, addresses, context))
+    link = asyncio.create_task(keep_connected(tunnel, addresses, context, roll))
     beside = [
         asyncio.create_task(keep_probing(tunnel)),
         asyncio.create_task(_tell(state, settings, tunnel)),
