@@ -54,6 +54,8 @@ class Prices:
 
 def cost(price: Price, prompt: int, completion: int) -> int:
     """Millionths of a dollar that these tokens cost, rounded up. Counts are not negative."""
+    if price is FREE:
+        return 0
     return -(-(prompt * price.input + completion * price.output) // MILLION)
 
 

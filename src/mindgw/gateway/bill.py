@@ -30,7 +30,7 @@ class Bill:
         #: Whether the engine was sent a lower cap than its caller wrote.
         self._capped = False
         #: UTC date on which it is booked.
-        self.day = tally.started.date().isoformat()
+        self.day = stages.day()
 
     @property
     def paid(self) -> int:
@@ -51,22 +51,26 @@ class Bill:
         """Whether the request goes to the end of the queue: some limit that it falls under is used up."""
         quotas = self._stages.accounts.quotas
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
-        return quotas.lowers(quotas.claims(ask.caller, model, self.day), now)
+        terms = quotas.terms(ask.caller, model, self.day)
+        return terms is not None and quotas.lowers(terms, now)
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 
     def reserve(self, ask: Ask, body: bytes, placement: Placement) -> Reservation | None:
         """To be called when it has a slot. None: it may begin; else it must wait until that is funded. Raises QuotaExceeded when it is
         larger than a whole limit."""
-        quotas, model = self._stages.accounts.quotas, placement.seat.model(placement.model)
-        self.day = self._stages.today().date().isoformat()
-        claims = quotas.claims(ask.caller, placement.model, self.day)
-        if not claims:
+        quotas = self._stages.accounts.quotas
+        self.day = self._stages.day()
+        terms = quotas.terms(ask.caller, placement.model, self.day)
+        if terms is None:
             self._reservation = None
             return None
-        context = model.context if model is not None else None
-        self._reservation = reservation = quotas.open(ask, claims, body, placement.model, context)
-        return None if reservation.reserve() else reservation
+        context = model.context if terms.hard and (model := placement.seat.model(placement.model)) is not None else None
+        self._reservation = reservation = quotas.open(ask, terms, body, placement.model, context)
+        if reservation.reserve():
+            return None
+        quotas.check(reservation)
+        return reservation
 
     def body(self, ask: Ask, body: bytes) -> bytes:
         """What the engine is sent: with a cap on its answer where one is needed."""

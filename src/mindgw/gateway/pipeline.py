@@ -66,7 +66,9 @@ class Pipeline:
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
-        self._stages = Stages(auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self.post, dead)
+        self._stages = Stages(auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead)
+        #: UTC date, as the sweep saw it last.
+        self.day = utcnow().date().isoformat()
         #: Names of models as they were when those who wait were last sorted.
         self._canonical = self.fleet.canonical
         #: Every exchange that is not done.
@@ -239,6 +241,7 @@ class Pipeline:
     def sweep(self) -> None:
         """To be called a few times a second: whoever waits for too long hears so, silent links are dropped."""
         now = self._now()
+        self.day = utcnow().date().isoformat()
         if now >= self._measured + MEASURE:
             self._measured = now
             self.queue.pace.measure(now)
@@ -317,6 +320,9 @@ class Pipeline:
 
     def _place(self, needs: route.Needs) -> route.Placement | None:
         return route.place(self.fleet, needs, self._now())
+
+    def _today(self) -> str:
+        return self.day
 
     def _taken(self, ticket: Ticket) -> tuple[int, int]:
         seats = [seat for seat in self.fleet.seats(*ticket.line) if seat.worker.state is State.READY and seat.engine.healthy]

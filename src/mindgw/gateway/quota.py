@@ -4,17 +4,17 @@ The limits are those of the database, read again every now and then; what is lef
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from mindgw import errors, metrics
 from mindgw.core import ceiling, payload, quota, usage
-from mindgw.core.price import Prices
+from mindgw.core.price import Price, Prices
 from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.loans import Bank, Desk, exceeded
-from mindgw.gateway.reservation import REFUSING, Reservation, Sizes
+from mindgw.gateway.reservation import REFUSING, Reservation, Sizes, Terms
 from mindgw.store.quotas import Lent
 
 log = logging.getLogger("mindgw.quota")
@@ -50,9 +50,9 @@ class Quotas:
         self.desk = Desk(bank, self._noted)
         #: scope -> its limits.
         self._policies: dict[str, tuple[Policy, ...]] = {}
-        #: (key, model, day) -> the budgets that such a request falls under.
+        #: (key, model, day) -> what such a request falls under.
         # bounded: by KNOWN
-        self._claims: dict[tuple[str, str, str], tuple[Claim, ...]] = {}
+        self._terms: dict[tuple[str, str, str], Terms] = {}
         #: What a request for a model usually takes.
         # bounded: by MODELS
         self._usual: dict[str, float] = {}
@@ -69,62 +69,63 @@ class Quotas:
         adopted = {scope: tuple(some) for scope, some in found.items()}
         if adopted != self._policies:
             here = {(policy.scope, policy.unit, policy.period) for some in adopted.values() for policy in some}
-            for claim in {claim for claims in self._claims.values() for claim in claims}:
+            for claim in {claim for terms in self._terms.values() for claim in terms.claims}:
                 if (claim.budget.scope, claim.budget.unit, claim.period) not in here:
                     self.desk.leases.forget(claim.budget)
             self._policies = adopted
-            self._claims.clear()
+            self._terms.clear()
             self._seen.clear()
 
     # -- the path -------------------------------------------------------------------------------------------------
 
-    def open(self, ask: Ask, claims: Sequence[Claim], body: bytes, model: str, context: int | None) -> Reservation:
-        """A reservation for a request that falls under these claims; it holds nothing yet. Raises QuotaExceeded when the request is larger
-        than a whole limit."""
-        hard = any(claim.mode == quota.BLOCK for claim in claims)
-        reservation = Reservation(self.desk.leases, claims, self._sizes(ask, body, model, context, hard=hard))
+    def open(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Reservation:
+        """A reservation for a request on these terms; it holds nothing yet."""
+        if terms.hard:
+            return Reservation(self.desk.leases, terms, self._sizes(ask, terms.price, body, model, context))
+        return Reservation(self.desk.leases, terms, Sizes(terms.price, max(1, int(self._usual.get(model, USUAL)))))
+
+    def check(self, reservation: Reservation) -> None:
+        """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
         least = reservation.least
-        for claim in claims:
+        for claim in reservation.claims:
             if claim.mode == quota.BLOCK and least[claim.budget.unit] > claim.limit:
                 self.refused(claim)
                 raise exceeded(claim, claim.limit, least[claim.budget.unit])
-        return reservation
 
-    def claims(self, caller: Caller, model: str, day: str) -> tuple[Claim, ...]:
-        """The budgets that such a request falls under, in sorted order."""
+    def terms(self, caller: Caller, model: str, day: str) -> Terms | None:
+        """What such a request falls under; None: no limit."""
         if not self._policies:
-            return ()
-        known = self._claims.get((caller.key_id, model, day))
+            return None
+        known = self._terms.get((caller.key_id, model, day))
         if known is None:
-            if len(self._claims) >= KNOWN:
-                self._claims.clear()
-            known = self._claims[caller.key_id, model, day] = self._find(caller, model, day)
-        return known
+            if len(self._terms) >= KNOWN:
+                self._terms.clear()
+            known = self._terms[caller.key_id, model, day] = self._find(caller, model, day)
+        return known if known.claims else None
 
-    def _find(self, caller: Caller, model: str, day: str) -> tuple[Claim, ...]:
+    def _find(self, caller: Caller, model: str, day: str) -> Terms:
         found = [
             Claim(Budget(scope, policy.unit, quota.window(policy.period, day)), policy.period, policy.mode, policy.limit)
             for scope in scopes(caller, model)
             for policy in self._policies.get(scope, ())
         ]
-        return tuple(sorted(found, key=lambda claim: claim.budget))
+        claims = tuple(sorted(found, key=lambda claim: claim.budget))
+        hard, dear = any(claim.mode == quota.BLOCK for claim in claims), any(claim.budget.unit == quota.USD for claim in claims)
+        return Terms(claims, tuple(claim.budget for claim in claims), hard, dear, self.prices.of(model))
 
-    def _sizes(self, ask: Ask, body: bytes, model: str, context: int | None, *, hard: bool) -> Sizes:
-        usual, price = max(1, round(self._usual.get(model, USUAL))), self.prices.of(model)
-        if not hard:
-            return Sizes(usual, price)
+    def _sizes(self, ask: Ask, price: Price, body: bytes, model: str, context: int | None) -> Sizes:
         most = ceiling.prompt_ceiling(body, ask.needs.kind)
         prompt = most.tokens(self._overheads.of(model))
         if ask.needs.kind == payload.EMBEDDINGS:
-            return Sizes(usual, price, prompt, ceiling=most)
+            return Sizes(price, 0, prompt, ceiling=most)
         output = ceiling.cap(ask.peek.max_tokens, self._output, context, ask.prompt)
-        return Sizes(usual, price, prompt, most.answers, output, most)
+        return Sizes(price, 0, prompt, most.answers, output, most)
 
-    def lowers(self, claims: Sequence[Claim], now: float) -> bool:
+    def lowers(self, terms: Terms, now: float) -> bool:
         """Whether the request goes to the end of the queue, because a budget that it falls under is used up. Budgets of limits that refuse
         nobody are looked at again when the last look is a while ago, and counted when they would have."""
         low = False
-        for claim in claims:
+        for claim in terms.claims:
             if claim.mode in REFUSING:
                 continue
             over, at = self._seen.get(claim.budget, (False, -REMEMBERED))

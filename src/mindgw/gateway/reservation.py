@@ -4,7 +4,7 @@ Under a hard limit the hold is a ceiling: the answer is capped so that it cannot
 usually takes, and nothing is capped.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 
 from msgspec import Struct
 
@@ -17,49 +17,55 @@ from mindgw.core.quota import TOKENS, USD, Budget, Claim, Leases
 REFUSING = frozenset({quota.BLOCK, quota.SOFT})
 
 
+class Terms(Struct, frozen=True):
+    """What requests of one key for one model fall under on one day."""
+
+    #: In the order of their budgets.
+    claims: tuple[Claim, ...]
+    budgets: tuple[Budget, ...]
+    #: Whether the answer must be capped, and whether money is counted beside tokens.
+    hard: bool
+    dear: bool
+    price: Price
+
+
 class Sizes(Struct, frozen=True):
     """How large a request may become."""
 
-    #: Tokens that such a request usually takes in all.
-    usual: int
     price: Price
-    #: Most tokens of the prompt; 0, as the next two, where no limit is hard.
+    #: Tokens that such a request usually takes in all; 0, as is not needed, where a limit is hard.
+    usual: int = 0
+    #: Most tokens of the prompt; the next fields are 0 where no limit is hard.
     prompt: int = 0
     #: Answers that it asks for, and the most tokens of each.
     answers: int = 0
     output: int = 0
-    #: What the prompt's ceiling was made of.
+    #: What the prompt's ceiling was made of; None where no limit is hard.
     ceiling: Ceiling | None = None
-
-    def cost(self, output: int) -> dict[str, int]:
-        """unit -> what it takes with answers of so many tokens each."""
-        answer = self.answers * output
-        return {TOKENS: self.prompt + answer, USD: price.cost(self.price, self.prompt, answer)}
 
 
 class Reservation:
     """Nothing is held until `reserve` or `squeeze` says so; `release` and `settle` end a hold, and do nothing when there is none."""
 
-    __slots__ = ("_hold", "_leases", "_over", "cap", "claims", "hard", "sizes")
+    __slots__ = ("_budgets", "_dear", "_hold", "_leases", "_over", "budgets", "cap", "claims", "hard", "held", "sizes")
 
-    def __init__(self, leases: Leases, claims: Sequence[Claim], sizes: Sizes) -> None:
+    def __init__(self, leases: Leases, terms: Terms, sizes: Sizes) -> None:
         self._leases = leases
         #: Budgets that it falls under, in sorted order.
-        self.claims = tuple(claims)
+        self.claims = terms.claims
         self.sizes = sizes
-        #: Whether its answer must be capped.
-        self.hard = any(claim.mode == quota.BLOCK for claim in claims)
-        #: None while nothing is held.
+        #: Whether its answer must be capped, and whether money is counted.
+        self.hard = terms.hard
+        self._dear = terms.dear
+        self._budgets = terms.budgets
+        #: None while nothing is held; else how many tokens, and of which budgets.
         self._hold: quota.Hold | None = None
+        self.held = 0
+        self.budgets: tuple[Budget, ...] = ()
         #: True once the request is over: a loan that comes then is not for it.
         self._over = False
         #: Most tokens of each answer that the hold pays for; 0: as many as the engine likes.
         self.cap = 0
-
-    @property
-    def held(self) -> int:
-        """Tokens that are reserved."""
-        return self._hold.amounts.get(TOKENS, 0) if self._hold is not None else 0
 
     @property
     def paid(self) -> int:
@@ -67,22 +73,27 @@ class Reservation:
         return self.cap * self.sizes.answers
 
     @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """Out of which leases."""
-        return self._hold.budgets if self._hold is not None else ()
-
-    @property
     def most(self) -> dict[str, int]:
         """unit -> what it would like to hold."""
-        return self.sizes.cost(self.sizes.output) if self.hard else self._usual()
+        return self._costs(self.sizes.output) if self.hard else self._usual()
 
     @property
     def least(self) -> dict[str, int]:
         """unit -> what it cannot do without."""
-        return self.sizes.cost(min(1, self.sizes.output)) if self.hard else {TOKENS: 1, USD: 1}
+        return self._costs(min(1, self.sizes.output)) if self.hard else {TOKENS: 1, USD: 1}
+
+    def _costs(self, output: int) -> dict[str, int]:
+        """unit -> what it takes with answers of so many tokens each."""
+        sizes = self.sizes
+        answer = sizes.answers * output
+        amounts = {TOKENS: sizes.prompt + answer}
+        if self._dear:
+            amounts[USD] = price.cost(sizes.price, sizes.prompt, answer)
+        return amounts
 
     def _usual(self) -> dict[str, int]:
-        return {TOKENS: self.sizes.usual, USD: price.cost(self.sizes.price, self.sizes.usual, 0)}
+        usual = self.sizes.usual
+        return {TOKENS: usual, USD: price.cost(self.sizes.price, usual, 0)} if self._dear else {TOKENS: usual}
 
     # -- holding --------------------------------------------------------------------------------------------------
 
@@ -94,6 +105,7 @@ class Reservation:
         """Keeps only the claims of these budgets; returns the others, whose limits are gone."""
         gone = [claim for claim in self.claims if claim.budget not in budgets]
         self.claims = tuple(claim for claim in self.claims if claim.budget in budgets)
+        self._budgets = tuple(claim.budget for claim in self.claims)
         return gone
 
     def reserve(self) -> bool:
@@ -105,18 +117,21 @@ class Reservation:
         if not self.hard:
             return self._take(0, self._least_free())
         output = self._affordable()
-        return output >= min(1, self.sizes.output) and self._take(output, self.sizes.cost(output))
+        return output >= min(1, self.sizes.output) and self._take(output, self._costs(output))
 
     def _take(self, output: int, amounts: dict[str, int]) -> bool:
         if self._over:
             return False
         if self._hold is not None:
             return True
-        uncovered = self._leases.cover(self.claims, amounts)
-        if any(claim.mode in REFUSING for claim in uncovered):
-            return False
-        claims = [claim for claim in self.claims if claim not in uncovered]
+        claims, budgets = self.claims, self._budgets
+        if uncovered := self._leases.cover(claims, amounts):
+            if any(claim.mode in REFUSING for claim in uncovered):
+                return False
+            claims = tuple(claim for claim in claims if claim not in uncovered)
+            budgets = tuple(claim.budget for claim in claims)
         self._hold = self._leases.hold(claims, amounts)
+        self.held, self.budgets = amounts[TOKENS], budgets
         self.cap = output if self.hard else 0
         return True
 
@@ -146,16 +161,18 @@ class Reservation:
         """Nothing was used; it may be held again."""
         if self._hold is not None:
             self._leases.settle(self._hold, {})
-            self._hold = None
+            self._hold, self.held, self.budgets = None, 0, ()
 
     def settle(self, used: usage.Tokens) -> quota.Settled:
         """The request is over, and used so much."""
         self._over = True
-        hold, self._hold = self._hold, None
+        hold, self._hold, self.held, self.budgets = self._hold, None, 0, ()
         if hold is None:
             return quota.Settled()
-        total = used.prompt + used.completion
-        return self._leases.settle(hold, {TOKENS: total, USD: price.cost(self.sizes.price, used.prompt, used.completion)})
+        actual = {TOKENS: used.prompt + used.completion}
+        if self._dear:
+            actual[USD] = price.cost(self.sizes.price, used.prompt, used.completion)
+        return self._leases.settle(hold, actual)
 
     def end(self) -> None:
         """The request is over and is not billed."""

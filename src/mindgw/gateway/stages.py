@@ -24,8 +24,9 @@ class Stages(Struct, frozen=True):
     accounts: Accounts
     limits: Limits
     timeouts: Timeouts
-    #: The stamp of a row, wall clock.
+    #: The stamp of a row, wall clock; and its UTC date, YYYY-MM-DD.
     today: Callable[[], datetime]
+    day: Callable[[], str]
     #: Brings an event to its exchange and carries out what follows.
     post: Callable[[Any, Event], None]
     #: Where requests that failed for good leave a letter; None: they leave none.

@@ -10,9 +10,14 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from msgspec.structs import replace
+
+from mindgw.store.entries import SCOPES
 
 #: Bytes of a nonce: four of the epoch, eight of a counter, so that no two tags of one key share it.
 _NONCE = 12
+#: Most bytes that a frame has room for. The longest ids and names that requests may have, and a limit of each kind, take three quarters.
+LONGEST = 4096
 
 
 class BadTag(ValueError):
@@ -50,6 +55,18 @@ class Tag(msgspec.Struct, frozen=True, array_like=True, gc=False):
     budgets: tuple[tuple[str, str, str], ...]
 
 
+def _short(tag: Tag) -> Tag:
+    """The tag with scopes that it names elsewhere cut to their kind: a model's name may be long."""
+    kinds = {f"{kind}:{getattr(tag, field)}": kind for kind, field in SCOPES.items()}
+    return replace(tag, budgets=tuple((kinds.get(scope, scope), unit, window) for scope, unit, window in tag.budgets))
+
+
+def _whole(tag: Tag) -> Tag:
+    """What `_short` made short."""
+    scopes = {kind: f"{kind}:{getattr(tag, field)}" for kind, field in SCOPES.items()}
+    return replace(tag, budgets=tuple((scopes.get(scope, scope), unit, window) for scope, unit, window in tag.budgets))
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Tag).decode
 
@@ -70,10 +87,15 @@ class Seal:
         self._count = 0
 
     def seal(self, tag: Tag, worker_id: str) -> bytes:
-        """The tag for this worker's eyes not to read; about 200 bytes."""
+        """The tag for this worker's eyes not to read; about 200 bytes. Raises ValueError when it is longer than a frame allows, because of
+        a model with an endless name."""
+        assert self.epoch, "nothing is sealed before a run has begun"
         self._count += 1
         nonce = self._prefix + self._count.to_bytes(8, "big")
-        return nonce + self._cipher.encrypt(nonce, _encode(tag), worker_id.encode())
+        sealed = nonce + self._cipher.encrypt(nonce, _encode(_short(tag) if tag.budgets else tag), worker_id.encode())
+        if len(sealed) > LONGEST:
+            raise ValueError(f"a billing tag of {len(sealed)} bytes")
+        return sealed
 
     def open(self, sealed: bytes, worker_id: str) -> Tag:
         """Raises BadTag."""
@@ -86,4 +108,4 @@ class Seal:
 def _open(cipher: Any, sealed: bytes, worker_id: str) -> Tag:
     if len(sealed) < _NONCE:
         raise InvalidTag  # not even a nonce
-    return _decode(cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], worker_id.encode()))
+    return _whole(_decode(cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], worker_id.encode())))
