@@ -5,6 +5,7 @@ Nobody but a server with the same secrets can make or read one, and one made for
 """
 
 import hmac
+import secrets
 from typing import Any
 
 import msgspec
@@ -18,6 +19,8 @@ from mindgw.store.entries import SCOPES
 _NONCE = 12
 #: Most bytes that a frame has room for. The longest ids and names that requests may have, and a limit of each kind, take three quarters.
 LONGEST = 4096
+#: Bytes beyond which a tag is worth making shorter.
+USUAL = 1024
 
 
 class BadTag(ValueError):
@@ -77,22 +80,25 @@ class Seal:
     def __init__(self, sealing: bytes, epoch: int = 0) -> None:
         """`epoch` is that of this run: two runs with one epoch would use nonces twice, so nothing is sealed in a run without one."""
         self._cipher = AESGCM(hmac.digest(sealing, b"mindgw billing tag 1", "sha256"))
+        #: Grows with each tag. It begins anywhere: whoever goes back to a copy of the database has epochs a second time.
+        self._count = secrets.randbits(63)
         self.restart(epoch)
 
     def restart(self, epoch: int) -> None:
         """Another run begins."""
         self.epoch = epoch
         self._prefix = epoch.to_bytes(4, "big")
-        #: Tags sealed in it so far.
-        self._count = 0
 
     def seal(self, tag: Tag, worker_id: str) -> bytes:
         """The tag for this worker's eyes not to read; about 200 bytes. Raises ValueError when it is longer than a frame allows, because of
         a model with an endless name."""
         assert self.epoch, "nothing is sealed before a run has begun"
+        plain = _encode(tag)
+        if len(plain) > USUAL:
+            plain = _encode(_short(tag))
         self._count += 1
         nonce = self._prefix + self._count.to_bytes(8, "big")
-        sealed = nonce + self._cipher.encrypt(nonce, _encode(_short(tag) if tag.budgets else tag), worker_id.encode())
+        sealed = nonce + self._cipher.encrypt(nonce, plain, worker_id.encode())
         if len(sealed) > LONGEST:
             raise ValueError(f"a billing tag of {len(sealed)} bytes")
         return sealed
