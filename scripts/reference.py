@@ -20,7 +20,7 @@ from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
 from mindgw.control import feed
-from mindgw.gateway import lineup
+from mindgw.gateway import lineup, snapshot
 from mindgw.gateway.lineup import Stats
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.server import collector
@@ -266,13 +266,14 @@ def fields(kind: type[msgspec.Struct], module: Any) -> str:
 
 
 EVENTS = """\
-`GET /api/v1/events` is a WebSocket that shows the live queue and the workers. It takes an admin key in the `Authorization` header; any
-other is refused before the upgrade, with the status and the body of every other refusal, as is a plain GET (400 `websocket_required`)
-and whoever comes when LISTENERS watch already (429 `too_many_listeners`). `mindgw queue watch --json` prints what it says.
+`GET /api/v1/events` is a WebSocket that shows the live queue, the workers and the budgets. It takes an admin key in the `Authorization`
+header; any other is refused before the upgrade, with the status and the body of every other refusal, as is a plain GET (400
+`websocket_required`) and whoever comes when LISTENERS watch already (429 `too_many_listeners`). `mindgw queue watch --json` prints what
+it says.
 
 Every message is one JSON object in one text frame. The first one is a snapshot:
 ```json
-{"type": "snapshot", "seq": 41, "at": "2026-01-02T03:04:05Z", "queue": [...], "workers": [...], "stats": {...}}
+{"type": "snapshot", "seq": 41, "at": "2026-01-02T03:04:05Z", "queue": [...], "workers": [...], "budgets": [...], "stats": {...}}
 ```
 Deltas follow, at most one in PERIOD s, each numbered one higher:
 ```json
@@ -308,6 +309,9 @@ def events_page() -> str:
         "## An item of `workers`\n",
         "Workers that are connected, no others.\n",
         fields(feed.Box, feed),
+        "## An item of `budgets`\n",
+        "Those that requests fell under of late, as this server last saw them; `mindgw quotas list` shows all.\n",
+        fields(snapshot.BudgetView, snapshot),
         "## `stats`\n",
         "As `GET /api/v1/queue/stats`.\n",
         fields(lineup.Stats, lineup),

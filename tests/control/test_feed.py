@@ -13,6 +13,7 @@ from mindgw.client.feed import Picture, told
 from mindgw.control import feed
 from mindgw.control.feed import BACKLOG, LISTENERS, Feed
 from mindgw.errors import RateLimited
+from mindgw_agent import wire
 from tests.gateway.world import Box, World, engine
 
 #: Longer than any test: looks are taken when the test says so.
@@ -274,8 +275,30 @@ def test_whatever_happens_who_has_heard_it_all_knows_how_it_is(script):
             picture = pictures[which]
             assert picture is not None
             known = made._picture
-            assert {"queue": picture.queue, "workers": picture.workers, "stats": picture.stats} == msgspec.to_builtins(known)
+            assert {name: getattr(picture, name) for name in ("queue", "workers", "budgets", "stats")} == msgspec.to_builtins(known)
         for listener in listeners:
             listener.close()
 
     asyncio.run(play())
+
+
+async def test_budgets_are_shown_as_they_are_used(world):
+    budget = world.limit(f"key:{next(iter(world.keys))}", 1000)
+    world.vault.budgets[budget] = [0, 500]
+    world.quotas.desk.leases.lend(budget, 500, 0, 500, 1000)
+    made = Feed(world.pipeline, NEVER, wall(world))
+    listener = made.listen()
+    first = json.loads(await listener.next())
+    assert first["budgets"] == [
+        {"id": f"{budget.scope} tokens total", "scope": budget.scope, "unit": "tokens", "window": "total", "mode": "block",
+         "limit": 1000, "used": 0, "reserved": 500},
+    ]  # fmt: skip
+    world.ask(max_tokens=10)
+    box = world.boxes[0]
+    box.head(content_type="application/json")
+    box.data(b'{"usage":{"prompt_tokens":20,"completion_tokens":10}}')
+    box.close(usage=wire.Usage(20, 10))
+    made.look()
+    news = json.loads(await listener.next())
+    assert news["budgets"]["set"] == [{"id": f"{budget.scope} tokens total", "used": 30, "reserved": 470}]
+    listener.close()

@@ -2,7 +2,6 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import ceil
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -84,9 +84,9 @@ def test_messages_come_with_the_picture_that_they_lead_to():
     with speaking(say(FIRST, NEXT, LAST)) as (url, seen):
         found = take(3, at(url))
     assert [message for message, _ in found] == [FIRST, NEXT, LAST]
-    assert found[0][1] == Picture(7, FIRST["at"], {"a": {"id": "a", "position": 1}}, {}, {"n": 1})
+    assert found[0][1] == Picture(7, FIRST["at"], {"a": {"id": "a", "position": 1}}, {}, {}, {"n": 1})
     assert found[1][1].queue == {"a": {"id": "a", "position": 2}, "b": {"id": "b"}}
-    assert found[2][1] == Picture(9, LAST["at"], {"b": {"id": "b"}}, {}, {"n": 2})
+    assert found[2][1] == Picture(9, LAST["at"], {"b": {"id": "b"}}, {}, {}, {"n": 2})
     path, headers = seen[0]
     assert (path, headers["authorization"], headers["user-agent"][:7]) == ("/api/v1/events", f"Bearer {KEY}", "mindgw/")
 

@@ -49,6 +49,7 @@ class Picture:
     #: By id.
     queue: Items = field(default_factory=dict)
     workers: Items = field(default_factory=dict)
+    budgets: Items = field(default_factory=dict)
     stats: Item = field(default_factory=dict)
 
 
@@ -58,8 +59,9 @@ def told(picture: Picture | None, message: Item) -> Picture:
     if not isinstance(seq, int) or not isinstance(at, str):
         raise TypeError("a message has a number and a time")
     if message.get("type") == "snapshot":
-        queue, workers = (merged({}, {"set": message.get(name)}) for name in ("queue", "workers"))
-        return Picture(seq, at, queue, workers, _mapping(message.get("stats")))
+        known = {"budgets": [], **message}  # servers of an older release say nothing of budgets
+        sections = {name: merged({}, {"set": known.get(name)}) for name in ("queue", "workers", "budgets")}
+        return Picture(seq, at, **sections, stats=_mapping(message.get("stats")))
     if picture is None or seq != picture.seq + 1:
         raise Gap
     return replace(
@@ -68,6 +70,7 @@ def told(picture: Picture | None, message: Item) -> Picture:
         at=at,
         queue=merged(picture.queue, _mapping(message.get("queue", {}))),
         workers=merged(picture.workers, _mapping(message.get("workers", {}))),
+        budgets=merged(picture.budgets, _mapping(message.get("budgets", {}))),
         stats={**picture.stats, **_mapping(message.get("stats", {}))},
     )
 

@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ log = logging.getLogger("mindgw.feed")
 PERIOD, REST = 1.0, 20.0
 #: Seconds after which a message leaves although nothing changed: it shows that both ends are alive.
 SILENCE = 15.0
-#: Requests that a picture holds at most, of those that wait and of those that run; the figures count all.
+#: Requests that a picture holds at most, of those that wait and of those that run, and budgets; the figures count all requests.
 SHOWN = 1000
 LISTENERS = 64
 #: Messages that wait for one listener; they are the same objects for all of them.
@@ -100,6 +101,7 @@ class Picture(Struct, frozen=True):
 
     queue: dict[str, Item]
     workers: dict[str, Item]
+    budgets: dict[str, Item]
     stats: Item
 
 
@@ -111,6 +113,7 @@ class Snapshot(Struct, frozen=True, kw_only=True, tag="snapshot", tag_field="typ
     at: datetime
     queue: list[Item]
     workers: list[Item]
+    budgets: list[Item]
     stats: Item
 
 
@@ -121,6 +124,7 @@ class Delta(Struct, frozen=True, kw_only=True, tag="delta", tag_field="type"):
     at: datetime
     queue: delta.Changes | UnsetType = UNSET
     workers: delta.Changes | UnsetType = UNSET
+    budgets: delta.Changes | UnsetType = UNSET
     #: The figures that changed.
     stats: Item | UnsetType = UNSET
 
@@ -184,7 +188,7 @@ class Feed:
         #: Number of the last message; never goes back while the server runs.
         self._seq = 0
         #: The picture after that message, and when it was taken.
-        self._picture = Picture({}, {}, {})
+        self._picture = Picture({}, {}, {}, {})
         self._at = now()
         #: Monotonic seconds of the last look and of the last message, and the seconds of work that the look was.
         self._looked = self._spoke = float("-inf")
@@ -226,9 +230,10 @@ class Feed:
             at=self._at,
             queue=delta.changes(before.queue, after.queue) or UNSET,
             workers=delta.changes(before.workers, after.workers) or UNSET,
+            budgets=delta.changes(before.budgets, after.budgets) or UNSET,
             stats=delta.fields(before.stats, after.stats) or UNSET,
         )
-        changed = any(section is not UNSET for section in (news.queue, news.workers, news.stats))
+        changed = any(section is not UNSET for section in (news.queue, news.workers, news.budgets, news.stats))
         if changed or self._looked - self._spoke >= SILENCE:
             self._seq += 1
             self._spoke = self._looked
@@ -242,8 +247,8 @@ class Feed:
         shown, encoded = self._encoded
         if shown is not self._picture:
             shown = self._picture
-            queue, workers = list(shown.queue.values()), list(shown.workers.values())
-            encoded = msgspec.json.encode(Snapshot(seq=self._seq, at=self._at, queue=queue, workers=workers, stats=shown.stats))
+            sections = {name: list(getattr(shown, name).values()) for name in ("queue", "workers", "budgets")}
+            encoded = msgspec.json.encode(Snapshot(seq=self._seq, at=self._at, stats=shown.stats, **sections))
             self._encoded = shown, encoded
         return encoded
 
@@ -266,6 +271,7 @@ def _picture(live: Live, earlier: dict[str, Item], now: datetime) -> Picture:
     return Picture(
         {entry.id: msgspec.to_builtins(_row(entry, earlier.get(entry.id, {}), now)) for entry in (*waiting, *running)},
         {view.id: msgspec.to_builtins(_box(view)) for view in live.snapshot().workers},
+        {view.id: msgspec.to_builtins(view) for view in islice(live.budgets(), SHOWN)},
         msgspec.to_builtins(live.queue_stats()),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from mindgw.gateway.lineup import Entry, Stats, Wanted
-from mindgw.gateway.snapshot import Snapshot
+from mindgw.gateway.snapshot import BudgetView, Snapshot
 
 
 class Live(Protocol):
@@ -31,6 +31,9 @@ class Live(Protocol):
 
     def queue_stats(self) -> Stats:
         """The queue in numbers."""
+
+    def budgets(self) -> list[BudgetView]:
+        """The budgets that requests fell under of late."""
 
     def cancel_request(self, request_id: str) -> bool:
         """Ends a request; False when there is none of this id, or its client has been served already."""

@@ -7,7 +7,7 @@ from the lease and leaves it once it stands in the ledger. Integers only: tokens
 
 import re
 from calendar import monthrange, timegm
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -76,6 +76,11 @@ def window(period: str, day: str) -> str:
     if period == TOTAL:
         return TOTAL
     raise ValueError(f"there is no period {period!r}: day, month or total")
+
+
+def period_of(window: str) -> str:
+    """The period that a window is one of."""
+    return TOTAL if window == TOTAL else DAY if window.count("-") == 2 else MONTH
 
 
 def resets(period: str, day: str) -> str:
@@ -280,6 +285,10 @@ class Leases:
                 short.append(claim)
         return tuple(short)
 
+    def budgets(self) -> list[Budget]:
+        """Those that have a lease."""
+        return list(self._leases)
+
     def free(self, budget: Budget) -> int:
         """What a request could hold of a budget now."""
         lease = self._leases.get(budget)
@@ -294,6 +303,12 @@ class Leases:
         """What is known of a budget's row; None when it was not read lately."""
         lease = self._leases.get(budget)
         return Row(lease.used, lease.reserved, lease.limit) if lease is not None and lease.limit >= 0 else None
+
+    def rows(self) -> Iterator[tuple[Budget, Row]]:
+        """All budgets whose rows are known, with what was used since counted as used."""
+        for budget, lease in self._leases.items():
+            if lease.limit >= 0:
+                yield budget, Row(lease.used + lease.drawn, lease.reserved - lease.drawn, lease.limit)
 
     def hold(self, claims: Iterable[Claim], amounts: Mapping[str, int]) -> Hold:
         """Takes `amounts` (by unit) out of what is free, of all claims or of none. Raises ValueError when one has too little."""
@@ -353,7 +368,7 @@ class Leases:
         lease.free += amount
         lease.fresh += amount
         lease.used, lease.reserved, lease.limit = used, reserved, limit
-        lease.stirred = True
+        lease.stirred |= amount > 0  # who asks in vain must not keep here what is too little for him, and too much for others
         lease.reckon()
 
     def written(self, draws: Iterable[tuple[Budget, int]]) -> None:
@@ -370,7 +385,7 @@ class Leases:
         """Takes out what should go back to the rows: of windows that are over, of leases that nobody used for IDLE, and, where little is
         left for all, whatever is free. `only` looks at these budgets alone. `returned` or `kept` must follow, with the same amounts."""
         back = {}
-        for budget in list(self._leases) if only is None else only:
+        for budget in self.budgets() if only is None else only:
             lease = self._leases.get(budget)
             if lease is None:
                 continue

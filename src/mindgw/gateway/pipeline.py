@@ -31,7 +31,7 @@ from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
-from mindgw.gateway.snapshot import EngineView, Offer, Snapshot, WorkerView
+from mindgw.gateway.snapshot import BudgetView, EngineView, Offer, Snapshot, WorkerView
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
@@ -313,6 +313,10 @@ class Pipeline:
         """The queue in numbers."""
         running = sum(worker.used for worker in self.fleet.workers.values())
         return views.stats(self.queue, running, self._served, self._now())
+
+    def budgets(self) -> list[BudgetView]:
+        """The budgets that requests fell under of late."""
+        return self.accounts.quotas.standings()
 
     def models(self) -> list[Offer]:
         """What can be asked for now, by name."""

@@ -15,6 +15,7 @@ from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.loans import Bank, Desk, exceeded
 from mindgw.gateway.reservation import REFUSING, Reservation, Sizes, Terms
+from mindgw.gateway.snapshot import BudgetView
 from mindgw.store.quotas import Lent
 
 log = logging.getLogger("mindgw.quota")
@@ -53,6 +54,9 @@ class Quotas:
         #: (key, model, day) -> what such a request falls under.
         # bounded: by KNOWN
         self._terms: dict[tuple[str, str, str], Terms] = {}
+        #: Scopes of teams and users -> as people write them.
+        # bounded: two for each of the above
+        self._names: dict[str, str] = {}
         #: What a request for a model usually takes.
         # bounded: by MODELS
         self._usual: dict[str, float] = {}
@@ -100,10 +104,12 @@ class Quotas:
         if known is None:
             if len(self._terms) >= KNOWN:
                 self._terms.clear()
+                self._names.clear()
             known = self._terms[caller.key_id, model, day] = self._find(caller, model, day)
         return known if known.claims else None
 
     def _find(self, caller: Caller, model: str, day: str) -> Terms:
+        self._names |= {f"team:{caller.team_id}": f"team:{caller.team}", f"user:{caller.user_id}": f"user:{caller.user}"}
         found = [
             Claim(Budget(scope, policy.unit, quota.window(policy.period, day)), policy.period, policy.mode, policy.limit)
             for scope in scopes(caller, model)
@@ -145,6 +151,23 @@ class Quotas:
             for claim in reservation.short(reservation.least):
                 self.refused(claim)
             raise
+
+    def standings(self) -> list[BudgetView]:
+        """The budgets that requests fell under of late; limits that are gone are left out."""
+        modes = {(p.scope, p.unit, p.period): p.mode for some in self._policies.values() for p in some}
+        found = []
+        for budget, row in self.desk.leases.rows():
+            mode = modes.get((budget.scope, budget.unit, quota.period_of(budget.window)))
+            if mode is not None:
+                scope = self._names.get(budget.scope, budget.scope)
+                id = f"{scope} {budget.unit} {budget.window}"
+                found.append(
+                    BudgetView(
+                        id=id, scope=scope, unit=budget.unit, window=budget.window, mode=mode,
+                        limit=row.limit, used=row.used, reserved=max(0, row.reserved),
+                    )
+                )  # fmt: skip
+        return found
 
     def refused(self, claim: Claim) -> None:
         """Counts a request that a limit refused, or would have."""

@@ -51,6 +51,24 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class BudgetView(Struct, frozen=True, kw_only=True):
+    """A budget that requests of this server fall under, as the server last saw it."""
+
+    #: Scope, unit and window.
+    id: str
+    #: key:ID, user:EMAIL, team:NAME, org:ID or model:NAME.
+    scope: str
+    #: tokens or usd; money in millionths of a dollar.
+    unit: str
+    window: str
+    #: block, soft, queue-low, alert or shadow.
+    mode: str
+    limit: int
+    #: What was used, and what requests that run and servers have reserved beside that.
+    used: int
+    reserved: int
+
+
 class Snapshot(Struct, frozen=True, kw_only=True):
     """The live half of the server's status."""
 
