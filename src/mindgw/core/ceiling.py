@@ -307,6 +307,12 @@ def with_cap(body: bytes, cap: int, field: str = CAPS[0]) -> bytes:
     return _encode(fields)
 
 
+def is_capped(body: bytes, cap: int) -> bool:
+    """Whether whatever a valid request says of a cap, under any name that an engine may take for one, is no more than `cap`."""
+    fields = _decode_fields(body)
+    return all(_is_within(value, cap) for name, value in fields.items() if (plain := name.casefold()) in CAPS or plain == _PREDICT)
+
+
 def _is_within(value: Raw, cap: int) -> bool:
     """Whether a field limits the answer to no more than `cap` by itself."""
     number = bytes(value)

@@ -15,6 +15,10 @@ from mindgw.gateway.tag import Tag
 from mindgw.store.entries import Draw
 from mindgw.store.ledger import Entry
 
+#: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
+#: thoughts that are not sent. What an engine claims beyond that is a lie or a bug.
+UNSEEN = 2**18
+
 
 class Bill:
     """One request's. `close` ends it, once."""
@@ -43,9 +47,15 @@ class Bill:
         return self._reservation.sizes.answers if self._reservation is not None else 1
 
     def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
-        """What is billed of what was used: whatever an engine made beyond its cap, nobody had ordered."""
-        used = used or usage.Tokens()
-        return usage.bounded(used.prompt, min(used.completion, self.paid), used.cached, used.source) if self.paid else used
+        """What is billed of what was used. Whatever an engine made beyond its cap nobody had ordered, and what no text of this length can
+        hold is not believed."""
+        used, tally, reservation = used or usage.Tokens(), self._tally, self._reservation
+        prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
+        if reservation is not None and reservation.hard:
+            completion = min(completion, reservation.paid)
+        if used.prompt <= prompt and used.completion <= completion:
+            return used
+        return usage.bounded(min(used.prompt, prompt), min(used.completion, completion), used.cached, used.source)
 
     def lowers(self, ask: Ask, now: float) -> bool:
         """Whether the request goes to the end of the queue: some limit that it falls under is used up."""
@@ -76,7 +86,7 @@ class Bill:
         """What the engine is sent: with a cap on its answer where one is needed."""
         cap, asked = self._reservation.cap if self._reservation is not None else 0, ask.peek.max_tokens
         self._capped = bool(cap) and (asked is None or not 0 < asked <= cap)
-        return ceiling.with_cap(body, cap) if self._capped else body
+        return ceiling.with_cap(body, cap) if self._capped or (cap and not ceiling.is_capped(body, cap)) else body
 
     def tag(self, ask: Ask, placement: Placement) -> bytes:
         """The sealed tag of the attempt that was just counted."""
@@ -123,10 +133,10 @@ class Bill:
     def _settle(self, caller: Caller, attempt: int, billed: usage.Tokens, outcome: str, now: float) -> Entry:
         reservation = self._reservation
         quotas = self._stages.accounts.quotas
+        billed = self.bounded(billed)
         quotas.learn(self._tally.model, reservation, billed)
         if reservation is None:
             return self._row(caller, (attempt, "settled"), billed, outcome, now)
-        billed = self.bounded(billed)
         settled = reservation.settle(billed)
         if settled.spare:
             quotas.desk.spare.update(settled.spare)

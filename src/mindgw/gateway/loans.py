@@ -51,50 +51,63 @@ class Desk:
         self.spare: set[Budget] = set()
         #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
         # bounded: requests that have a slot; budgets of limits that exist
-        self._waiting: list[tuple[Reservation, Answer]] = []
+        self._waiting: dict[Answer, Reservation] = {}
         self._looks: dict[Budget, Claim] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start_over(self) -> None:
         """What was on loan is lost: it belongs to a run that others took for dead."""
-        self.leases = Leases()
+        for budget in self.leases.budgets():
+            self.leases.forget(budget)
         self.spare.clear()
 
     async def fund(self, reservation: Reservation) -> None:
-        """Returns when it is held. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved by
-        others, and Draining when the database does not answer."""
+        """Returns when it is held, or over. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved
+        by others, and Draining when the database does not answer."""
         for _ in range(TRIES):
             rows = await self._ask(reservation)
             for claim in reservation.keep(rows):
                 self.leases.forget(claim.budget)
-            if reservation.reserve() or reservation.squeeze():
+            if reservation.is_over or reservation.reserve():
+                return
+            if self._is_scarce(reservation, rows) and reservation.squeeze():
                 return
             refusal = self._judge(reservation, rows)
             if refusal is not None:
+                # the leases of several processes may each have too little, and all of them together enough
+                self.spare.update(claim.budget for part in reservation.parts for claim in part.short(part.least))
                 raise refusal
         raise reserved()
 
+    def _is_scarce(self, reservation: Reservation, rows: dict[Budget, Lent]) -> bool:
+        """Whether the rows, too, leave less than it would like: nobody is content with less only because somebody else was faster."""
+        wishes = ((claim.budget, part.most) for part in reservation.parts for claim in part.short(part.most))
+        return any(_left(rows[budget]) + self.leases.free(budget) < most[budget.unit] for budget, most in wishes)
+
     def _judge(self, reservation: Reservation, rows: dict[Budget, Lent]) -> errors.MindGWError | None:
         """Why it cannot be held, as the rows say; None when they leave enough: somebody else was faster."""
-        least = reservation.least
-        for claim in reservation.short(least):
-            row, need = rows[claim.budget], least[claim.budget.unit]
-            left = row.limit - row.used - self.leases.drawn(claim.budget)
-            if left < need:
-                return exceeded(claim, max(0, left), need)
-            if row.limit - row.used - row.reserved < need:
-                return reserved()
+        for part in reservation.parts:
+            least = part.least
+            for claim in part.short(least):
+                row, need = rows[claim.budget], least[claim.budget.unit]
+                left = row.limit - row.used - self.leases.drawn(claim.budget)
+                if left < need:
+                    return exceeded(claim, max(0, left), need)
+                if _left(row) + self.leases.free(claim.budget) < need:
+                    return reserved()
         return None
 
     async def _ask(self, reservation: Reservation) -> dict[Budget, Lent]:
         answer: Answer = asyncio.get_running_loop().create_future()
-        self._waiting.append((reservation, answer))
+        self._waiting[answer] = reservation
         self._open()
         try:
             async with asyncio.timeout(PATIENCE):
                 return await answer
         except TimeoutError:
             raise unavailable() from None
+        finally:
+            self._waiting.pop(answer, None)
 
     def look(self, claim: Claim) -> None:
         """Asks for the row of a budget, with a loan if it likes; the answer comes by `noted`."""
@@ -108,10 +121,10 @@ class Desk:
     async def _serve(self) -> None:
         """One transaction after the other, as long as somebody waits."""
         while self._waiting or self._looks:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
             looks, self._looks = self._looks, {}
             try:
-                lent = await self._bank.borrow(_wants([reservation for reservation, _ in waiting], looks.values()))
+                lent = await self._bank.borrow(self._wants(waiting.values(), looks.values()))
             except Exception:  # the top of a task: the database is away, and whoever waits must hear something
                 log.exception("no budget could be borrowed")
                 _tell(waiting, unavailable())
@@ -122,6 +135,19 @@ class Desk:
             for claim in looks.values():
                 self._noted(claim, rows.get(claim.budget))
             _tell(waiting, rows)
+
+    def _wants(self, reservations: Iterable[Reservation], looks: Iterable[Claim]) -> list[Want]:
+        """One wish for each budget: what the most modest cannot do without beside what lies here, and together what all would like."""
+        found: dict[Budget, tuple[str, int, int]] = {claim.budget: (claim.period, 0, 0) for claim in looks}
+        for part in (part for reservation in reservations if not reservation.is_over for part in reservation.parts):
+            most, least = part.most, part.least
+            for claim in part.claims:
+                unit = claim.budget.unit
+                _, smallest, together = found.get(claim.budget, ("", 0, 0))
+                smallest = min(least[unit], smallest) if together else least[unit]
+                found[claim.budget] = (claim.period, smallest, together + most[unit])
+        free = self.leases.free
+        return [Want(budget, period, max(0, least - free(budget)), most) for budget, (period, least, most) in found.items()]
 
     async def return_spare(self, now: float, day: str) -> None:
         """Gives back what others need more. Raises what the database raises; nothing is lost then."""
@@ -143,21 +169,13 @@ class Desk:
         self.leases.returned(amounts)
 
 
-def _wants(reservations: Sequence[Reservation], looks: Iterable[Claim]) -> list[Want]:
-    """One wish for each budget: what the most modest cannot do without, and together what all would like."""
-    found: dict[Budget, Want] = {claim.budget: Want(claim.budget, claim.period, 0, 0) for claim in looks}
-    for reservation in reservations:
-        most, least = reservation.most, reservation.least
-        for claim in reservation.claims:
-            unit = claim.budget.unit
-            before = found.get(claim.budget)
-            smallest = least[unit] if before is None or not before.want else min(least[unit], before.least)
-            found[claim.budget] = Want(claim.budget, claim.period, smallest, most[unit] + (before.want if before is not None else 0))
-    return list(found.values())
+def _left(row: Lent) -> int:
+    """What nobody has used or reserved."""
+    return row.limit - row.used - row.reserved
 
 
-def _tell(waiting: Sequence[tuple[Reservation, Answer]], answer: dict[Budget, Lent] | errors.MindGWError) -> None:
-    for _, future in waiting:
+def _tell(waiting: Iterable[Answer], answer: dict[Budget, Lent] | errors.MindGWError) -> None:
+    for future in waiting:
         if future.done():
             continue  # who waited for it has left
         if isinstance(answer, errors.MindGWError):

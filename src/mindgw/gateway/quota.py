@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mindgw import errors, metrics
 from mindgw.core import ceiling, payload, quota, usage
-from mindgw.core.price import Price, Prices
+from mindgw.core.price import FREE, Prices
 from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.loans import Bank, Desk, exceeded
@@ -22,6 +22,8 @@ log = logging.getLogger("mindgw.quota")
 
 #: Tokens of a request of a model that nothing is known of, and what each new one weighs in what is usual.
 USUAL, WEIGHT = 1000.0, 0.05
+#: What is believed to be usual at most.
+MOST = 2**20
 #: Models that are remembered.
 MODELS = 1000
 #: Seconds for which a budget of a limit that refuses nobody is believed to be as it was seen.
@@ -62,7 +64,7 @@ class Quotas:
         self._usual: dict[str, float] = {}
         self._overheads = ceiling.Overheads()
         #: Budgets of limits that refuse nobody -> (whether they were used up, monotonic seconds when that was asked).
-        # bounded: budgets of limits that exist; emptied with the claims
+        # bounded: by KNOWN, for budgets have windows
         self._seen: dict[Budget, tuple[bool, float]] = {}
 
     def adopt(self, policies: Iterable[Policy]) -> None:
@@ -73,9 +75,9 @@ class Quotas:
         adopted = {scope: tuple(some) for scope, some in found.items()}
         if adopted != self._policies:
             here = {(policy.scope, policy.unit, policy.period) for some in adopted.values() for policy in some}
-            for claim in {claim for terms in self._terms.values() for claim in terms.claims}:
-                if (claim.budget.scope, claim.budget.unit, claim.period) not in here:
-                    self.desk.leases.forget(claim.budget)
+            for budget in self.desk.leases.budgets():
+                if (budget.scope, budget.unit, quota.period_of(budget.window)) not in here:
+                    self.desk.leases.forget(budget)
             self._policies = adopted
             self._terms.clear()
             self._seen.clear()
@@ -85,8 +87,8 @@ class Quotas:
     def open(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Reservation:
         """A reservation for a request on these terms; it holds nothing yet."""
         if terms.hard:
-            return Reservation(self.desk.leases, terms, self._sizes(ask, terms.price, body, model, context))
-        return Reservation(self.desk.leases, terms, Sizes(terms.price, max(1, int(self._usual.get(model, USUAL)))))
+            return Reservation(self.desk.leases, terms, self._sizes(ask, terms, body, model, context))
+        return Reservation(self.desk.leases, terms, Sizes(terms.price, self._takes(model)))
 
     def check(self, reservation: Reservation) -> None:
         """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
@@ -110,22 +112,27 @@ class Quotas:
 
     def _find(self, caller: Caller, model: str, day: str) -> Terms:
         self._names |= {f"team:{caller.team_id}": f"team:{caller.team}", f"user:{caller.user_id}": f"user:{caller.user}"}
+        price = self.prices.of(model)
         found = [
             Claim(Budget(scope, policy.unit, quota.window(policy.period, day)), policy.period, policy.mode, policy.limit)
             for scope in scopes(caller, model)
             for policy in self._policies.get(scope, ())
+            if policy.unit == quota.TOKENS or price != FREE  # what costs nothing falls under no limit of money
         ]
-        claims = tuple(sorted(found, key=lambda claim: claim.budget))
-        hard, dear = any(claim.mode == quota.BLOCK for claim in claims), any(claim.budget.unit == quota.USD for claim in claims)
-        return Terms(claims, tuple(claim.budget for claim in claims), hard, dear, self.prices.of(model))
+        return Terms.of(found, price)
 
-    def _sizes(self, ask: Ask, price: Price, body: bytes, model: str, context: int | None) -> Sizes:
+    def _takes(self, model: str) -> int:
+        """Tokens that a request for a model usually takes."""
+        return max(1, int(self._usual.get(model, USUAL)))
+
+    def _sizes(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Sizes:
+        price, usual = terms.price, self._takes(model) if terms.beside is not None else 0
         most = ceiling.prompt_ceiling(body, ask.needs.kind)
         prompt = most.tokens(self._overheads.of(model))
         if ask.needs.kind == payload.EMBEDDINGS:
-            return Sizes(price, 0, prompt, ceiling=most)
+            return Sizes(price, usual, prompt, ceiling=most)
         output = ceiling.cap(ask.peek.max_tokens, self._output, context, ask.prompt)
-        return Sizes(price, 0, prompt, most.answers, output, most)
+        return Sizes(price, usual, prompt, most.answers, output, most)
 
     def lowers(self, terms: Terms, now: float) -> bool:
         """Whether the request goes to the end of the queue, because a budget that it falls under is used up. Budgets of limits that refuse
@@ -136,6 +143,8 @@ class Quotas:
                 continue
             over, at = self._seen.get(claim.budget, (False, -REMEMBERED))
             if now - at >= REMEMBERED:
+                if len(self._seen) >= KNOWN:
+                    self._seen.clear()
                 self._seen[claim.budget] = (over, now)
                 self.desk.look(claim)
             if over:
@@ -148,7 +157,7 @@ class Quotas:
         try:
             await self.desk.fund(reservation)
         except errors.PolicyError:
-            for claim in reservation.short(reservation.least):
+            for claim in (claim for part in reservation.parts for claim in part.short(part.least)):
                 self.refused(claim)
             raise
 
@@ -175,7 +184,7 @@ class Quotas:
 
     def learn(self, model: str, reservation: Reservation | None, used: usage.Tokens) -> None:
         """From what a request really took, as its engine says."""
-        total = used.prompt + used.completion
+        total = min(used.prompt + used.completion, MOST)
         if used.source != "engine" or not total:
             return
         if model in self._usual or len(self._usual) < MODELS:
@@ -188,7 +197,7 @@ class Quotas:
         over = row is not None and row.used >= row.limit
         was, at = self._seen.get(claim.budget, (False, 0.0))
         self._seen[claim.budget] = (over, at)
-        if over and not was:
+        if over and not was and claim.mode != quota.SHADOW:
             log.warning("%s has used up its %s (%s): %s", claim.budget.scope, claim.budget.unit, claim.budget.window, claim.mode)
 
 

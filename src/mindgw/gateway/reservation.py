@@ -4,7 +4,7 @@ Under a hard limit the hold is a ceiling: the answer is capped so that it cannot
 usually takes, and nothing is capped.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from msgspec import Struct
 
@@ -27,6 +27,18 @@ class Terms(Struct, frozen=True):
     hard: bool
     dear: bool
     price: Price
+    #: Soft limits beside hard ones: nobody is refused by them because of what he might use.
+    beside: "Terms | None" = None
+
+    @staticmethod
+    def of(claims: Iterable[Claim], price: Price) -> "Terms":
+        """The terms of such claims, which come in any order."""
+        some = sorted(claims, key=lambda claim: claim.budget)
+        hard, soft = any(claim.mode == quota.BLOCK for claim in some), [claim for claim in some if claim.mode == quota.SOFT]
+        beside = Terms.of(soft, price) if hard and soft else None
+        mine = tuple(claim for claim in some if beside is None or claim.mode != quota.SOFT)
+        dear = any(claim.budget.unit == USD for claim in mine)
+        return Terms(mine, tuple(claim.budget for claim in mine), hard, dear, price, beside)
 
 
 class Sizes(Struct, frozen=True):
@@ -47,10 +59,12 @@ class Sizes(Struct, frozen=True):
 class Reservation:
     """Nothing is held until `reserve` or `squeeze` says so; `release` and `settle` end a hold, and do nothing when there is none."""
 
-    __slots__ = ("_budgets", "_dear", "_hold", "_leases", "_over", "budgets", "cap", "claims", "hard", "held", "sizes")
+    __slots__ = ("_beside", "_budgets", "_dear", "_hold", "_leases", "budgets", "cap", "claims", "hard", "held", "is_over", "sizes")
 
     def __init__(self, leases: Leases, terms: Terms, sizes: Sizes) -> None:
         self._leases = leases
+        #: What is held of soft limits beside hard ones, and ends with it.
+        self._beside = Reservation(leases, terms.beside, sizes) if terms.beside is not None else None
         #: Budgets that it falls under, in sorted order.
         self.claims = terms.claims
         self.sizes = sizes
@@ -63,7 +77,7 @@ class Reservation:
         self.held = 0
         self.budgets: tuple[Budget, ...] = ()
         #: True once the request is over: a loan that comes then is not for it.
-        self._over = False
+        self.is_over = False
         #: Most tokens of each answer that the hold pays for; 0: as many as the engine likes.
         self.cap = 0
 
@@ -73,6 +87,11 @@ class Reservation:
         return self.cap * self.sizes.answers
 
     @property
+    def parts(self) -> "tuple[Reservation, ...]":
+        """What is held together, each part as much of its own budgets as it needs."""
+        return (self,) if self._beside is None else (self, self._beside)
+
+    @property
     def most(self) -> dict[str, int]:
         """unit -> what it would like to hold."""
         return self._costs(self.sizes.output) if self.hard else self._usual()
@@ -80,7 +99,7 @@ class Reservation:
     @property
     def least(self) -> dict[str, int]:
         """unit -> what it cannot do without."""
-        return self._costs(min(1, self.sizes.output)) if self.hard else {TOKENS: 1, USD: 1}
+        return self._costs(min(1, self.sizes.output)) if self.hard else dict.fromkeys(self._usual(), 1)
 
     def _costs(self, output: int) -> dict[str, int]:
         """unit -> what it takes with answers of so many tokens each."""
@@ -92,8 +111,11 @@ class Reservation:
         return amounts
 
     def _usual(self) -> dict[str, int]:
-        usual = self.sizes.usual
-        return {TOKENS: usual, USD: price.cost(self.sizes.price, usual, 0)} if self._dear else {TOKENS: usual}
+        usual, tariff = self.sizes.usual, self.sizes.price
+        if not self._dear:
+            return {TOKENS: usual}
+        # nobody knows how much of it will be the answer; where only one of both costs anything, it is that one
+        return {TOKENS: usual, USD: price.cost(tariff, usual, 0) if tariff.input >= tariff.output else price.cost(tariff, 0, usual)}
 
     # -- holding --------------------------------------------------------------------------------------------------
 
@@ -106,21 +128,31 @@ class Reservation:
         gone = [claim for claim in self.claims if claim.budget not in budgets]
         self.claims = tuple(claim for claim in self.claims if claim.budget in budgets)
         self._budgets = tuple(claim.budget for claim in self.claims)
-        return gone
+        return gone + (self._beside.keep(budgets) if self._beside is not None else [])
 
     def reserve(self) -> bool:
         """True when all that it would like is held; holding twice is no error."""
-        return self._take(self.sizes.output, self.most)
+        return self._take(self.sizes.output, self.most) and (self._beside is None or self._both(self._beside, self._beside.reserve()))
 
     def squeeze(self) -> bool:
         """As `reserve`, content with a shorter answer, or with less than is usual, when there is no more."""
         if not self.hard:
             return self._take(0, self._least_free())
         output = self._affordable()
-        return output >= min(1, self.sizes.output) and self._take(output, self._costs(output))
+        if output < min(1, self.sizes.output) or not self._take(output, self._costs(output)):
+            return False
+        return self._beside is None or self._both(self._beside, self._beside.squeeze())
+
+    def _both(self, beside: "Reservation", held: bool) -> bool:
+        """Whether both parts are held; neither is, when the one beside could not be."""
+        if held:
+            self.budgets = tuple(sorted({*self.budgets, *beside.budgets}))
+        else:
+            self.release()
+        return held
 
     def _take(self, output: int, amounts: dict[str, int]) -> bool:
-        if self._over:
+        if self.is_over:
             return False
         if self._hold is not None:
             return True
@@ -162,19 +194,26 @@ class Reservation:
         if self._hold is not None:
             self._leases.settle(self._hold, {})
             self._hold, self.held, self.budgets = None, 0, ()
+        if self._beside is not None:
+            self._beside.release()
 
     def settle(self, used: usage.Tokens) -> quota.Settled:
         """The request is over, and used so much."""
-        self._over = True
+        self.is_over = True
         hold, self._hold, self.held, self.budgets = self._hold, None, 0, ()
         if hold is None:
             return quota.Settled()
         actual = {TOKENS: used.prompt + used.completion}
         if self._dear:
             actual[USD] = price.cost(self.sizes.price, used.prompt, used.completion)
-        return self._leases.settle(hold, actual)
+        settled = self._leases.settle(hold, actual)
+        return settled if self._beside is None else _together(settled, self._beside.settle(used))
 
     def end(self) -> None:
         """The request is over and is not billed."""
         self.release()
-        self._over = True
+        self.is_over = True
+
+
+def _together(one: quota.Settled, other: quota.Settled) -> quota.Settled:
+    return quota.Settled(one.draws + other.draws, max(one.over, other.over), one.spare + other.spare)
