@@ -1,0 +1,259 @@
+"""A hard limit of exactly N requests' worth: whoever asks, however many at once and through whichever server, exactly N are served.
+
+Servers and agents are real. The FAKE engine uses just as many tokens as a request reserves at most, so that N requests fill the limit to
+the token; answers are one token long, so that none can be shortened to fit.
+"""
+
+import asyncio
+import json
+import random
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import asyncpg
+import pytest
+
+from tests.chaos import books
+from tests.chaos.books import Account
+from tests.chaos.counting_engine import AROUND, CountingEngine, counting_engine, loop_aside
+from tests.e2e.raw import CHAT, Raw, request
+from tests.e2e.shared_postgres import PostgresWorld, two_servers
+from tests.e2e.world import World, until, world
+
+pytestmark = pytest.mark.e2e
+
+#: Clients at a time, over all servers.
+CLIENTS = 64
+#: Seconds that a round may take.
+PATIENCE = 120.0
+
+Sample = tuple[int, int, int]
+
+
+class Town(NamedTuple):
+    """Servers of one database, each with a box whose FAKE engine counts."""
+
+    worlds: Sequence[World]
+    engines: Sequence[CountingEngine]
+
+
+@contextmanager
+def town(worlds: Sequence[World]) -> Iterator[Town]:
+    """Servers that were initialised, at work."""
+    with ExitStack() as stack:
+        loop = stack.enter_context(loop_aside())
+        engines = [stack.enter_context(counting_engine(loop)) for _ in worlds]
+        for made, engine in zip(worlds, engines, strict=True):
+            made.serve()
+            made.join(made.folder.name, engine.url, "--slots", "16")
+        yield Town(worlds, engines)
+
+
+class Order(NamedTuple):
+    """One round: what is asked for, and how many times it fits."""
+
+    seed: int
+    #: Keys of one team.
+    keys: Sequence[str]
+    #: Id of the team.
+    team: str
+    #: The text is padded to that many bytes.
+    length: int
+    fits: int
+
+    @property
+    def worth(self) -> int:
+        """Tokens of one request: role, text, what stands around it, and the answer."""
+        return len("user") + self.length + AROUND + 1
+
+    def body(self, rng: random.Random, name: str) -> dict[str, Any]:
+        text = f"{name} 1 {rng.randint(0, 20)} ".ljust(self.length, "x")
+        assert len(text) == self.length
+        return {"model": "fake", "messages": [{"role": "user", "content": text}], "max_tokens": 1, "stream": rng.random() < 0.5}
+
+
+def order(here: Town, seed: int) -> Order:
+    """A team with keys and its limit."""
+    rng = random.Random(seed)
+    made = here.worlds[0]
+    team = f"team {seed}"
+    keys = [made.admin_post("/api/v1/keys", {"name": f"{team} {number}", "team": team})["key"] for number in range(3)]
+    (row,) = made.query(f"select id from teams where name = '{team}'")
+    wanted = Order(seed, keys, row["id"], rng.randint(40, 400), rng.randint(60, 150))
+    made.admin_post("/api/v1/quotas", {"scope": f"team:{team}", "tokens": [f"{wanted.worth * wanted.fits}/total"]}, "PUT")
+    mark = made.admin_post("/api/v1/keys", {"name": f"mark {seed}"})
+    made.admin_post("/api/v1/quotas", {"scope": f"key:{mark['id']}", "tokens": ["0/total"]}, "PUT")
+    until(lambda: all(_refuses(each, mark["key"]) for each in here.worlds), "all servers know of limits that one of them set", 10)
+    return wanted
+
+
+def _refuses(made: World, key: str) -> bool:
+    """Whether the limit of a key that may use nothing is known there."""
+    body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "mark 1 0"}], "max_tokens": 1}).encode()
+    with Raw(made.port) as raw:
+        raw.send(request(key, body))
+        return raw.answer().status == 429
+
+
+class Client:
+    """Asks again and again, waits when it is told to, and stops when it hears that the limit is used up."""
+
+    def __init__(self, session: aiohttp.ClientSession, root: str, wanted: Order, number: int, heard: Counter[str]) -> None:
+        self._session = session
+        self._root = root
+        self._wanted = wanted
+        self._rng = random.Random(wanted.seed * 1000 + number)
+        self._name = f"c{number}"
+        #: Codes of errors, "" for answers; of all clients together.
+        self._heard = heard
+
+    async def ask_until_used_up(self) -> None:
+        asked = 0
+        while (wait := await self._ask(f"{self._name}.{asked}")) is not None:
+            asked += 1
+            await asyncio.sleep(wait)  # as the server said
+
+    async def _ask(self, name: str) -> float | None:
+        """Seconds after which it may ask again; None: never."""
+        body, headers = self._wanted.body(self._rng, name), {"authorization": f"Bearer {self._rng.choice(self._wanted.keys)}"}
+        async with self._session.post(self._root + CHAT, json=body, headers=headers) as answer:
+            code = await _code(answer)
+            self._heard[code] += 1
+            if code == "insufficient_quota":
+                assert answer.status == 200 or answer.headers["x-should-retry"] == "false"
+                return None
+            assert code in {"", "rate_limit_exceeded"}, code
+            return int(answer.headers.get("retry-after-ms", "0")) / 1000
+
+
+async def _code(answer: aiohttp.ClientResponse) -> str:
+    """Code of the error, "" for an answer; a stream may fail after it began."""
+    text = (await answer.read()).decode()
+    if answer.content_type != "text/event-stream":
+        return "" if answer.status == 200 else str(json.loads(text)["error"]["code"])
+    events = [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")]
+    codes = [event["error"]["code"] for event in events if "error" in event]
+    assert codes or text.endswith("data: [DONE]\n\n"), text
+    return str(codes[0]) if codes else ""
+
+
+async def sample(look: Callable[[], Awaitable[Sample | None]], over: asyncio.Event) -> list[Sample]:
+    """Looks at a budget every few milliseconds: the limit, what is used, and what is reserved."""
+    found: list[Sample] = []
+    while not over.is_set():
+        if (row := await look()) is not None:
+            found.append(row)
+        try:
+            async with asyncio.timeout(0.003):
+                await over.wait()
+        except TimeoutError:
+            continue
+    return found
+
+
+async def everybody(here: Town, wanted: Order, look: Callable[[], Awaitable[Sample | None]]) -> tuple[Counter[str], list[Sample]]:
+    """All clients until each has heard that the limit is used up, or until they lose patience, and what the budget was meanwhile."""
+    over = asyncio.Event()
+    samples = asyncio.create_task(sample(look, over))
+    heard: Counter[str] = Counter()
+    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        roots = [made.root for made in here.worlds]
+        clients = [Client(session, roots[number % len(roots)], wanted, number, heard) for number in range(CLIENTS)]
+        tasks = [asyncio.create_task(client.ask_until_used_up()) for client in clients]
+        _, late = await asyncio.wait(tasks, timeout=PATIENCE)
+        for task in late:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    over.set()
+    wrong = [end for end in ends if isinstance(end, Exception)]
+    if wrong:
+        raise wrong[0]
+    return heard, await samples
+
+
+QUERY = "select lim, used, reserved from budgets where scope = 'team:{}' and unit = 'tokens'"
+
+
+async def on_postgres(here: Town, wanted: Order) -> tuple[Counter[str], list[Sample]]:
+    made = here.worlds[0]
+    assert isinstance(made, PostgresWorld)
+    connection = await asyncpg.connect(made.database)
+
+    async def look() -> Sample | None:
+        row = await connection.fetchrow(QUERY.format(wanted.team))
+        return tuple(row) if row is not None else None
+
+    try:
+        return await everybody(here, wanted, look)
+    finally:
+        await connection.close()
+
+
+async def on_sqlite(here: Town, wanted: Order) -> tuple[Counter[str], list[Sample]]:
+    connection = sqlite3.connect(f"file:{here.worlds[0].data_dir / 'mindgw.db'}?mode=ro", uri=True)
+
+    async def look() -> Sample | None:
+        row: Sample | None = connection.execute(QUERY.format(wanted.team)).fetchone()
+        return row
+
+    try:
+        return await everybody(here, wanted, look)
+    finally:
+        connection.close()
+
+
+def play(here: Town, seed: int) -> None:
+    """One round."""
+    made = here.worlds[0]
+    wanted = order(here, seed)
+    before = sum(engine.requests for engine in here.engines)
+    begun = time.monotonic()
+    run = on_postgres if isinstance(made, PostgresWorld) else on_sqlite
+    heard, samples = asyncio.run(run(here, wanted))
+    limit = wanted.worth * wanted.fits
+    print(f"\nseed {seed}: {wanted.fits} fit, {dict(heard)}, {len(samples)} samples, {time.monotonic() - begun:.1f} s")
+    assert heard["insufficient_quota"] == CLIENTS, (heard, made.query(QUERY.format(wanted.team)), made.query("select * from leases"))
+    assert heard[""] == wanted.fits
+    assert sum(engine.requests for engine in here.engines) - before == wanted.fits
+    assert len(samples) > 20
+    assert {lim for lim, _, _ in samples} == {limit}
+    assert max(used + reserved for _, used, reserved in samples) <= limit
+    until(lambda: made.query(QUERY.format(wanted.team)) == [{"lim": limit, "used": limit, "reserved": 0}], "all of it is used", 30)
+
+
+def assert_sound(here: Town) -> None:
+    """All books are right in the end."""
+    made = here.worlds[0]
+    found = books.read(made)
+    assert books.drift(found) == []
+    assert books.passed(found, made.query("select * from quotas where scope like 'team:%'")) == []
+    assert Account(found).doubled() == []
+    made.admin("ledger", "verify")
+    for each in here.worlds:
+        for process in each.processes:
+            assert "Traceback" not in process.said, process.said
+
+
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 52), marks=pytest.mark.real_install)], ids=["two", "fifty"])
+def test_two_servers_on_one_postgres_admit_exactly_what_fits(seeds: range, postgres_url: str, tmp_path: Path) -> None:
+    with two_servers(tmp_path, postgres_url) as worlds, town(worlds) as here:
+        for seed in seeds:
+            play(here, seed)
+        assert_sound(here)
+
+
+@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 52), marks=pytest.mark.real_install)], ids=["two", "fifty"])
+def test_one_server_on_sqlite_admits_exactly_what_fits(seeds: range, tmp_path: Path) -> None:
+    with world(tmp_path / "one") as made:
+        made.initialise()
+        with town([made]) as here:
+            for seed in seeds:
+                play(here, seed)
+            assert_sound(here)
