@@ -58,7 +58,7 @@ def test_the_server_needs_all_that_the_agent_needs():
 
 def test_the_agent_needs_no_server():
     shared = set(AGENT["project"]["dependencies"])
-    assert {name_of(line) for line in shared} == {"aiohttp", "cryptography", "msgspec", "platformdirs", "typer", "websockets"}
+    assert {name_of(line) for line in shared} == {"cryptography", "httptools", "msgspec", "platformdirs", "typer", "websockets"}
     forbidden = {"alembic", "aiosqlite", "asyncpg", "litestar", "sqlalchemy", "sqlmodel", "textual", "uvicorn"}
     assert forbidden.isdisjoint(locked("agent.lock"))
 

@@ -57,6 +57,10 @@ class Kept:
         self.closed = close
         self.news.set()
 
+    @property
+    def is_full(self) -> bool:
+        return not self.gate.is_set()
+
     async def writable(self) -> None:
         await self.gate.wait()
 

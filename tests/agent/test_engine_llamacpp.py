@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from mindgw_agent.engines import KINDS, Place, Unreachable, discover, recognise
@@ -264,7 +265,7 @@ async def stop(task: "asyncio.Task[None]") -> None:
 
 async def until_busy(url: str, slots: int) -> None:
     """Returns when so many slots are at work. Looks without pause: the tests' streams do not mind."""
-    async with asyncio.timeout(PATIENCE), open_session() as session:
+    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
         while True:
             async with session.get(url + "/slots") as response:
                 found = json.loads(await response.read())
@@ -274,5 +275,5 @@ async def until_busy(url: str, slots: int) -> None:
 
 
 async def token_of(real, text: str) -> list[int]:
-    async with open_session() as session, session.post(real.url + "/tokenize", json={"content": text}) as response:
+    async with aiohttp.ClientSession() as session, session.post(real.url + "/tokenize", json={"content": text}) as response:
         return list(json.loads(await response.read())["tokens"])

@@ -6,17 +6,19 @@ receipt of whatever reached the engine is kept before that.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
-import aiohttp
 import msgspec
 
 from mindgw_agent import aggregate, payload, sse
 from mindgw_agent.engines.client import GENERATION, NotAllowed
 from mindgw_agent.engines.engine import Engine, Prepared
+from mindgw_agent.engines.reply import HOLD, READ_ON, STOP, Garbled, Lost, NoConnection, Reply
+from mindgw_agent.patience import Patience, Silent
 from mindgw_agent.tally import Tally, error_in, error_status, error_text, until_end
 from mindgw_agent.wire import MAX_ANSWER, Close, Meta, Source, Usage
 
@@ -37,6 +39,10 @@ class Outlet(Protocol):
         """Keep what the request cost, on disk; right before `close`."""
 
     def close(self, close: Close) -> None: ...
+    @property
+    def is_full(self) -> bool:
+        """Nothing more should be handed over now."""
+
     async def writable(self) -> None:
         """Returns when more may be handed over."""
 
@@ -119,12 +125,22 @@ class _Call:
         self._may_fold = True
         self._prepared = Prepared(b"", stream=False)
         self._tally = Tally()
-        #: Bytes of the answer that were handed over; the head is out once there are any.
+        #: Bytes of the answer that were handed over, and whether its head was.
         self._passed = 0
+        self._has_head = False
         #: Events among them, and how many of those said something.
         self._handed = (0, 0)
-        #: Ends a silence that lasts too long; None between answers.
-        self._timer: asyncio.Timeout | None = None
+        #: Cuts a stream into events; what the engine calls it.
+        self._splitter = sse.Splitter()
+        self._content_type = ""
+        #: A run that is too large to be handed over in the callback that read it.
+        self._rest = b""
+        #: Nothing may follow in this stream; the engine was only busy.
+        self._is_over = self._is_busy = False
+        #: What ended it, for the task to raise.
+        self._wrong: Exception | None = None
+        #: How long the engine may take.
+        self._patience = Patience(request.meta)
 
     # -- the course of a request -----------------------------------------------------------------------------------
 
@@ -137,88 +153,91 @@ class _Call:
     async def run(self) -> Close:
         """Ask, and ask again when the engine wants it otherwise: at most once for each of two reasons."""
         try:
-            async with asyncio.timeout(self.meta.timeout):
-                while (close := await self._ask()) is None:
-                    self.prepare()
+            while (close := await self._ask()) is None:
+                self.prepare()
             return close
         except (Failed, sse.EventTooLarge, aggregate.Broken) as wrong:
             return self.ended("failed", code=getattr(wrong, "code", "engine_protocol"), message=str(wrong))
         except NotAllowed as refused:
             return self.ended("failed", code="refused", message=str(refused))
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        except Silent as silence:
+            return self.ended("failed", code="engine_timeout", message=str(silence))
+        except NoConnection as error:
             return self.ended("failed", code="engine_unreachable", message=f"no connection to the engine: {error}")
         except TimeoutError:
             return self.ended("failed", code="engine_timeout", message=f"no whole answer within {self.meta.timeout:g} s")
-        except aiohttp.ClientResponseError:
+        except Garbled:
             return self.ended("failed", code="engine_protocol", message="the engine does not answer in HTTP")
-        except (aiohttp.ClientError, OSError) as error:
-            return self.ended(
-                "failed", code="engine_error", message=f"the engine broke the connection: {str(error) or type(error).__name__}"
-            )
+        except Lost as error:
+            return self.ended("failed", code="engine_error", message=f"the engine broke the connection: {error}")
 
     async def _ask(self) -> Close | None:
         """One call of the engine; None when another one is needed."""
         prepared, meta = self._prepared, self.meta
-        limit = meta.first_token if prepared.stream else None
-        call = self.engine.client.call(("POST", meta.path), GENERATION, prepared.body, meta, prepared.stream)
+        reply = self.engine.client.call(("POST", meta.path), GENERATION, prepared.body, meta, prepared.stream)
+        self._patience.begin(reply, meta.first_token if prepared.stream else math.inf)
+        self._is_over = False
         try:
-            async with asyncio.timeout(limit) as self._timer, call as response:
-                try:
-                    return await self._answer(response)
-                finally:
-                    _abort(response)
-        except TimeoutError:
-            if self._timer is None or not self._timer.expired():
-                raise
-            waited = f"for {self.meta.idle:g} s" if self._tally.events else f"within {meta.first_token:g} s"
-            raise Failed("engine_timeout", f"nothing came from the engine {waited}") from None
+            await reply.begun()
+            return await self._answer(reply)
+        finally:
+            self._patience.end()
+            reply.end(linger=self._is_over and self._tally.error is None and not self._tally.garbage)
 
-    async def _answer(self, response: aiohttp.ClientResponse) -> Close | None:
-        if response.status >= 400:
-            return await self._error(response)
-        if response.status != 200:
-            raise Failed("engine_protocol", f"the engine answers with status {response.status}; redirects are not followed")
+    async def _answer(self, reply: Reply) -> Close | None:
+        if reply.status >= 400:
+            return await self._error(reply)
+        if reply.status != 200:
+            raise Failed("engine_protocol", f"the engine answers with status {reply.status}; redirects are not followed")
         if not self._prepared.stream:
-            return await self._whole(response)
-        if response.content_type != "text/event-stream":
-            raise Failed("engine_protocol", f"the engine answers with {response.content_type} instead of a stream")
+            return await self._whole(reply)
+        content_type = reply.content_type.partition(";")[0].strip().lower()
+        if content_type != "text/event-stream":
+            raise Failed("engine_protocol", f"the engine answers with {content_type or 'no content type'} instead of a stream")
         if self._prepared.fold is not None:
-            return await self._fold(response, self._prepared.fold)
-        return await self._stream(response)
+            return await self._fold(reply, self._prepared.fold)
+        return await self._stream(reply)
 
     # -- kinds of answers ------------------------------------------------------------------------------------------
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> Close:
-        content_type = response.headers.get("Content-Type", "text/event-stream")
-        over = False
-        async for run, last in self._runs(response):
-            over = last
-            if not self._passed and self._is_busy(run):
-                return self.ended("busy", message=error_text(self._tally.error))
-            if self._tally.events:  # comments alone are no answer yet
-                await self._pass(200, content_type, run)
+    async def _stream(self, reply: Reply) -> Close:
+        await self._runs(reply, self._relay)
+        if self._is_busy:
+            return self.ended("busy", message=error_text(self._tally.error))
         if self._tally.error is not None:
             return self.ended("failed", code="engine_error", message=error_text(self._tally.error))
-        self._check_end(over)
+        self._check_end()
         return self.ended("done", status=200)
 
-    def _is_busy(self, run: bytes) -> bool:
-        return self._tally.error is not None and self._tally.events == 1 and self.engine.busy(0, run)
+    def _relay(self, run: bytes) -> None:
+        tally = self._tally
+        if not self._passed and tally.error is not None and tally.events == 1 and self.engine.busy(0, run):
+            self._is_busy = True
+        elif not tally.events:
+            return  # comments alone are no answer yet
+        elif len(run) > PIECE:
+            self._rest = run
+        else:
+            self._hand(200, self._content_type, run)
+            self._handed = (tally.events, tally.said)
 
-    def _check_end(self, over: bool) -> None:
+    def _check_end(self) -> None:
         """Raises Failed when a stream ended that was not at its end: the end mark alone proves nothing."""
         tally = self._tally
         if not tally.events:
             raise Failed("engine_protocol", "the engine's stream is empty")
-        if (tally.finishes if over else tally.finishes >= self._prepared.answers) or (over and self.engine.lenient):
+        if tally.finishes if self._is_over else tally.finishes >= self._prepared.answers:
             return
-        raise Failed("engine_error", "the engine's stream ended in the middle of the answer")
+        if not (self._is_over and self.engine.lenient):
+            raise Failed("engine_error", "the engine's stream ended in the middle of the answer")
 
-    async def _fold(self, response: aiohttp.ClientResponse, fold: aggregate.Fold) -> Close | None:
-        async for run, _ in self._runs(response):
+    async def _fold(self, reply: Reply, fold: aggregate.Fold) -> Close | None:
+        def add(run: bytes) -> None:
             for data in sse.events(run):
                 if data != sse.DONE and self._tally.error is None:
                     fold.add(data)
+
+        await self._runs(reply, add)
         error = self._tally.error
         if error is not None:
             body = msgspec.json.encode({"error": error})
@@ -231,21 +250,21 @@ class _Call:
         await self._pass(200, "application/json; charset=utf-8", fold.result())
         return self.ended("done", status=200)
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> Close:
-        body = await self._read(response, MAX_ANSWER)
+    async def _whole(self, reply: Reply) -> Close:
+        body = await reply.read(MAX_ANSWER)
         if len(body) > MAX_ANSWER:
             raise Failed("engine_protocol", f"the engine's answer is larger than {MAX_ANSWER} bytes")
         self._tally.whole(body, self._prepared.answers)
         if self._tally.garbage:
             raise Failed("engine_protocol", "the engine's answer is not a JSON object")
-        await self._pass(200, response.headers.get("Content-Type", "application/json"), body)
+        await self._pass(200, reply.content_type or "application/json", body)
         return self.ended("done", status=200)
 
-    async def _error(self, response: aiohttp.ClientResponse) -> Close | None:
-        body = (await self._read(response, MAX_ERROR))[:MAX_ERROR]
-        if self._prepared.options and self.engine.options_refused(response.status, body):
+    async def _error(self, reply: Reply) -> Close | None:
+        body = (await reply.read(MAX_ERROR))[:MAX_ERROR]
+        if self._prepared.options and self.engine.options_refused(reply.status, body):
             return None
-        return await self._reject(response.status, response.headers.get("Content-Type", "text/plain"), body)
+        return await self._reject(reply.status, reply.content_type or "text/plain", body)
 
     async def _reject(self, status: int, content_type: str, body: bytes) -> Close:
         """The engine's own error is the answer, unless the engine was only busy."""
@@ -267,53 +286,71 @@ class _Call:
 
     # -- bytes -----------------------------------------------------------------------------------------------------
 
-    async def _runs(self, response: aiohttp.ClientResponse) -> AsyncIterator[tuple[bytes, bool]]:
-        """Whole events as they come, counted; the flag says that nothing may follow. Half an event at the end is dropped."""
-        splitter = sse.Splitter()
-        async for piece in self._pieces(response):
-            run = splitter.feed(piece)
-            if not run:
-                continue
-            run, over = until_end(run, self._tally)
+    async def _runs(self, reply: Reply, use: Callable[[bytes], None]) -> None:
+        """Whole events as they come, counted, to `use`, while the outlet takes them. Half an event at the end is dropped, and a broken
+        connection is an end like any other: what was said decides what it means."""
+        self._splitter, self._content_type = sse.Splitter(), reply.content_type
+        take, more = partial(self._take, use), True
+        while more:
+            more = await reply.each(take)
+            self._patience.hold()
+            if self._rest:
+                await self._pass(200, self._content_type, self._rest)
+                self._rest = b""
+            if more:
+                await self._room()
+                self._patience.go_on()
+        if self._wrong is not None:
+            try:
+                raise self._wrong
+            finally:
+                self._wrong = None  # it holds the frame that raised it
+
+    def _take(self, use: Callable[[bytes], None], piece: bytes) -> int:
+        """What one read brought, in the callback that read it: what ends the request is left for its task to raise."""
+        try:
+            verdict = self._events(piece, use)
+        except (Failed, sse.EventTooLarge, aggregate.Broken) as wrong:
+            self._wrong = wrong
+            return STOP
+        if self._tally.events:
+            self._patience.heard()
+        return verdict
+
+    def _events(self, piece: bytes, use: Callable[[bytes], None]) -> int:
+        run = self._splitter.feed(piece)
+        if run:
+            run, self._is_over = until_end(run, self._tally)
             if run:
-                yield run, over
+                use(run)
             if self._tally.garbage:
                 raise Failed("engine_protocol", "the engine's stream holds something other than JSON objects")
-            if over:
-                return
+            if self._is_over:
+                return STOP
+        return HOLD if self._rest or (self._tally.events and self.out.is_full) else READ_ON
 
-    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        """Bytes as they come, while the outlet takes them. A broken connection ends them too: what was said decides what it means."""
-        timer, clock = self._timer, asyncio.get_running_loop().time
-        with contextlib.suppress(aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, ConnectionError):
-            while piece := await response.content.readany():
-                yield piece
-                if self._tally.events and timer is not None:
-                    timer.reschedule(None)
-                    await self.out.writable()
-                    timer.reschedule(clock() + self.meta.idle)
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
-        """The body, and a byte more than the limit when it is larger."""
-        parts: list[bytes] = []
-        size = 0
-        while size <= limit and (piece := await response.content.readany()):
-            parts.append(piece)
-            size += len(piece)
-        return b"".join(parts)[: limit + 1]
+    async def _room(self) -> None:
+        """Returns when the outlet takes more. Raises TimeoutError at the end of all patience."""
+        if self.out.is_full:
+            async with asyncio.timeout_at(self._patience.over_at):
+                await self.out.writable()
 
     async def _pass(self, status: int, content_type: str, data: bytes) -> None:
-        """Hand bytes over; the first ones go with the head."""
+        """Hand bytes over in pieces, as the outlet takes them."""
         for start in range(0, max(1, len(data)), PIECE):
-            piece = data[start : start + PIECE]
             if start:
-                await self.out.writable()
-            if self._passed or start:
-                self.out.data(piece)
-            else:
-                self.out.head(status, content_type, piece)
-            self._passed += len(piece)
+                await self._room()
+            self._hand(status, content_type, data[start : start + PIECE] if len(data) > PIECE else data)
         self._handed = (self._tally.events, self._tally.said)
+
+    def _hand(self, status: int, content_type: str, piece: bytes) -> None:
+        """Hand a piece over; the first one goes with the head."""
+        if self._has_head:
+            self.out.data(piece)
+        else:
+            self._has_head = True
+            self.out.head(status, content_type, piece)
+        self._passed += len(piece)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -353,11 +390,3 @@ class _Call:
             return None
         source: Source = "estimated" if outcome == "done" else "counted"
         return Usage(prompt=payload.estimate_tokens(self._body), completion=tally.said, source=source)
-
-
-def _abort(response: aiohttp.ClientResponse) -> None:
-    """Close the connection without waiting for anything: that is what cancels the work behind it."""
-    connection = response.connection
-    if connection is not None and connection.transport is not None:
-        connection.transport.abort()
-    response.close()

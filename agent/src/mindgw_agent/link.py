@@ -96,6 +96,10 @@ class Answer:
         self._session.close(self.stream, close if close.tag else msgspec.structs.replace(close, tag=self.meta.tag))
         self._wake()
 
+    @property
+    def is_full(self) -> bool:
+        return not self._session.writable(self.stream)
+
     async def writable(self) -> None:
         while not self._session.writable(self.stream):
             self._room.clear()

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from mindgw_agent import address, bookkeeping, engines, errors, exchange, gpu, identity, status
 from mindgw_agent.engines.client import Client, Unreachable, open_session, root_of
 from mindgw_agent.engines.engine import Engine
+from mindgw_agent.engines.pool import Connections
 from mindgw_agent.offer import PROBE_TIMEOUT, NoEngine, Offer
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.settings import Settings, StateDir
@@ -251,7 +251,7 @@ def _keep_epoch(state: StateDir, epoch: int) -> None:
     state.save(msgspec.structs.replace(settings, last_epoch=epoch))
 
 
-def _finder(session: aiohttp.ClientSession, settings: Settings) -> Callable[[], Awaitable[Engine]]:
+def _finder(session: Connections, settings: Settings) -> Callable[[], Awaitable[Engine]]:
     """Finds the engine of the settings, or the first that answers on the usual ports."""
     key, slots = _engine_key(settings), settings.slots or None
 

@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 
 from mindgw_agent.engines.client import Answer, Client, Route, Unreachable
@@ -11,6 +10,7 @@ from mindgw_agent.engines.generic import Generic
 from mindgw_agent.engines.llamacpp import LlamaCpp
 from mindgw_agent.engines.lmstudio import NATIVE, LmStudio, native_listing
 from mindgw_agent.engines.ollama import Ollama
+from mindgw_agent.engines.pool import Connections
 from mindgw_agent.engines.sglang import SgLang
 from mindgw_agent.engines.vllm import Vllm
 
@@ -48,7 +48,7 @@ class Place(msgspec.Struct, frozen=True):
     engine_id: str = "e1"
 
 
-async def recognise(session: aiohttp.ClientSession, place: Place) -> Engine:
+async def recognise(session: Connections, place: Place) -> Engine:
     """The engine that answers at a place, by what it positively says of itself, in one to six cheap reads.
 
     Raises ValueError for an address that is none, Unreachable when nothing answers or a MindGateway does, Unrecognised for everything
@@ -96,9 +96,7 @@ def _has_version(answer: Answer) -> bool:
     return isinstance(document, dict) and isinstance(document.get("version"), str)
 
 
-async def discover(
-    session: aiohttp.ClientSession, urls: list[str] | None = None, *, key: str = "", slots: int | None = None
-) -> Engine | None:
+async def discover(session: Connections, urls: list[str] | None = None, *, key: str = "", slots: int | None = None) -> Engine | None:
     """The first engine with a model on the usual ports of this machine, None when there is none. `urls` looks elsewhere.
 
     `key` and `slots` are the operator's, as in Place.

@@ -1,18 +1,16 @@
-"""The only way from an agent to an engine: one origin, listed methods and paths, no redirect, no proxy, no cookie.
-
-Every call opens its own connection. Engines close idle ones after seconds (llama.cpp after 5), so a pooled connection may die under a
-request that cannot be sent twice; on loopback a new one costs a fraction of a millisecond, and closing it cancels the work behind it.
-"""
+"""The only way from an agent to an engine: one origin, listed methods and paths, no redirect, no proxy, no cookie."""
 
 import asyncio
 import re
+import ssl
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 
 from mindgw_agent import address
+from mindgw_agent.engines.pool import Connections
+from mindgw_agent.engines.reply import Garbled, Lost, NoConnection, Reply
 from mindgw_agent.wire import Meta
 
 #: Seconds to connect, unless a request says otherwise.
@@ -47,17 +45,9 @@ def check(route: Route, allowed: frozenset[Route]) -> None:
         raise NotAllowed(f"{route[0]} {route[1][:200]!r} is not allowed on this engine")
 
 
-def open_session() -> aiohttp.ClientSession:
-    """The one session of an agent; the caller closes it. No limit on connections: slots are counted elsewhere."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, ttl_dns_cache=30),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-        auto_decompress=False,
-        trust_env=False,
-        skip_auto_headers=("User-Agent",),
-        read_bufsize=64 * 1024,
-    )
+def open_session() -> Connections:
+    """The connections of one agent, a context. No limit on those that carry a request: slots are counted elsewhere."""
+    return Connections()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -79,56 +69,66 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """One engine's address and key. The session stays the property of whoever opened it."""
+    """One engine's address and key. The connections stay the property of whoever opened them."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str = "") -> None:
+    def __init__(self, session: Connections, url: str, key: str = "") -> None:
         """`url` is the root, as in http://127.0.0.1:11434; a trailing slash or /v1 is dropped. Raises ValueError on anything else."""
         #: Root URL without a trailing slash.
         self.url = root_of(url)
         self._session = session
-        #: The engine's own key, b"" for none. The caller's never comes here.
-        self._headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        #: The lines that are in the head of every request. The engine's own key is in them, the caller's never comes here.
+        self._lines = _lines(self.url, key)
 
     async def read(self, route: Route, allowed: frozenset[Route], body: bytes = b"") -> Answer:
         """Ask the engine about itself. Raises NotAllowed, and Unreachable for a MindGateway too: two of them in front of each other
         would send requests round in a circle."""
+        reply = self.call(route, allowed, body)
         try:
-            async with asyncio.timeout(READING), self.call(route, allowed, body) as response:
-                data = await response.content.read(MAX_READING + 1)
-                while len(data) <= MAX_READING and (more := await response.content.read(MAX_READING + 1 - len(data))):
-                    data += more
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            async with asyncio.timeout(READING):
+                await reply.begun()
+                data = await reply.read(MAX_READING)
+        except (NoConnection, Lost, Garbled, TimeoutError) as error:
             raise _unreachable(self.url, error) from error
+        finally:
+            reply.end()
         if len(data) > MAX_READING:
             raise Unreachable(f"{self.url}: the answer is larger than {MAX_READING} bytes")
-        answer = Answer(response.status, response.headers.get("Server", "").lower(), data)
+        answer = Answer(reply.status, reply.server.lower(), data)
         if answer.server.startswith("mindgw"):
             raise Unreachable(f"a MindGateway answers at {self.url}, not an engine", hopeless=True)
         return answer
 
-    def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", meta: Meta | None = None, stream: bool = False) -> Any:
-        """A request, as a context that gives aiohttp's response. Raises NotAllowed before anything is sent."""
+    def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", meta: Meta | None = None, stream: bool = False) -> Reply:
+        """Send a request. The caller calls `end` of what it gets. Raises NotAllowed before anything is sent."""
         check(route, allowed)
-        headers = self._headers | {"Accept": "text/event-stream" if stream else "application/json"}
-        if body:
-            headers["Content-Type"] = "application/json"
-        if meta is not None and _REQUEST_ID.fullmatch(meta.request_id):
-            headers["X-Request-Id"] = meta.request_id
         method, path = route
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=meta.connect if meta is not None else CONNECT)
-        return self._session.request(method, self.url + path, data=body or None, headers=headers, allow_redirects=False, timeout=patience)
+        head = f"{method} {path} HTTP/1.1\r\n{self._lines}Accept: {'text/event-stream' if stream else 'application/json'}\r\n"
+        if body:
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        if meta is not None and _REQUEST_ID.fullmatch(meta.request_id):
+            head += f"X-Request-Id: {meta.request_id}\r\n"
+        patience = CONNECT if meta is None else meta.connect
+        return self._session.origin(self.url).ask(f"{head}\r\n".encode("latin-1"), body, patience)
+
+
+def _lines(url: str, key: str) -> str:
+    """The lines that say where a request goes and who sends it. ValueError for a key that does not fit in one."""
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("the engine's key does not fit in a header")
+    host = url.partition("://")[2]
+    zone = re.sub(r"%[^\]]*", "", host)  # of a link-local address; it means nothing to the other end
+    return f"Host: {zone}\r\nAccept-Encoding: identity\r\n" + (f"Authorization: Bearer {key}\r\n" if key else "")
 
 
 def _unreachable(url: str, error: Exception) -> Unreachable:
-    """What it means that a reading failed. What aiohttp says of a bad status line quotes it, over several lines."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError():
-            wrong = error.certificate_error
-            return Unreachable(f"{url}: its certificate is refused: {getattr(wrong, 'verify_message', wrong)}", hopeless=True)
-        case aiohttp.ClientSSLError():
-            return Unreachable(f"what answers at {url} does not speak TLS ({getattr(error.os_error, 'reason', error)})", hopeless=True)
-        case aiohttp.ClientResponseError():
-            return Unreachable(f"what answers at {url} does not speak HTTP", hopeless=True)
+    """What it means that a reading failed."""
+    match error.__cause__:
+        case ssl.SSLCertVerificationError() as wrong:
+            return Unreachable(f"{url}: its certificate is refused: {wrong.verify_message}", hopeless=True)
+        case ssl.SSLError() as wrong:
+            return Unreachable(f"what answers at {url} does not speak TLS ({wrong.reason or wrong})", hopeless=True)
+    if isinstance(error, Garbled):
+        return Unreachable(f"what answers at {url} does not speak HTTP", hopeless=True)
     return Unreachable(f"{url}: {str(error) or type(error).__name__}")
 
 
@@ -140,11 +140,12 @@ def root_of(url: str) -> str:
     try:
         parts = urlsplit(url.strip())
         port = parts.port
+        name = (parts.hostname or "").encode("idna").decode()
     except ValueError as error:
         raise ValueError(f"{shown!r} is not an engine's address: {error}") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in {"http", "https"} or not name or parts.query or parts.fragment:
         raise ValueError(f"{shown!r} is not an engine's address: it should look like http://127.0.0.1:11434")
     if parts.path.rstrip("/") not in {"", "/v1"}:
         raise ValueError(f"{shown!r} is not the root of an engine: give only scheme, host and port")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}" + (f":{port}" if port is not None else "")
