@@ -1,6 +1,7 @@
 """FAKE engines that misbehave, each in one way: whatever they do, one request ends in one `Close` that says what happened."""
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from mindgw_agent.engines.engine import Engine
 from mindgw_agent.engines.sglang import SgLang
 from mindgw_agent.engines.vllm import Vllm
 from mindgw_agent.exchange import carry
+from tests.agent import playing
 from tests.agent.carrying import (
     CHAT,
     DONE,
@@ -547,3 +549,98 @@ async def test_of_an_answer_in_one_piece_that_never_came_only_the_prompt_counts(
     assert out.billed == out.end
     assert out.end.usage.prompt > 0
     assert (out.end.usage.completion, out.end.usage.source, out.end.events, out.end.bytes) == (0, "counted", 0, 0)
+
+
+# -- what stays behind ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [STREAM, PLAIN], ids=["stream", "plain"])
+async def test_a_request_leaves_nothing_for_the_garbage_collector_and_uses_the_connection_again(body):
+    """Counted, not timed: a cycle per request is a sixth of what it costs. The FAKE engine speaks bytes, for its own cycles would count."""
+    content = b"".join(GOOD) if body is STREAM else json.dumps(ANSWER).encode()
+    kind = b"text/event-stream" if body is STREAM else b"application/json"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(content))
+    async with playing.raw_engine(playing.answers(head + content[:100], content[100:], close=False)) as raw, open_session() as session:
+        engine = Vllm(Client(session, raw.url))
+        outs = [await ask(engine, CHAT, body)]
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(30):
+                out = Kept()
+                await carry(engine, Ask(CHAT, body), out)
+                outs.append(out)
+            found = gc.collect()
+        finally:
+            gc.enable()
+        assert found < 30, f"{found} objects for 30 requests"
+        assert {out.end.outcome for out in outs} == {"done"}
+        assert len(raw.callers) == 1
+
+
+async def test_a_stream_whose_end_follows_its_end_mark_keeps_the_connection():
+    async def play(caller, number: int) -> None:
+        while True:
+            await caller.request()
+            await caller.say(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *(b"%x\r\n%b\r\n" % (len(part), part) for part in GOOD))
+            await asyncio.sleep(0.01)
+            await caller.say(b"0\r\n\r\n")
+
+    async with playing.raw_engine(play) as raw, open_session() as session:
+        engine = Vllm(Client(session, raw.url))
+        for _ in range(3):
+            assert (await ask(engine, CHAT, STREAM)).end.outcome == "done"
+            async with asyncio.timeout(PATIENCE):
+                while not len(session.origin(raw.url)):
+                    await asyncio.sleep(0.005)
+        assert len(raw.callers) == 1
+
+
+async def test_a_connection_that_cannot_be_made_is_unreachable_and_one_that_breaks_is_not():
+    async with open_session() as session:
+        async with playing.raw_engine(playing.answers(b"HTTP/1.1 200 O")) as raw:
+            engine = Vllm(Client(session, raw.url))
+            out = await ask(engine, CHAT, PLAIN)
+            assert (out.end.outcome, out.end.code) == ("failed", "engine_error")
+        out = await ask(engine, CHAT, PLAIN)
+        assert (out.end.outcome, out.end.code, out.billed) == ("failed", "engine_unreachable", None)
+
+
+async def test_an_outlet_that_stays_full_is_waited_for_no_longer_than_the_whole_may_take():
+    hold = asyncio.Event()
+    async with fake_engine({f"POST {CHAT}": silent(chunk("a"), chunk("b"), hold=hold)}) as url, open_session() as session:
+        engine, out = Vllm(Client(session, url)), Kept()
+        out.gate.clear()
+        async with asyncio.timeout(PATIENCE):
+            await carry(engine, Ask(CHAT, STREAM, timeout=0.2, idle=0.05), out)
+        hold.set()
+    assert (out.end.outcome, out.end.code) == ("failed", "engine_timeout")
+    assert "no whole answer" in out.end.message
+
+
+async def test_a_stalled_outlet_is_no_silence_of_the_engine():
+    resume, hold = asyncio.Event(), asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(chunk("a"))
+        await resume.wait()
+        await response.write(b"".join(GOOD[1:3]))
+        await hold.wait()
+        return response
+
+    async with fake_engine({f"POST {CHAT}": handler}) as url, open_session() as session:
+        engine, out = Vllm(Client(session, url)), Kept()
+        out.gate.clear()
+        task = asyncio.create_task(carry(engine, Ask(CHAT, STREAM, idle=0.05), out))
+        await out.until(lambda kept: bool(kept.pieces))
+        await asyncio.sleep(0.15)  # more than it may be silent for
+        assert out.closed is None
+        resume.set()
+        out.gate.set()
+        async with asyncio.timeout(PATIENCE):
+            await task
+        hold.set()
+    assert (out.end.code, out.end.finish) == ("engine_timeout", "stop")
+    assert "for 0.05 s" in out.end.message

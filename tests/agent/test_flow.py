@@ -491,3 +491,17 @@ def test_a_reader_that_paused_and_resumed_gets_everything(chunks, bites):
                 out.credit(1, grant)
     assert read == sum(chunks)
     assert unsent(out, 1) == 0
+
+
+def test_what_waits_is_known_and_whether_it_is_urgent():
+    out = outbound(1)
+    assert (out.is_waiting, out.is_urgent) == (False, False)
+    out.write(1, wire.OPEN, OPENING)
+    assert (out.is_waiting, out.is_urgent) == (True, True)
+    drained(out)
+    out.write(1, wire.DATA, b"x")
+    assert (out.is_waiting, out.is_urgent) == (True, False)
+    out.control(Frame(0, wire.DRAIN))
+    assert (out.is_waiting, out.is_urgent) == (True, True)
+    drained(out)
+    assert (out.is_waiting, out.is_urgent) == (False, False)

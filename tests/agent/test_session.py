@@ -720,3 +720,12 @@ def test_noise_is_a_protocol_error_in_every_state(noise, handshake):
         session.receive(noise, 0.0)
     except ProtocolError:
         assert session.state is State.CLOSED
+
+
+def test_what_is_urgent_is_told_from_what_may_wait():
+    session, _ = ready_link()
+    assert (session.has_words, session.is_urgent) == (False, False)
+    session.report(REPORT)
+    assert (session.has_words, session.is_urgent) == (True, True)
+    assert session.take()
+    assert (session.has_words, session.is_urgent) == (False, False)

@@ -77,6 +77,16 @@ class Outbound:
         """Streams that are open or still have something to say."""
         return len(self._flows)
 
+    @property
+    def is_urgent(self) -> bool:
+        """A control frame, or the first frame of a stream, waits to leave."""
+        return bool(self._control or self._fresh)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Anything can leave now."""
+        return bool(self._control or self._fresh or self._ring)
+
     def control(self, frame: Frame) -> None:
         """Queue a frame that waits for nobody. ProtocolError when the peer has stopped reading and MAX_CONTROL is reached."""
         self._urgent(wire.encode(frame))

@@ -1,26 +1,26 @@
 """One connection to the server: `session` decides what is said, this room only carries it.
 
-One task reads, one writes, one watches the clock, one brings receipts, and each request has one that drives the engine. When the
-connection ends, all of them are ended; those that drive the engine may take a while longer, see `Offer`.
+Messages are heard and said in the callbacks of the event loop. One task watches the clock, one brings receipts, and each request has one
+that drives the engine. When the connection ends, all of them are ended; those that drive the engine may take a while longer, see `Offer`.
+
+What is said within one turn of the event loop leaves in one message, at its end. Only the middle of answers waits for longer, a
+millisecond or two, when many streams are open; whatever else is said takes it along.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import msgspec
-from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
-
 from mindgw_agent import clock, events
+from mindgw_agent.answer import Answer
 from mindgw_agent.delivery import Delivery
 from mindgw_agent.offer import Offer, cancel
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Session
-from mindgw_agent.wire import Close, Goodbye, Meta, ProtocolError, Receipt, Receipts, Received, Usage
+from mindgw_agent.websocket import WebSocket
+from mindgw_agent.wire import Close, Goodbye, ProtocolError, Receipts, Received
 
 log = logging.getLogger("mindgw.agent")
 
@@ -33,80 +33,12 @@ PING_EVERY = 10.0
 LAST_RECEIPTS = 2.0
 #: Bytes of one message: less than may be, so that what is urgent never waits behind much.
 MESSAGE = 256 * 1024
-#: WebSocket close codes.
-NORMAL, PROTOCOL_ERROR = 1000, 1002
-
-
-class Answer:
-    """The way of one answer to the server; see `exchange.Outlet`."""
-
-    __slots__ = ("_heard", "_outbox", "_room", "_session", "_wake", "closed", "meta", "stream", "task")
-
-    def __init__(
-        self, session: Session, outbox: Outbox, wake: Callable[[], None], heard: Callable[[Close], None], request: events.Request
-    ) -> None:
-        self._session = session
-        #: Takes what the request cost.
-        self._outbox = outbox
-        self._wake = wake
-        #: Told how the request ended.
-        self._heard = heard
-        self.stream = request.stream
-        self.meta: Meta = request.meta
-        #: Set when the server has taken enough for the engine to be read on.
-        self._room = asyncio.Event()
-        #: The request has been closed.
-        self.closed = False
-        #: Drives the engine; set when it has begun.
-        self.task: asyncio.Task[None] | None = None
-
-    def head(self, status: int, content_type: str, data: bytes) -> None:
-        self._session.head(self.stream, status, content_type, data)
-        self._wake()
-
-    def data(self, data: bytes) -> None:
-        self._session.data(self.stream, data)
-        self._wake()
-
-    def bill(self, close: Close) -> None:
-        """Keeps the receipt, whether the link still stands or not; a server that gave no tag wants none."""
-        if close.outcome == "busy" or not self.meta.tag or self.closed:
-            return
-        usage = close.usage or Usage(source="counted")
-        self._outbox.append(
-            Receipt(
-                tag=self.meta.tag,
-                outcome=close.outcome,
-                prompt=usage.prompt,
-                completion=usage.completion,
-                cached=usage.cached,
-                source=usage.source,
-                events=close.events,
-                bytes=close.bytes,
-                at=clock.unix_ms(),
-            )
-        )
-
-    def close(self, close: Close) -> None:
-        """Ends the request; only the first call counts."""
-        if self.closed:
-            return
-        self.closed = True
-        self._heard(close)
-        self._session.close(self.stream, close if close.tag else msgspec.structs.replace(close, tag=self.meta.tag))
-        self._wake()
-
-    @property
-    def is_full(self) -> bool:
-        return not self._session.writable(self.stream)
-
-    async def writable(self) -> None:
-        while not self._session.writable(self.stream):
-            self._room.clear()
-            await self._room.wait()
-
-    def resume(self) -> None:
-        self._room.set()
+#: WebSocket close code.
+PROTOCOL_ERROR = 1002
+#: With so many requests at work what is in the middle of an answer may wait, and for so many seconds after the message before; with very
+#: many for longer.
+BUSY, VERY_BUSY = 16, 500
+WAIT, LONG_WAIT = 0.001, 0.002
 
 
 class Link:
@@ -114,7 +46,7 @@ class Link:
 
     def __init__(
         self,
-        socket: ClientConnection,
+        socket: WebSocket,
         session: Session,
         offer: Offer[Any],
         outbox: Outbox,
@@ -131,8 +63,17 @@ class Link:
         self._keep_epoch = keep_epoch
         #: Called when something changed that a status shows.
         self._changed = changed
-        #: Set when there may be something to send.
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._says = (self.say, self.say_soon)
+        #: A flush comes at the end of this turn; or at a moment, when that is not None.
+        self._is_due = False
+        self._later: asyncio.TimerHandle | None = None
+        #: When the last message left, on the loop's clock.
+        self._flushed_at = 0.0
+        #: Messages that came while an epoch is written; None while none is. Bounded: by one read, for reading pauses meanwhile.
+        self._held: list[bytes | str] | None = None
+        #: What ended the link at this end, to be raised.
+        self._failure: Exception | None = None
         #: Requests whose engine is not known to be free, by stream; at most as many as there are slots.
         self._answers: dict[int, Answer] = {}
         #: Moment of the WELCOME on the loop's clock; None before it.
@@ -151,7 +92,7 @@ class Link:
         self._patience: float | None = None
         #: Tasks that end with the link.
         self._tasks: list[asyncio.Task[None]] = []
-        self._handlers: dict[type, Callable[[Any], Awaitable[None] | None]] = {
+        self._handlers: dict[type, Callable[[Any], None]] = {
             events.Proving: self._prove,
             events.Ready: self._welcomed,
             events.Request: self._begin,
@@ -164,109 +105,165 @@ class Link:
 
     async def run(self) -> None:
         """Speak until the connection ends, for whatever reason; `goodbye` and `error` tell it afterwards. Cancels its requests."""
-        self._tasks += (asyncio.create_task(self._write()), asyncio.create_task(self._watch()))
+        self._tasks.append(asyncio.create_task(self._watch()))
         try:
             self._session.start()
-            self._wake.set()
-            await self._read()
-        except ProtocolError as error:
-            self.error = str(error)
-            await self._socket.close(PROTOCOL_ERROR, "protocol error")
-        except ConnectionClosed as error:
-            self.error = self.error or f"the connection was lost ({error})"
+            self.flush()
+            self._socket.listen(self)
+            lost = await asyncio.shield(self._socket.lost)
         finally:
+            self._settle()
             for task in (*self._tasks, *(answer.task for answer in self._answers.values() if answer.task is not None)):
                 cancel(task)
             # not the requests: an engine may take a while to let go, and the next link need not wait for that
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        failure = self._failure or (lost if not isinstance(lost, OSError) else None)
+        if failure is not None:
+            raise failure
+        if self._socket.why:
+            self.error = self.error or f"the connection was lost ({self._socket.why})"
 
     def report(self, now: float) -> None:
         """Tell the server what is on offer, if that is news."""
         if self.ready_at is not None and self._offer.is_news(now):
             self._session.report(self._offer.report(now))
-            self._wake.set()
+            self.say()
 
     def leave(self) -> None:
         """Take no more requests, carry those that run to their end, then close."""
         self._leaving = True
         if self.ready_at is not None:
             self._session.drain()
-        self._wake.set()
+        self.say()
 
-    async def _read(self) -> None:
-        now = asyncio.get_running_loop().time
-        async for message in self._socket:
+    # -- what the socket calls -------------------------------------------------------------------------------------
+
+    def message(self, message: bytes | str) -> None:
+        if self._held is not None:
+            self._held.append(message)
+            return
+        if self.error:
+            return  # this end has given up
+        try:
             if isinstance(message, str):
                 raise ProtocolError("the server sent text")
-            for event in self._session.receive(message, now()):
-                done = self._handlers[type(event)](event)
-                if done is not None:
-                    await done
-            self._wake.set()
+            for event in self._session.receive(message, self._loop.time()):
+                self._handlers[type(event)](event)
+        except ProtocolError as error:
+            self.error = str(error)
+            self._socket.close(PROTOCOL_ERROR, "protocol error")
+            return
+        if self._session.is_urgent or self._leaving or self.goodbye is not None:
+            self.say()
+        elif self._session.has_words:
+            self.say_soon()
 
-    async def _write(self) -> None:
-        """Everything that was said within one turn of the event loop leaves together."""
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while message := self._session.take(MESSAGE):
-                    await self._socket.send(message)
-                if self.goodbye is not None or (self._leaving and self._is_done()):
-                    await self._socket.close(NORMAL)
-                    return
+    def ponged(self, seconds: float) -> None:
+        self.rtt_ms = round(seconds * 1000, 1)
+
+    def room(self) -> None:
+        self.flush()
+
+    # -- what leaves -----------------------------------------------------------------------------------------------
+
+    def say(self) -> None:
+        """Something is to leave: at the end of this turn."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self.flush)
+
+    def say_soon(self) -> None:
+        """Something is to leave that may wait for others on a busy link."""
+        if self._is_due or self._later is not None:
+            return
+        at_work = len(self._answers)
+        wait = WAIT if at_work < VERY_BUSY else LONG_WAIT
+        left = self._flushed_at + wait - self._loop.time()
+        if at_work < BUSY or left <= 0:
+            self.say()
+        else:
+            self._later = self._loop.call_later(left, self.flush)
+
+    def flush(self) -> None:
+        """Everything that was said and can leave does."""
+        self._settle()
+        socket, session = self._socket, self._session
+        try:
+            while not socket.is_full and (message := session.take(MESSAGE)):
+                socket.send(message)
+        except ProtocolError as error:
+            self._give_up(error)
+        self._flushed_at = self._loop.time()
+        if self.goodbye is not None or (self._leaving and not socket.is_full and self._is_done()):
+            socket.close()
+
+    def _settle(self) -> None:
+        """No flush is due any more."""
+        self._is_due = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
 
     def _is_done(self) -> bool:
         if self.ready_at is None:
             return True
         if self._answers or self._session.streams:
             return False
-        loop = asyncio.get_running_loop()
         if self._patience is None:
-            self._patience = loop.time() + LAST_RECEIPTS
-            loop.call_at(self._patience, self._wake.set)
-        return not self._outbox.waiting or loop.time() >= self._patience
+            self._patience = self._loop.time() + LAST_RECEIPTS
+            self._loop.call_at(self._patience, self.say)
+        return not self._outbox.waiting or self._loop.time() >= self._patience
+
+    # -- the clock -------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
         """Gives the connection up when the server is silent; a lost machine says nothing at all."""
-        now = asyncio.get_running_loop().time
+        now = self._loop.time
         begun = pinged = now()
-        with contextlib.suppress(ConnectionClosed):
-            while self._session.tick(now()) and (self.ready_at is not None or now() - begun < GREETING):
-                if self.ready_at is not None and now() - pinged >= PING_EVERY:
-                    pinged = now()
-                    await self._ping()
-                await asyncio.sleep(TICK)
-            self.error = "the server fell silent"
-            self._socket.transport.abort()
+        while self._session.tick(now()) and (self.ready_at is not None or now() - begun < GREETING):
+            if self.ready_at is not None and now() - pinged >= PING_EVERY:
+                pinged = now()
+                self._socket.ping()
+            await asyncio.sleep(TICK)
+        self.error = "the server fell silent"
+        self._socket.abort()
 
-    async def _ping(self) -> None:
-        """Measure the round trip; the answer, if it comes, comes to `_ponged`. A connection that just ended may still hold words."""
-        with contextlib.suppress(ConnectionClosed):
-            asyncio.ensure_future(await self._socket.ping()).add_done_callback(self._ponged)
+    # -- what the server said --------------------------------------------------------------------------------------
 
-    def _ponged(self, answer: asyncio.Future[float]) -> None:
-        if not answer.cancelled() and answer.exception() is None:
-            self.rtt_ms = round(answer.result() * 1000, 1)
+    def _prove(self, event: events.Proving) -> None:
+        self._held = []
+        self._socket.pause()
+        self._tasks.append(asyncio.create_task(self._keep(event.epoch)))
 
-    async def _prove(self, event: events.Proving) -> None:
-        await self._keep_epoch(event.epoch)
-        self._session.prove(self._offer.report(asyncio.get_running_loop().time()))
+    async def _keep(self, epoch: int) -> None:
+        """The epoch is on the disk before the proof leaves; what comes meanwhile is heard afterwards."""
+        try:
+            await self._keep_epoch(epoch)
+        except Exception as error:
+            self._failure = error
+            self._socket.close()
+            raise
+        self._session.prove(self._offer.report(self._loop.time()))
+        held, self._held = self._held or [], None
+        for message in held:
+            self.message(message)
+        self.say()
+        self._socket.resume()
 
-    async def _welcomed(self, event: events.Ready) -> None:
-        self.ready_at = asyncio.get_running_loop().time()
+    def _welcomed(self, event: events.Ready) -> None:
+        self.ready_at = self._loop.time()
         self.ready_since = clock.moment()
         log.info("connected as %s (%s)", event.welcome.name, event.welcome.state)
         self._delivery = Delivery(self._outbox, self._offer.at_work, self._say)
         self._tasks.append(asyncio.create_task(self._deliver(self._delivery)))
-        await self._ping()
+        self._socket.ping()
         if self._leaving:
             self._session.drain()
         self._changed()
 
     def _say(self, batch: Receipts) -> None:
         self._session.receipts(batch)
-        self._wake.set()
+        self.say()
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
@@ -279,7 +276,7 @@ class Link:
             self._delivery.received(event.seq)
 
     def _begin(self, request: events.Request) -> None:
-        answer = Answer(self._session, self._outbox, self._wake.set, self._offer.heard, request)
+        answer = Answer(self._session, self._outbox, self._says, self._offer.heard, request)
         if request.meta.tag and self._outbox.trouble:
             answer.close(Close("failed", "draining", f"the agent takes nothing new: {self._outbox.trouble}"))
             return
@@ -297,7 +294,8 @@ class Link:
     def _ended(self, answer: Answer, task: asyncio.Task[None]) -> None:
         """The engine is done with a request, in whatever way."""
         del self._answers[answer.stream]
-        self._wake.set()
+        if self._leaving:
+            self.say()
         if task.cancelled():
             last = Close("cancelled")
         elif (wrong := task.exception()) is not None:
@@ -313,7 +311,7 @@ class Link:
     def _give_up(self, error: ProtocolError) -> None:
         """Outside of reading, where nobody hears of an exception."""
         self.error = str(error)
-        self._socket.transport.abort()
+        self._socket.abort()
 
     def _cancel(self, event: events.Cancel) -> None:
         answer = self._answers.get(event.stream)

@@ -115,6 +115,16 @@ class Session:
         """Requests that have not ended, or whose last bytes have not left."""
         return max(len(self._streams), len(self._out))
 
+    @property
+    def is_urgent(self) -> bool:
+        """There is something to `take` that nobody should wait for."""
+        return self._news or self._out.is_urgent
+
+    @property
+    def has_words(self) -> bool:
+        """There is something to `take`."""
+        return self._news or self._out.is_waiting
+
     # What the shell does.
 
     def start(self) -> None:

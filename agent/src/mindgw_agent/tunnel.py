@@ -14,9 +14,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
 
 from mindgw_agent import __version__, errors, identity, wire
 from mindgw_agent.address import Address
@@ -26,6 +24,7 @@ from mindgw_agent.offer import Offer
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Parties, Session
 from mindgw_agent.settings import Settings
+from mindgw_agent.websocket import WebSocket, dial
 from mindgw_agent.wire import Goodbye
 
 log = logging.getLogger("mindgw.agent")
@@ -155,46 +154,42 @@ async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext
     tunnel.address = address
     if address.secure and context is None:  # the system's authorities are nobody's word for this server
         return Ended(error=f"this agent has no pinned CA for {address.root}: it joined without TLS")
-    loop = asyncio.get_running_loop()
     try:
-        socket = await _Dial(
-            address.link,
-            subprotocols=[Subprotocol(wire.SUBPROTOCOL)],
-            compression=None,
-            proxy=None,
-            ssl=context if address.secure else None,
-            user_agent_header=f"mindgw-agent/{__version__}",
-            open_timeout=OPEN_TIMEOUT,
-            close_timeout=CLOSE_TIMEOUT,
-            ping_interval=None,
-            max_size=wire.MAX_MESSAGE,
-            max_queue=4,
+        socket = await dial(
+            address,
+            context if address.secure else None,
+            wire.SUBPROTOCOL,
+            f"mindgw-agent/{__version__}",
+            most=wire.MAX_MESSAGE,
+            timeouts=(OPEN_TIMEOUT, CLOSE_TIMEOUT),
         )
     except ssl.SSLCertVerificationError as error:
         issuer = await asyncio.to_thread(issuer_at, address)
         return Ended(error=_who_else(address, error, issuer))
     except (OSError, WebSocketException) as error:
         return Ended(error=_why_not(address, error))
-    async with socket:
-        if socket.subprotocol != wire.SUBPROTOCOL:
-            return Ended(error=f"{address.root} does not speak {wire.SUBPROTOCOL}")
-        session = tunnel.session(address, loop.time())
-        link = tunnel.link = Link(socket, session, tunnel.offer, tunnel.outbox, tunnel.keep_epoch, tunnel.changed.set)
-        if tunnel.leaving.is_set():
-            return Ended()
-        try:
-            await link.run()
-        except errors.BadState as error:  # a disk that is full now need not be full for ever
-            return Ended(error=error.message)
+    try:
+        return await _speak(tunnel, address, socket)
+    finally:
+        socket.close()
+        await asyncio.shield(socket.lost)
+
+
+async def _speak(tunnel: Tunnel, address: Address, socket: WebSocket) -> Ended:
+    """What happens on a connection, from its upgrade to its end."""
+    if socket.subprotocol != wire.SUBPROTOCOL:
+        return Ended(error=f"{address.root} does not speak {wire.SUBPROTOCOL}")
+    loop = asyncio.get_running_loop()
+    session = tunnel.session(address, loop.time())
+    link = tunnel.link = Link(socket, session, tunnel.offer, tunnel.outbox, tunnel.keep_epoch, tunnel.changed.set)
+    if tunnel.leaving.is_set():
+        return Ended()
+    try:
+        await link.run()
+    except errors.BadState as error:  # a disk that is full now need not be full for ever
+        return Ended(error=error.message)
     lived = 0.0 if link.ready_at is None else loop.time() - link.ready_at
     return Ended(lived, link.goodbye, _last_words(link))
-
-
-class _Dial(connect):
-    """A connection that goes where it was sent and nowhere else."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 def _stop_if_final(goodbye: Goodbye | None) -> None:
