@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mindgw_agent import address, bookkeeping, engines, errors, exchange, gpu, identity, status
+from mindgw_agent import address, bookkeeping, engines, errors, exchange, gpu, identity, loop, status
 from mindgw_agent.engines.client import Client, Unreachable, open_session, root_of
 from mindgw_agent.engines.engine import Engine
 from mindgw_agent.engines.pool import Connections
@@ -40,7 +40,7 @@ def run(state: StateDir, settings: Settings, roll: Callable[[], float] = random.
     """
     check_engine(settings)
     try:
-        return asyncio.run(_run(state, settings, roll))
+        return loop.run(_run(state, settings, roll))
     except (errors.Dismissed, errors.Occupied) as last:
         with contextlib.suppress(errors.BadState):  # what the server said matters more
             status.write(state, _farewell(settings, last, status.read(state).receipts))
