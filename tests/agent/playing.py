@@ -1,6 +1,8 @@
 """Raw engines: FAKES that play byte sequences, so that anything HTTP allows or forbids can be said."""
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -45,8 +47,11 @@ class Raw:
         self._plays = plays
         self.callers: list[Caller] = []
         self.url = ""
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._tasks.add(task)
         caller = Caller(reader, writer)
         number = len(self.callers)
         self.callers.append(caller)
@@ -56,18 +61,28 @@ class Raw:
             pass
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
+
+    async def stop(self) -> None:
+        """Nobody is played to any more."""
+        for caller in self.callers:
+            caller.writer.transport.abort()
+        while self._tasks:
+            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
-async def raw_engine(*plays: Play) -> AsyncIterator[Raw]:
+async def raw_engine(*plays: Play, context: ssl.SSLContext | None = None) -> AsyncIterator[Raw]:
     raw = Raw(plays)
-    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
-    raw.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0, ssl=context)
+    raw.url = f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield raw
     finally:
         server.close()
-        await server.wait_closed()
+        await raw.stop()
 
 
 def answers(*pieces: bytes, close: bool = True) -> Play:

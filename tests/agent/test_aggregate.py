@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 
+import aiohttp
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from mindgw.quickstart import tiny_model
 from mindgw_agent import aggregate, payload, sse
-from mindgw_agent.engines.client import open_session
 from tests.agent.carrying import CHAT, HELLO
 from tests.real_engine import ENDLESS, Shape, start_engine
 
@@ -60,7 +60,8 @@ async def both(real, request: dict) -> tuple[dict, dict, bool]:
     """The engine's plain answer, the folded stream, and whether the fold vouches for it."""
     body = {"messages": HELLO, "temperature": 0, "seed": 5, **request}
     streamed = {**body, "stream": True, "timings_per_token": True, "stream_options": {"include_usage": True}}
-    async with open_session() as session, asyncio.timeout(30):
+    connector = aiohttp.TCPConnector(force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(30):
         for _ in range(2):  # the second answer finds the prompt in the cache, as the stream will
             async with session.post(real.url + CHAT, json=body) as response:
                 plain = json.loads(await response.read())

@@ -65,8 +65,11 @@ class FakeHome:
     """A FAKE pool that notes what a connection tells it."""
 
     def __init__(self) -> None:
-        self.kept = self.lingering = 0
+        self.kept = self.lingering = self.open = 0
         self.lost: list[tuple[Reply | None, Exception | None]] = []
+
+    def opened(self, connection: Connection) -> None:
+        self.open += 1
 
     def rests(self, connection: Connection) -> None:
         self.kept += 1
@@ -83,10 +86,9 @@ class FakeHome:
 def carried(body: bytes = b"") -> tuple[FakeHome, FakeLine, Connection, Reply]:
     """A connection that has just sent a request into nothing."""
     home, line = FakeHome(), FakeLine()
-    made = Connection(home)
-    made.connection_made(line)  # type: ignore[arg-type]
     reply = Reply(asyncio.get_running_loop(), GET, body, 1.0)
-    made.carry(reply)
+    made = Connection(home, reply)
+    made.connection_made(line)  # type: ignore[arg-type]
     return home, line, made, reply
 
 
@@ -336,26 +338,32 @@ async def test_without_one_it_is_closed_at_once() -> None:
 
 async def test_a_large_body_leaves_as_the_transport_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PIECE", 4)
-    home, line, made, reply = carried(b"0123456789")
+    _, line, _, reply = carried(b"0123456789")
     assert line.written == GET + b"0123456789"
-    home, line = FakeHome(), FakeLine()
-    made = Connection(home)
-    made.connection_made(line)  # type: ignore[arg-type]
+    line, made = FakeLine(), Connection(FakeHome(), reply)
     made.pause_writing()
-    made.carry(reply)
+    made.connection_made(line)  # type: ignore[arg-type]
     assert line.written == GET
     made.resume_writing()
     assert line.written == GET + b"0123456789"
 
 
+async def test_a_request_that_nobody_wants_any_more_is_not_sent() -> None:
+    reply = Reply(asyncio.get_running_loop(), GET, b"", 1.0)
+    home, line, made = FakeHome(), FakeLine(), Connection(FakeHome(), reply)
+    reply.end()
+    made.connection_made(line)  # type: ignore[arg-type]
+    made.data_received(OK)
+    assert (line.written, line.aborted, reply.sent, home.kept) == (b"", True, False, 0)
+
+
 async def test_an_answer_that_comes_before_the_body_has_left_counts_and_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PIECE", 4)
-    home, line = FakeHome(), FakeLine()
-    made = Connection(home)
-    made.connection_made(line)  # type: ignore[arg-type]
-    made.pause_writing()
     reply = Reply(asyncio.get_running_loop(), GET, b"0123456789", 1.0)
-    made.carry(reply)
+    home, line = FakeHome(), FakeLine()
+    made = Connection(home, reply)
+    made.pause_writing()
+    made.connection_made(line)  # type: ignore[arg-type]
     made.data_received(OK)
     assert await whole(reply) == (200, "text/plain", b"ok")
     assert (home.kept, line.aborted) == (0, True)
@@ -374,6 +382,16 @@ async def test_a_refusal_of_a_large_body_is_heard_over_a_socket() -> None:
     async with engine(refuse) as (_, origin):
         assert (await ask(origin, b"x" * 30_000_000))[::2] == (413, b"big")
         assert len(origin) == 0
+
+
+async def test_an_engine_that_speaks_first_is_none() -> None:
+    async def banner(caller: Caller, number: int) -> None:
+        await caller.say(b"SSH-2.0-x\r\n")
+
+    async with engine(banner) as (_, origin):
+        for _ in range(20):
+            with pytest.raises(Garbled):
+                await ask(origin)
 
 
 # -- the pool ----------------------------------------------------------------------------------------------------------
@@ -563,22 +581,17 @@ def test_an_engine_behind_tls_is_known_by_its_certificate(loop, monkeypatch: pyt
     authority.configure_trust(trusting)
 
     async def check() -> None:
-        raw = Raw([answers(OK, close=False)])
-        listener = await asyncio.start_server(raw.serve, "127.0.0.1", 0, ssl=server)
-        url = f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        try:
+        async with raw_engine(answers(OK, close=False), context=server) as raw:
             async with Connections() as session:
                 with pytest.raises(Unreachable, match="certificate is refused") as caught:
-                    await Client(session, url).read(("GET", "/v1/models"), frozenset({("GET", "/v1/models")}))
+                    await Client(session, raw.url).read(("GET", "/v1/models"), frozenset({("GET", "/v1/models")}))
                 assert caught.value.hopeless
             monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
             async with Connections() as session:
-                client = Client(session, url)
+                client = Client(session, raw.url)
                 for _ in range(2):
                     assert (await whole(client.call(CHAT, GENERATION, b"x" * 1_000_000)))[2] == b"ok"
                 assert len(raw.callers[-1].heads) == 2
-        finally:
-            listener.close()
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(check())

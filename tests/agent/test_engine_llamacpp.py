@@ -263,9 +263,14 @@ async def stop(task: "asyncio.Task[None]") -> None:
             await task
 
 
+def asked() -> aiohttp.ClientSession:
+    """For looks past the agent; a connection that is kept would be one of the engine's few."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+
+
 async def until_busy(url: str, slots: int) -> None:
     """Returns when so many slots are at work. Looks without pause: the tests' streams do not mind."""
-    async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
+    async with asyncio.timeout(PATIENCE), asked() as session:
         while True:
             async with session.get(url + "/slots") as response:
                 found = json.loads(await response.read())
@@ -275,5 +280,5 @@ async def until_busy(url: str, slots: int) -> None:
 
 
 async def token_of(real, text: str) -> list[int]:
-    async with aiohttp.ClientSession() as session, session.post(real.url + "/tokenize", json={"content": text}) as response:
+    async with asked() as session, session.post(real.url + "/tokenize", json={"content": text}) as response:
         return list(json.loads(await response.read())["tokens"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mindgw_agent import link
+from mindgw_agent import events, link
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
 from mindgw_agent.wire import Close, EngineReport, Model
@@ -114,8 +114,15 @@ async def test_a_socket_that_is_full_is_given_nothing_until_it_has_room() -> Non
         outs[1].data(b"y" * 1000)
         await turns(5)
         assert sizes == []
+        assert all(out.is_full for out in outs)
+        waiting = [asyncio.create_task(out.writable()) for out in outs]
+        await turns()
+        agent.tunnel.link._resume(events.Writable(outs[0].stream))
+        await turns()
+        assert not any(task.done() for task in waiting)
         socket.resume_writing()
         assert sum(sizes) > 2000
+        await asyncio.wait_for(asyncio.gather(*waiting), 5)
 
 
 async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:

@@ -20,6 +20,7 @@ from websockets.frames import Frame, Opcode
 
 from mindgw_agent import address, identity
 from mindgw_agent.websocket import WebSocket, dial
+from tests.agent.playing import Caller, raw_engine
 
 MOST = 100_000
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -197,14 +198,11 @@ def accepted(head: bytes) -> bytes:
 async def raw_server(play: Play) -> Any:
     """A FAKE server that plays bytes."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await play(reader, writer)
-        writer.close()
+    async def handle(caller: Caller, number: int) -> None:
+        await play(caller.reader, caller.writer)
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    async with server:
-        yield port_of(server)
+    async with raw_engine(handle) as raw:
+        yield int(raw.url.rpartition(":")[2])
 
 
 def says(*parts: bytes, wait: bool = True) -> Play:

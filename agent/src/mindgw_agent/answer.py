@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -11,24 +12,30 @@ from mindgw_agent.session import Session
 from mindgw_agent.wire import Close, Meta, Receipt, Usage
 
 
+class Line(Protocol):
+    """What carries answers, all of them together."""
+
+    @property
+    def is_jammed(self) -> bool:
+        """Whatever the streams may still send, nothing leaves now: no engine should be read on."""
+
+    def say(self) -> None:
+        """Something is to leave."""
+
+    def say_soon(self) -> None:
+        """Something is to leave that may wait for others."""
+
+
 class Answer:
     """The way of one answer to the server; see `exchange.Outlet`."""
 
-    __slots__ = ("_heard", "_outbox", "_pace", "_room", "_session", "_wake", "closed", "meta", "stream", "task")
+    __slots__ = ("_heard", "_line", "_outbox", "_room", "_session", "closed", "meta", "stream", "task")
 
-    def __init__(
-        self,
-        session: Session,
-        outbox: Outbox,
-        says: tuple[Callable[[], None], Callable[[], None]],
-        heard: Callable[[Close], None],
-        request: events.Request,
-    ) -> None:
-        """`says`: called when something is to leave, and when something is that may wait for others."""
+    def __init__(self, session: Session, outbox: Outbox, line: Line, heard: Callable[[Close], None], request: events.Request) -> None:
         self._session = session
         #: Takes what the request cost.
         self._outbox = outbox
-        self._wake, self._pace = says
+        self._line = line
         #: Told how the request ended.
         self._heard = heard
         self.stream = request.stream
@@ -42,11 +49,11 @@ class Answer:
 
     def head(self, status: int, content_type: str, data: bytes) -> None:
         self._session.head(self.stream, status, content_type, data)
-        self._wake()
+        self._line.say()
 
     def data(self, data: bytes) -> None:
         self._session.data(self.stream, data)
-        self._pace()
+        self._line.say_soon()
 
     def bill(self, close: Close) -> None:
         """Keeps the receipt, whether the link still stands or not; a server that gave no tag wants none."""
@@ -74,11 +81,11 @@ class Answer:
         self.closed = True
         self._heard(close)
         self._session.close(self.stream, close if close.tag else msgspec.structs.replace(close, tag=self.meta.tag))
-        self._wake()
+        self._line.say()
 
     @property
     def is_full(self) -> bool:
-        return not self._session.writable(self.stream)
+        return self._line.is_jammed or not self._session.writable(self.stream)
 
     async def writable(self) -> None:
         while self.is_full:

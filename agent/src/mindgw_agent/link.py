@@ -64,7 +64,6 @@ class Link:
         #: Called when something changed that a status shows.
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._says = (self.say, self.say_soon)
         #: A flush comes at the end of this turn; or at a moment, when that is not None.
         self._is_due = False
         self._later: asyncio.TimerHandle | None = None
@@ -163,6 +162,13 @@ class Link:
 
     def room(self) -> None:
         self.flush()
+        if not self._socket.is_full:
+            for answer in self._answers.values():
+                answer.resume()
+
+    @property
+    def is_jammed(self) -> bool:
+        return self._socket.is_full
 
     # -- what leaves -----------------------------------------------------------------------------------------------
 
@@ -276,7 +282,7 @@ class Link:
             self._delivery.received(event.seq)
 
     def _begin(self, request: events.Request) -> None:
-        answer = Answer(self._session, self._outbox, self._says, self._offer.heard, request)
+        answer = Answer(self._session, self._outbox, self, self._offer.heard, request)
         if request.meta.tag and self._outbox.trouble:
             answer.close(Close("failed", "draining", f"the agent takes nothing new: {self._outbox.trouble}"))
             return

@@ -5,7 +5,6 @@ start is dropped. What is left when the stream ends is half an event and belongs
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final
 
 #: Largest event, in bytes.
@@ -76,14 +75,14 @@ class Splitter:
         return max((match.end() for match in _GAP.finditer(held, start, stop)), default=0)
 
 
-def events(run: bytes) -> Iterator[bytes]:
+def events(run: bytes) -> list[bytes]:
     """The data of each event in a run of whole events: lines joined by LF, events without data left out."""
     if b"\r" in run:
         run = run.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    for block in run.split(b"\n\n"):
-        data = data_of(block)
-        if data is not None:
-            yield data
+    elif run.startswith(b"data: ") and run.find(b"\n") == len(run) - 2:
+        return [run[6:-2]]  # one event of one line, as most runs are
+    found = (data_of(block) for block in run.split(b"\n\n"))
+    return [data for data in found if data is not None]
 
 
 def data_of(block: bytes) -> bytes | None:

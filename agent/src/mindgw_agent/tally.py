@@ -62,8 +62,9 @@ class Tally:
 
     def event(self, data: bytes) -> None:
         """Count an event, unless it is garbage. The first one is read in full, the others are known by their braces."""
-        text = data.strip()
-        self.garbage = not (text.startswith(b"{") and text.endswith(b"}")) or (self.events == 0 and not is_object(data))
+        if not (data.startswith(b"{") and data.endswith(b"}")):
+            data = data.strip()
+        self.garbage = not (data.startswith(b"{") and data.endswith(b"}")) or (self.events == 0 and not is_object(data))
         if self.garbage:
             return
         self.events += 1
@@ -140,14 +141,13 @@ def until_end(run: bytes, tally: Tally) -> tuple[bytes, bool]:
 
     Returns the bytes up to there, garbage left out (`tally.garbage` tells), and whether it came.
     """
-    passed: list[bytes] = []
-    events = list(sse.events(run))
-    for data in events:
+    events = sse.events(run)
+    for number, data in enumerate(events, 1):
         if data != sse.DONE:
             tally.event(data)
-        if tally.garbage:
-            return render(passed), True
-        passed.append(data)
-        if data == sse.DONE or tally.error is not None:
-            return (run if len(passed) == len(events) else render(passed)), True
+            if tally.garbage:
+                return render(events[: number - 1]), True
+            if tally.error is None:
+                continue
+        return (run if number == len(events) else render(events[:number])), True
     return run, False

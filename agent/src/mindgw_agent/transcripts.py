@@ -13,11 +13,8 @@ _size = struct.Struct("!I").pack
 
 def transcript(label: str, *fields: bytes | str | int) -> bytes:
     """Bytes to sign, or to hash."""
-    parts: list[bytes] = []
-    for field in (label, *fields):
-        data = field if isinstance(field, bytes) else str(field).encode()
-        parts += (_size(len(data)), data)
-    return b"".join(parts)
+    parts = [field if isinstance(field, bytes) else str(field).encode() for field in (label, *fields)]
+    return b"".join([piece for part in parts for piece in (_size(len(part)), part)])
 
 
 def transcript_challenge(agent_nonce: bytes, nonce: bytes, agent_id: str, epoch: int, version: int = VERSIONS[0]) -> bytes:

@@ -18,6 +18,9 @@ LEFT_OVER: Final = 4 * 1024
 class Home(Protocol):
     """Where connections are kept."""
 
+    def opened(self, connection: "Connection") -> None:
+        """It is there."""
+
     def rests(self, connection: "Connection") -> None:
         """It may carry another request."""
 
@@ -29,19 +32,19 @@ class Home(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Made by `create_connection`; belongs to its home, and to a Reply from `carry` to the end of the answer."""
+    """Made by `create_connection` for a first request; belongs to its home, and to a Reply from `carry` to the end of the answer."""
 
     __slots__ = (
         *("_done", "_excess", "_framed", "_full", "_home", "_is_over", "_keeps", "_left", "_parser", "_parts", "_reply", "_server"),
         *("_status", "_transport", "_type", "_unread", "_unsent", "is_silent", "since", "used"),
     )
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, first: Reply) -> None:
         self._home = home
         self._transport: asyncio.Transport
         self._parser: Any = httptools.HttpResponseParser(self)
         #: What it carries; None between requests.
-        self._reply: Reply | None = None
+        self._reply: Reply | None = first
         #: Requests that it carried before; moment at which the last one began, or ended, on the loop's clock.
         self.used = 0
         self.since = 0.0
@@ -121,6 +124,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's has no such base class
         self._transport.set_write_buffer_limits(high=PIECE)
+        self._home.opened(self)
+        first = self._reply
+        assert first is not None
+        if first.is_over or self._is_over:
+            self._reply = None
+            self.abort()
+        else:
+            self.carry(first)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True

@@ -80,12 +80,9 @@ class Origin:
 
     async def _connect(self, reply: Reply) -> None:
         wrong: str | OSError = ""
-        secure = self._context is not None
         try:
             async with asyncio.timeout(reply.patience):
-                _, connection = await self._loop.create_connection(
-                    partial(Connection, self), self._host, self._port, ssl=self._context, server_hostname=self._host if secure else None
-                )
+                await self._loop.create_connection(partial(Connection, self, reply), self._host, self._port, ssl=self._context)
         except TimeoutError:
             wrong = f"no answer within {reply.patience:g} s"
         except OSError as error:
@@ -94,14 +91,14 @@ class Origin:
             reply.dialling = None
         if wrong:
             reply.fail(_failure(reply, wrong))
-        else:
-            self._open.add(connection)
-            if self._empty is not None:
-                connection.abort()
-            connection.since = self._loop.time()
-            connection.carry(reply)
 
     # -- what connections call -------------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+        connection.since = self._loop.time()
+        if self._empty is not None:
+            connection.abort()
 
     def rests(self, connection: Connection) -> None:
         if self._empty is not None or len(self._idle) >= MOST:

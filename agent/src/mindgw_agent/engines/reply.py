@@ -42,7 +42,7 @@ class Reply:
 
     __slots__ = (
         *("_error", "_loop", "_parts", "_size", "_take", "_verdict", "_waiter", "_want"),
-        *("body", "content_type", "dialling", "head", "is_paused", "line", "patience", "sent", "server", "status", "whole"),
+        *("body", "content_type", "dialling", "head", "is_over", "is_paused", "line", "patience", "sent", "server", "status", "whole"),
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, head: bytes, body: bytes, patience: float) -> None:
@@ -56,6 +56,8 @@ class Reply:
         self.dialling: asyncio.Task[None] | None = None
         #: Carries it, from the first byte sent to the last one received.
         self.line: Line | None = None
+        #: Nobody wants it any more.
+        self.is_over = False
         #: Anything may have reached the engine.
         self.sent = False
         #: The head of the answer, 0 before it came; headers as the engine wrote them, "" without.
@@ -128,6 +130,7 @@ class Reply:
 
     def end(self, *, linger: bool = False) -> None:
         """Whoever asked wants nothing more: a connection that still carries the answer is closed. `linger`: see Line."""
+        self.is_over = True
         self._error = None  # it holds the frames that raised it, and they hold this
         if self.dialling is not None:
             self.dialling.cancel()
