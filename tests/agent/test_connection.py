@@ -569,6 +569,39 @@ async def test_leaving_closes_what_is_open_and_opens_nothing_more() -> None:
         assert not origin._open
 
 
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_both_event_loops_keep_replace_refuse_and_cancel_alike(loop) -> None:
+    gone = 0
+
+    async def play(caller: Caller, number: int) -> None:
+        nonlocal gone
+        head = await caller.head()
+        if number == 0:
+            await caller.say(OK)
+            await caller.head()  # and closes
+        elif number == 1:
+            await caller.say(OK)
+            await caller.request()
+            await caller.say(STREAM + b"1\r\na\r\n")
+            gone += not await caller.reader.read()
+        else:
+            assert b"30000000" in head
+            await caller.say(b"HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nbig")
+            await asyncio.sleep(0.05)
+
+    async def check() -> None:
+        async with engine(play) as (raw, origin):
+            assert [(await ask(origin))[2] for _ in range(2)] == [b"ok", b"ok"]
+            assert len(raw.callers) == 2
+            reply = origin.ask(GET, b"", 5.0)
+            await reply.begun()
+            reply.end()
+            assert (await ask(origin, b"x" * 30_000_000))[::2] == (413, b"big")
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(asyncio.wait_for(check(), 20))
+
+
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 

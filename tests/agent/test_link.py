@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from websockets.asyncio.server import serve as listen
 
-from mindgw_agent import events, link
+from mindgw_agent import address, errors, events, identity, link, wire
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
-from mindgw_agent.wire import Close, EngineReport, Model
-from tests.agent.gateway import Gateway
+from mindgw_agent.tunnel import connect_once
+from mindgw_agent.wire import Close, EngineReport, Goodbye, Model
+from tests.agent.gateway import Gateway, gateway
 from tests.agent.linked import Agent, FakeEngine, connected, echo
 
 
@@ -138,3 +140,118 @@ async def test_a_request_leaves_nothing_for_the_garbage_collector() -> None:
             finally:
                 gc.enable()
         assert found < 20, f"{found} objects for 20 requests"
+
+
+# -- its beginning and its end -----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def greeted(carry: Any = echo) -> AsyncIterator[tuple[Gateway, Agent]]:
+    """A gateway, and an agent that has yet to connect."""
+    key = identity.new_key()
+    async with gateway(identity.public_half(key)) as server:
+        yield server, Agent(server, key, carry)
+
+
+async def test_what_comes_while_the_epoch_is_written_is_heard_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    handle = Gateway.handle
+
+    async def hasty(self: Gateway, socket: Any) -> None:
+        say = socket.send
+
+        async def say_more(message: bytes) -> None:
+            socket.send = say
+            await say(message)
+            await say(wire.encode(wire.frame(Goodbye("draining", "restart", 1.0))))
+
+        socket.send = say_more
+        await handle(self, socket)
+
+    monkeypatch.setattr(Gateway, "handle", hasty)
+    async with greeted() as (_, agent):
+        keep, heard = agent.tunnel.keep_epoch, []
+
+        async def slow(epoch: int) -> None:
+            await asyncio.sleep(0.05)
+            heard.append(agent.tunnel.link.goodbye)
+            await keep(epoch)
+
+        agent.tunnel.keep_epoch = slow
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, agent.address, None), 5)
+        assert (heard, agent.saved, ended.goodbye.code) == ([None], [1], "draining")
+
+
+async def test_an_epoch_is_written_to_its_end_though_the_server_is_gone() -> None:
+    async with greeted() as (server, agent):
+        keep, begun = agent.tunnel.keep_epoch, asyncio.Event()
+
+        async def slow(epoch: int) -> None:
+            begun.set()
+            await asyncio.sleep(0.05)
+            await keep(epoch)
+
+        agent.tunnel.keep_epoch = slow
+        connecting = asyncio.create_task(connect_once(agent.tunnel, agent.address, None))
+        await asyncio.wait_for(begun.wait(), 5)
+        agent.tunnel.link._socket.abort()
+        await asyncio.wait_for(connecting, 5)
+        assert (agent.saved, agent.tunnel.last_epoch, server.epochs) == ([1], 1, [])
+
+
+async def test_an_epoch_that_cannot_be_written_ends_the_link_without_a_proof() -> None:
+    async with greeted() as (server, agent):
+
+        async def full(epoch: int) -> None:
+            raise errors.BadState("the disk is full")
+
+        agent.tunnel.keep_epoch = full
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, agent.address, None), 5)
+        assert (ended.error, server.epochs) == ("the disk is full", [])
+
+
+async def test_a_defect_at_this_end_is_not_taken_for_a_lost_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with greeted() as (server, agent):
+        connecting = asyncio.create_task(connect_once(agent.tunnel, agent.address, None))
+        await server.until(lambda: server.link is not None)
+
+        def broken(event: Any) -> None:
+            raise KeyError("a defect")
+
+        agent.tunnel.link._handlers[Request] = broken
+        server.ask()
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(connecting, 5)
+
+
+async def test_the_round_trip_is_measured_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "PING_EVERY", 0.0)
+    monkeypatch.setattr(link, "TICK", 0.01)
+    async with connected() as (_, agent):
+        for _ in range(2):
+            agent.tunnel.link.rtt_ms = None
+            async with asyncio.timeout(5):
+                while agent.tunnel.link.rtt_ms is None:
+                    await asyncio.sleep(0.005)
+
+
+async def test_a_server_that_does_not_read_what_it_asks_for_is_left() -> None:
+    async with connected() as (server, agent):
+        carrier = agent.tunnel.link
+
+        def refuse(limit: int) -> bytes:
+            raise wire.ProtocolError("the peer does not read what it asks for")
+
+        carrier._session.take = refuse
+        carrier.say()
+        await server.until(lambda: len(server.epochs) == 2)
+        assert carrier.error == "the peer does not read what it asks for"
+        carrier.message(b"garbage")  # it is not listened to any more
+        carrier._resume(events.Writable(99))
+        carrier._cancel(events.Cancel(99))
+
+
+async def test_a_server_that_speaks_another_protocol_is_left() -> None:
+    async with greeted() as (_, agent), listen(lambda socket: socket.wait_closed(), "127.0.0.1", 0) as other:
+        where = address.parse(f"http://127.0.0.1:{other.sockets[0].getsockname()[1]}")
+        ended = await asyncio.wait_for(connect_once(agent.tunnel, where, None), 5)
+        assert "does not speak mindgw.1" in ended.error

@@ -71,6 +71,8 @@ class Link:
         self._flushed_at = 0.0
         #: Messages that came while an epoch is written; None while none is. Bounded: by one read, for reading pauses meanwhile.
         self._held: list[bytes | str] | None = None
+        #: Writes the epoch; the link's end does not cut that short.
+        self._keeping: asyncio.Task[None] | None = None
         #: What ended the link at this end, to be raised.
         self._failure: Exception | None = None
         #: Requests whose engine is not known to be free, by stream; at most as many as there are slots.
@@ -115,7 +117,7 @@ class Link:
             for task in (*self._tasks, *(answer.task for answer in self._answers.values() if answer.task is not None)):
                 cancel(task)
             # not the requests: an engine may take a while to let go, and the next link need not wait for that
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, *([self._keeping] if self._keeping is not None else []), return_exceptions=True)
         failure = self._failure or (lost if not isinstance(lost, OSError) else None)
         if failure is not None:
             raise failure
@@ -239,7 +241,7 @@ class Link:
     def _prove(self, event: events.Proving) -> None:
         self._held = []
         self._socket.pause()
-        self._tasks.append(asyncio.create_task(self._keep(event.epoch)))
+        self._keeping = asyncio.create_task(self._keep(event.epoch))
 
     async def _keep(self, epoch: int) -> None:
         """The epoch is on the disk before the proof leaves; what comes meanwhile is heard afterwards."""
