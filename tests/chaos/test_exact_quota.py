@@ -1,7 +1,7 @@
 """A hard limit of exactly N requests' worth: whoever asks, however many at once and through whichever server, exactly N are served.
 
 Servers and agents are real. The FAKE engine uses just as many tokens as a request reserves at most, so that N requests fill the limit to
-the token; answers are one token long, so that none can be shortened to fit.
+the token. Where answers are one token long none can be shortened to fit; where they are longer the last ones are, and are cut.
 """
 
 import asyncio
@@ -65,29 +65,36 @@ class Order(NamedTuple):
     team: str
     #: The text is padded to that many bytes.
     length: int
+    #: Tokens of an answer.
+    output: int
     fits: int
 
     @property
-    def worth(self) -> int:
-        """Tokens of one request: role, text, what stands around it, and the answer."""
-        return len("user") + self.length + AROUND + 1
+    def prompt(self) -> int:
+        """Tokens of a prompt: role, text, and what stands around it."""
+        return len("user") + self.length + AROUND
+
+    @property
+    def limit(self) -> int:
+        return (self.prompt + self.output) * self.fits
 
     def body(self, rng: random.Random, name: str) -> dict[str, Any]:
-        text = f"{name} 1 {rng.randint(0, 20)} ".ljust(self.length, "x")
+        text = f"{name} {self.output} {rng.randint(0, 20)} ".ljust(self.length, "x")
         assert len(text) == self.length
-        return {"model": "fake", "messages": [{"role": "user", "content": text}], "max_tokens": 1, "stream": rng.random() < 0.5}
+        messages = [{"role": "user", "content": text}]
+        return {"model": "fake", "messages": messages, "max_tokens": self.output, "stream": rng.random() < 0.5}
 
 
-def order(here: Town, seed: int) -> Order:
+def order(here: Town, seed: int, output: int) -> Order:
     """A team with keys and its limit."""
     rng = random.Random(seed)
     made = here.worlds[0]
-    team = f"team {seed}"
+    team = f"team {seed} {output}"
     keys = [made.admin_post("/api/v1/keys", {"name": f"{team} {number}", "team": team})["key"] for number in range(3)]
     (row,) = made.query(f"select id from teams where name = '{team}'")
-    wanted = Order(seed, keys, row["id"], rng.randint(40, 400), rng.randint(60, 150))
-    made.admin_post("/api/v1/quotas", {"scope": f"team:{team}", "tokens": [f"{wanted.worth * wanted.fits}/total"]}, "PUT")
-    mark = made.admin_post("/api/v1/keys", {"name": f"mark {seed}"})
+    wanted = Order(seed, keys, row["id"], rng.randint(40, 400), output, rng.randint(60, 150))
+    made.admin_post("/api/v1/quotas", {"scope": f"team:{team}", "tokens": [f"{wanted.limit}/total"]}, "PUT")
+    mark = made.admin_post("/api/v1/keys", {"name": f"mark of {team}"})
     made.admin_post("/api/v1/quotas", {"scope": f"key:{mark['id']}", "tokens": ["0/total"]}, "PUT")
     until(lambda: all(_refuses(each, mark["key"]) for each in here.worlds), "all servers know of limits that one of them set", 10)
     return wanted
@@ -209,23 +216,27 @@ async def on_sqlite(here: Town, wanted: Order) -> tuple[Counter[str], list[Sampl
         connection.close()
 
 
-def play(here: Town, seed: int) -> None:
+def play(here: Town, seed: int, output: int = 1) -> None:
     """One round."""
     made = here.worlds[0]
-    wanted = order(here, seed)
+    wanted = order(here, seed, output)
     before = sum(engine.requests for engine in here.engines)
     begun = time.monotonic()
     run = on_postgres if isinstance(made, PostgresWorld) else on_sqlite
     heard, samples = asyncio.run(run(here, wanted))
-    limit = wanted.worth * wanted.fits
+    standing = QUERY.format(wanted.team)
     print(f"\nseed {seed}: {wanted.fits} fit, {dict(heard)}, {len(samples)} samples, {time.monotonic() - begun:.1f} s")
-    assert heard["insufficient_quota"] == CLIENTS, (heard, made.query(QUERY.format(wanted.team)), made.query("select * from leases"))
-    assert heard[""] == wanted.fits
-    assert sum(engine.requests for engine in here.engines) - before == wanted.fits
+    assert heard["insufficient_quota"] == CLIENTS, (heard, made.query(standing), made.query("select * from leases"))
+    assert sum(engine.requests for engine in here.engines) - before == heard[""]
     assert len(samples) > 20
-    assert {lim for lim, _, _ in samples} == {limit}
-    assert max(used + reserved for _, used, reserved in samples) <= limit
-    until(lambda: made.query(QUERY.format(wanted.team)) == [{"lim": limit, "used": limit, "reserved": 0}], "all of it is used", 30)
+    assert {lim for lim, _, _ in samples} == {wanted.limit}
+    assert max(used + reserved for _, used, reserved in samples) <= wanted.limit
+    until(lambda: made.query(standing)[0]["reserved"] == 0, "nothing is reserved any more", 30)
+    used = made.query(standing)[0]["used"]
+    if output == 1:
+        assert (heard[""], used) == (wanted.fits, wanted.limit)
+    else:
+        assert wanted.limit - wanted.prompt <= used <= wanted.limit, "not one token more could have been had"
 
 
 def assert_sound(here: Town) -> None:
@@ -246,6 +257,7 @@ def test_two_servers_on_one_postgres_admit_exactly_what_fits(seeds: range, postg
     with two_servers(tmp_path, postgres_url) as worlds, town(worlds) as here:
         for seed in seeds:
             play(here, seed)
+            play(here, seed, output=12)
         assert_sound(here)
 
 
@@ -256,4 +268,5 @@ def test_one_server_on_sqlite_admits_exactly_what_fits(seeds: range, tmp_path: P
         with town([made]) as here:
             for seed in seeds:
                 play(here, seed)
+                play(here, seed, output=12)
             assert_sound(here)
