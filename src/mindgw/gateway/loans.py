@@ -66,9 +66,11 @@ class Desk:
         by others, and Draining when the database does not answer."""
         for _ in range(TRIES):
             rows = await self._ask(reservation)
+            if reservation.is_over:
+                return  # its budgets may not have been asked for
             for claim in reservation.keep(rows):
                 self.leases.forget(claim.budget)
-            if reservation.is_over or reservation.reserve():
+            if reservation.reserve():
                 return
             if self._is_scarce(reservation, rows) and reservation.squeeze():
                 return
