@@ -161,7 +161,7 @@ def kill_again_and_again(here: Bank, engine: CountingEngine, kills: int, load: L
     rng = here.rng
     try:
         for _ in range(kills):
-            target = engine.sent + rng.choice([0, rng.randint(1, 30), rng.randint(30, 300), rng.randint(300, 900)])
+            target = engine.sent + rng.choice([0, rng.randint(1, 30), rng.randint(30, 400), rng.randint(400, 1500)])
             until(lambda target=target: engine.sent >= target, "the engine works")
             here.kill()
             here.world.serve()
