@@ -6,13 +6,14 @@ Nothing is held while it waits. Only one attempt of a request is billed: the one
 from typing import Any
 
 from mindgw.core import ceiling, price, usage
+from mindgw.core.quota import Budget
 from mindgw.gateway.admission import Ask, Caller, Head
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.tag import Tag
-from mindgw.store.entries import Draw
+from mindgw.store.entries import MOST, Draw
 from mindgw.store.ledger import Entry
 
 #: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
@@ -109,7 +110,12 @@ class Bill:
     def release(self) -> None:
         """An attempt came to nothing, before its client saw a byte of it: nothing is held any more, and nothing is billed."""
         if self._reservation is not None:
-            self._reservation.release()
+            self._spare(self._reservation.release())
+
+    def _spare(self, budgets: tuple[Budget, ...]) -> None:
+        """Others need what is free of these now."""
+        if budgets:
+            self._stages.accounts.quotas.desk.spare.update(budgets)
 
     def waste(self, caller: Caller, code: str, now: float) -> None:
         """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
@@ -122,9 +128,9 @@ class Bill:
         attempt = tally.sent if tally.sent > tally.turned_down else 0
         if billed is None or not attempt:
             if reservation is not None:
-                reservation.end()
+                self._spare(reservation.end())
             kind = "wasted" if attempt else "refused"
-            row = self._row(caller, (attempt, kind), tally.tokens if attempt else usage.Tokens(), outcome, now)
+            row = self._row(caller, (attempt, kind), self.bounded(tally.tokens) if attempt else usage.Tokens(), outcome, now)
         else:
             row = self._settle(caller, attempt, billed, outcome, now)
         self._stages.accounts.meter.settle(row)
@@ -138,8 +144,7 @@ class Bill:
         if reservation is None:
             return self._row(caller, (attempt, "settled"), billed, outcome, now)
         settled = reservation.settle(billed)
-        if settled.spare:
-            quotas.desk.spare.update(settled.spare)
+        self._spare(settled.spare)
         draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
         return self._row(caller, (attempt, "settled"), billed, outcome, now, draws=draws, over=settled.over)
 
@@ -147,6 +152,6 @@ class Bill:
         """`slot`: which attempt, and what kind of end it had; `drawn`: what it took out of leases."""
         attempt, kind = slot
         prices = self._stages.accounts.quotas.prices
-        cost = price.cost(prices.of(self._tally.model), used.prompt, used.completion)
+        cost = min(price.cost(prices.of(self._tally.model), used.prompt, used.completion), MOST)
         money = {"attempt": attempt, "kind": kind, "day": self.day, "cost": cost, "price_version": prices.version, **drawn}
         return self._tally.row((self._head.request_id, self._head.path), caller, outcome, now, used, **money)
