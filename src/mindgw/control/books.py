@@ -93,10 +93,11 @@ class Books:
 
     async def borrow(self, wants: Sequence[Want]) -> Sequence[Lent]:
         """See `gateway.loans.Bank`."""
+        epoch = self.epoch
         try:
-            return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
+            return await self._write(lambda session: quotas.borrow(session, epoch, wants))
         except epochs.Over:
-            await self._renew()
+            await self._renew(epoch)
             return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
 
     async def give_back(self, amounts: Mapping[Budget, int]) -> None:
@@ -112,16 +113,17 @@ class Books:
 
     async def beat(self) -> None:
         """Says that this process lives; to be called a few times a minute."""
+        epoch = self.epoch
         try:
-            await self._write(self._beat)
+            await self._write(lambda session: self._beat(session, epoch))
         except epochs.Over:
-            await self._renew()
+            await self._renew(epoch)
 
-    async def _beat(self, session: AsyncSession) -> None:
-        await epochs.beat(session, self.epoch, await epochs.now(session))
+    async def _beat(self, session: AsyncSession, epoch: int) -> None:
+        await epochs.beat(session, epoch, await epochs.now(session))
 
-    async def _renew(self) -> None:
-        over = self.epoch
+    async def _renew(self, over: int) -> None:
+        """Begins another epoch after that one."""
         async with self._turn:
             if self.epoch != over:
                 return  # somebody else was told at the same moment

@@ -54,6 +54,8 @@ class Bill:
         prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
         if reservation is not None and reservation.hard:
             completion = min(completion, reservation.paid)
+            if used.source != "engine":
+                prompt = min(prompt, reservation.sizes.prompt)  # a guess must not pass what cannot be passed
         if used.prompt <= prompt and used.completion <= completion:
             return used
         return usage.bounded(min(used.prompt, prompt), min(used.completion, completion), used.cached, used.source)
@@ -64,6 +66,18 @@ class Bill:
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
         terms = quotas.terms(ask.caller, model, self.day)
         return terms is not None and quotas.lowers(terms, now)
+
+    def doubts(self, ask: Ask, body: bytes) -> Reservation | None:
+        """Before the request stands in line: a reservation to be funded first, as a limit that it falls under seems to be used up; None:
+        there is no such doubt. Raises QuotaExceeded when it is larger than a whole limit."""
+        quotas = self._stages.accounts.quotas
+        model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
+        terms = quotas.terms(ask.caller, model, self.day)
+        if terms is None or not quotas.is_doubtful(terms, len(body)):
+            return None
+        self._reservation = reservation = quotas.open(ask, terms, body, model, None)
+        quotas.check(reservation)
+        return reservation
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 
@@ -98,6 +112,7 @@ class Bill:
             ask.peek.stream, self.day, prices.version, (value.input, value.output),
             reservation.held if reservation is not None else 0, self._stages.accounts.seal.epoch, round(tally.started.timestamp() * 1000),
             round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
+            reservation.sizes.prompt if reservation is not None else 0,
         )  # fmt: skip
         return self._stages.accounts.seal.seal(tag, placement.seat.worker.id)
 
@@ -146,7 +161,9 @@ class Bill:
         settled = reservation.settle(billed)
         self._spare(settled.spare)
         draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
-        return self._row(caller, (attempt, "settled"), billed, outcome, now, draws=draws, over=settled.over)
+        # should another epoch have begun before it is written, the leases of that one have nothing to do with it
+        drawn = {"draws": draws, "lease_epoch": self._stages.accounts.seal.epoch, "over": settled.over}
+        return self._row(caller, (attempt, "settled"), billed, outcome, now, **drawn)
 
     def _row(self, caller: Caller, slot: tuple[int, str], used: usage.Tokens, outcome: str, now: float, **drawn: Any) -> Entry:
         """`slot`: which attempt, and what kind of end it had; `drawn`: what it took out of leases."""

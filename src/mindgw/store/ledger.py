@@ -127,7 +127,7 @@ async def _sorted_out(session: AsyncSession, writer: Writer, entries: Sequence[E
         elif slot in there:
             batch.known.append(entry)
             # what this epoch wrote took its draws with it; what another one wrote left this one's lease alone
-            if there[slot] == OTHERS and entry.draws and slot not in told and not entry.lease_epoch:
+            if there[slot] == OTHERS and entry.draws and slot not in told and entry.lease_epoch in (0, writer.epoch):
                 batch.drawn.append(entry)
         else:
             batch.fresh.append(entry)
