@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import settings as depth
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.config import Idempotency, Limits, Timeouts
@@ -18,6 +19,7 @@ from mindgw.gateway.replay import Replay
 from mindgw.gateway.signals import Answer, Copied, End, Fail, Gone, Head, Recalled, Refused, State, Write
 from mindgw.server import problems
 from mindgw.store.replays import Ended
+from tests.gateway.test_machine import Requests
 from tests.gateway.world import DONE, EVENT, JSON, Box, Client, World, engine, finished
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -834,3 +836,66 @@ def test_what_the_database_has_is_not_needed_in_memory():
     assert len(kept) == 1
     kept.forget(60.0)
     assert (len(kept), kept.held) == (0, 0)
+
+
+# -- any order of events ----------------------------------------------------------------------------------------------
+
+
+class Named(Requests):
+    """The storm of test_machine, some of whose requests have an Idempotency-Key."""
+
+    @initialize()
+    def begin(self):
+        super().begin()
+        self.shelf = Shelf()
+        self.replay = Replay(Idempotency(keep_body=True, max_body=30_000), b"k" * 32, self.shelf.find, problems.body)
+        pipeline = self.world.pipeline
+        self.replay.post, self.replay.now = pipeline.post, self.world.clock
+        pipeline._stages = replace(pipeline._stages, replay=self.replay)
+        pipeline._start = finished  # the shelf never waits
+
+    @rule(name=st.sampled_from([b"1", b"2"]), stream=st.booleans(), other=st.booleans())
+    def ask_by_name(self, name, stream, other):
+        client = self.world.ask("m", headers=[(ONCE[0], name)], stream=stream, **({"n": 1} if other else {}))
+        client.reads = False
+        self.clients.append(client)
+
+    @rule()
+    def flush(self):
+        finished(self.replay.flush(self.shelf.write))
+
+    @invariant()
+    def every_request_that_is_done_has_its_row(self):
+        """None of those that were answered from memory is billed, and of one name one answer at most."""
+        rows = {row.request_id: row for row in self.world.settled() if row.outcome in {"done", "failed", "cancelled", "replayed"}}
+        mine = {client.request_id for client in self.clients if client.state is State.DONE}
+        assert mine <= set(rows) and len(rows) == len({*rows})
+        assert {row.kind for row in rows.values() if row.outcome == "replayed"} <= {"refused"}
+
+    @invariant()
+    def what_runs_is_known_and_no_byte_is_lost_sight_of(self):
+        running = self.replay._running.values()
+        assert {run.request.state for run in running} <= {State.WAITING, State.FUNDING, State.SENT, State.RELAYING}
+        assert {waiter.state for run in running for waiter in run.waiters} <= {State.ATTACHED}
+        attached = sum(client.state is State.ATTACHED for client in self.clients)
+        assert attached == sum(len(run.waiters) for run in running)
+        bodies = sum(len(entry.body) for entry in self.replay.answers._bodies.values())
+        assert self.replay.answers.held == bodies + sum(run.size for run in running)
+        lonely = [run for run in running if run.client is None and not run.waiters]
+        assert [run for run in running if run.detached] == lonely
+        assert sum(self.replay._detached.values()) == len(lonely)
+
+    def teardown(self):
+        """A stream that is given again ends as it did: with the mark, or with an error."""
+        if not hasattr(self, "world"):
+            return
+        for client in [client for client in self.clients if replayed(client) and isinstance(client.end, End)]:
+            last = sse.Splitter().feed(client.body)[-1]
+            assert last == sse.DONE or json.loads(last)["error"]
+            self.clients.remove(client)
+        super().teardown()
+        assert self.replay._running == self.replay._detached == {}
+
+
+Named.TestCase.settings = depth(max_examples=60, stateful_step_count=40, deadline=None)
+TestNamed = Named.TestCase
