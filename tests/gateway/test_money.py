@@ -6,6 +6,7 @@ The pipeline, the links and the agents' sessions are real; see `world`.
 import asyncio
 import json
 
+import msgspec
 import pytest
 from openai._streaming import SSEDecoder
 from openai.types import Completion
@@ -834,3 +835,51 @@ def test_a_client_without_a_key_has_no_row():
     client = Client(town.world, "")
     assert client.code == "missing_api_key"
     assert town.rows() == []
+
+
+async def settle(look):
+    """Other tasks have their turns until it is so."""
+    for _ in range(100):
+        if look():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")
+
+
+async def test_who_would_wait_for_nothing_is_refused_before_it_stands_in_line():
+    world = World()
+    box = Box(world)
+    budget = world.limit(f"key:{next(iter(world.keys))}", 1000)
+    world.vault.budgets[budget] = [1000, 0]
+    other = world.add_key()
+    world.ask(key=other)
+    first = world.ask(max_tokens=10)
+    assert first.state is State.WAITING, "nothing is known of the row yet"
+    box.close("done", stream=1)
+    world.quotas.desk.leases.lend(budget, 0, 1000, 0, 1000)
+    world.ask(key=other)
+    second = world.ask(max_tokens=10)
+    assert second.state is State.FUNDING
+    await settle(lambda: second.end is not None)
+    assert second.code == "insufficient_quota"
+
+
+async def test_a_limit_that_was_raised_meanwhile_lets_those_stand_in_line_who_were_doubted():
+    world = World()
+    Box(world)
+    budget = world.limit(f"key:{next(iter(world.keys))}", 1000)
+    world.vault.budgets[budget] = [1000, 0]
+    world.quotas.desk.leases.lend(budget, 0, 1000, 0, 1000)
+    world.vault.policies[0] = msgspec.structs.replace(world.vault.policies[0], limit=10**6)
+    world.ask(key=world.add_key())
+    client = world.ask(max_tokens=10)
+    await settle(lambda: client.state is State.WAITING)
+    assert client.exchange._bill._reservation.held == 0, "who waits holds nothing"
+
+
+def test_a_request_larger_than_a_whole_limit_is_refused_at_once():
+    world = World()
+    Box(world)
+    world.limit(f"key:{next(iter(world.keys))}", 50)
+    client = world.ask(messages=[{"role": "user", "content": "x" * 500}])
+    assert client.code == "insufficient_quota"

@@ -73,11 +73,16 @@ class Bill:
         quotas = self._stages.accounts.quotas
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
         terms = quotas.terms(ask.caller, model, self.day)
-        if terms is None or not quotas.is_doubtful(terms, len(body)):
+        if terms is None:
             return None
-        self._reservation = reservation = quotas.open(ask, terms, body, model, None)
+        doubtful = quotas.seems_used_up(terms)
+        # a body of fewer bytes than the limit has tokens is no larger than the limit
+        if not doubtful and not (terms.hard and len(body) >= min(claim.limit for claim in terms.claims)):
+            return None
+        reservation = quotas.open(ask, terms, body, model, None)
         quotas.check(reservation)
-        return reservation
+        self._reservation = reservation if doubtful else None
+        return self._reservation
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 

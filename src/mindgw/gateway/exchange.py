@@ -178,15 +178,25 @@ class Exchange:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
         self._watch.admitted(ask, now)
+        try:
+            doubtful = self._bill.doubts(ask, self._body)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        if doubtful is not None:
+            self._enter(State.FUNDING, now)
+            return [Fund(doubtful)]
+        return self._line_up(ask, self._body, now)
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    def _line_up(self, ask: Ask, body: bytes, now: float) -> list[Effect]:
         if self._bill.lowers(ask, now):
             self._ask = ask = replace(ask, flow=replace(ask.flow, rank=SHEDDABLE))
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
         refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
-        self._stay = Stay(self._stages.queue, self.head, ask, len(self._body), self._stages.timeouts.queue, grant, refuse)
-        return self._stand(partial(self._stay.join, self._body), now)
-
-    # -- queue ----------------------------------------------------------------------------------------------------
+        self._stay = Stay(self._stages.queue, self.head, ask, len(body), self._stages.timeouts.queue, grant, refuse)
+        return self._stand(partial(self._stay.join, body), now)
 
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._watch.seen = now
@@ -221,13 +231,19 @@ class Exchange:
         return [Fund(unfunded)]
 
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
-        return self._send(now)
+        if self._attempt is not None:
+            return self._send(now)
+        assert self._ask is not None
+        assert self._body is not None
+        self._bill.release()  # it was only doubted that there is anything left; whoever waits holds nothing
+        return self._line_up(self._ask, self._body, now)
 
     def unfunded(self, event: signals.Refused, now: float) -> list[Effect]:
         return self._unpaid(event.error, now)
 
     def _unpaid(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
-        self._release(None, now)
+        if self._attempt is not None:
+            self._release(None, now)
         return self._fail(wrong, now)
 
     def _send(self, now: float) -> list[Effect]:

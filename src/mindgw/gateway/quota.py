@@ -90,6 +90,15 @@ class Quotas:
             return Reservation(self.desk.leases, terms, self._sizes(ask, terms, body, model, context))
         return Reservation(self.desk.leases, terms, Sizes(terms.price, self._takes(model)))
 
+    def seems_used_up(self, terms: Terms) -> bool:
+        """Whether a limit that refuses was used up when its row was read last."""
+        leases = self.desk.leases
+        for claim in terms.claims:
+            row = leases.row(claim.budget) if claim.mode in REFUSING else None
+            if row is not None and row.used + leases.drawn(claim.budget) >= claim.limit and not leases.free(claim.budget):
+                return True
+        return False
+
     def check(self, reservation: Reservation) -> None:
         """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
         least = reservation.least
