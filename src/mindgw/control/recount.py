@@ -65,8 +65,18 @@ class Link(msgspec.Struct, frozen=True):
 
 
 def believed(receipt: Receipt) -> usage.Tokens:
-    """What is billed of a receipt."""
+    """What can be true of a receipt."""
     return usage.bounded(receipt.prompt, min(receipt.completion, receipt.bytes + UNSEEN), receipt.cached, receipt.source)
+
+
+def billed(receipt: Receipt, tag: Tag) -> usage.Tokens:
+    """What is billed of it. Under a hard limit a mere guess at the prompt costs no more than was reserved for it, and so does whatever an
+    engine made beyond its cap: as `gateway.bill` has it."""
+    tokens = believed(receipt)
+    if not tag.prompt or not tag.estimate:
+        return tokens
+    prompt = tokens.prompt if tokens.source == "engine" else min(tokens.prompt, tag.prompt)
+    return usage.bounded(prompt, min(tokens.completion, tag.estimate - tag.prompt), tokens.cached, tokens.source)
 
 
 def is_absurd(receipt: Receipt) -> bool:
@@ -101,7 +111,7 @@ def example(row: Counted, link: Link) -> dict[str, Any]:
 
 def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
     """The row of an attempt whose server never came to write it. One that used nothing is not billed."""
-    tokens = believed(receipt)
+    tokens = billed(receipt, tag)
     total = tokens.prompt + tokens.completion
     cost = min(price.cost(Price(*tag.price), tokens.prompt, tokens.completion), MOST)
     amounts = ((budget, total if budget[1] == TOKENS else cost) for budget in tag.budgets)
