@@ -35,7 +35,7 @@ OWNERS: list[tuple[dict[str, str], list[dict[str, Any]]]] = [
     ({}, [{"tokens": ["50M/month", "100M/total"]}]),
     ({"team": "rich"}, [{"scope": "team:rich", "tokens": ["20M/day"], "usd": ["900/month"]}]),
     ({"team": "rich", "user": "u@example.org"}, [{"tokens": ["1M/total"]}, {"scope": "user:u@example.org", "tokens": ["5M/month"]}]),
-    ({"team": "poor"}, [{"scope": "team:poor", "tokens": ["15k/total"]}]),
+    ({"team": "poor"}, [{"scope": "team:poor", "tokens": ["2500/total"]}]),
     ({}, [{"tokens": ["2k/day"], "on_exceed": "soft"}]),
     ({}, [{"tokens": ["100/day"], "on_exceed": "alert"}]),
 ]
@@ -161,7 +161,7 @@ def kill_again_and_again(here: Bank, engine: CountingEngine, kills: int, load: L
     rng = here.rng
     try:
         for _ in range(kills):
-            target = engine.sent + rng.choice([0, rng.randint(1, 30), rng.randint(30, 400), rng.randint(400, 1500)])
+            target = engine.sent + rng.choice([0, rng.randint(1, 30), rng.randint(30, 300), rng.randint(300, 900)])
             until(lambda target=target: engine.sent >= target, "the engine works")
             here.kill()
             here.world.serve()
