@@ -569,3 +569,19 @@ TestLeasesInAnyOrder = Machine.TestCase
 def test_the_benchmark_runs(capsys):
     assert bench.main(["--quick"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(bench.CLAIMS)
+
+
+def test_rows_that_were_read_are_told_with_what_was_used_since():
+    leases = lent((BUDGET, 100), used=7)
+    assert leases.settle(leases.hold([claim()], {TOKENS: 50}), {TOKENS: 20}).draws == ((BUDGET, 20),)
+    unread = Budget("org:o", TOKENS, "total")
+    leases.hold([claim(unread)], {})
+    assert dict(leases.rows()) == {BUDGET: Row(27, leases.row(BUDGET).reserved - 20, 10_000)}
+    assert set(leases.budgets()) == {BUDGET, unread}
+    leases.forget(unread)
+    assert leases.budgets() == [BUDGET]
+
+
+@given(days, st.sampled_from(PERIODS))
+def test_a_window_tells_its_period(day, period):
+    assert quota.period_of(quota.window(period, day)) == period

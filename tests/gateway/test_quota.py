@@ -201,6 +201,17 @@ async def test_refusals_are_counted_by_kind_of_scope_and_mode():
     assert desk.counters.quota == {("org", SOFT): 1}
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_limit_that_was_used_up_when_it_was_read_last_seems_so(mode, beside):
+    desk = Desk(policy(limit=10, mode=mode), *([policy("org:o", limit=10**6)] if beside else []))
+    terms, budget, leases = desk.quotas.terms(ANA, "dear", DAY), Budget("key:k", TOKENS, "total"), desk.quotas.desk.leases
+    assert not desk.quotas.seems_used_up(terms)
+    for amount, used, reserved, seems in ((0, 9, 1, False), (0, 10, 0, True), (1, 10, 1, False)):
+        leases.lend(budget, amount, used, reserved, 10)
+        assert desk.quotas.seems_used_up(terms) == (seems and mode in {BLOCK, SOFT})
+
+
 # -- limits that refuse nobody -----------------------------------------------------------------------------------------
 
 

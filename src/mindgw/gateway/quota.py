@@ -97,7 +97,7 @@ class Quotas:
             row = leases.row(claim.budget) if claim.mode in REFUSING else None
             if row is not None and row.used + leases.drawn(claim.budget) >= claim.limit and not leases.free(claim.budget):
                 return True
-        return False
+        return terms.beside is not None and self.seems_used_up(terms.beside)
 
     def check(self, reservation: Reservation) -> None:
         """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
