@@ -49,6 +49,7 @@ async def test_books_that_are_right_are_told_so(place):
     (last,) = await words(place)
     assert isinstance(last, Checked) and (last.ok, last.broken) == (True, 0)
     assert {"rows": 2, "commits": 2, "requests": 2}.items() <= last.checked.items()
+    assert last.heads == [ledger.HeadView(place.books.epoch, 2, place.books.writer.head.hex())]
 
 
 async def test_every_thing_that_is_wrong_is_told(place):
