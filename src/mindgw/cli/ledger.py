@@ -45,7 +45,7 @@ def show(ctx: typer.Context, request: Annotated[str, typer.Argument(metavar="REQ
 
 @app.command("verify")
 def verify(ctx: typer.Context) -> int:
-    """Have the server check budgets, rows and chains, and tell where chains end; exits 3 when something is wrong: mindgw ledger verify --json"""
+    """Have the server check budgets, rows and chains, and tell where chains end; exits 3 when something is wrong: mindgw ledger verify"""
     run = invocation(ctx)
     broken, last = _followed(run)
     checked = last.get("checked") or {}
