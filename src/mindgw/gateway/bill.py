@@ -117,7 +117,7 @@ class Bill:
             ask.peek.stream, self.day, prices.version, (value.input, value.output),
             reservation.held if reservation is not None else 0, self._stages.accounts.seal.epoch, round(tally.started.timestamp() * 1000),
             round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
-            reservation.sizes.prompt if reservation is not None else 0,
+            reservation.sizes.prompt if reservation is not None else 0, tally.size,
         )  # fmt: skip
         return self._stages.accounts.seal.seal(tag, placement.seat.worker.id)
 
