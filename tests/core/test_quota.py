@@ -1,7 +1,7 @@
 """Limits, windows and leases; the state machine holds the leases against a bank of a few lines."""
 
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -129,21 +129,7 @@ def test_a_window_is_over_on_the_day_that_it_resets_and_not_the_day_before(day, 
 @given(days)
 def test_a_total_never_ends(day):
     assert quota.resets(TOTAL, day) == ""
-    assert quota.until_reset(TOTAL, day, 0.0) is None
     assert not quota.is_over(quota.window(TOTAL, day), day)
-
-
-@given(st.integers(0, 2**37), st.sampled_from([DAY, MONTH]))
-def test_the_wait_ends_at_midnight_utc(wall, period):
-    day = str(datetime.fromtimestamp(wall, UTC).date())
-    wait = quota.until_reset(period, day, wall)
-    end = datetime.fromtimestamp(wall, UTC) + timedelta(seconds=wait)
-    midnight = datetime.fromisoformat(quota.resets(period, day)).replace(tzinfo=UTC)
-    assert abs((end - midnight).total_seconds()) < 0.001
-
-
-def test_a_window_that_is_over_needs_no_wait():
-    assert quota.until_reset(DAY, TODAY, datetime(2026, 11, 23, tzinfo=UTC).timestamp()) == 0.0
 
 
 @pytest.mark.parametrize(

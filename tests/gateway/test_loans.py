@@ -179,7 +179,28 @@ async def test_a_little_that_is_left_is_told():
 
 @pytest.mark.parametrize(("period", "words"), [("day", "100 tokens today"), ("month", "100 tokens this month"), ("total", "100 tokens.")])
 def test_the_period_is_named(period, words):
-    assert words in loans.exceeded(Claim(KEY, period, BLOCK, 100), 0, 5).message
+    budget = Budget("key:k", TOKENS, quota.window(period, "2026-12-31"))
+    said = loans.exceeded(Claim(budget, period, BLOCK, 100), 0, 5).message
+    assert words in said
+    assert ("It begins anew on 2027-01-01 (UTC)." in said) == (period != "total")
+
+
+async def test_what_is_on_loan_of_a_limit_that_changed_goes_back_whatever_happens():
+    room = Room(key_k=1000)
+    await room.desk.fund(room.open(claim(KEY, limit=1000)))
+    had = room.desk.leases.free(KEY)
+    reserved = room.vault.budgets[KEY][1]
+    room.desk.recall(KEY)
+    room.desk.recall(KEY)
+    assert room.desk.leases.free(KEY) == 0
+    room.vault.away = True
+    with pytest.raises(OSError, match="away"):
+        await room.desk.return_spare(0.0, "2026-11-21")
+    room.vault.away = False
+    await room.desk.return_spare(0.0, "2026-11-21")
+    assert room.vault.budgets[KEY][1] == reserved - had
+    await room.desk.return_spare(0.0, "2026-11-21")
+    assert room.vault.budgets[KEY][1] == reserved - had
 
 
 async def test_what_others_hold_may_come_back():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from mindgw import errors, metrics
@@ -122,10 +123,21 @@ def test_what_is_on_loan_of_a_limit_that_is_gone_is_forgotten():
     gone, stays = Budget("key:k", TOKENS, "total"), Budget("org:o", TOKENS, DAY)
     for budget in (gone, stays):
         desk.quotas.desk.leases.lend(budget, 10, 0, 10, 1000)
-    desk.adopt(policy("org:o", period="day", limit=7))
+    desk.adopt(policy("org:o", period="day"))
     assert [desk.quotas.desk.leases.free(budget) for budget in (gone, stays)] == [0, 10]
     desk.adopt(policy("org:o", period="month"))
     assert desk.quotas.desk.leases.free(stays) == 0
+
+
+@pytest.mark.parametrize("other", [policy(limit=7), policy(mode=SOFT), msgspec.structs.replace(policy(), version=("later", 1))])
+def test_what_is_on_loan_of_a_limit_that_is_another_one_now_is_lent_anew(other):
+    desk = Desk(policy())
+    budget = Budget("key:k", TOKENS, "total")
+    desk.quotas.desk.leases.lend(budget, 10, 0, 10, 1000)
+    desk.adopt(policy())
+    assert desk.quotas.desk.leases.free(budget) == 10
+    desk.adopt(other)
+    assert desk.quotas.desk.leases.free(budget) == 0
 
 
 # -- how much a request may use ----------------------------------------------------------------------------------------
@@ -203,13 +215,27 @@ async def test_refusals_are_counted_by_kind_of_scope_and_mode():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_limit_that_was_used_up_when_it_was_read_last_seems_so(mode, beside):
+def test_a_limit_that_was_used_up_when_it_was_read_last_may_lack_what_is_wanted(mode, beside):
     desk = Desk(policy(limit=10, mode=mode), *([policy("org:o", limit=10**6)] if beside else []))
     terms, budget, leases = desk.quotas.terms(ANA, "dear", DAY), Budget("key:k", TOKENS, "total"), desk.quotas.desk.leases
-    assert not desk.quotas.seems_used_up(terms)
-    for amount, used, reserved, seems in ((0, 9, 1, False), (0, 10, 0, True), (1, 10, 1, False)):
+    assert not desk.quotas.may_lack(terms, 1)
+    for amount, used, reserved, lacks in ((0, 9, 1, False), (0, 10, 0, True), (1, 10, 1, False)):
         leases.lend(budget, amount, used, reserved, 10)
-        assert desk.quotas.seems_used_up(terms) == (seems and mode in {BLOCK, SOFT})
+        assert desk.quotas.may_lack(terms, 1) == (lacks and mode in {BLOCK, SOFT})
+
+
+def test_what_a_request_cannot_do_without_is_lacking_whatever_others_give_back():
+    desk = Desk(policy(limit=1000))
+    budget, leases = Budget("key:k", TOKENS, "total"), desk.quotas.desk.leases
+    wanted = desk.open()
+    need = wanted.least[TOKENS]
+    assert not desk.quotas.lacks(wanted), "nothing is known of the row"
+    leases.lend(budget, 0, 1000 - need, need, 1000)
+    assert not desk.quotas.lacks(wanted), "others may give it back"
+    leases.lend(budget, 0, 1001 - need, need - 1, 1000)
+    assert desk.quotas.lacks(wanted)
+    leases.lend(budget, need, 1001 - need, need - 1, 1000)
+    assert not desk.quotas.lacks(wanted), "it lies here"
 
 
 # -- limits that refuse nobody -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from mindgw.store import epochs, ledger, quotas
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry, Writer
 from mindgw.store.quotas import Lent, Want
+from mindgw.store.tables import Quota
 from mindgw_agent import private_files
 
 log = logging.getLogger("mindgw.books")
@@ -107,7 +108,7 @@ class Books:
     async def policies(self) -> list[Policy]:
         """All limits, as the database has them now."""
         async with self._database.read() as session:
-            return [Policy(row.scope, row.unit, row.period, row.lim, row.on_exceed) for row in await quotas.load(session)]
+            return [_policy(row) for row in await quotas.load(session)]
 
     # -- life and death -------------------------------------------------------------------------------------------
 
@@ -158,6 +159,10 @@ class Books:
 
     async def _recover(self, session: AsyncSession) -> None:
         await epochs.recover(session, self.epoch, await epochs.now(session))
+
+
+def _policy(row: Quota) -> Policy:
+    return Policy(row.scope, row.unit, row.period, row.lim, row.on_exceed, (row.created_at.isoformat(), row.version))
 
 
 def instance(directory: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from mindgw.core import ceiling, price, usage
 from mindgw.core.quota import Budget
 from mindgw.gateway.admission import Ask, Caller, Head
+from mindgw.gateway.loans import unavailable
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
@@ -75,14 +76,18 @@ class Bill:
         terms = quotas.terms(ask.caller, model, self.day)
         if terms is None:
             return None
-        doubtful = quotas.seems_used_up(terms)
+        doubtful = quotas.may_lack(terms, len(body))
         # a body of fewer bytes than the limit has tokens is no larger than the limit
         if not doubtful and not (terms.hard and len(body) >= min(claim.limit for claim in terms.claims)):
             return None
         reservation = quotas.open(ask, terms, body, model, None)
         quotas.check(reservation)
-        self._reservation = reservation if doubtful else None
-        return self._reservation
+        if not quotas.lacks(reservation):
+            return None
+        if quotas.desk.is_crowded:
+            raise unavailable()
+        self._reservation = reservation
+        return reservation
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 

@@ -75,9 +75,14 @@ class Delivery:
     def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
         """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
         when nothing did: an answer in one piece arrives whole or not at all."""
-        if not isinstance(self._fold, relay.StreamRelay) or not self._fold.events:
+        fold = self._fold
+        if not isinstance(fold, relay.StreamRelay) or not fold.events:
             return None
-        return usage.bounded(known.prompt, self._fold.events, known.cached, "counted")
+        if fold.tokens is None:
+            return usage.bounded(known.prompt, fold.events, known.cached, "counted")
+        # some engines say with each event how many tokens are in what was sent so far
+        seen = fold.tokens
+        return usage.bounded(seen.prompt or known.prompt, max(fold.events, seen.completion), seen.cached, seen.source)
 
     def restart(self) -> None:
         """Another worker begins from the start; only before the first byte."""

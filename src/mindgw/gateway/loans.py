@@ -20,6 +20,8 @@ log = logging.getLogger("mindgw.quota")
 TRIES = 5
 #: Seconds that a loan may take before the request is told to come back later.
 PATIENCE = 5.0
+#: Requests that may wait for a transaction before they stand in line.
+DOUBTFUL = 256
 #: Units, for people.
 WORDS = {quota.TOKENS: "tokens", quota.USD: "micro-dollars"}
 
@@ -49,8 +51,11 @@ class Desk:
         #: Budgets of which little is left, and of which something lies here that nobody needs.
         # bounded: budgets of limits that exist
         self.spare: set[Budget] = set()
+        #: What was on loan under limits that are others by now, and must go back whatever happens.
+        # bounded: as above
+        self._recalled: dict[Budget, int] = {}
         #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
-        # bounded: requests that have a slot; budgets of limits that exist
+        # bounded: requests that have a slot, and DOUBTFUL; budgets of limits that exist
         self._waiting: dict[Answer, Reservation] = {}
         self._looks: dict[Budget, Claim] = {}
         self._task: asyncio.Task[None] | None = None
@@ -60,6 +65,16 @@ class Desk:
         for budget in self.leases.budgets():
             self.leases.forget(budget)
         self.spare.clear()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many wait for the next transaction that nobody should who has no slot."""
+        return len(self._waiting) >= DOUBTFUL
+
+    def recall(self, budget: Budget) -> None:
+        """The limit is another one now: what is on loan goes back, and is lent anew."""
+        if n := self.leases.recall(budget):
+            self._recalled[budget] = self._recalled.get(budget, 0) + n
 
     async def fund(self, reservation: Reservation) -> None:
         """Returns when it is held, or over. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved
@@ -153,6 +168,11 @@ class Desk:
 
     async def return_spare(self, now: float, day: str) -> None:
         """Gives back what others need more. Raises what the database raises; nothing is lost then."""
+        if recalled := dict(self._recalled):
+            await self._bank.give_back(recalled)
+            self.leases.returned(recalled)
+            left = {budget: n - recalled.get(budget, 0) for budget, n in self._recalled.items()}
+            self._recalled = {budget: n for budget, n in left.items() if n}
         spare, self.spare = self.spare, set()
         await self._return(self.leases.begin_return(now, day, spare))
 
@@ -191,8 +211,10 @@ def exceeded(claim: Claim, left: int, need: int) -> errors.QuotaExceeded:
     kind = claim.budget.scope.partition(":")[0]
     span = {"day": " today", "month": " this month"}.get(claim.period, "")
     rest = f"; {left} are left and this request needs {need}" if left else ""
-    said = f"The quota of this {kind} is used up: {claim.limit} {WORDS[claim.budget.unit]}{span}{rest}."
-    return errors.QuotaExceeded(said)
+    window = claim.budget.window
+    anew = quota.resets(claim.period, window if claim.period == quota.DAY else f"{window}-01") if span else ""
+    again = f" It begins anew on {anew} (UTC)." if anew else ""
+    return errors.QuotaExceeded(f"The quota of this {kind} is used up: {claim.limit} {WORDS[claim.budget.unit]}{span}{rest}.{again}")
 
 
 def reserved() -> errors.RateLimited:

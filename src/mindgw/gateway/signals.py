@@ -170,7 +170,7 @@ class State(Enum):
     OPENED = "opened"  # its key or its body is still missing
     ATTACHED = "attached"  # its Idempotency-Key may name a request that runs or is over: it waits to hear
     WAITING = "waiting"  # stands in the queue
-    FUNDING = "funding"  # has a slot, and waits for the database to say that somebody pays
+    FUNDING = "funding"  # waits for the database to say that somebody pays: with its slot, or in doubt before it stands in line
     SENT = "sent"  # on a worker, which has not answered yet
     RELAYING = "relaying"  # the answer is coming
     CLOSING = "closing"  # the client is served, the worker has not confirmed the end

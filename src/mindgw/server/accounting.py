@@ -1,5 +1,6 @@
 """The accounts of a running server put together: limits and their loans, the meter, the ledger's books, the agents' receipts."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ class Accounting:
 
     def __init__(self, config: Config, secrets: Secrets, database: Database, counters: metrics.Counters) -> None:
         self._database = database
+        self._reading = asyncio.Lock()
         self.books = Books(database, books.instance(config.directory), secrets.chain_key)
         self.books.on_epoch = self._begun
         self.books.on_written = self._written
@@ -62,8 +64,9 @@ class Accounting:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """The limits as the database has them now."""
-        self.quotas.adopt(await self.books.policies())
+        """The limits as the database has them now. One at a time: what was read first must not be believed last."""
+        async with self._reading:
+            self.quotas.adopt(await self.books.policies())
 
     def writing(self) -> list[Chore]:
         """What must be done once more at the end."""
