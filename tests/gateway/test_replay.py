@@ -850,14 +850,14 @@ class Registry(RuleBasedStateMachine):
     @invariant()
     def nothing_else_runs_and_no_byte_is_lost_sight_of(self):
         assert self.replay.running == len(self.runs)
-        held = sum(len(entry.body) for entry in self.replay.answers._bodies.values())
+        held = sum(len(entry.body) for entry in self.replay.answers._bodies._all.values())
         assert self.replay.answers.held == held + sum(len(run["sent"]) for run in self.runs.values())
         detached = sum(not run["clients"] for run in self.runs.values())
         assert self.replay._detached == ({"k": detached} if detached else {})
 
     @invariant()
     def what_is_over_is_in_memory_or_in_the_database(self):
-        known = {*self.shelf.rows, *self.replay.answers._entries}
+        known = {*self.shelf.rows, *self.replay.answers._entries._all}
         assert len(known) == len(self.over)
 
 
@@ -874,6 +874,45 @@ def test_what_the_database_has_is_not_needed_in_memory():
     assert len(kept) == 1
     kept.forget(60.0)
     assert (len(kept), kept.held) == (0, 0)
+
+
+def named(number, key_id, size=0):
+    identity = b"%s-%d" % (key_id.encode(), number)
+    ended = Ended(identity=identity, key_id=key_id, request_id="r", fingerprint=b"f", status=200, done_at=NOON)
+    return ended, b"x" * size if size else None
+
+
+def test_one_key_cannot_push_the_others_out_of_memory(monkeypatch):
+    monkeypatch.setattr(answers, "MOST", 40)
+    kept = answers.Answers(Idempotency())
+    for number in range(3):
+        kept.add(*named(number, "victim"), 0.0, written=True)
+    for number in range(500):
+        kept.add(*named(number, "greedy"), 0.0, written=True)
+    assert all(kept.get(named(number, "victim")[0].identity, 1.0) for number in range(3))
+    assert len(kept) == 40 and kept.get(b"greedy-463", 1.0) and not kept.get(b"greedy-462", 1.0), "room that nobody needs is used"
+    for number in range(33):
+        kept.add(*named(number, f"k{number}"), 0.0, written=True)
+    assert (len(kept), kept._names.amounts["greedy"]) == (40, 4), "it has its share when the others need room"
+    assert all(kept.get(named(number, "victim")[0].identity, 1.0) for number in range(3))
+    kept.add(*named(0, "last"), 0.0, written=True)
+    assert not kept.get(b"victim-0", 1.0) and kept.get(b"last-0", 1.0), "the oldest of those in their shares"
+    assert set(kept._names.amounts) == set(kept._entries._of) and kept._names.over == set()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_one_key_cannot_push_the_answers_of_others_out_of_memory(monkeypatch, written):
+    monkeypatch.setattr(answers, "MOST_BYTES", 1000)
+    kept = answers.Answers(Idempotency())
+    kept.add(*named(0, "victim", 60), 0.0, written=written)
+    for number in range(200):
+        kept.add(*named(number, "greedy", 30), 0.0, written=written)
+    assert kept.get(b"victim-0", 1.0)[1] == b"x" * 60 and kept.get(b"greedy-199", 1.0)[1]
+    assert kept.held == kept._bytes.amounts.total() <= 1000
+    assert not kept.grow("greedy", 950), "others make no room for it, not even on the way"
+    assert kept.get(b"victim-0", 1.0)[1] and kept.grow("third", 90)
+    kept.shrink("third", 90)
+    assert kept.held == kept._bytes.amounts.total()
 
 
 # -- any order of events ----------------------------------------------------------------------------------------------
@@ -917,7 +956,7 @@ class Named(Requests):
         assert {waiter.state for run in running for waiter in run.waiters} <= {State.ATTACHED}
         attached = sum(client.state is State.ATTACHED for client in self.clients)
         assert attached == sum(len(run.waiters) for run in running)
-        bodies = sum(len(entry.body) for entry in self.replay.answers._bodies.values())
+        bodies = sum(len(entry.body) for entry in self.replay.answers._bodies._all.values())
         assert self.replay.answers.held == bodies + sum(run.size for run in running)
         lonely = [run for run in running if run.client is None and not run.waiters]
         assert [run for run in running if run.detached] == lonely

@@ -71,6 +71,37 @@ async def test_of_too_many_the_oldest_go_in_steps(session, monkeypatch):
     assert await replays.drop_old(session, NOON, 0) == 3 and await count(session) == 0
 
 
+async def names(session) -> dict[str, int]:
+    return dict((await session.exec(select(Replay.key_id, func.count()).group_by(Replay.key_id))).all())
+
+
+async def drop(session, most: int) -> int:
+    gone = 0
+    while step := await replays.drop_old(session, NOON, most):
+        gone += step
+    return gone
+
+
+async def test_one_key_cannot_push_the_others_out(session, monkeypatch):
+    monkeypatch.setattr(replays, "STEP", 7)
+    await replays.append(session, [ended(number, key_id="victim") for number in range(5)], NOON)
+    await replays.append(session, [ended(number, key_id="greedy") for number in range(100, 200)], NOON)
+    assert await drop(session, 50) == 55
+    assert await names(session) == {"victim": 5, "greedy": 45}, "room that nobody needs is used"
+    assert await replays.find(session, ended(155).identity, NOON) and not await replays.find(session, ended(154).identity, NOON)
+    await replays.append(session, [ended(1000 + number, key_id=f"k{number}") for number in range(44)], NOON)
+    assert await drop(session, 50) == 44
+    assert await names(session) == {"victim": 1, "greedy": 5} | {f"k{number}": 1 for number in range(44)}
+
+
+async def test_of_several_greedy_keys_the_one_with_most_goes_first(session):
+    for key_id, start, number in (("a", 0, 30), ("b", 100, 20), ("c", 200, 2)):
+        await replays.append(session, [ended(start + n, key_id=key_id) for n in range(number)], NOON)
+    assert await drop(session, 20) == 32
+    left = await names(session)
+    assert left["c"] == 2 and left["a"] + left["b"] == 18 and min(left.values()) == 2
+
+
 async def test_an_answer_is_sealed_on_its_way_in_and_opened_on_its_way_out(database):
     settings, safe = Idempotency(), Safe(b"s" * 32, REPLAYS)
     now = clock.utcnow()

@@ -123,7 +123,7 @@ class Running:
             return
         if self.size + len(data) > self.registry.settings.max_body:
             self.lack = "too_large"
-        elif not self.registry.answers.grow(len(data)):
+        elif not self.registry.answers.grow(self.key_id, len(data)):
             self.lack = "crowded"
         else:
             self.parts.append(data)
@@ -134,7 +134,7 @@ class Running:
     def let_go(self) -> None:
         """Gives the room of what was taken down to others."""
         self.parts.clear()
-        self.registry.answers.shrink(self.size)
+        self.registry.answers.shrink(self.key_id, self.size)
         self.size = 0
 
 

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete, func, true
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import col, or_, select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.store.tables import Replay
 
 #: Rows that one call of `drop_old` takes away at most.
 STEP = 1000
+#: The part of all rows that one API key may have where others need room: 1 of so many.
+SHARES = 10
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,15 +49,24 @@ async def find(session: AsyncSession, identity: bytes, since: datetime) -> Ended
 
 
 async def drop_old(session: AsyncSession, before: datetime, most: int) -> int:
-    """Takes away rows from before a moment, and the oldest of more than `most`, but at most STEP; returns how many. To be called until
-    there are none."""
-    newest = select(Replay.done_at, Replay.identity).order_by(col(Replay.done_at).desc(), col(Replay.identity).desc())
-    kept = (await session.exec(newest.offset(most).limit(1))).first()
-    old = col(Replay.done_at) < before
-    if kept is not None:
-        at, identity = kept
-        old = or_(old, col(Replay.done_at) < at, (col(Replay.done_at) == at) & (col(Replay.identity) <= identity))
-    doomed = (await session.exec(select(Replay.identity).where(old).limit(STEP))).all()
+    """Takes away rows from before a moment, and when there are more than `most` the oldest: of keys that have more than their share, a
+    tenth of `most`, until they have not, and then of all. At most STEP rows; returns how many. To be called until there are none."""
+    old = await _drop(session, col(Replay.done_at) < before, STEP)
+    counts = dict((await session.exec(select(Replay.key_id, func.count()).group_by(col(Replay.key_id)))).all())
+    excess = min(sum(counts.values()) - most, STEP - old)
+    if excess <= 0:
+        return old
+    greedy = max(counts, key=counts.__getitem__)
+    beyond = counts[greedy] - most // SHARES
+    if beyond > 0:
+        return old + await _drop(session, col(Replay.key_id) == greedy, min(excess, beyond))
+    return old + await _drop(session, true(), excess)
+
+
+async def _drop(session: AsyncSession, where: ColumnElement[bool], most: int) -> int:
+    """Takes away the oldest of these."""
+    oldest = select(Replay.identity).where(where).order_by(col(Replay.done_at), col(Replay.identity)).limit(most)
+    doomed = (await session.exec(oldest)).all()
     if doomed:
         await session.exec(delete(Replay).where(col(Replay.identity).in_(doomed)))
     return len(doomed)

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from sqlalchemy import Index
 from sqlmodel import Field
 
 from mindgw.store.tables.columns import Row, UTCDateTime
@@ -11,6 +12,8 @@ class Replay(Row, table=True):
     """How one ended, so that it can be answered again without being run again."""
 
     __tablename__ = "replays"
+    #: How many each key has, and which of them are the oldest.
+    __table_args__ = (Index("ix_replays_key_id_done_at", "key_id", "done_at"),)
 
     #: Keyed digest of the API key's id, the path and the Idempotency-Key, which itself is not stored.
     identity: bytes = Field(primary_key=True)

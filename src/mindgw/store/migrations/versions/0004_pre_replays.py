@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("identity", name="pk_replays"),
     )
     op.create_index("ix_replays_done_at", "replays", ["done_at"])
+    op.create_index("ix_replays_key_id_done_at", "replays", ["key_id", "done_at"])
 
 
 def downgrade() -> None:
