@@ -130,7 +130,7 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_body: Size = 2**20
     #: For how long such a request is remembered.
     keep: Duration = 86400
-    #: Requests that are remembered; beyond that the oldest go first.
+    #: Requests that are remembered; beyond that the oldest go first, those of API keys with more than a tenth of them before all others.
     most: int = 100_000
 
 
