@@ -218,6 +218,10 @@ class Meter:
         """Rows that are not in the ledger yet."""
         return len(self._rows)
 
+    def has(self, request_id: str) -> bool:
+        """Whether a row of this request is yet to be written."""
+        return any(row.request_id == request_id for row in self._rows)
+
     def note(self, row: Entry) -> None:
         """Takes the row of an attempt that came to nothing; its request goes on."""
         self._rows.append(row)

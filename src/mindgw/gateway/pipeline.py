@@ -248,6 +248,10 @@ class Pipeline:
         self.queue.resume(model)
         self.queue.wake(self._now())
 
+    def runs(self, request_id: str) -> bool:
+        """Whether a request is under way here."""
+        return self._find(request_id) is not None
+
     def _find(self, request_id: str) -> Exchange | None:
         return next((exchange for exchange in self._running if exchange.head.request_id == request_id), None)
 

@@ -78,6 +78,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
     pipeline.on_receipts, pipeline.on_unlinked = accounting.inbox.take, accounting.inbox.forget
+    accounting.inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
