@@ -3,11 +3,11 @@
 Moments are those of `now`, so that processes on several machines agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -100,12 +100,24 @@ async def cleared(session: AsyncSession, worker_id: str, before: int, now: datet
     await (await session.connection()).execute(mine.values(cleared_at=now))
 
 
-def _dead(own: int, now: datetime) -> ColumnElement[bool]:
-    """Epochs that will never come back: of the same directory every older one."""
+def _gone(own: int, now: datetime) -> ColumnElement[bool]:
+    """Epochs that will never come back, or have not been heard of for long: of the same directory every older one."""
     row = _EPOCHS.c
     here = select(row.instance).where(row.id == own).scalar_subquery()
-    gone = or_(and_(row.instance == here, row.id < own), row.beat_at < now - SILENT)
-    return and_(row.ended_at.is_(None), row.id != own, gone)
+    return or_(and_(row.instance == here, row.id < own), row.beat_at < now - SILENT)
+
+
+def _dead(own: int, now: datetime) -> ColumnElement[bool]:
+    """Those of them that nobody has ended."""
+    row = _EPOCHS.c
+    return and_(row.ended_at.is_(None), row.id != own, _gone(own, now))
+
+
+async def living(session: AsyncSession, own: int, asked: Collection[int], now: datetime) -> set[int]:
+    """Those of these epochs that belong to other processes that live; `own` is the epoch of whoever asks."""
+    row = _EPOCHS.c
+    query = select(row.id).where(row.id.in_(asked), row.ended_at.is_(None), row.id != own, not_(_gone(own, now)))
+    return set((await (await session.connection()).execute(query)).scalars())
 
 
 async def recover(session: AsyncSession, own: int, now: datetime) -> Sequence[int]:
