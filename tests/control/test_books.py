@@ -275,10 +275,10 @@ async def test_what_was_drawn_in_the_run_that_was_taken_for_dead_leaves_the_leas
 
 
 async def test_what_a_run_draws_by_its_own_name_leaves_its_lease(site, run):
-    """Also when another process had written the row by then."""
+    """Once, also when another process had made the row of a receipt by then."""
     await run.borrow(TOKENS)
     other = await Run(site, "there").begin()
-    await other.books.append([entry("r1")])
+    await other.books.append([entry("r1", draws=[TOKENS], lease_epoch=run.books.epoch, recovered=True)])
     draw = (Draw(*TOKENS, 15),)
     assert draw == entry("r1", draws=[TOKENS]).draws
     await run.books.append([entry("r1", draws=[TOKENS], lease_epoch=run.books.epoch)])
