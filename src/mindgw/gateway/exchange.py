@@ -14,27 +14,24 @@ from typing import Any
 
 from mindgw import errors
 from mindgw.core import sse, usage
-from mindgw.gateway import admission, relay, signals
+from mindgw.gateway import admission, relay, signals, transitions
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.auth import credential
 from mindgw.gateway.delivery import Delivery
 from mindgw.gateway.meter import Tally
-from mindgw.gateway.patience import FOREVER, Limit, Patience
+from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.route import Outcome, Placement
 from mindgw.gateway.signals import Effect, Event, Fail, Head, LookUp, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
 from mindgw.gateway.ticket import Ticket
+from mindgw.gateway.watch import Watch
 from mindgw.store.ledger import UsageRow
 from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
 CANCEL_GRACE = 120.0
-#: Seconds between looks at the fleet while a request waits.
-LOOK = 1.0
-#: Leisure of the queue beyond which a sign of life says nothing of places: to know them all would take too long.
-BUSTLE = 5.0
 #: How a worker says that it never asked its engine.
 _NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
 
@@ -43,8 +40,8 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_patience", "_stages", "_stay",
-        "_tally", "caller", "due", "head", "lane", "state",
+        "_ask", "_attempt", "_body", "_delivery", "_outcome", "_owed", "_stages", "_stay",
+        "_tally", "_watch", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -70,11 +67,12 @@ class Exchange:
         #: Bytes taken from the worker that have not left for the client.
         self._owed = 0
 
+        #: What is known of it for its row.
+        self._tally = Tally(now, stages.today())
         #: What its limits count from.
-        self._patience = Patience(stages.timeouts, now)
+        self._watch = Watch(stages, self._tally, now)
         #: How it ended for the client.
         self._outcome = "failed"
-        self._tally = Tally(now, stages.today())
 
     @property
     def begun(self) -> bool:
@@ -142,7 +140,7 @@ class Exchange:
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
-        self._patience.queued, self._patience.deadline = now, ask.deadline
+        self._watch.admitted(ask, now)
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
         refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
@@ -152,7 +150,7 @@ class Exchange:
     # -- queue ----------------------------------------------------------------------------------------------------
 
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
-        self._patience.seen = now
+        self._watch.seen = now
         self._tally.stand(now)
         self._enter(State.WAITING, now)
         try:
@@ -183,7 +181,7 @@ class Exchange:
 
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
         assert self._ask is not None
-        self._patience.heard = now
+        self._watch.heard = now
         try:
             self._delivery.head(event.status, event.content_type, self._ask.peek, self._stages.limits)
         except errors.MindGWError as wrong:
@@ -192,7 +190,7 @@ class Exchange:
         return []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
-        self._patience.heard = now
+        self._watch.heard = now
         self._owed += len(event.data)
         self._tally.bytes += len(event.data)
         if self._tally.first is None:
@@ -204,7 +202,7 @@ class Exchange:
         effects = self._write(out, now) if out else []
         if (fault := self._delivery.fault) is not None:
             return effects + self._abandon(fault, now)
-        if not out and self._patience.stuck is None:
+        if not out and self._watch.stuck is None:
             self._pay()
         return effects
 
@@ -218,13 +216,13 @@ class Exchange:
         self._body = b""
 
     def _write(self, data: bytes, now: float) -> list[Effect]:
-        if self._patience.stuck is None:
-            self._patience.stuck = now
+        if self._watch.stuck is None:
+            self._watch.stuck = now
         return self._delivery.write(data)
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
-        self._patience.unstick(now, self._owed)
-        self.due = min(self.due, self._next_sign())
+        self._watch.unstick(now, self._owed)
+        self.due = min(self.due, self._watch.next_sign(waiting=self.state is State.WAITING, begun=self._delivery.begun))
         self._pay()
         return []
 
@@ -267,7 +265,7 @@ class Exchange:
             return self._fail(wrong, now)
         attempt = self._leave_worker()
         self._delivery.restart()
-        self._patience.queued = now
+        self._watch.queued = now
         return self._again(Outcome.LOST, attempt.worker, wrong, now)
 
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
@@ -308,46 +306,24 @@ class Exchange:
         return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
-        if self._present():
-            self._patience.seen = now
-        limit, wrong = self._limit()
+        waiting, watch = self.state is State.WAITING, self._watch
+        watch.look(now)
+        limit, wrong = watch.limit(waiting=waiting)
         if now >= limit:
-            if wrong.retry_after is None and self.state is State.WAITING and self._stay is not None:
+            if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._abandon(wrong, now)
         sign = b""
-        if now >= self._next_sign() and self._delivery.between:
-            self._patience.pinged = now
-            sign = self._sign(now)
+        if now >= watch.next_sign(waiting=waiting, begun=self._delivery.begun) and self._delivery.between:
+            watch.pinged = now
+            sign = self._stay.news(now) if waiting and self._stay is not None else sse.PING
         self._set_due(now)
         return self._write(sign, now) if sign else []
-
-    def _sign(self, now: float) -> bytes:
-        """What a client hears that nothing else is sent."""
-        if self.state is not State.WAITING or self._stay is None or self._stages.queue.leisure > BUSTLE:
-            return sse.PING
-        return self._stay.news(int(self._stages.today().timestamp()), now)
-
-    def _next_sign(self) -> float:
-        waiting = self._stages.queue.leisure if self.state is State.WAITING else 0.0
-        return self._patience.next_sign(self._tally.stream, begun=self._delivery.begun, waiting=waiting)
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
-            look = now + LOOK * self._stages.queue.leisure if self.state is State.WAITING else FOREVER
-            self.due = min(self._limit()[0], self._next_sign(), look)
-
-    def _limit(self) -> Limit:
-        """When patience ends in this state, and what the caller hears then."""
-        if self.state is State.WAITING:
-            return self._patience.waiting(self._present())
-        placed = self._tally.placed if self._tally.placed is not None else self._patience.queued
-        return self._patience.running(placed, self._tally.stream, begun=self._tally.first is not None)
-
-    def _present(self) -> bool:
-        """Whether a worker that has the model may take requests."""
-        return self._ask is not None and self._stages.fleet.present(self._ask.peek.model)
+            self.due = self._watch.due(now, waiting=self.state is State.WAITING, begun=self._delivery.begun)
 
     def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
         """The agent never confirmed a cancel: the slot is taken back all the same."""
@@ -407,48 +383,9 @@ class Exchange:
             dead.add(row, tally.wrong, tally.trail(), stay.ticket.flow.path[-1], tally.size, self._body or tally.body)
 
 
-_E, _S = Exchange, State
 Move = Callable[[Exchange, Any, float], list[Effect]]
 
-#: What each event does in each state; a pair that is missing needs nothing done (a late frame, a tick too many).
+#: The table of `transitions`, with the steps themselves.
 TABLE: dict[State, dict[type, Move]] = {
-    _S.OPENED: {
-        signals.Identified: _E.identified,
-        signals.Received: _E.received,
-        signals.Refused: _E.refused,
-        signals.Gone: _E.gone,
-        signals.Stopped: _E.stopped,
-    },
-    _S.WAITING: {
-        signals.Turn: _E.turn,
-        signals.Drained: _E.drained,
-        signals.Gone: _E.gone,
-        signals.Stopped: _E.stopped,
-        signals.Tick: _E.tick,
-    },
-    _S.SENT: {
-        signals.Answered: _E.answered,
-        signals.Drained: _E.drained,
-        signals.Data: _E.early,
-        signals.Closed: _E.closed,
-        signals.Lost: _E.lost,
-        signals.Gone: _E.gone,
-        signals.Stopped: _E.stopped,
-        signals.Tick: _E.tick,
-    },
-    _S.RELAYING: {
-        signals.Data: _E.data,
-        signals.Drained: _E.drained,
-        signals.Closed: _E.closed,
-        signals.Lost: _E.lost,
-        signals.Gone: _E.gone,
-        signals.Stopped: _E.stopped,
-        signals.Tick: _E.tick,
-    },
-    _S.CLOSING: {
-        signals.Closed: _E.confirmed,
-        signals.Lost: _E.dropped,
-        signals.Tick: _E.overdue,
-    },
-    _S.DONE: {},
+    state: {event: getattr(Exchange, step) for event, step in steps.items()} for state, steps in transitions.TABLE.items()
 }

@@ -40,7 +40,7 @@ class Patience:
         """
         return min(self._runs(placed, stream, begun), key=_moment)
 
-    def next_sign(self, stream: bool, *, begun: bool, waiting: float) -> float:
+    def sign_due(self, stream: bool, *, begun: bool, waiting: float) -> float:
         """When a client that hears nothing should be told that it is not forgotten; only a stream can be, and it begins with that.
         `waiting`: how much less often than usual one that waits for its turn is told so; 0 for one that has had it."""
         if not stream or self.stuck is not None:

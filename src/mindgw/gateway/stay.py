@@ -1,6 +1,7 @@
 """One request's business with the queue, from the moment it may stand in line until what it used is booked."""
 
 from mindgw import errors
+from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.queue import LATER, Queue
@@ -11,6 +12,8 @@ from mindgw.gateway.ticket import Grant, Refuse, Ticket
 _RETRIES = b"x-stainless-retry-count"
 #: Header by which a client asks for news of the queue as events.
 _EVENTS = b"x-mindgw-events"
+#: Leisure of the queue beyond which a sign of life says nothing of places.
+BUSTLE = 5.0
 #: An estimate may be this much too long without anybody being turned away for it.
 _DOUBT = 1.6
 
@@ -69,15 +72,18 @@ class Stay:
         """Books what was used; to be called before its slot is given to anybody else. Does nothing the second time."""
         self._queue.settle(self.ticket, used.prompt, used.completion, now)
 
-    def news(self, created: int, now: float) -> bytes:
-        """What its client may hear while it waits: a comment, and an event if it asked for such."""
+    def news(self, now: float) -> bytes:
+        """What its client may hear while it waits: a comment, and an event if it asked for such. Nothing of places when they are so many
+        that to know them all would take too long."""
+        if self._queue.leisure > BUSTLE:
+            return sse.PING
         outlook = self._queue.outlook(self.ticket, now)
         eta = f" eta={outlook.eta:.0f}s" if outlook.eta is not None else ""
         comment = f": mindgw queue={outlook.position}{eta}\n".encode()
         if _value(self._head, _EVENTS) != b"1":
             return comment
         facts = {"queue": outlook.position, "eta_s": round(outlook.eta, 1) if outlook.eta is not None else None}
-        return comment + sse.event(carrier.chunk(self._ask.needs.kind, self.ticket.id, self._ask.peek.model, created, facts))
+        return comment + sse.event(carrier.chunk(self._ask.needs.kind, self.ticket.id, self._ask.peek.model, int(wall()), facts))
 
     def _identity(self, body: bytes) -> bytes:
         return self._queue.identity(self.ticket, self._ask.path, body)
