@@ -19,7 +19,11 @@ class Collector:
     """Turns counters and a snapshot of the pipeline into Prometheus' text."""
 
     def __init__(
-        self, counters: Counters, snapshot: Callable[[], Snapshot], stats: Callable[[], Stats], unwritten: Callable[[], int],
+        self,
+        counters: Counters,
+        snapshot: Callable[[], Snapshot],
+        stats: Callable[[], Stats],
+        unwritten: Callable[[], int],
         receipts: Callable[[], list[tuple[str, str, int]]] = list,
     ) -> None:
         """`receipts` gives (name, help, count) of counters about receipts."""
@@ -106,7 +110,6 @@ class Collector:
             used.add_metric([worker.name], worker.used)
             up.add_metric([worker.name], float(worker.state == "ready"))
         yield from (slots, used, up)
-
 
     def _books(self) -> Iterator[Metric]:
         """What agents say that they used, beside what was counted here."""
