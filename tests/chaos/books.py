@@ -71,10 +71,8 @@ class Account:
         return found
 
     def invented(self, delivered: Mapping[str, Sequence[Delivered]]) -> list[str]:
-        """Requests that are billed and never reached the engine. Of one that its agent had in hand when the server died, the prompt is."""
-        in_hand = ("server_lost", 0)
-        unknown = {id: rows for id, rows in self.billed.items() if id not in delivered}
-        return sorted(id for id, rows in unknown.items() if any((row["error_code"], row["completion_tokens"]) != in_hand for row in rows))
+        """Requests that are billed and never reached the engine."""
+        return sorted(self.billed.keys() - delivered.keys())
 
     def wrong(self, delivered: Mapping[str, Sequence[Delivered]], seen: Iterable[Seen]) -> list[str]:
         """Requests whose rows do not say what the engine delivered, what the agent wrote, or what the client read."""

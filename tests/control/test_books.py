@@ -146,7 +146,7 @@ async def test_what_is_lent_is_reserved_and_what_is_given_back_is_not(site, run)
     lent = await run.borrow(TOKENS, USD)
     assert lent == {TOKENS: 156, USD: 156}
     assert await site.budget() == (0, 156)
-    await run.books.give_back({TOKENS: 100, USD: 156})
+    await run.books.give_back(1, {TOKENS: 100, USD: 156})
     assert (await run.lease(), await run.lease(USD)) == (56, 0)
     assert (await site.budget(), await site.budget(USD)) == ((0, 56), (0, 0))
     assert await site.broken() == []
@@ -156,7 +156,7 @@ async def test_a_limit_that_is_gone_is_left_out(site, run):
     async with site.database.write() as session:
         await rooms.quotas.clear(session, TOKENS.scope, TOKENS.unit, "month")
     assert await run.borrow(TOKENS, USD) == {USD: 156}
-    await run.books.give_back({TOKENS: 5})
+    await run.books.give_back(1, {TOKENS: 5})
 
 
 async def test_the_limits_are_those_of_the_database(run):
@@ -174,8 +174,23 @@ async def test_a_bank_that_fails_lends_nothing(site, run):
     await run.borrow(TOKENS)
     run.database.fails = run.database.writes + 1
     with pytest.raises(OSError, match="away"):
-        await run.books.give_back({TOKENS: 1})
+        await run.books.give_back(1, {TOKENS: 1})
     assert await site.budget() == (0, 156)
+
+
+async def test_what_is_given_back_and_nobody_hears_of_it_goes_back_once(site, run):
+    await run.borrow(TOKENS)
+    run.database.fails, run.database.late = run.database.writes + 1, True
+    with pytest.raises(OSError, match="away"):
+        await run.books.give_back(1, {TOKENS: 100})
+    await run.books.give_back(1, {TOKENS: 100})
+    assert (await run.lease(), await site.budget()) == (56, (0, 56))
+
+
+async def test_two_transactions_that_give_back_the_same_at_once_do_so_once(site, run):
+    await run.borrow(TOKENS)
+    await asyncio.gather(*(run.books.give_back(1, {TOKENS: 100}) for _ in range(4)))
+    assert (await run.lease(), await site.budget()) == (56, (0, 56))
 
 
 # -- the end of a run --------------------------------------------------------------------------------------------------

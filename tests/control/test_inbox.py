@@ -794,7 +794,7 @@ async def test_an_agent_cannot_flood_the_audit_log(site, at, caplog):
         agent.send(server)
         await server.inbox.work()
     more = [(action, detail["left_out"]) for action, detail in (await site.told())[3:]]
-    assert more == [("receipt.broken", 19), ("receipt.forged", 19), ("receipt.forged", 1)]
+    assert sorted(more) == [("receipt.broken", 19), ("receipt.forged", 1), ("receipt.forged", 19)]
 
 
 def doctored_head(agent):
@@ -861,8 +861,10 @@ def test_whatever_an_agent_claims_is_booked_within_bounds(counts, outcome, sourc
     assert made.cached_tokens <= made.prompt_tokens
     assert made.bytes_out <= MOST
     assert 0 <= made.total_ms <= recount.LONGEST
-    assert (made.kind == "wasted") == (made.prompt_tokens + made.completion_tokens == 0)
-    assert {draw.unit: draw.amount for draw in made.draws} == {unit: made.amount(unit) for unit in ("tokens", "usd") if made.amount(unit)}
+    pays = recount.has_reached(claim, its) and made.prompt_tokens + made.completion_tokens > 0
+    assert made.kind == ("settled" if pays else "wasted")
+    amounts = {unit: made.amount(unit) for unit in ("tokens", "usd") if pays and made.amount(unit)}
+    assert {draw.unit: draw.amount for draw in made.draws} == amounts
     same = (made.prompt_tokens, made.completion_tokens, made.cached_tokens) == (prompt, completion, cached)
     assert recount.is_absurd(claim, its) == (not same)
     assert recount.kept(recount.Link(claim, b"p", b"h", None, True)).at.tzinfo is not None

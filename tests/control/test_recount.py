@@ -38,6 +38,17 @@ def test_without_a_hard_limit_everything_counts():
     assert row(LOOSE, prompt=38, completion=50) == (38, 50, 44)
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "failed"])
+@pytest.mark.parametrize("facts", [{"bytes": 0}, {"stream": False}])
+def test_who_got_nothing_of_an_answer_pays_nothing(outcome, facts):
+    """Whether its server lives or not: a stream of which no event left, and an answer in one piece that did not arrive whole."""
+    said = {"stream": True, "bytes": 100} | facts
+    receipt = Receipt(seq=1, tag=b"t", outcome=outcome, source="counted", prompt=20, completion=3, bytes=said["bytes"])
+    made = recount.recovered("w", replace(TAG, stream=said["stream"]), receipt)
+    assert (made.kind, made.draws, made.over) == ("wasted", (), 0)
+    assert (made.prompt_tokens, made.completion_tokens) == (20, 3), "what it cost its worker is still told"
+
+
 # -- what nobody can have used -------------------------------------------------------------------------------------------
 
 #: The same without a hard limit: nothing is known of the prompt but the size of the body.

@@ -14,6 +14,7 @@ from mindgw.gateway import loans
 from mindgw.gateway.loans import Desk
 from mindgw.gateway.quota import Policy
 from mindgw.gateway.reservation import Reservation, Sizes, Terms
+from mindgw.store.database import Unsure
 from mindgw.store.quotas import Lent
 from tests.gateway.world import Vault
 
@@ -30,15 +31,19 @@ class Counter:
         self.asked = []
         self.gate = asyncio.Event()
         self.gate.set()
+        #: Nobody hears any more that something came back.
+        self.loses_answers = False
 
     async def borrow(self, wants):
         self.asked.append({want.budget: (want.least, want.want) for want in wants})
         await self.gate.wait()
         return await self.vault.borrow(wants)
 
-    async def give_back(self, amounts):
+    async def give_back(self, number, amounts):
         await self.gate.wait()
-        await self.vault.give_back(amounts)
+        await self.vault.give_back(number, amounts)
+        if self.loses_answers:
+            raise Unsure
 
 
 class Room:
@@ -508,7 +513,65 @@ async def test_giving_back_that_is_broken_off_loses_nothing():
     assert room.free() == 0
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert (room.free(), room.row()) == (97, (0, 97))
+    assert (room.free(), room.row()) == (0, (0, 97)), "it may be back, so nobody may have it"
+    room.bank.gate.set()
+    await room.desk.return_all(101.0, TODAY)
+    assert (room.free(), room.row()) == (0, (0, 0))
+
+
+@pytest.mark.parametrize("how", ["return_all", "return_spare"])
+async def test_what_may_have_gone_back_is_given_back_once_more_and_counted_once(how):
+    room = Room(key_k=100)
+    first, second = room.open(output=50), room.open(output=47)
+    await room.desk.fund(first)
+    await room.desk.fund(second)
+    room.desk.spare.update(first.end())
+    room.bank.loses_answers = True
+    for _ in range(2):
+        with pytest.raises(Unsure):
+            await getattr(room.desk, how)(100.0, TODAY)
+        assert (room.row(), room.free()) == ((0, 47), 0)
+    room.bank.loses_answers = False
+    second.end()
+    await getattr(room.desk, how)(100.0, TODAY)
+    assert (room.row(), room.free()) == ((0, 47), 47)
+    for now in (200.0, 200.0 + quota.IDLE):
+        await room.desk.return_all(now, TODAY)
+    assert (room.row(), room.free()) == ((0, 0), 0)
+
+
+async def test_a_recalled_loan_that_may_have_gone_back_is_not_given_back_twice():
+    room = Room(key_k=10**6)
+    await room.desk.fund(room.open(output=50))
+    lent = room.row()[1]
+    room.desk.recall(KEY)
+    room.bank.loses_answers = True
+    with pytest.raises(Unsure):
+        await room.desk.return_spare(1.0, TODAY)
+    room.bank.loses_answers = False
+    for _ in range(2):
+        await room.desk.return_spare(1.0, TODAY)
+        assert room.row() == (0, 50) != (0, lent)
+
+
+async def test_what_goes_back_at_once_does_so_one_after_the_other():
+    """Each has its own number."""
+    room = Room(key_k=100, team_t=100)
+    for budget in (KEY, TEAM):
+        request = room.open(claim(budget), output=97)
+        await room.desk.fund(request)
+        room.desk.spare.update(request.end())
+    room.bank.gate.clear()
+    spare, room.desk.spare = room.desk.spare, {KEY}
+    assert spare == {KEY, TEAM}
+    first = asyncio.create_task(room.desk.return_spare(1.0, TODAY))
+    await turns()
+    room.desk.spare = spare
+    second = asyncio.create_task(room.desk.return_spare(1.0, TODAY))
+    await turns()
+    room.bank.gate.set()
+    await asyncio.gather(first, second)
+    assert (room.row(KEY), room.row(TEAM)) == ((0, 0), (0, 0))
 
 
 async def test_nothing_to_give_back_asks_nobody():

@@ -102,6 +102,8 @@ class Vault:
         #: Transactions so far; and whether it is away.
         self.loans = 0
         self.away = False
+        #: Number of what last came back.
+        self.returns = 0
 
     def _policy(self, budget: Budget) -> Policy | None:
         return next((p for p in self.policies if (p.scope, p.unit) == budget[:2]), None)
@@ -120,9 +122,12 @@ class Vault:
             lent.append(Lent(want.budget, amount, row[0], row[1], policy.limit))
         return lent
 
-    async def give_back(self, amounts: Mapping[Budget, int]) -> None:
+    async def give_back(self, number: int, amounts: Mapping[Budget, int]) -> None:
         if self.away:
             raise OSError("the database is away")
+        if number <= self.returns:
+            return
+        self.returns = number
         for budget, amount in amounts.items():
             self.budgets[budget][1] -= amount
 

@@ -12,7 +12,7 @@ from mindgw.core.quota import IDLE, TOKENS, Budget
 from mindgw.gateway import signals
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.tag import BadTag
-from mindgw.server import accounting
+from mindgw.server import accounting, collector
 from mindgw.server.accounting import Accounting
 from mindgw.store import epochs, fleet, quotas, verify
 from mindgw.store.database import Database
@@ -233,10 +233,11 @@ async def test_limits_are_read_again(office):
 
 
 async def test_what_the_metrics_tell_of_receipts(office):
-    office.accounting.inbox.booked, office.accounting.inbox.forged = 3, 1
-    assert {name: count for name, _, count in office.accounting.receipts()} == {
-        "mindgw_receipts": 3, "mindgw_receipts_recovered": 0, "mindgw_receipts_forged": 1, "mindgw_receipts_mismatched": 0
-    }  # fmt: skip
+    inbox = office.accounting.inbox
+    inbox.booked, inbox.forged, inbox.orphans = 3, 1, 2
+    counts = office.accounting.receipts()
+    assert counts == {"booked": 3, "recovered": 0, "forged": 1, "mismatches": 0, "orphans": 2}
+    assert counts.keys() == collector.RECEIPTS.keys()
 
 
 async def test_chores_have_names_and_what_writes_is_done_once_more_at_the_end(office):

@@ -4,6 +4,7 @@ One run of one server process is an *epoch*. What a dead one had on loan stays r
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -101,9 +102,11 @@ class Books:
             await self._renew(epoch)
             return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
 
-    async def give_back(self, amounts: Mapping[Budget, int]) -> None:
+    async def give_back(self, number: int, amounts: Mapping[Budget, int]) -> None:
         """See `gateway.loans.Bank`."""
-        await self._write(lambda session: quotas.give_back(session, self.epoch, amounts))
+        epoch = self.epoch
+        with contextlib.suppress(epochs.Repeated):
+            await self._write(lambda session: quotas.give_back(session, epoch, number, amounts))
 
     async def policies(self) -> list[Policy]:
         """All limits, as the database has them now."""

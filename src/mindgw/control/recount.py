@@ -82,6 +82,12 @@ def billed(receipt: Receipt, tag: Tag) -> usage.Tokens:
     return usage.bounded(prompt, min(tokens.completion, tag.estimate - tag.prompt), tokens.cached, tokens.source)
 
 
+def has_reached(receipt: Receipt, tag: Tag) -> bool:
+    """Whether its client may have got something: as with a server that lives, an answer in one piece arrives whole or not at all, and of a
+    stream only what was handed over counts."""
+    return receipt.outcome == "done" or (tag.stream and receipt.bytes > 0)
+
+
 def is_absurd(receipt: Receipt, tag: Tag) -> bool:
     """Whether it claims more than can be, or an answer that is clearly longer than what was paid for."""
     tokens = believed(receipt, tag)
@@ -115,15 +121,16 @@ def example(row: Counted, link: Link) -> dict[str, Any]:
 
 
 def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
-    """The row of an attempt whose server never came to write it. One that used nothing is not billed."""
+    """The row of an attempt whose server never came to write it. One that used nothing is not billed, nor one of which nothing left."""
     tokens = billed(receipt, tag)
     total = tokens.prompt + tokens.completion
     cost = min(price.cost(Price(*tag.price), tokens.prompt, tokens.completion), MOST)
-    amounts = ((budget, total if budget[1] == TOKENS else cost) for budget in tag.budgets)
+    pays = total > 0 and has_reached(receipt, tag)
+    amounts = [(budget, total if budget[1] == TOKENS else cost) for budget in tag.budgets] if pays else []
     return Entry(
         request_id=tag.request_id,
         attempt=tag.attempt,
-        kind="settled" if total else "wasted",
+        kind="settled" if pays else "wasted",
         key_id=tag.key_id,
         user_id=tag.user_id or None,
         team_id=tag.team_id or None,
@@ -144,7 +151,7 @@ def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
         bytes_out=min(receipt.bytes, MOST),
         cost=cost,
         price_version=tag.price_version,
-        over=max(0, total - tag.estimate) if any(unit == TOKENS for _, unit, _ in tag.budgets) else 0,
+        over=max(0, total - tag.estimate) if any(unit == TOKENS for (_, unit, _), _ in amounts) else 0,
         day=tag.day,
         started_at=_moment(tag.started),
         draws=tuple(Draw(*budget, amount) for budget, amount in amounts if amount),

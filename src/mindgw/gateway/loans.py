@@ -12,6 +12,7 @@ from mindgw import errors
 from mindgw.core import quota
 from mindgw.core.quota import Budget, Claim, Leases
 from mindgw.gateway.reservation import Reservation
+from mindgw.store.database import Unsure
 from mindgw.store.quotas import Lent, Want
 
 log = logging.getLogger("mindgw.quota")
@@ -33,8 +34,9 @@ class Bank(Protocol):
         """All loans of one transaction, in the order of their budgets; a budget whose limit is gone is left out. Raises what the database
         raises, and then nothing was lent."""
 
-    def give_back(self, amounts: dict[Budget, int]) -> Awaitable[object]:
-        """Loans that are not needed any more; raises what the database raises, and then nothing was given back."""
+    def give_back(self, number: int, amounts: dict[Budget, int]) -> Awaitable[object]:
+        """Loans that are not needed any more, under a number that rises; raises what the database raises, and then nothing was given back;
+        or Unsure, and then they must be given back again under the same number, which is done once."""
 
 
 Answer = asyncio.Future[dict[Budget, Lent]]
@@ -54,6 +56,11 @@ class Desk:
         #: What was on loan under limits that are others by now, and must go back whatever happens.
         # bounded: as above
         self._recalled: dict[Budget, int] = {}
+        #: What goes back in one transaction, one after the other; how many there were, and the last of them if nobody knows whether it did.
+        self._returning = asyncio.Lock()
+        self._returns = 0
+        # bounded: as above
+        self._unsure: dict[Budget, int] = {}
         #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
         # bounded: requests that have a slot, and DOUBTFUL; budgets of limits that exist
         self._waiting: dict[Answer, Reservation] = {}
@@ -65,6 +72,7 @@ class Desk:
         for budget in self.leases.budgets():
             self.leases.forget(budget)
         self.spare.clear()
+        self._unsure = {}
 
     @property
     def is_crowded(self) -> bool:
@@ -168,27 +176,44 @@ class Desk:
 
     async def return_spare(self, now: float, day: str) -> None:
         """Gives back what others need more. Raises what the database raises; nothing is lost then."""
-        if recalled := dict(self._recalled):
-            await self._bank.give_back(recalled)
-            self.leases.returned(recalled)
-            left = {budget: n - recalled.get(budget, 0) for budget, n in self._recalled.items()}
-            self._recalled = {budget: n for budget, n in left.items() if n}
-        spare, self.spare = self.spare, set()
-        await self._return(self.leases.begin_return(now, day, spare))
+        async with self._returning:
+            await self._make_sure()
+            recalled, self._recalled = self._recalled, {}
+            await self._return(recalled, self._recall_again)
+            spare, self.spare = self.spare, set()
+            await self._return(self.leases.begin_return(now, day, spare), self.leases.kept)
 
     async def return_all(self, now: float, day: str) -> None:
         """Gives back what is not needed; to be called every now and then."""
-        await self._return(self.leases.begin_return(now, day))
+        async with self._returning:
+            await self._make_sure()
+            await self._return(self.leases.begin_return(now, day), self.leases.kept)
 
-    async def _return(self, amounts: dict[Budget, int]) -> None:
+    async def _make_sure(self) -> None:
+        """Gives back again what may have gone back."""
+        if self._unsure:
+            await self._bank.give_back(self._returns, self._unsure)
+            self.leases.returned(self._unsure)
+            self._unsure = {}
+
+    async def _return(self, amounts: dict[Budget, int], keep: Callable[[dict[Budget, int]], None]) -> None:
+        """`keep` is told of what certainly could not go back."""
         if not amounts:
             return
+        self._returns += 1
         try:
-            await self._bank.give_back(amounts)
+            await self._bank.give_back(self._returns, amounts)
+        except (Unsure, asyncio.CancelledError):
+            self._unsure = amounts
+            raise
         except BaseException:
-            self.leases.kept(amounts)
+            keep(amounts)
             raise
         self.leases.returned(amounts)
+
+    def _recall_again(self, amounts: dict[Budget, int]) -> None:
+        for budget, n in amounts.items():
+            self._recalled[budget] = self._recalled.get(budget, 0) + n
 
 
 def _left(row: Lent) -> int:

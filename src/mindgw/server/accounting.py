@@ -47,15 +47,13 @@ class Accounting:
         """What the request path needs of it."""
         return Accounts(self.meter, self.quotas, self.seal)
 
-    def receipts(self) -> list[tuple[str, str, int]]:
-        """Name, help and count of what the metrics tell of receipts."""
+    def receipts(self) -> dict[str, int]:
+        """What the metrics tell of receipts, as `collector.RECEIPTS` has it."""
         inbox = self.inbox
-        return [
-            ("mindgw_receipts", "Receipts of agents that are kept.", inbox.booked),
-            ("mindgw_receipts_recovered", "Ledger rows that were made of receipts, because their server had died.", inbox.recovered),
-            ("mindgw_receipts_forged", "Receipts that no server of ours can have asked for.", inbox.forged),
-            ("mindgw_receipts_mismatched", "Attempts that the agent counted otherwise than the server.", inbox.mismatches),
-        ]
+        return {
+            "booked": inbox.booked, "recovered": inbox.recovered, "forged": inbox.forged, "mismatches": inbox.mismatches,
+            "orphans": inbox.orphans,
+        }  # fmt: skip
 
     async def begin(self) -> None:
         """Opens the books of this run and reads the limits."""

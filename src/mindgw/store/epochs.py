@@ -31,6 +31,10 @@ class Over(Exception):
     """The epoch was taken for dead, and what it had on loan was given to others."""
 
 
+class Repeated(Exception):
+    """What was given back under that number was taken before."""
+
+
 class Begun(msgspec.Struct, frozen=True):
     """A new run, and what its chain starts from."""
 
@@ -59,7 +63,7 @@ async def begin(session: AsyncSession, instance: str, now: datetime) -> Begun:
     after_epoch, after_seq, genesis = (await connection.execute(latest)).first() or (0, 0, GENESIS)
     values = {
         "instance": instance, "started_at": now, "beat_at": now, "genesis": genesis, "after_epoch": after_epoch, "after_seq": after_seq,
-        "head": genesis, "head_seq": 0,
+        "head": genesis, "head_seq": 0, "returns": 0,
     }  # fmt: skip
     made = (await connection.execute(_EPOCHS.insert().values(values).returning(row.id))).scalar_one()
     return Begun(made, instance, genesis)
@@ -78,6 +82,20 @@ async def require_running(session: AsyncSession, epoch: int) -> None:
     found = (await (await session.connection()).execute(query)).first()
     if found is None or found[0] is not None:
         raise Over(f"epoch {epoch} is over")
+
+
+async def has_returned(session: AsyncSession, epoch: int, number: int) -> bool:
+    """Whether what the epoch gave back under that number, or a later one, was taken."""
+    query = select(_EPOCHS.c.returns).where(_EPOCHS.c.id == epoch)
+    return ((await (await session.connection()).execute(query)).scalar() or 0) >= number
+
+
+async def returned(session: AsyncSession, epoch: int, number: int) -> None:
+    """Notes that. Raises Repeated when another transaction did so meanwhile: then this one must be undone."""
+    row = _EPOCHS.c
+    noted = await (await session.connection()).execute(_EPOCHS.update().where(row.id == epoch, row.returns < number).values(returns=number))
+    if not noted.rowcount:
+        raise Repeated(f"return {number} of epoch {epoch} was taken before")
 
 
 async def end(session: AsyncSession, epoch: int, now: datetime) -> None:
