@@ -121,6 +121,19 @@ class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = 10_000
 
 
+class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of requests with an Idempotency-Key."""
+
+    #: Whether their answers are kept, too, encrypted; without that they can be given again for two minutes only, and not after a restart.
+    keep_body: bool = False
+    #: Largest answer that is kept, or given again.
+    max_body: Size = 2**20
+    #: For how long such a request is remembered.
+    keep: Duration = 86400
+    #: Requests that are remembered; beyond that the oldest go first, those of API keys with more than a tenth of them before all others.
+    most: int = 100_000
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: HOST:PORT of a listener for /metrics alone, which asks for no key; empty: /metrics stands beside the API and asks for one.
     listen: str = ""
@@ -153,6 +166,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.
     prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
+    idempotency: Idempotency = Idempotency()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

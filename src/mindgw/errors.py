@@ -12,6 +12,7 @@ MindGWError
 │   ├── Conflict               409 conflict
 │   ├── PreconditionFailed     412 version_mismatch
 │   ├── BodyTooLarge           413 request_too_large
+│   ├── KeyReused              422 idempotency_key_reused
 │   └── HeadTooLarge           431 headers_too_large
 ├── PolicyError            the caller is not allowed to do this now
 │   ├── Unauthenticated        401 invalid_api_key
@@ -146,6 +147,13 @@ class BodyTooLarge(CallerError):
 
     status = 413
     code = "request_too_large"
+
+
+class KeyReused(CallerError):
+    """This Idempotency-Key was used for a request with another body."""
+
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class HeadTooLarge(CallerError):

@@ -96,5 +96,5 @@ class Counters:
         self.duration.observe(row.total_ms / 1000)
         if not row.worker_id and row.outcome == "failed":
             self.rejects[row.error_code] += 1
-        if row.worker_id or (row.model and row.error_code in WAITED):
+        if row.worker_id or (row.model and row.error_code in WAITED and row.outcome != "replayed"):
             self.queued.observe(row.queued_ms / 1000)

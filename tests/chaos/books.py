@@ -71,10 +71,8 @@ class Account:
         return found
 
     def invented(self, delivered: Mapping[str, Sequence[Delivered]]) -> list[str]:
-        """Requests that are billed and never reached the engine. Of one that its agent had in hand when the server died, the prompt is."""
-        in_hand = ("server_lost", 0)
-        unknown = {id: rows for id, rows in self.billed.items() if id not in delivered}
-        return sorted(id for id, rows in unknown.items() if any((row["error_code"], row["completion_tokens"]) != in_hand for row in rows))
+        """Requests that are billed and never reached the engine."""
+        return sorted(self.billed.keys() - delivered.keys())
 
     def wrong(self, delivered: Mapping[str, Sequence[Delivered]], seen: Iterable[Seen]) -> list[str]:
         """Requests whose rows do not say what the engine delivered, what the agent wrote, or what the client read."""
@@ -103,14 +101,21 @@ def _wrong(row: Row, receipt: Row | None, engine: Delivered, client: Seen) -> st
         return "more is billed than was delivered"
     if client.is_whole and (row["outcome"] != "done" or client.completion not in {0, row["completion_tokens"]}):
         return "the client has the whole answer, and another one is billed"
-    if client.is_orphan and receipt is not None and tokens(row) != tokens(receipt):
+    if client.is_orphan and receipt is not None and tokens(row) not in _believable(receipt, engine):
         return "its server died, and what is billed is not what the agent wrote"
     return ""
 
 
+def _believable(receipt: Row, engine: Delivered) -> list[tuple[int, int]]:
+    """What may be billed of a receipt: its own counts. Where the agent guessed at the prompt, a hard limit believes no more than the
+    ceiling, which is just what this engine counts."""
+    prompt, completion = tokens(receipt)
+    return [(prompt, completion)] + [(min(prompt, engine.prompt), completion)] * (receipt["source"] != "engine")
+
+
 def _shown(what: Any) -> str:
     if what is None or isinstance(what, dict):
-        return str(what)
+        return str({name: value for name, value in (what or {}).items() if not isinstance(value, bytes)})
     return f"{type(what).__name__} { ({name: getattr(what, name) for name in what.__slots__}) }"
 
 

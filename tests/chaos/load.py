@@ -85,6 +85,8 @@ class Load:
         count, pause = rng.randint(*self.counts), rng.randint(*self.pauses)
         body: dict[str, Any] = {"model": self._model, "messages": [{"role": "user", "content": f"{mine.name} {count} {pause}"}]}
         body |= {"max_tokens": count} if rng.random() < 0.8 else {}
+        # settings are no prompt: who guesses at that by the size of the body must not charge them
+        body |= {"user": "u" * 200} if rng.random() < 0.3 else {}
         patience = None
         if rng.random() < 0.7:
             body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if rng.random() < 0.7 else {})

@@ -35,7 +35,7 @@ OWNERS: list[tuple[dict[str, str], list[dict[str, Any]]]] = [
     ({}, [{"tokens": ["50M/month", "100M/total"]}]),
     ({"team": "rich"}, [{"scope": "team:rich", "tokens": ["20M/day"], "usd": ["900/month"]}]),
     ({"team": "rich", "user": "u@example.org"}, [{"tokens": ["1M/total"]}, {"scope": "user:u@example.org", "tokens": ["5M/month"]}]),
-    ({"team": "poor"}, [{"scope": "team:poor", "tokens": ["15k/total"]}]),
+    ({"team": "poor"}, [{"scope": "team:poor", "tokens": ["2500/total"]}]),
     ({}, [{"tokens": ["2k/day"], "on_exceed": "soft"}]),
     ({}, [{"tokens": ["100/day"], "on_exceed": "alert"}]),
 ]

@@ -65,10 +65,10 @@ class Flaky:
 class Server:
     """One run of a server process."""
 
-    def __init__(self, site):
+    def __init__(self, site, instance):
         self.site = site
         self.database = Flaky(site.database)
-        self.books = Books(self.database, "here", CHAIN)
+        self.books = Books(self.database, instance, CHAIN)
         self.seal = Seal(SEALING)
         self.inbox = Inbox(self.database, self.books, self.seal.open, site.public_key)
 
@@ -164,8 +164,9 @@ class Site:
             for budget, period, lim in ((TOKENS, "month", tokens), (USD, "total", usd)):
                 await quotas.put(session, Quota(scope=budget.scope, unit=budget.unit, period=period, lim=lim), TODAY)
 
-    async def server(self):
-        return await Server(self).begin()
+    async def server(self, instance="here"):
+        """The next run of the server with that directory."""
+        return await Server(self, instance).begin()
 
     async def agent(self, name="box"):
         key = identity.new_key()

@@ -175,9 +175,11 @@ async def test_nobody_looks_while_nobody_watches(world):
     assert live.looks == 0
     listener = made.listen()
     await until(lambda: live.looks > 3)
+    producer = made._producer
+    assert producer is not None
     listener.close()
     seen = live.looks
-    await asyncio.sleep(0.02)
+    await asyncio.wait([producer])
     assert (live.looks, made._producer) == (seen, None)
     again = made.listen()
     await until(lambda: live.looks > seen + 1)

@@ -15,6 +15,7 @@ from mindgw import clock
 from mindgw.control import inbox as rooms
 from mindgw.control import recount
 from mindgw.core.quota import Budget
+from mindgw.gateway.bill import UNSEEN
 from mindgw.store import epochs
 from mindgw.store.entries import MOST, Entry, check
 from mindgw.store.tables import Epoch
@@ -222,20 +223,194 @@ async def test_a_batch_that_waits_bills_what_is_old_at_once_and_once(site):
     assert await site.broken() == []
 
 
-async def test_a_row_that_waits_for_long_is_told(site, monkeypatch, caplog):
+@pytest.fixture
+def at(monkeypatch):
+    """Moves the clock to so many seconds from now."""
+    start = now = clock.monotonic()
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+
+    def move(seconds):
+        nonlocal now
+        now = start + seconds
+
+    return move
+
+
+async def test_a_row_that_waits_for_long_is_told(site, at, caplog):
     agent = await site.agent()
     server = await site.server()
+    server.inbox.runs = lambda request_id: request_id == "r1"
     agent.wrote(*sealed(server, agent, "r1"))
     agent.send(server)
-    now = clock.monotonic()
-    monkeypatch.setattr(clock, "monotonic", lambda: now)
     await server.inbox.work()
-    now += rooms.LONG + 1
+    at(rooms.LONG + 1)
     await server.inbox.work()
     await server.inbox.work()
     assert [record.message for record in caplog.records if "wait for" in record.message] == [
         f"worker {agent.id}: 1 receipts wait for 61 s for requests that are not settled here"
     ]
+    assert agent.received == []
+
+
+async def test_a_row_that_can_never_be_written_does_not_hold_up_its_worker(site, at):
+    """It was set aside; the receipt is kept, and somebody is told."""
+    agent = await site.agent()
+    server = await site.server()
+    agent.wrote(*sealed(server, agent, "lost", "r2"))
+    agent.send(server)
+    await server.settle("r2")
+    await server.inbox.work()
+    at(rooms.LONG - 1)
+    await server.inbox.work()
+    assert (agent.received, await site.kept()) == ([], [])
+    at(rooms.LONG + 1)
+    await server.inbox.work()
+    assert agent.received == [2]
+    assert await site.kept() == [(1, "lost", 1), (2, "r2", 1)]
+    assert await site.rows() == [("r2", 1, "settled", 10, 5)]
+    examples = [{"request_id": "lost", "attempt": 1}]
+    assert await site.told() == [("receipt.orphan", {"after": 0, "last": 2, "count": 1, "examples": examples})]
+    agent.wrote(*sealed(server, agent, "r3"))
+    agent.send(server)
+    await server.inbox.work()
+    assert agent.received == [2]  # the next one has its own minute
+    await server.settle("r3")
+    await server.inbox.work()
+    assert agent.received == [2, 3]
+
+
+async def test_a_request_that_runs_for_long_is_waited_for_until_its_row_is_there(site, at):
+    """The minute begins when it is over: what it did is written soon after that, not before."""
+    agent = await site.agent()
+    server = await site.server()
+    running = {"r1"}
+    server.inbox.runs = running.__contains__
+    agent.wrote(*sealed(server, agent, "r1"))
+    agent.send(server)
+    for minutes in range(11):
+        at(minutes * 60)
+        await server.inbox.work()
+    running.clear()
+    at(599 + rooms.LONG)
+    await server.inbox.work()
+    assert agent.received == []
+    await server.settle("r1")
+    await server.inbox.work()
+    assert agent.received == [1]
+    assert await site.told() == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_is_never_settled_passes_when_the_database_is_back(site, at, late):
+    agent = await site.agent()
+    server = await site.server()
+    agent.wrote(*sealed(server, agent, "lost"))
+    agent.send(server)
+    await server.inbox.work()
+    at(rooms.LONG + 1)
+    server.database.writes, server.database.fails, server.database.late = 0, 1, late
+    with contextlib.suppress(OSError):
+        await server.inbox.work()
+    assert agent.received == []
+    await server.inbox.work()
+    assert agent.received == [1]
+    assert [action for action, _ in await site.told()] == ["receipt.orphan"]
+
+
+async def test_a_broken_batch_about_a_lost_row_passes_too(site, at):
+    agent = await site.agent()
+    server = await site.server()
+    agent.wrote(*sealed(server, agent, "r1", "r2", "r3"))
+    agent.send(server, doctored(agent, "doctored"))
+    await server.inbox.work()
+    at(rooms.LONG + 1)
+    await server.inbox.work()
+    assert agent.received == [3]
+    assert sorted(action for action, _ in await site.told()) == ["receipt.broken", "receipt.orphan"]
+
+
+# -- another server that lives -----------------------------------------------------------------------------------------
+
+
+async def beats(site, epoch, seconds):
+    """Its last sign of life was so many seconds ago."""
+    async with site.database.write() as session:
+        (await session.get(Epoch, epoch)).beat_at = await epochs.now(session) - timedelta(seconds=seconds)
+
+
+async def test_what_another_server_is_about_to_settle_waits_for_it(site):
+    agent = await site.agent()
+    there = await site.server("there")
+    await there.borrow(TOKENS, USD)
+    server = await site.server()
+    agent.wrote(*sealed(there, agent, "r1", "r2"))
+    agent.send(server)
+    await server.inbox.work()
+    assert (agent.received, await site.rows()) == ([], [])
+    lent = (await site.budget())[1]
+    for name in ("r1", "r2"):
+        await there.settle(name, draws=True)
+    await server.inbox.work()
+    assert agent.received == [2]
+    assert await site.budget() == (30, lent - 30)
+    assert server.inbox.recovered == 0
+    assert await site.broken() == []
+
+
+async def test_it_is_waited_for_however_long_it_takes(site, at):
+    agent = await site.agent()
+    there, server = await site.server("there"), await site.server()
+    agent.wrote(*sealed(there, agent, "r1"))
+    agent.send(server)
+    for minutes in range(5):
+        at(minutes * (rooms.LONG + 1))
+        await server.inbox.work()
+    assert (agent.received, await site.rows(), await site.told()) == ([], [], [])
+
+
+@pytest.mark.parametrize("how", ["silent", "ended"])
+async def test_when_the_other_server_is_gone_its_receipts_are_booked(site, how):
+    agent = await site.agent()
+    there, server = await site.server("there"), await site.server()
+    await there.borrow(TOKENS, USD)
+    agent.wrote(*sealed(there, agent, "r1"))
+    agent.send(server)
+    await server.inbox.work()
+    assert agent.received == []
+    if how == "ended":
+        await there.books.end()
+    else:
+        await beats(site, there.books.epoch, 61)
+    await server.inbox.work()
+    assert agent.received == [1]
+    assert await site.rows() == [("r1", 1, "settled", 10, 5)]
+    assert server.inbox.recovered == 1
+    assert await site.broken() == []
+
+
+async def test_what_is_old_is_billed_while_another_server_is_waited_for(site):
+    agent = await site.agent()
+    tags, server = await died(site, agent, "old")
+    there = await site.server("there")
+    agent.wrote(*tags, *sealed(there, agent, "new"))
+    agent.send(server)
+    await server.inbox.work()
+    assert (agent.received, await site.rows()) == ([], [("old", 1, "settled", 10, 5)])
+
+
+async def test_a_server_that_was_only_silent_does_not_lose_its_lease_twice(site):
+    agent = await site.agent()
+    there, server = await site.server("there"), await site.server()
+    await there.borrow(TOKENS, USD)
+    lent = (await site.budget())[1]
+    agent.wrote(*sealed(there, agent, "r1"))
+    await beats(site, there.books.epoch, 61)
+    agent.send(server, *(agent.signed(replace(batch, clear=False)) for batch in agent.batches()))
+    await server.inbox.work()
+    assert await site.budget() == (15, lent - 15)
+    await there.settle("r1", draws=True)
+    assert await site.budget() == (15, lent - 15)
+    assert await site.broken() == []
 
 
 async def test_a_server_that_was_taken_for_dead_still_settles_its_own(site):
@@ -308,15 +483,15 @@ async def test_many_mismatches_are_one_event_with_a_few_examples(site):
 async def test_what_comes_again_is_acknowledged_again_and_nothing_else(site):
     agent = await site.agent()
     tags, server = await died(site, agent, "r1", "r2", "r3")
-    agent.wrote(*tags, completion=500)
+    agent.wrote(*tags, completion=500 + UNSEEN)
     again = agent.batches(size=2)
     for batches in (again, again, again[:1], again):
         server.inbox.forget(agent.id)
         agent.send(server, *batches)
         await server.inbox.work()
     assert agent.received == [2, 3, 2, 3, 2, 2, 3]
-    assert await site.rows() == [(f"r{n}", 1, "settled", 10, 114) for n in (1, 2, 3)]
-    assert [(action, detail["count"]) for action, detail in await site.told()] == [("metering.mismatch", 2), ("metering.mismatch", 1)]
+    assert await site.rows() == [(f"r{n}", 1, "settled", 10, 50 + UNSEEN) for n in (1, 2, 3)]
+    assert [(action, detail["count"]) for action, detail in await site.told()] == [("metering.mismatch", 2)]
     assert (server.inbox.recovered, server.inbox.booked, server.inbox.mismatches) == (3, 3, 3)
     assert await site.broken() == []
 
@@ -594,6 +769,75 @@ async def test_a_chain_that_begins_anew_is_taken_and_told_once(site):
     assert await site.broken() == []
 
 
+# -- how much of it is told ---------------------------------------------------------------------------------------------
+
+
+async def test_an_agent_cannot_flood_the_audit_log(site, at, caplog):
+    """Of each worker and each matter there is an event a minute, and it is told what was left out."""
+    agent, other = await site.agent(), await site.agent("other")
+    server = await site.server()
+    for _ in range(20):
+        agent.wrote(b"forged")
+        agent.send(server, doctored_head(agent))
+        await server.inbox.work()
+        server.inbox.forget(agent.id)  # a new link is no new beginning
+    other.wrote(b"forged")
+    other.send(server)
+    await server.inbox.work()
+    told = await site.told()
+    assert sorted(action for action, _ in told) == ["receipt.broken", "receipt.forged", "receipt.forged"]
+    assert [record.levelname for record in caplog.records if "up to" in record.message] == ["ERROR"] * 3
+    assert (agent.received, server.inbox.forged) == ([*range(1, 21)], 21)
+    for seconds in (61, 122):
+        at(seconds)
+        agent.wrote(b"forged")
+        agent.send(server)
+        await server.inbox.work()
+    more = [(action, detail["left_out"]) for action, detail in (await site.told())[3:]]
+    assert sorted(more) == [("receipt.broken", 19), ("receipt.forged", 1), ("receipt.forged", 19)]
+
+
+def doctored_head(agent):
+    (batch,) = agent.batches()
+    return agent.signed(replace(batch, head=bytes(32)))
+
+
+async def test_what_was_left_out_is_told_although_nothing_follows(site, at):
+    agent = await site.agent()
+    server = await site.server()
+    for _ in range(3):
+        agent.wrote(b"forged")
+        agent.send(server)
+        await server.inbox.work()
+    at(59)
+    await server.inbox.work()
+    assert [detail["count"] for _, detail in await site.told()] == [1]
+    at(61)
+    writes = server.database.writes
+    for _ in range(3):
+        await server.inbox.work()
+    assert server.database.writes == writes + 1
+    assert (await site.told())[1:] == [("receipt.forged", {"left_out": 2})]
+    at(122)
+    agent.wrote(b"forged")
+    agent.send(server)
+    await server.inbox.work()
+    assert len(await site.told()) == 3
+    assert "left_out" not in (await site.told())[-1][1]
+
+
+async def test_an_event_that_was_not_written_is_not_the_last_one(site, at):
+    agent = await site.agent()
+    server = await site.server()
+    agent.wrote(b"forged")
+    agent.send(server)
+    server.database.writes, server.database.fails = 0, 1
+    with contextlib.suppress(OSError):
+        await server.inbox.work()
+    await server.inbox.work()
+    assert [detail for _, detail in await site.told()] == [{"after": 0, "last": 1, "count": 1}]
+
+
 # -- counts that cannot be ---------------------------------------------------------------------------------------------
 
 COUNT = st.integers(0, 2**53) | st.sampled_from([0, 1, 2**31, 2**40, 2**40 + 1, 2**48, 2**53])
@@ -604,36 +848,46 @@ COUNT = st.integers(0, 2**53) | st.sampled_from([0, 1, 2**31, 2**40, 2**40 + 1, 
     st.sampled_from(["done", "cancelled", "failed"]),
     st.sampled_from(["engine", "counted", "estimated"]),
     st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)),
+    st.integers(0, 2**26),
 )
-def test_whatever_an_agent_claims_is_booked_within_bounds(counts, outcome, source, price):
+def test_whatever_an_agent_claims_is_booked_within_bounds(counts, outcome, source, price, body):
     prompt, completion, cached, size, at = counts
     claim = Receipt(tag=b"", outcome=outcome, source=source, prompt=prompt, completion=completion, cached=cached, bytes=size, at=at)
-    made = recount.recovered("w", tag("r", 3, price=price), claim)
+    its = tag("r", 3, price=price, size=body)
+    made = recount.recovered("w", its, claim)
     check(made)
-    assert made.prompt_tokens <= prompt
-    assert made.completion_tokens <= min(completion, size + recount.UNSEEN)
+    assert made.prompt_tokens <= min(prompt, body + UNSEEN)
+    assert made.completion_tokens <= min(completion, min(size, recount.MADE) + UNSEEN)
     assert made.cached_tokens <= made.prompt_tokens
     assert made.bytes_out <= MOST
     assert 0 <= made.total_ms <= recount.LONGEST
-    assert (made.kind == "wasted") == (made.prompt_tokens + made.completion_tokens == 0)
-    assert {draw.unit: draw.amount for draw in made.draws} == {unit: made.amount(unit) for unit in ("tokens", "usd") if made.amount(unit)}
+    pays = recount.has_reached(claim, its) and made.prompt_tokens + made.completion_tokens > 0
+    assert made.kind == ("settled" if pays else "wasted")
+    amounts = {unit: made.amount(unit) for unit in ("tokens", "usd") if pays and made.amount(unit)}
+    assert {draw.unit: draw.amount for draw in made.draws} == amounts
     same = (made.prompt_tokens, made.completion_tokens, made.cached_tokens) == (prompt, completion, cached)
-    assert recount.is_absurd(claim) == (not same)
+    assert recount.is_absurd(claim, its) == (not same)
     assert recount.kept(recount.Link(claim, b"p", b"h", None, True)).at.tzinfo is not None
 
 
 async def test_absurd_claims_are_bounded_stored_and_told(site):
     agent = await site.agent()
-    tags, server = await died(site, agent, "r1", "r2", "r3", price=(10**12, 10**12))
-    huge = 2**53
+    tags, server = await died(site, agent, "r1", "r2", "r3", price=(10**12, 10**12), size=1000)
+    huge, most, least = 2**53, recount.MADE + UNSEEN, 50 + UNSEEN
     agent.wrote(tags[0], prompt=huge, completion=huge, cached=huge, bytes=huge, events=huge, at=huge)
-    agent.wrote(tags[1], completion=115, cached=11, outcome="cancelled")
-    agent.wrote(tags[2], completion=114, at=0)
+    agent.wrote(tags[1], completion=least + 1, cached=11, outcome="cancelled")
+    agent.wrote(tags[2], completion=least, at=0)
     agent.send(server)
     await server.inbox.work()
     assert agent.received == [3]
-    assert await site.rows() == [("r1", 1, "settled", 2**40, 2**40), ("r2", 1, "settled", 10, 114), ("r3", 1, "settled", 10, 114)]
-    assert await site.sql("SELECT cached_tokens, cost FROM ledger ORDER BY id") == [(2**40, MOST), (10, 124_000_000), (0, 124_000_000)]
+    assert await site.rows() == [
+        ("r1", 1, "settled", 1000 + UNSEEN, most),
+        ("r2", 1, "settled", 10, least),
+        ("r3", 1, "settled", 10, least),
+    ]
+    costs = [min(tokens * 10**6, MOST) for tokens in (1000 + UNSEEN + most, 10 + least, 10 + least)]
+    cached = (1000 + UNSEEN, 10, 0)
+    assert await site.sql("SELECT cached_tokens, cost FROM ledger ORDER BY id") == list(zip(cached, costs, strict=True))
     ((action, detail),) = await site.told()
     assert (action, detail["count"]) == ("metering.mismatch", 2)
     assert await site.broken() == []
@@ -658,7 +912,7 @@ async def scene(site):
     for agent in (one, two):
         await old.books.linked(agent.id)
     one.wrote(*sealed(old, one, "r1", "r2"), b"forged")
-    two.wrote(*sealed(old, two, "r1", attempt=2), completion=500)
+    two.wrote(*sealed(old, two, "r1", attempt=2), completion=500 + UNSEEN)
     server = await site.server()
     one.wrote(*sealed(server, one, "s1"), completion=500, bytes=9000)
     await server.settle("s1")
@@ -685,13 +939,13 @@ async def test_whichever_write_fails_nothing_is_lost_or_doubled(site, nth, late)
         assert all(seq <= len(kept) for seq in agent.received)
     await server.inbox.work()
     sums = "SELECT request_id, SUM(prompt_tokens), SUM(completion_tokens) FROM ledger WHERE kind <> 'wasted' GROUP BY request_id"
-    assert sorted(await site.sql(sums)) == [("r1", 10, 114), ("r2", 10, 5), ("s1", 10, 5)]
+    assert sorted(await site.sql(sums)) == [("r1", 10, 50 + UNSEEN), ("r2", 10, 5), ("s1", 10, 5)]
     assert [agent.received[-1] for agent in agents] == [4, 1]
     assert [agent.outbox.waiting for agent in agents] == [0, 0]
     assert await site.broken() == []
     told = sorted((action, detail["count"]) for action, detail in await site.told())
     assert told == [("metering.mismatch", 1), ("metering.mismatch", 1), ("receipt.forged", 1)]
-    assert await site.budget() == (154, 0)
+    assert await site.budget() == (10 + 50 + UNSEEN + 15 + 15, 0)
 
 
 async def test_one_workers_poison_is_not_the_others_trouble(site):

@@ -7,10 +7,12 @@ import pytest
 
 from mindgw import clock
 from mindgw.control import quotas
-from mindgw.control.quotas import QuotaChoice, QuotaWish
+from mindgw.control.quotas import Ground, QuotaChoice, QuotaWish
 from mindgw.core.quota import Budget
 from mindgw.errors import BadRequest, Conflict, NotFound, PreconditionFailed
+from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
 from mindgw.store import people
+from mindgw_agent.wire import Model
 from tests.control.world import Place, today
 
 
@@ -19,8 +21,19 @@ async def place(database):
     return await Place(database).open()
 
 
-async def put(place, scope="team:nlp", *, priced=True, version=None, **wish):
-    return await quotas.put(place.database, "me", QuotaWish(scope=scope, **wish), place.changed, priced=priced, version=version)
+def ground(*boxes, priced=True):
+    """`boxes`: the models of one connected worker each."""
+    engines = [[EngineView(id="e", models=list(models))] for models in boxes]
+    workers = [
+        WorkerView(id=str(n), name=f"box{n}", state="ready", slots=1, used=0, engines=e, gpus=[], rtt_ms=None, last_seen=None, epoch=1)
+        for n, e in enumerate(engines)
+    ]
+    return Ground(priced, Snapshot(workers=workers, waiting=0, running=0, started_at=0.0))
+
+
+async def put(place, scope="team:nlp", *, boxes=(), priced=True, version=None, **wish):
+    here = ground(*boxes, priced=priced)
+    return await quotas.put(place.database, "me", QuotaWish(scope=scope, **wish), place.changed, here, version=version)
 
 
 async def items(place, scope=None):
@@ -88,6 +101,28 @@ async def test_dollars_without_prices_are_set_with_a_warning(place):
     done = await put(place, usd=["1/day"], priced=False)
     assert done.items[0].limit == "1.00" and "prices" in done.warnings[0]
     assert (await put(place, tokens=["1/day"], priced=False)).warnings == []
+
+
+async def test_a_limit_of_a_model_that_nobody_has_is_set_with_a_warning(place):
+    boxes = [[Model("llama3:8b", aliases=["llama3"])], [Model("llama3:70b", aliases=["llama3", "big"]), Model("qwen")]]
+    for known in ("llama3:8b", "qwen"):
+        assert (await put(place, f"model:{known}", boxes=boxes, tokens=["1/day"])).warnings == []
+    (warning,) = (await put(place, "model:no-such-model", boxes=boxes, tokens=["1/day"])).warnings
+    assert "No connected worker has a model 'no-such-model' now" in warning
+    assert len((await put(place, "model:no-such-model", usd=["1/day"], priced=False)).warnings) == 2
+    assert (await put(place, "team:nlp", tokens=["1/day"])).warnings == []
+
+
+async def test_a_limit_of_an_alias_is_set_with_a_warning_that_names_the_model(place):
+    boxes = [[Model("llama3:8b", aliases=["llama3"])], [Model("llama3:8b", aliases=[]), Model("llama3:70b", aliases=["llama3", "big"])]]
+    (warning,) = (await put(place, "model:big", boxes=boxes, tokens=["1/day"])).warnings
+    assert "another name of 'llama3:70b'" in warning and "Set one for model:llama3:70b" in warning
+    (warning,) = (await put(place, "model:llama3", boxes=boxes, tokens=["1/day"])).warnings
+    assert "'llama3:70b' and 'llama3:8b'" in warning
+    many = [[Model(f"m{n}", aliases=["m"])] for n in range(9)]
+    (warning,) = (await put(place, "model:m", boxes=many, tokens=["1/day"])).warnings
+    assert "'m2' and others" in warning and "m3" not in warning
+    assert (await put(place, "model:big", boxes=[*boxes, [Model("big")]], tokens=["1/day"])).warnings == []
 
 
 WRITTEN = [
@@ -241,7 +276,7 @@ async def test_news_goes_out_when_the_change_is_on_the_disk(place):
     async def look():
         seen.append([one.limit for one in await items(place)])
 
-    await quotas.put(place.database, "me", QuotaWish(scope="team:nlp", tokens=["7/day"]), look, priced=True)
+    await quotas.put(place.database, "me", QuotaWish(scope="team:nlp", tokens=["7/day"]), look, ground())
     assert seen == [[7]]
 
 

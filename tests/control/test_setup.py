@@ -138,12 +138,34 @@ async def test_a_later_wish_is_written_where_the_setting_stands(tmp_path):
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+#: A run in a process of its own.
+SCRIPT = """
+import asyncio, sys
+from pathlib import Path
+from mindgw.control.setup import initialise
+made = asyncio.run(initialise(Path(sys.argv[1])))
+print(made.fingerprint, made.api_key)
+"""
+
+
+async def test_a_run_that_ends_while_another_one_looks_is_no_loss(tmp_path, monkeypatch):
+    """The other one makes the first key, and the pepper before it, after this one has seen that there is none."""
+    directory, looks, missing = tmp_path / "data", [], secrets.missing
+
+    def slow(at):
+        found = missing(at)
+        looks.append(found)
+        if len(looks) == 2:
+            subprocess.run([sys.executable, "-c", SCRIPT, directory], check=True, timeout=60)
+        return found
+
+    monkeypatch.setattr(secrets, "missing", slow)
+    assert (await initialise(directory)).api_key is None
+    assert "pepper" in looks[1]
+
+
 async def test_two_runs_at_once_make_one_server(tmp_path):
-    script = (
-        "import asyncio, sys\nfrom pathlib import Path\nfrom mindgw.control.setup import initialise\n"
-        "made = asyncio.run(initialise(Path(sys.argv[1])))\nprint(made.fingerprint, made.api_key)"
-    )
-    command = [sys.executable, "-W", "error", "-c", script, str(tmp_path / "data")]
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "data")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [(await asyncio.to_thread(process.communicate, timeout=60))[0].split() for process in running]
     assert [process.returncode for process in running] == [0, 0]

@@ -5,7 +5,20 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from mindgw.core import ceiling
-from mindgw.core.ceiling import AUDIO, CAPS, IMAGE, MESSAGE, MODELS, MOST_OUTPUT, MOST_OVERHEAD, VIDEO, Ceiling, Overheads, with_cap
+from mindgw.core.ceiling import (
+    AUDIO,
+    CAPS,
+    IMAGE,
+    MESSAGE,
+    MODELS,
+    MOST_OUTPUT,
+    MOST_OVERHEAD,
+    VIDEO,
+    Ceiling,
+    Overheads,
+    is_capped,
+    with_cap,
+)
 
 CHAT, COMPLETIONS, EMBEDDINGS = "chat", "completions", "embeddings"
 PNG = "data:image/png;base64," + "iVBORw0KGgo" * 100
@@ -388,3 +401,24 @@ def test_what_is_no_object_takes_no_cap(body):
     except (ValueError, RecursionError, AssertionError):
         with pytest.raises(ValueError, match="only be put into a JSON object"):
             with_cap(body, 7)
+
+
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        (b"{}", True),
+        (b'{"max_tokens":7}', True),
+        (b'{"max_tokens":8}', False),
+        (b'{"max_tokens":7,"max_completion_tokens":3,"n_predict":0}', True),
+        (b'{"max_tokens":7,"max_completion_tokens":9}', False),
+        (b'{"max_tokens":7,"MAX_TOKENS":9}', False),
+        (b'{"max_tokens":7,"n_predict":-1}', False),
+        (b'{"max_tokens":7,"n_predict":9.0}', False),
+        (b'{"max_tokens":7,"max_completion_tokens":null}', False),
+        (b'{"max_tokens":9,"max_tokens":7}', True),
+        (b'{"a":{"max_tokens":9},"max_tokens":7}', True),
+    ],
+)
+def test_a_cap_under_any_name_counts(body, good):
+    assert is_capped(body, 7) == good
+    assert is_capped(with_cap(body, 7), 7)

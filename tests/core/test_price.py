@@ -2,6 +2,7 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import ceil
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,3 +94,8 @@ def test_what_is_affordable_is_the_most_that_the_money_pays_for(one, prompt, mon
 def test_answers_that_cost_nothing_never_end():
     assert price.affordable(Price(10**6, 0), 5, 5) == ENDLESS
     assert price.affordable(Price(10**6, 0), 6, 5) < 0
+
+
+def test_a_pattern_has_one_price():
+    with pytest.raises(ValueError, match="two prices for 'a\\*'"):
+        Prices([("a*", Price(1, 1)), ("b", Price(1, 1)), ("a*", Price(1, 1))])

@@ -1,7 +1,7 @@
 """Limits, windows and leases; the state machine holds the leases against a bank of a few lines."""
 
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -129,21 +129,7 @@ def test_a_window_is_over_on_the_day_that_it_resets_and_not_the_day_before(day, 
 @given(days)
 def test_a_total_never_ends(day):
     assert quota.resets(TOTAL, day) == ""
-    assert quota.until_reset(TOTAL, day, 0.0) is None
     assert not quota.is_over(quota.window(TOTAL, day), day)
-
-
-@given(st.integers(0, 2**37), st.sampled_from([DAY, MONTH]))
-def test_the_wait_ends_at_midnight_utc(wall, period):
-    day = str(datetime.fromtimestamp(wall, UTC).date())
-    wait = quota.until_reset(period, day, wall)
-    end = datetime.fromtimestamp(wall, UTC) + timedelta(seconds=wait)
-    midnight = datetime.fromisoformat(quota.resets(period, day)).replace(tzinfo=UTC)
-    assert abs((end - midnight).total_seconds()) < 0.001
-
-
-def test_a_window_that_is_over_needs_no_wait():
-    assert quota.until_reset(DAY, TODAY, datetime(2026, 11, 23, tzinfo=UTC).timestamp()) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -569,3 +555,19 @@ TestLeasesInAnyOrder = Machine.TestCase
 def test_the_benchmark_runs(capsys):
     assert bench.main(["--quick"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(bench.CLAIMS)
+
+
+def test_rows_that_were_read_are_told_with_what_was_used_since():
+    leases = lent((BUDGET, 100), used=7)
+    assert leases.settle(leases.hold([claim()], {TOKENS: 50}), {TOKENS: 20}).draws == ((BUDGET, 20),)
+    unread = Budget("org:o", TOKENS, "total")
+    leases.hold([claim(unread)], {})
+    assert dict(leases.rows()) == {BUDGET: Row(27, leases.row(BUDGET).reserved - 20, 10_000)}
+    assert set(leases.budgets()) == {BUDGET, unread}
+    leases.forget(unread)
+    assert leases.budgets() == [BUDGET]
+
+
+@given(days, st.sampled_from(PERIODS))
+def test_a_window_tells_its_period(day, period):
+    assert quota.period_of(quota.window(period, day)) == period

@@ -186,6 +186,11 @@ def gated(h: _Handler, body: dict[str, Any]) -> None:
     numbered(h, body)
 
 
+def waits(h: _Handler, body: dict[str, Any]) -> None:
+    h.engine.gate.wait(60)
+    plain(h, body)
+
+
 def silence(h: _Handler, body: dict[str, Any]) -> None:
     h.engine.gate.wait(60)
     h.close_connection = True
@@ -224,6 +229,7 @@ SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "patience": patience,
     "numbered": numbered,
     "gated": gated,
+    "waits": waits,
     "silence": silence,
     "pause": pause,
     "drip": drip,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import AuthenticationError, NotFoundError, OpenAI
+from openai import APIStatusError, AuthenticationError, NotFoundError, OpenAI
 
 from mindgw.store import schema
 from tests.e2e.shared_postgres import PostgresWorld, postgres_world, two_servers
@@ -174,3 +174,17 @@ def test_a_server_on_postgres_is_killed_and_comes_back_with_its_agent(postgres_u
         asked.append(chat(made, model="model-one"))
         until(lambda: sorted(asked) == sorted(row["request_id"] for row in made.rows()), "each request has one row", 10)
         assert made.server.stop() == 0
+
+
+def test_a_request_with_an_idempotency_key_that_one_has_run_is_known_to_the_other(pair: Pair) -> None:
+    """The other does not even have its model; what one has not written yet, the other cannot know."""
+    asked: Any = {"model": "model-one", "messages": ASK, "max_tokens": 4, "extra_headers": {"idempotency-key": "once for all"}}
+    with client(pair[0]) as ai:
+        first = ai.chat.completions.with_raw_response.create(**asked)
+
+    def told() -> str:
+        with client(pair[1]) as ai, pytest.raises(APIStatusError) as caught:
+            ai.chat.completions.create(**asked)
+        return str(caught.value.message) if caught.value.status_code == 409 else ""
+
+    assert first.headers["x-request-id"] in until(told, "the other server knows", 10)

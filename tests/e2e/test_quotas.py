@@ -183,6 +183,7 @@ def test_a_server_that_dies_loses_nothing(bank: World) -> None:
         bank.server.kill()
     bank.serve()
     until(lambda: bank.worker("box").get("state") == "ready", "the worker is back")
+    until(lambda: any(row["key_id"] == scope[4:] for row in bank.rows()), "its receipt is booked")
     standing = settled(bank, scope)
     (row,) = [row for row in bank.rows() if row["key_id"] == scope[4:]]
     assert row["kind"] == "settled"

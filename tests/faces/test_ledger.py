@@ -54,6 +54,9 @@ def test_books_that_are_right_exit_0(admin, request_id):
     shown = read(admin("ledger", "verify", "--json"))
     assert (shown["ok"], shown["broken"], shown["broken_count"]) == (True, [], 0)
     assert shown["checked"]["rows"] >= 2
+    head = shown["heads"][-1]
+    assert len(bytes.fromhex(head["hash"])) == 32
+    assert f"ends with commit {head['epoch']}.{head['seq']}, hash {head['hash']}" in found.err
 
 
 def test_books_that_are_wrong_exit_3_and_are_told(admin, gateway):
@@ -94,6 +97,14 @@ def test_what_is_not_told_one_by_one_is_counted(cli, fake):
     found = cli("ledger", "verify")
     assert found.code == 3 and "5000 things, 4999 of them are not shown; looked at nothing yet" in found.err
     assert "\x1b" not in found.out + found.err, "progress is for terminals, and names drive none"
+
+
+@pytest.mark.parametrize("heads", [None, 3, "x", [], [None, 3], [{}], [{"hash": "\x1b[2J"}]])
+def test_heads_in_no_known_shape_break_nothing(cli, fake, heads):
+    fake.body = words({"state": "done", "ok": True, "broken": 0, "checked": {}, "heads": heads})
+    for flags in ([], ["--json"]):
+        found = cli("ledger", "verify", *flags)
+        assert found.code == 0 and "\x1b" not in found.out + found.err
 
 
 @pytest.mark.parametrize("body", [b"", words(CHECKING), words(CHECKING, BROKEN), words(CHECKING, {"state": "failed"})])

@@ -61,6 +61,12 @@ def test_dollars_without_prices_are_set_with_a_warning(admin, scope):
     assert "prices" not in admin("quotas", "set", scope, "--tokens", "5/month").err
 
 
+def test_a_limit_of_a_model_that_nobody_has_is_doubted(admin):
+    done = admin("quotas", "set", "model:no-such-model", "--tokens", "5/month", "-q")
+    assert done.code == 0 and "! No connected worker has a model 'no-such-model' now" in done.err
+    admin("quotas", "clear", "model:no-such-model", "--yes")
+
+
 def test_what_was_used_is_shown_and_may_be_forgiven(admin, gateway, key):
     scope = f"key:{key['id']}"
     book(gateway, used(f"req-{key['id']}", key))

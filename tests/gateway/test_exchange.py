@@ -803,7 +803,8 @@ SAMPLES = {
     for sample in (
         signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(200, SSE), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
-        signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
+        signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Recalled(),
+        signals.Copied(200, "", []), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
     )
 }  # fmt: skip
 
@@ -830,7 +831,7 @@ def test_every_state_knows_what_to_do_when_the_worker_or_the_client_goes(state):
     assert signals.Gone in arrows or state is State.CLOSING
     assert signals.Stopped in arrows or state is State.CLOSING
     assert (signals.Lost in arrows) == (state in {State.SENT, State.RELAYING, State.CLOSING})
-    assert signals.Tick in arrows or state is State.OPENED
+    assert signals.Tick in arrows or state in {State.OPENED, State.ATTACHED}
 
 
 def test_a_bug_in_one_request_ends_that_request_alone(caplog):

@@ -209,7 +209,8 @@ class Requests(RuleBasedStateMachine):
 
     @invariant()
     def what_is_reserved_is_held_and_what_was_used_is_booked(self):
-        billed = sum(row.amount("tokens") for row in self.world.settled() if row.kind == "settled")
+        mine = [row for row in self.world.settled() if row.kind == "settled" and f"key:{row.key_id}" == self.budget.scope]
+        billed = sum(row.amount("tokens") for row in mine)
         used, reserved = self.world.vault.budgets[self.budget]
         assert used == billed
         assert used + reserved == LIMIT + sum(row.over for row in self.world.rows)

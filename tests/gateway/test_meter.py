@@ -7,7 +7,7 @@ import pytest
 from mindgw import metrics
 from mindgw.core.usage import Tokens
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.meter import BATCH, Meter, Tally
+from mindgw.gateway.meter import BATCH, REFUSALS, Meter, Tally
 from mindgw.store.ledger import Entry
 from tests.gateway.world import finished
 
@@ -156,3 +156,73 @@ def test_every_row_is_counted_and_said_once(caplog):
     (record,) = caplog.records
     assert record.fields["request_id"] == "r1"
     assert record.getMessage() == "r1 /v1/completions  499 done"
+
+
+class Flood:
+    """A meter whose clock is set, and what becomes of requests that are refused."""
+
+    def __init__(self) -> None:
+        self.now = 5.0
+        self.counters = metrics.Counters()
+        self.ledger = Ledger()
+        self.meter = Meter(self.ledger._append, self.counters, now=lambda: self.now)
+
+    def refuse(self, times: int, key_id: str = "k", outcome: str = "failed", kind: str = "refused") -> None:
+        for _ in range(times):
+            tally = Tally(0.0, START)
+            tally.error = "insufficient_quota"
+            self.meter.settle(tally.row(("r", "/p"), Caller(key_id, "name", "o", "t", ""), outcome, 1.0, Tokens(), attempt=0, kind=kind))
+
+    def kept(self) -> int:
+        before = len(self.ledger.stored)
+        finished(self.meter.flush())
+        return len(self.ledger.stored) - before
+
+
+def test_a_flood_of_refusals_has_a_bounded_number_of_rows_a_second_and_is_counted_whole():
+    flood = Flood()
+    flood.refuse(REFUSALS)
+    assert flood.kept() == REFUSALS
+    flood.refuse(10_000)
+    assert (flood.kept(), flood.counters.rejects["insufficient_quota"]) == (0, REFUSALS + 10_000)
+    flood.refuse(1, key_id="other")
+    assert flood.kept() == 1, "each key has its own share"
+    flood.now += 1.0
+    flood.refuse(REFUSALS + 1)
+    assert flood.kept() == REFUSALS
+    assert flood.meter.unwritten == 0
+
+
+@pytest.mark.parametrize(("outcome", "kind"), [("done", "settled"), ("failed", "wasted"), ("failed", "settled"), ("cancelled", "refused")])
+def test_whatever_was_not_refused_always_has_its_row(outcome, kind):
+    flood = Flood()
+    flood.refuse(REFUSALS + 1)
+    flood.refuse(2 * REFUSALS, outcome=outcome, kind=kind)
+    assert flood.kept() == 3 * REFUSALS
+
+
+def test_refusals_without_a_row_are_told_once_a_second(caplog):
+    caplog.set_level(logging.WARNING)
+    flood = Flood()
+    flood.refuse(REFUSALS + 7)
+    flood.refuse(REFUSALS + 2, key_id="other")
+    for flood.now in (5.0, 5.2, 5.9):
+        flood.kept()
+    assert [record.args[:3] for record in caplog.records] == [(9, 7, "k")]
+    assert "9 refused requests were counted only" in caplog.text and "7 of them of key k" in caplog.text
+    flood.refuse(5)
+    flood.kept()
+    flood.now = 6.0
+    flood.kept(), flood.kept()
+    assert [record.args[:3] for record in caplog.records] == [(9, 7, "k"), (5, 5, "k")]
+    flood.now = 9.0
+    flood.kept()
+    assert len(caplog.records) == 2
+
+
+def test_the_log_has_a_line_for_each_row_and_no_more(caplog):
+    caplog.set_level(logging.INFO, "mindgw.request")
+    flood = Flood()
+    flood.refuse(REFUSALS + 50)
+    flood.kept()
+    assert len([record for record in caplog.records if record.name == "mindgw.request"]) == REFUSALS

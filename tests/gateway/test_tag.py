@@ -10,6 +10,7 @@ from mindgw.core.quota import PERIODS, UNITS, Budget, window
 from mindgw.gateway.tag import LONGEST, BadTag, Seal, Tag
 from mindgw.store.entries import SCOPES
 from mindgw_agent import wire
+from tests.gateway.world import Box, World, engine
 
 SEALING = b"s" * 32
 DAY = "2026-11-21"
@@ -36,13 +37,15 @@ def everything(model: str, id: str) -> Tag:
     )
     assert len(held) == 30
     large = 2**63 - 1
-    return replace(TAG, request_id="req-" + "f" * 24, **facts, budgets=held, estimate=large, epoch=2**31, started=large, queued=large)
+    return replace(
+        TAG, request_id="req-" + "f" * 24, **facts, budgets=held, estimate=large, epoch=2**31, started=large, queued=large, size=large
+    )
 
 
 @given(
     st.builds(
         replace, st.just(TAG), request_id=texts, attempt=counts, model=texts, stream=st.booleans(), estimate=counts, queued=counts,
-        budgets=budgets.filter(lambda all: not any(scope in SCOPES for scope, _, _ in all)),
+        size=counts, budgets=budgets.filter(lambda all: not any(scope in SCOPES for scope, _, _ in all)),
     ),
     texts,
 )  # fmt: skip
@@ -160,6 +163,18 @@ def test_a_tag_that_no_frame_holds_is_not_made():
     """An agent may give its models whatever names it likes."""
     with pytest.raises(ValueError, match="billing tag"):
         Seal(SEALING, 1).seal(everything("m" * 4000, "i" * 26), "w")
+
+
+def test_a_tag_knows_the_size_of_the_body_as_its_caller_sent_it():
+    """Whatever its agent says later, the prompt was no larger."""
+    world = World()
+    box = Box(world, "box", engine("m"))
+    client = world.ask("m", user="x" * 1000)
+    tag = world.seal.open(box.requests[1].meta.tag, "box")
+    assert (tag.request_id, tag.size) == (
+        client.request_id,
+        len(b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "user": ""}') + 1000,
+    )
 
 
 def test_usual_tags_are_short():

@@ -26,6 +26,7 @@ from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
 from mindgw.gateway.quota import Policy, Quotas
+from mindgw.gateway.replay import Replay
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes
@@ -101,6 +102,8 @@ class Vault:
         #: Transactions so far; and whether it is away.
         self.loans = 0
         self.away = False
+        #: Number of what last came back.
+        self.returns = 0
 
     def _policy(self, budget: Budget) -> Policy | None:
         return next((p for p in self.policies if (p.scope, p.unit) == budget[:2]), None)
@@ -119,9 +122,12 @@ class Vault:
             lent.append(Lent(want.budget, amount, row[0], row[1], policy.limit))
         return lent
 
-    async def give_back(self, amounts: Mapping[Budget, int]) -> None:
+    async def give_back(self, number: int, amounts: Mapping[Budget, int]) -> None:
         if self.away:
             raise OSError("the database is away")
+        if number <= self.returns:
+            return
+        self.returns = number
         for budget, amount in amounts.items():
             self.budgets[budget][1] -= amount
 
@@ -138,7 +144,13 @@ class Vault:
 class World:
     """A pipeline with one key; agents and clients are added by the test."""
 
-    def __init__(self, timeouts: Timeouts | None = None, limits: Limits | None = None, dead: DeadLetters | None = None) -> None:
+    def __init__(
+        self,
+        timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
+        dead: DeadLetters | None = None,
+        replay: Replay | None = None,
+    ) -> None:
         self.clock = Clock()
         #: Rows of the database, and the ids that were looked for.
         self.keys: dict[str, Key] = {}
@@ -154,7 +166,7 @@ class World:
         self.quotas = Quotas(self.vault, price.Prices([("dear", price.Price(10**6, 2 * 10**6))]), 100, counters)
         config = Config("/nowhere", timeouts=timeouts or Timeouts(), limits=limits or Limits())
         self.seal = Seal(b"s" * 32, 1)
-        self.pipeline = Pipeline(config, self.auth, Accounts(self.meter, self.quotas, self.seal), self.clock, dead)
+        self.pipeline = Pipeline(config, self.auth, Accounts(self.meter, self.quotas, self.seal), self.clock, dead, replay=replay)
         self.key = self.add_key()
 
     async def _find(self, key_id: str) -> Holder | None:

@@ -74,7 +74,12 @@ async def hall(tmp_path):
     await database.migrate()
     async with database.write() as opened:
         row = await stored.add_worker(opened, "box", identity.public_half(AGENT))
-    door = AgentsDoor(world.pipeline, Registry(database, SERVER), HOST)
+    linked: list[str] = []
+
+    async def link(worker_id: str) -> None:
+        linked.append(worker_id)
+
+    door = AgentsDoor(world.pipeline, Registry(database, SERVER), HOST, link)
     made: list[Dialled] = []
 
     async def dial() -> Dialled:

@@ -138,13 +138,13 @@ async def test_work_that_is_stuck_does_not_hold_up_a_stop(tmp_path, monkeypatch)
             began.set()
             await asyncio.Event().wait()
 
-    server.pipeline.meter._append = stuck
-    server.pipeline.meter.settle(row(1))
+    server.pipeline.accounts.meter._append = stuck
+    server.pipeline.accounts.meter.settle(row(1))
     async with asyncio.timeout(20):
         async with server.app.lifespan():
             await began.wait()
     await database.close()
-    assert server.pipeline.meter.unwritten == 0
+    assert server.pipeline.accounts.meter.unwritten == 0
 
 
 async def test_one_that_fails_stops_no_other(tmp_path, caplog, monkeypatch):
@@ -158,8 +158,8 @@ async def test_one_that_fails_stops_no_other(tmp_path, caplog, monkeypatch):
     async def refuse(rows):
         raise OSError("the ledger is away")
 
-    server.pipeline.meter._append = refuse
-    server.pipeline.meter.settle(row(1))
+    server.pipeline.accounts.meter._append = refuse
+    server.pipeline.accounts.meter.settle(row(1))
     async with server.app.lifespan():
         await server.pipeline.identify([(b"authorization", f"Bearer {made.api_key}".encode())])
         async with asyncio.timeout(5):
@@ -167,7 +167,7 @@ async def test_one_that_fails_stops_no_other(tmp_path, caplog, monkeypatch):
                 await asyncio.sleep(0.01)
     await database.close()
     assert caplog.text.count("writing usage failed") == 1
-    assert "1 usage rows that the database did not take" in caplog.text
+    assert "1 ledger rows that the database did not take" in caplog.text
 
 
 async def used(database):

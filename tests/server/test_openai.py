@@ -117,7 +117,7 @@ async def test_the_organisation_is_named_once_it_is_known():
     ("method", "path", "key", "status", "code"),
     [
         ("POST", "/v1/embeddings", "nonsense", 401, "invalid_api_key"),
-        ("POST", "/v1/embeddings", make_key()[0], 401, "invalid_api_key"),
+        pytest.param("POST", "/v1/embeddings", make_key()[0], 401, "invalid_api_key", id="unknown"),
         ("GET", "/v1/embeddings", None, 405, "method_not_allowed"),
         ("GET", "/v1/nothing", None, 404, "unknown_url"),
         ("GET", "/v1/models", "nonsense", 401, "invalid_api_key"),

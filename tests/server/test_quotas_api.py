@@ -187,9 +187,11 @@ def lines(answer):
 async def test_books_are_checked_and_the_end_is_told(tmp_path):
     async with site(tmp_path / "data") as place:
         box = Box(place.world, "box")
-        await ask(place, box, place.key)
+        request_id = await ask(place, box, place.key)
         *_, last = lines(await place.call("GET", "/ledger/verify"))
         assert (last["state"], last["ok"], last["broken"], last["checked"]["rows"]) == ("done", True, 0, 1)
+        ((head,), (row,)) = last["heads"], (await good(place, "GET", "/ledger", params={"request": request_id}))["items"]
+        assert (head["epoch"], head["seq"], len(head["hash"])) == (row["epoch"], row["seq"], 64)
         again = lines(await place.call("GET", "/ledger/verify"))
         assert again[-1]["ok"], "a check that is over makes room for another"
 

@@ -40,6 +40,7 @@ class Books:
         self.database = database
         self.instance = instance
         self.writer = None
+        self.returns = 0
 
     async def begin(self, now=NOON):
         async with self.database.write() as session:
@@ -69,9 +70,11 @@ class Books:
         async with self.database.write() as session:
             return await quotas.borrow(session, self.epoch, wants)
 
-    async def give_back(self, amounts):
+    async def give_back(self, amounts, number=None):
+        """Under the next number, or that one."""
+        self.returns = number or self.returns + 1
         async with self.database.write() as session:
-            await quotas.give_back(session, self.epoch, amounts)
+            await quotas.give_back(session, self.epoch, self.returns, amounts)
 
     async def run(self, function, *values, **more):
         async with self.database.write() as session:

@@ -274,6 +274,17 @@ async def test_a_connection_that_is_cut_in_the_middle_is_away_and_the_next_one_i
     assert await count(database) == 0
 
 
+@pytest.mark.parametrize("kind", ["postgres"], indirect=True)
+async def test_who_loses_the_connection_at_the_end_of_a_block_does_not_know_what_became_of_it(database, kind):
+    with pytest.raises(store.Unsure):
+        async with database.write() as session:
+            await people.get_or_create_org(session, "who knows")
+            pid = (await session.exec(select(text("pg_backend_pid()")))).one()
+            async with database.write() as other:
+                await other.exec(select(text(f"pg_terminate_backend({pid})")))
+    assert await count(database) == 0
+
+
 @pytest.mark.parametrize("write", [True, False])
 async def test_a_postgres_that_is_not_there_is_away(tmp_path, write):
     database = Database(f"postgresql://u:secret@/d?host={tmp_path}")

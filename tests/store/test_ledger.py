@@ -91,16 +91,42 @@ async def test_an_attempt_counts_once_however_often_it_comes(books):
     assert await books.lease(K) == 85
 
 
-async def test_what_another_process_wrote_leaves_this_ones_lease_all_the_same(books):
-    """It has counted it as gone; so it must be told only once, however often the answer is lost."""
+async def test_what_a_receipt_took_out_of_a_lease_is_not_taken_again(books):
+    """Another process thought that this one was dead, and billed what it was about to settle."""
     await books.limit(K, 1000)
-    await (await Books(books.database, "there").begin()).commit(entry("r1"))
     await books.borrow(K)
-    await books.commit(entry("r1", draws=[K]), lost=True)
+    other = await Books(books.database, "there").begin()
+    await other.commit(receipt("r1", draws=[K]))
     assert (await books.budget(K), await books.lease(K)) == ((15, 85, 0, 0), 85)
-    done = await books.commit(entry("r1", draws=[K]))
-    assert (done.seq, done.written, len(done.known)) == (1, [], 1)
-    assert (await books.budget(K), await books.lease(K)) == ((15, 85, 0, 0), 85)
+    for lost in (True, False, False):
+        done = await books.commit(entry("r1", draws=[K]), lost=lost)
+        assert (done.seq, done.written, len(done.known)) == (0, [], 1)
+        assert (await books.budget(K), await books.lease(K)) == ((15, 85, 0, 0), 85)
+
+
+@pytest.mark.parametrize(("end", "tokens", "rest"), [("settled", 12, 3), ("settled", 20, 0), ("wasted", 15, 15)])
+async def test_what_a_receipt_left_in_the_lease_goes_with_the_entry_and_once(books, end, tokens, rest):
+    """The process has counted it as gone; so it must be taken only once, however often the answer is lost."""
+    await books.limit(K, 1000)
+    await books.borrow(K)
+    other = await Books(books.database, "there").begin()
+    taken = [(K, tokens)] if end == "settled" else []
+    await other.commit(receipt("r1", kind=end, prompt_tokens=tokens, completion_tokens=0, draws=taken))
+    used, lent = (tokens, 100 - tokens) if end == "settled" else (0, 100)
+    assert (await books.budget(K), await books.lease(K)) == ((used, lent, 0, 0), lent)
+    for lost in (True, False):
+        done = await books.commit(entry("r1", draws=[K]), lost=lost)
+        assert (done.seq, done.written, len(done.known)) == (min(rest, 1), [], 1)
+        assert (await books.budget(K), await books.lease(K)) == ((used, lent - rest, 0, 0), lent - rest)
+
+
+async def test_money_that_a_receipt_took_is_not_taken_again_either(books):
+    await books.limit(O, 1000)
+    await books.borrow(O)
+    other = await Books(books.database, "there").begin()
+    await other.commit(receipt("r1", draws=[(O, 2)], cost=2))
+    await books.commit(entry("r1", draws=[O]))
+    assert (await books.budget(O), await books.lease(O)) == ((2, 97, 0, 0), 97)
 
 
 async def test_refusals_and_corrections_stand_beside_the_end_of_an_attempt(books):

@@ -145,6 +145,22 @@ async def test_loans_go_back_as_far_as_they_are_there(books):
     assert (await books.budget(K), await books.lease(K)) == ((0, 0, 0, 0), 0)
 
 
+async def test_what_is_given_back_twice_under_one_number_goes_back_once(books):
+    """The answer was lost."""
+    await books.limit(K, 100)
+    await books.borrow(K, want=60)
+    for number in (1, 1, 3, 2, 3):
+        await books.give_back({K: 20}, number)
+    assert (await books.budget(K), await books.lease(K)) == ((0, 20, 0, 0), 20)
+
+
+async def test_who_gives_back_what_another_transaction_just_took_must_undo_it(books):
+    await books.run(epochs.returned, books.epoch, 4)
+    for number in (4, 3):
+        with pytest.raises(epochs.Repeated):
+            await books.run(epochs.returned, books.epoch, number)
+
+
 async def test_a_loan_of_a_budget_that_is_not_there_is_left_alone(books):
     await books.limit(K, 100)
     await books.borrow(K, want=60)

@@ -177,3 +177,27 @@ async def test_a_row_that_belongs_to_nobody(books):
         entry("r7", key_id=""), entry("r8", org_id=""), entry("r9", outcome="lease", draws=[(K, 0)], prompt_tokens=0, completion_tokens=0)
     )
     assert await found(books) == {("I7", "r7.1 settled"), ("I7", "r8.1 settled"), ("I7", "r9.1 settled")}
+
+
+async def test_heads_are_the_ends_that_no_later_chain_goes_on_from(books):
+    (head,) = await books.run(verify.heads)
+    assert (head.epoch, head.seq) == (2, 1), "the first run ends where the second begins"
+    elsewhere = await Books(books.database, "elsewhere").begin()
+    assert await books.run(verify.heads) == [head], "nothing stands on it yet"
+    await elsewhere.commit(entry("r7"))
+    assert await books.run(verify.heads) == [verify.Head(3, 1, elsewhere.writer.head)]
+    here = await Books(books.database).begin()
+    await here.commit(entry("r8"))
+    assert [(head.epoch, head.seq) for head in await books.run(verify.heads)] == [(3, 1), (4, 1)]
+
+
+async def test_a_tail_that_was_cut_off_is_missed_by_whoever_noted_the_head(books):
+    """Nothing in the database itself can tell: the limit of the promise."""
+    (noted,) = await books.run(verify.heads)
+    await books.sql("DELETE FROM ledger WHERE epoch = 2")
+    await books.sql("DELETE FROM ledger_commits WHERE epoch = 2")
+    await books.sql("UPDATE epochs SET head = genesis, head_seq = 0 WHERE id = 2")
+    await books.sql("UPDATE budgets SET used = 30 WHERE scope = 'key:k'")
+    await books.sql("UPDATE budgets SET used = 9 WHERE scope = 'org:o'")
+    assert await books.broken() == []
+    assert noted not in await books.run(verify.heads)

@@ -16,6 +16,11 @@ _FINISH = re.compile(rb'"finish_reason"\s*:\s*"([a-z_]{1,40})"')
 #: A delta that says something: roughly one token.
 _SAID = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)"\s*:\s*"(?!")')
 
+#: Where an answer that came in one piece has its text; reasoning goes by either name, or by both.
+_TEXTS = (("content",), ("refusal",), ("reasoning", "reasoning_content"))
+#: Bytes that count as a token where nobody counted tokens.
+_BYTES = 4
+
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
@@ -48,7 +53,7 @@ class Tally:
         self._adds_up = adds_up
         #: Events with data, the end mark left out.
         self.events = 0
-        #: Events that said something.
+        #: Events that said something; of an answer in one piece whose engine counted nothing, the tokens that its text may have.
         self.said = 0
         #: The last reason for an end, and how many there were.
         self.finish = ""
@@ -80,14 +85,23 @@ class Tally:
 
     def whole(self, body: bytes, answers: int = 1) -> None:
         """Count an answer that came in one piece, unless it is garbage."""
-        self.garbage = not is_object(body)
-        if self.garbage:
+        document = _document(body)
+        self.garbage = document is None
+        if document is None:
             return
         self._report(body)
-        if self.usage is not None and self._adds_up and answers > 1:
+        if self.usage is None or not self.usage.completion:
+            self._estimate(document)
+        elif self._adds_up and answers > 1:
             self.usage = msgspec.structs.replace(self.usage, completion=self.usage.completion * answers, source="estimated")
         found = _FINISH.search(body)
         self.finish = found[1].decode() if found else ""
+
+    def _estimate(self, document: dict[str, Any]) -> None:
+        """Nobody counted the tokens of the answer."""
+        self.said = _tokens_said(document)
+        if self.usage is not None and self.said:
+            self.usage = msgspec.structs.replace(self.usage, completion=self.said, source="estimated")
 
     def _report(self, data: bytes) -> None:
         try:
@@ -104,19 +118,51 @@ class Tally:
 
 def is_object(data: bytes) -> bool:
     """Whether it is JSON, and an object."""
-    try:
-        return isinstance(_decode(data), dict)
-    except _UNREADABLE:
-        return False
+    return _document(data) is not None
 
 
-def error_in(data: bytes) -> Any:
-    """The error that a document reports, None when it reports none."""
+def _document(data: bytes) -> dict[str, Any] | None:
     try:
         document = _decode(data)
     except _UNREADABLE:
         return None
-    return document.get("error") or None if isinstance(document, dict) else None
+    return document if isinstance(document, dict) else None
+
+
+def _tokens_said(document: dict[str, Any]) -> int:
+    """A guess at the tokens of all choices: a token for four bytes, and one at least for each that says something."""
+    choices = document.get("choices")
+    return sum(-(-_bytes_said(choice) // _BYTES) for choice in choices if isinstance(choice, dict)) if isinstance(choices, list) else 0
+
+
+def _bytes_said(choice: dict[str, Any]) -> int:
+    """Bytes of what a choice says, calls of tools with their names and arguments too."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return _size(choice.get("text"))
+    calls = message.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    functions.append(message.get("function_call"))
+    called = [_size(function.get(name)) for function in functions if isinstance(function, dict) for name in ("name", "arguments")]
+    return sum(called, sum(max(_size(message.get(name)) for name in names) for names in _TEXTS))
+
+
+def _size(value: Any) -> int:
+    """Bytes of a text, or of the texts in a list of parts; arguments may come as an object, which counts as it is written."""
+    if isinstance(value, list):
+        return sum(_size(part.get("text")) for part in value if isinstance(part, dict) and not isinstance(part.get("text"), list))
+    if isinstance(value, dict):
+        try:
+            return len(msgspec.json.encode(value))
+        except RecursionError:  # it could just be read, a few calls higher
+            return 0
+    return len(value.encode(errors="surrogatepass")) if isinstance(value, str) else 0
+
+
+def error_in(data: bytes) -> Any:
+    """The error that a document reports, None when it reports none."""
+    document = _document(data)
+    return document.get("error") or None if document is not None else None
 
 
 def error_text(error: Any) -> str:

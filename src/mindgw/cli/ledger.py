@@ -45,14 +45,17 @@ def show(ctx: typer.Context, request: Annotated[str, typer.Argument(metavar="REQ
 
 @app.command("verify")
 def verify(ctx: typer.Context) -> int:
-    """Have the server check that budgets, rows and chains agree; exits 3 when something is wrong: mindgw ledger verify --json"""
+    """Have the server check budgets, rows and chains, and tell where chains end; exits 3 when something is wrong: mindgw ledger verify"""
     run = invocation(ctx)
     broken, last = _followed(run)
     checked = last.get("checked") or {}
     if run.options.output == "json":
-        run.render.item({"ok": last["ok"], "broken": broken, "broken_count": last["broken"], "checked": checked}, (), name="ok")
+        shown = {"ok": last["ok"], "broken": broken, "broken_count": last["broken"], "checked": checked, "heads": last["heads"]}
+        run.render.item(shown, (), name="ok")
     elif broken:
         run.render.items(broken, _BROKEN, name="where")
+    for head in last["heads"]:
+        run.render.note(f"A chain ends with commit {head.get('epoch')}.{head.get('seq')}, hash {head.get('hash')}")
     if last["ok"]:
         run.render.success(f"The books are right: {_counts(checked)}")
         return 0
@@ -76,7 +79,8 @@ def _followed(run: Invocation) -> tuple[list[dict[str, Any]], Item]:
             elif word["state"] == "checking":
                 run.render.progress(f"checking: {_counts(word.get('checked') or {})}")
     run.render.progress("")
-    return broken, {"ok": last.get("ok") is True, "broken": last.get("broken") or 0, "checked": last.get("checked")}
+    heads = [head for head in found if isinstance(head, dict)] if isinstance(found := last.get("heads"), list) else []
+    return broken, {"ok": last.get("ok") is True, "broken": last.get("broken") or 0, "checked": last.get("checked"), "heads": heads}
 
 
 def _counts(checked: Item) -> str:

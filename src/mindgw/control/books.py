@@ -4,6 +4,7 @@ One run of one server process is an *epoch*. What a dead one had on loan stays r
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from mindgw.store import epochs, ledger, quotas
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry, Writer
 from mindgw.store.quotas import Lent, Want
+from mindgw.store.tables import Quota
 from mindgw_agent import private_files
 
 log = logging.getLogger("mindgw.books")
@@ -93,35 +95,39 @@ class Books:
 
     async def borrow(self, wants: Sequence[Want]) -> Sequence[Lent]:
         """See `gateway.loans.Bank`."""
+        epoch = self.epoch
         try:
-            return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
+            return await self._write(lambda session: quotas.borrow(session, epoch, wants))
         except epochs.Over:
-            await self._renew()
+            await self._renew(epoch)
             return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
 
-    async def give_back(self, amounts: Mapping[Budget, int]) -> None:
+    async def give_back(self, number: int, amounts: Mapping[Budget, int]) -> None:
         """See `gateway.loans.Bank`."""
-        await self._write(lambda session: quotas.give_back(session, self.epoch, amounts))
+        epoch = self.epoch
+        with contextlib.suppress(epochs.Repeated):
+            await self._write(lambda session: quotas.give_back(session, epoch, number, amounts))
 
     async def policies(self) -> list[Policy]:
         """All limits, as the database has them now."""
         async with self._database.read() as session:
-            return [Policy(row.scope, row.unit, row.period, row.lim, row.on_exceed) for row in await quotas.load(session)]
+            return [_policy(row) for row in await quotas.load(session)]
 
     # -- life and death -------------------------------------------------------------------------------------------
 
     async def beat(self) -> None:
         """Says that this process lives; to be called a few times a minute."""
+        epoch = self.epoch
         try:
-            await self._write(self._beat)
+            await self._write(lambda session: self._beat(session, epoch))
         except epochs.Over:
-            await self._renew()
+            await self._renew(epoch)
 
-    async def _beat(self, session: AsyncSession) -> None:
-        await epochs.beat(session, self.epoch, await epochs.now(session))
+    async def _beat(self, session: AsyncSession, epoch: int) -> None:
+        await epochs.beat(session, epoch, await epochs.now(session))
 
-    async def _renew(self) -> None:
-        over = self.epoch
+    async def _renew(self, over: int) -> None:
+        """Begins another epoch after that one."""
         async with self._turn:
             if self.epoch != over:
                 return  # somebody else was told at the same moment
@@ -156,6 +162,10 @@ class Books:
 
     async def _recover(self, session: AsyncSession) -> None:
         await epochs.recover(session, self.epoch, await epochs.now(session))
+
+
+def _policy(row: Quota) -> Policy:
+    return Policy(row.scope, row.unit, row.period, row.lim, row.on_exceed, (row.created_at.isoformat(), row.version))
 
 
 def instance(directory: Path) -> str:

@@ -1,8 +1,8 @@
 """Where agents' receipts come in: each is checked, booked, kept, and only then acknowledged, so that the agent may forget it.
 
-What this server settles itself is only compared: the receipt waits until the row is in the ledger. What was begun by a server that is
-gone is billed by its receipt. Every step may be done twice: the ledger has one place for the end of an attempt, and what is kept knows its
-number; so nothing is written down here about how far a batch has come.
+What this server settles itself, or another one that lives, is only compared: the receipt waits until the row is in the ledger. What was
+begun by a server that is gone is billed by its receipt. Every step may be done twice: the ledger has one place for the end of an attempt,
+and what is kept knows its number; so nothing is written down here about how far a batch has come.
 """
 
 import logging
@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock, errors
 from mindgw.control import recount
 from mindgw.control.books import Books
+from mindgw.control.complaints import Complaints, Note
 from mindgw.control.recount import Counted, Link
 from mindgw.core import receipt
 from mindgw.core.receipt import Broken
 from mindgw.gateway.tag import BadTag, Tag
-from mindgw.store import audit, budgets, faults
+from mindgw.store import audit, budgets, epochs, faults
 from mindgw.store import receipts as stored
 from mindgw.store.budgets import LEDGER
 from mindgw.store.database import Database
@@ -33,7 +35,8 @@ log = logging.getLogger("mindgw.receipts")
 WAITING = 50
 #: Attempts that one event of the audit log names.
 EXAMPLES = 20
-#: Seconds after which somebody should look why this server does not settle what a receipt is about.
+#: Seconds after which somebody should look why a server does not settle what a receipt is about, and after which nobody will any more
+#: when the request does not even run here.
 LONG = 60.0
 
 Acknowledge = Callable[[int], None]
@@ -56,6 +59,8 @@ class _Opened(msgspec.Struct):
     fault: _Fault | None
     #: Attempts that the ledger counts otherwise.
     mismatches: list[dict[str, Any]] = []
+    #: Attempts that this server should have settled, and never will.
+    orphans: list[Link] = []
     #: All that it asks for is done, but that its agent does not know.
     is_kept: bool = False
 
@@ -74,8 +79,11 @@ class _Box:
         #: The worker's public key, and number and hash of the last receipt that is kept; None: not read yet.
         self.key: bytes | None = None
         self.head: tuple[int, bytes] | None = None
-        #: Monotonic second since when the oldest batch waits for this server's own rows; None: it does not, or that was told.
+        #: Monotonic second since when the oldest batch waits for rows that servers write themselves, or that was told; None: it does not.
         self.since: float | None = None
+        #: Attempts among them that should be settled here -> since when their request does not run any more.
+        # bounded: by the size of a batch
+        self.idle: dict[Slot, float] = {}
         #: The worker said, and it was noted, that it has nothing from before this link.
         self.is_cleared = False
 
@@ -97,12 +105,17 @@ class Inbox:
         #: Epochs of this process: more than one when others took it for dead.
         # bounded: one for each such mistake
         self._own: set[int] = set()
+        #: What the audit log was told of late.
+        self._complaints = Complaints()
+        #: Whether a request still runs here, or has a row that is yet to be written; set by who knows.
+        self.runs: Callable[[str], bool] = lambda request_id: False
         #: Receipts that are kept, and rows that were made of receipts.
         self.booked = 0
         self.recovered = 0
-        #: Receipts with a tag that was not ours, and attempts that the agent counted otherwise.
+        #: Receipts with a tag that was not ours, attempts that the agent counted otherwise, and those that nobody will settle.
         self.forged = 0
         self.mismatches = 0
+        self.orphans = 0
 
     # -- what links do --------------------------------------------------------------------------------------------
 
@@ -137,6 +150,7 @@ class Inbox:
     async def work(self) -> None:
         """Does what can be done by now. Raises what the database raises; whatever is not done then is done the next time."""
         self._own.add(self._books.epoch)
+        await self._tell_rest()
         wrong: Exception | None = None
         for box in [*self._boxes.values()]:
             try:
@@ -156,6 +170,7 @@ class Inbox:
             if not await self._settle(box, batch):
                 return
             box.opened = box.since = None
+            box.idle.clear()
             if box.batches and box.batches[0] is batch:
                 box.batches.popleft()
             if self._boxes.get(box.worker_id) is box:
@@ -184,7 +199,6 @@ class Inbox:
             box.head = await self._head(box.worker_id)
         found = _check(box.worker_id, box.key, box.head, batch)
         if isinstance(found, _Fault):
-            log.error("receipts of worker %s up to %d: %s", box.worker_id, batch.last, found.why)
             links = [Link(one, b"", b"", self._tag(box.worker_id, one), True) for one in batch.receipts]
             return _Opened(batch, links, found)
         links, prev = [], batch.prev
@@ -206,40 +220,54 @@ class Inbox:
     # -- booking --------------------------------------------------------------------------------------------------
 
     async def _book(self, box: _Box, opened: _Opened) -> bool:
-        """Bills what no server will bill any more. False while rows are missing that this server is about to write itself."""
+        """Bills what no server will bill any more. False while rows are missing that a server is about to write itself."""
         links = [link for link in opened.links if link.tag is not None]
-        rows = await self._rows({link.slot[0] for link in links}) if links else {}
+        rows, living = await self._rows(links) if links else ({}, set())
         late: list[Entry] = []
-        owed = 0
+        owed: list[Link] = []
         opened.mismatches = []
         for link in links:
             assert link.tag is not None
             mine = link.tag.epoch in self._own
-            if mine and link.slot not in rows:
-                owed += 1
+            if link.slot not in rows and (mine or link.tag.epoch in living):
+                owed.append(link)
                 continue
             if link.slot not in rows:
                 late.append(recount.recovered(box.worker_id, link.tag, link.receipt))
                 rows[link.slot] = late[-1]
             row = rows[link.slot]
-            if link.is_new and (recount.differs(row, link.receipt) or (not mine and recount.is_absurd(link.receipt))):
+            if link.is_new and (recount.differs(row, link.receipt) or (not mine and recount.is_absurd(link.receipt, link.tag))):
                 opened.mismatches.append(recount.example(row, link))
         if late:
             await self._books.append(late)
             self.recovered += len(late)
             log.info("%d attempts of servers that are gone are booked by receipts of worker %s", len(late), box.worker_id)
-        if owed:
-            self._wait(box, owed)
-        return not owed
+        opened.orphans = self._orphans(box, owed)
+        if len(owed) > len(opened.orphans):
+            self._wait(box, len(owed) - len(opened.orphans))
+            return False
+        return True
 
-    async def _rows(self, requests: Iterable[str]) -> dict[Slot, Counted]:
-        """How the ledger says that attempts of these requests ended."""
+    async def _rows(self, links: Iterable[Link]) -> tuple[dict[Slot, Counted], set[int]]:
+        """How the ledger says that attempts of their requests ended, and which of their epochs are those of other servers that live. A row
+        that is written in between is found when the receipt is booked."""
+        tags = [link.tag for link in links if link.tag is not None]
+        others = {tag.epoch for tag in tags} - self._own
         row = LEDGER.c
         columns = (row.request_id, row.attempt, row.kind, row.outcome, row.source, row.prompt_tokens, row.completion_tokens)
         async with self._database.read() as session:
+            requests = {tag.request_id for tag in tags}
             query = select(*columns).where(budgets.among(session, row.request_id, requests), row.kind.in_(TERMINAL))
             found = await (await session.connection()).execute(query)
-            return {(one.request_id, one.attempt): one for one in found}
+            rows: dict[Slot, Counted] = {(one.request_id, one.attempt): one for one in found}
+            return rows, await epochs.living(session, self._books.epoch, others, await epochs.now(session)) if others else set()
+
+    def _orphans(self, box: _Box, owed: Iterable[Link]) -> list[Link]:
+        """Those of them that should have been settled here, and never will: their rows could not be written, and were set aside."""
+        now = clock.monotonic()
+        own = [link for link in owed if link.tag is not None and link.tag.epoch in self._own]
+        box.idle = {link.slot: now if self.runs(link.slot[0]) else box.idle.get(link.slot, now) for link in own}
+        return [link for link in own if now - box.idle[link.slot] > LONG]
 
     def _wait(self, box: _Box, owed: int) -> None:
         now = clock.monotonic()
@@ -257,7 +285,6 @@ class Inbox:
             fork = await self._write(box, opened)
             if fork:
                 opened.fault = _Fault("fork", fork)
-                log.error("receipts of worker %s up to %d: %s", box.worker_id, opened.batch.last, fork)
                 await self._write(box, opened)
         except BaseException:
             # they may be there all the same: what is kept is read again
@@ -267,6 +294,7 @@ class Inbox:
         self.booked += sum(link.is_new and link.tag is not None for link in opened.links)
         self.forged += _forged(opened)
         self.mismatches += len(opened.mismatches)
+        self.orphans += len(_new_orphans(opened))
         assert box.head is not None
         if opened.fault is None and opened.links and opened.batch.last > box.head[0]:
             box.head = (opened.batch.last, opened.batch.head)
@@ -274,17 +302,34 @@ class Inbox:
     async def _write(self, box: _Box, opened: _Opened) -> str:
         """Why the receipts cannot be kept, and then nothing is; "" when all is well."""
         kept = [recount.kept(link) for link in opened.links] if opened.fault is None else []
-        notes = list(_notes(opened))
-        if not kept and not notes:
-            return ""
+        notes, now = list(_notes(opened)), clock.monotonic()
+        due = self._complaints.due(box.worker_id, notes, now)
         try:
-            async with self._database.write() as session:
-                await stored.append(session, box.worker_id, kept, opened.batch.signature, clock.utcnow())
-                for action, detail in notes:
-                    await audit.record(session, f"agent:{box.worker_id}", action, box.worker_id, **detail)
+            if kept or due:
+                async with self._database.write() as session:
+                    await stored.append(session, box.worker_id, kept, opened.batch.signature, clock.utcnow())
+                    await _record(session, box.worker_id, due)
         except errors.Conflict as wrong:
             return str(wrong)
+        self._complaints.noted(box.worker_id, notes, now)
+        for action, detail in due:
+            log.error("receipts of worker %s up to %d: %s: %s", box.worker_id, opened.batch.last, action, detail.get("why", detail))
         return ""
+
+    async def _tell_rest(self) -> None:
+        """Tells the audit log what was left out when there was too much to tell."""
+        now = clock.monotonic()
+        rest = self._complaints.rest(now)
+        if rest:
+            async with self._database.write() as session:
+                for worker_id, note in rest:
+                    await _record(session, worker_id, [note])
+        self._complaints.tidy(now)
+
+
+async def _record(session: AsyncSession, worker_id: str, notes: Iterable[Note]) -> None:
+    for action, detail in notes:
+        await audit.record(session, f"agent:{worker_id}", action, worker_id, **detail)
 
 
 def _check(worker_id: str, key: bytes, head: tuple[int, bytes], batch: wire.Receipts) -> list[tuple[wire.Receipt, bytes]] | _Fault:
@@ -305,7 +350,11 @@ def _forged(opened: _Opened) -> int:
     return sum(link.tag is None and link.is_new for link in opened.links)
 
 
-def _notes(opened: _Opened) -> Iterable[tuple[str, dict[str, Any]]]:
+def _new_orphans(opened: _Opened) -> list[Link]:
+    return [link for link in opened.orphans if link.is_new]
+
+
+def _notes(opened: _Opened) -> Iterable[Note]:
     """What the audit log is told of a batch: actions and their details."""
     batch, fault = opened.batch, opened.fault
     about = {"after": batch.after, "last": batch.last}
@@ -317,3 +366,6 @@ def _notes(opened: _Opened) -> Iterable[tuple[str, dict[str, Any]]]:
         yield "receipt.forged", {**about, "count": forged}
     if opened.mismatches:
         yield "metering.mismatch", {"count": len(opened.mismatches), "examples": opened.mismatches[:EXAMPLES]}
+    if orphans := _new_orphans(opened):
+        slots = [{"request_id": request_id, "attempt": attempt} for request_id, attempt in (link.slot for link in orphans[:EXAMPLES])]
+        yield "receipt.orphan", {**about, "count": len(orphans), "examples": slots}

@@ -85,6 +85,15 @@ class Wrong(Struct, frozen=True, kw_only=True, tag_field="state", tag="broken"):
     what: str
 
 
+class HeadView(Struct, frozen=True):
+    """Where a chain ends."""
+
+    epoch: int
+    seq: int
+    #: In hexadecimal digits.
+    hash: str
+
+
 class Checked(Struct, frozen=True, kw_only=True, tag_field="state", tag="done"):
     """A check is over."""
 
@@ -92,6 +101,8 @@ class Checked(Struct, frozen=True, kw_only=True, tag_field="state", tag="done"):
     #: How many things are wrong, those that were not told one by one too.
     broken: int
     checked: dict[str, int]
+    #: The last commits of the chains that no later one goes on from: what was cut off after one that was noted elsewhere is missed there.
+    heads: list[HeadView] = []
 
 
 Word = Checking | Wrong | Checked
@@ -132,7 +143,8 @@ async def check(database: Database, key: bytes) -> AsyncGenerator[Word]:
     finally:
         search.stop()
         await asyncio.wait([looking])
-    yield Checked(ok=not number, broken=number, checked=dict(checked))
+    heads = [HeadView(head.epoch, head.seq, head.hash.hex()) for head in search.heads]
+    yield Checked(ok=not number, broken=number, checked=dict(checked), heads=heads)
 
 
 class _Search:
@@ -143,6 +155,8 @@ class _Search:
         self._key = key
         #: What it has looked at so far.
         self._checked = checked
+        #: Where the chains end, once all is looked at.
+        self.heads: list[verify.Head] = []
         #: Where it puts what it finds, and the loop of whoever takes it out.
         self._wrong = wrong
         self._theirs = asyncio.get_running_loop()
@@ -175,6 +189,7 @@ class _Search:
             async with database.read() as session:
                 async for found in verify.broken(session, self._key, self._checked):
                     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wrong.put(found), self._theirs))
+                self.heads = await verify.heads(session)
         finally:
             await database.close()
 

@@ -3,7 +3,7 @@ disk, so that the running gateway obeys at once."""
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
 from sqlmodel import col, select
@@ -15,6 +15,7 @@ from mindgw.control.amounts import dollars
 from mindgw.control.pages import Page
 from mindgw.core import quota
 from mindgw.errors import BadRequest, NotFound, PreconditionFailed
+from mindgw.gateway.snapshot import Snapshot
 from mindgw.store import audit, budgets, quotas
 from mindgw.store.database import Database
 from mindgw.store.quotas import Standing
@@ -29,6 +30,9 @@ Scope = Annotated[str, Meta(min_length=1, max_length=scopes.MAX)]
 Limits = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=len(quota.PERIODS))]
 
 _FREE = "Without prices nothing costs anything: `prices` in config.yaml says what the tokens of a model cost."
+
+#: Models that are named in one warning.
+_SHOWN = 3
 
 
 class QuotaView(Struct, frozen=True, kw_only=True):
@@ -97,9 +101,18 @@ async def listing(database: Database, scope: str | None = None) -> Page[QuotaVie
         return Page(await _views(session, stored))
 
 
-async def put(database: Database, actor: str, wish: QuotaWish, changed: News, *, priced: bool, version: int | None = None) -> QuotasSet:
-    """Sets limits, all of them or none; `priced` says whether tokens cost anything. Raises BadRequest, NotFound, Conflict, and
-    PreconditionFailed when one of them is not at that version."""
+class Ground(NamedTuple):
+    """What the running server knows of whether a limit can come to anything."""
+
+    #: Whether tokens cost anything.
+    priced: bool
+    #: What is connected now.
+    snapshot: Snapshot
+
+
+async def put(database: Database, actor: str, wish: QuotaWish, changed: News, ground: Ground, *, version: int | None = None) -> QuotasSet:
+    """Sets limits, all of them or none. Raises BadRequest, NotFound, Conflict, and PreconditionFailed when one of them is not at that
+    version."""
     wanted = _limits(wish)
     if wish.on_exceed not in {"", *quota.MODES}:
         raise BadRequest(f"'on_exceed' must be {_listed(quota.MODES)}, not {wish.on_exceed[:63]!r}.", param="on_exceed")
@@ -111,7 +124,21 @@ async def put(database: Database, actor: str, wish: QuotaWish, changed: News, *,
             await _put(session, actor, row, version)
         views = await _views(session, scope, wanted)
     await changed()
-    return QuotasSet(views, [] if priced or not wish.usd else [_FREE])
+    free = [] if ground.priced or not wish.usd else [_FREE]
+    return QuotasSet(views, free + _unknown_model(scope, ground.snapshot))
+
+
+def _unknown_model(stored: str, snapshot: Snapshot) -> list[str]:
+    """What is to be said of a limit of a model that nobody has by this id now. Limits go by the id: an alias never has one."""
+    kind, _, name = stored.partition(":")
+    known = [model for view in snapshot.workers for engine in view.engines for model in engine.models]
+    if kind != "model" or any(name == model.id for model in known):
+        return []
+    meant = sorted({model.id for model in known if name in model.aliases})
+    if not meant:
+        return [f"No connected worker has a model {name!r} now: `mindgw models list` shows those that can be asked for."]
+    ids = " and ".join(repr(id) for id in meant[:_SHOWN]) + (" and others" if len(meant) > _SHOWN else "")
+    return [f"{name!r} is another name of {ids}: limits go by the id, this one never counts anything. Set one for model:{meant[0]}."]
 
 
 async def reset(database: Database, actor: str, choice: QuotaChoice, changed: News, *, version: int | None = None) -> Page[QuotaView]:

@@ -12,6 +12,7 @@ import msgspec
 from mindgw.core import price, usage
 from mindgw.core.price import Price
 from mindgw.core.quota import TOKENS
+from mindgw.gateway.bill import UNSEEN
 from mindgw.gateway.tag import Tag
 from mindgw.store.entries import MOST, Draw, Entry
 from mindgw.store.receipts import NewReceipt
@@ -19,8 +20,9 @@ from mindgw_agent.wire import Receipt
 
 #: Tokens by which two counts of one attempt may differ, or the larger divided by this.
 FEW, PART = 16, 20
-#: A token is at least a byte of what was sent; engines count a few that are never seen, such as the end of a turn.
-UNSEEN = 64
+#: Tokens that all answers of one request together may have: a hundred answers of the longest kind. Only the agent knows how many bytes it
+#: was, so there must be an end.
+MADE = 2**22
 #: Largest number of milliseconds that a row holds.
 LONGEST = 2**31 - 1
 #: Unix milliseconds of the last day that there is a date for.
@@ -64,15 +66,34 @@ class Link(msgspec.Struct, frozen=True):
         return self.tag.request_id, self.tag.attempt
 
 
-def believed(receipt: Receipt) -> usage.Tokens:
-    """What is billed of a receipt."""
-    return usage.bounded(receipt.prompt, min(receipt.completion, receipt.bytes + UNSEEN), receipt.cached, receipt.source)
+def believed(receipt: Receipt, tag: Tag) -> usage.Tokens:
+    """What can be true of a receipt: as `gateway.bill` has it, no more than a body of that size and an answer of so many bytes can hold."""
+    prompt, completion = tag.size + UNSEEN, min(receipt.bytes, MADE) + UNSEEN
+    return usage.bounded(min(receipt.prompt, prompt), min(receipt.completion, completion), receipt.cached, receipt.source)
 
 
-def is_absurd(receipt: Receipt) -> bool:
-    """Whether it claims more than can be."""
-    tokens = believed(receipt)
-    return (tokens.prompt, tokens.completion, tokens.cached) != (receipt.prompt, receipt.completion, receipt.cached)
+def billed(receipt: Receipt, tag: Tag) -> usage.Tokens:
+    """What is billed of it. Under a hard limit a mere guess at the prompt costs no more than was reserved for it, and so does whatever an
+    engine made beyond its cap: as `gateway.bill` has it, too."""
+    tokens = believed(receipt, tag)
+    if not tag.prompt or not tag.estimate:
+        return tokens
+    prompt = tokens.prompt if tokens.source == "engine" else min(tokens.prompt, tag.prompt)
+    return usage.bounded(prompt, min(tokens.completion, tag.estimate - tag.prompt), tokens.cached, tokens.source)
+
+
+def has_reached(receipt: Receipt, tag: Tag) -> bool:
+    """Whether its client may have got something: as with a server that lives, an answer in one piece arrives whole or not at all, and of a
+    stream only what was handed over counts."""
+    return receipt.outcome == "done" or (tag.stream and receipt.bytes > 0)
+
+
+def is_absurd(receipt: Receipt, tag: Tag) -> bool:
+    """Whether it claims more than can be, or an answer that is clearly longer than what was paid for."""
+    tokens = believed(receipt, tag)
+    if (tokens.prompt, tokens.completion, tokens.cached) != (receipt.prompt, receipt.completion, receipt.cached):
+        return True
+    return _apart(receipt.completion, billed(receipt, tag).completion)
 
 
 def differs(row: Counted, receipt: Receipt) -> bool:
@@ -100,15 +121,16 @@ def example(row: Counted, link: Link) -> dict[str, Any]:
 
 
 def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
-    """The row of an attempt whose server never came to write it. One that used nothing is not billed."""
-    tokens = believed(receipt)
+    """The row of an attempt whose server never came to write it. One that used nothing is not billed, nor one of which nothing left."""
+    tokens = billed(receipt, tag)
     total = tokens.prompt + tokens.completion
     cost = min(price.cost(Price(*tag.price), tokens.prompt, tokens.completion), MOST)
-    amounts = ((budget, total if budget[1] == TOKENS else cost) for budget in tag.budgets)
+    pays = total > 0 and has_reached(receipt, tag)
+    amounts = [(budget, total if budget[1] == TOKENS else cost) for budget in tag.budgets] if pays else []
     return Entry(
         request_id=tag.request_id,
         attempt=tag.attempt,
-        kind="settled" if total else "wasted",
+        kind="settled" if pays else "wasted",
         key_id=tag.key_id,
         user_id=tag.user_id or None,
         team_id=tag.team_id or None,
@@ -129,7 +151,7 @@ def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
         bytes_out=min(receipt.bytes, MOST),
         cost=cost,
         price_version=tag.price_version,
-        over=max(0, total - tag.estimate) if any(unit == TOKENS for _, unit, _ in tag.budgets) else 0,
+        over=max(0, total - tag.estimate) if any(unit == TOKENS for (_, unit, _), _ in amounts) else 0,
         day=tag.day,
         started_at=_moment(tag.started),
         draws=tuple(Draw(*budget, amount) for budget, amount in amounts if amount),

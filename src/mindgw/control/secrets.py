@@ -58,6 +58,11 @@ class Secrets(msgspec.Struct, frozen=True):
         return hmac.digest(self.sealing, b"chain of the ledger", "sha256")
 
     @property
+    def replay_key(self) -> bytes:
+        """Key of the digests of Idempotency-Keys and of what was asked with them."""
+        return hmac.digest(self.sealing, b"identities of replays", "sha256")
+
+    @property
     def ca_pin(self) -> bytes:
         """SHA-256 of the CA's public key, as join tokens carry it."""
         return certificates.spki_pin(self.ca_pem)

@@ -143,11 +143,12 @@ async def prepare(database: Database, directory: Path) -> Path | None:
         hint = f"stop it first: kill {serving}" if serving else "stop it first"
         raise ConfigError(f"the database must be migrated, but process {serving} serves from {directory}", hint=hint)
     backup = await database.migrate()
-    missing = secrets.missing(directory)
     async with database.read() as session:
+        has_keys = (await session.exec(select(Key.id).limit(1))).first() is not None
+        missing = secrets.missing(directory)  # now: whoever makes the first key, beside us, has kept its pepper before
         if not missing:
             await replica.refuse_foreign(session, secrets.load(directory))
-        elif "pepper" in missing and (await session.exec(select(Key.id).limit(1))).first() is not None:
+        elif "pepper" in missing and has_keys:
             hint = (
                 f"restore the files of {directory} from a backup, or start over with another --data-dir and an empty database; "
                 "--secrets-from DIR makes a second server of the one in DIR"

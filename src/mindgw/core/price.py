@@ -10,6 +10,7 @@ from msgspec import Struct
 #: Tokens that a price is for.
 MILLION = 1_000_000
 
+
 class Price(Struct, frozen=True):
     """Millionths of a dollar for a million tokens, of the prompt and of the answer; which is also millionths of a millionth for one."""
 

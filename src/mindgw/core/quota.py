@@ -6,7 +6,7 @@ from the lease and leaves it once it stands in the ledger. Integers only: tokens
 """
 
 import re
-from calendar import monthrange, timegm
+from calendar import monthrange
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -91,12 +91,6 @@ def resets(period: str, day: str) -> str:
     if period == DAY and date < monthrange(year, month)[1]:
         return f"{year:04}-{month:02}-{date + 1:02}"
     return f"{year + month // 12:04}-{month % 12 + 1:02}-01"
-
-
-def until_reset(period: str, day: str, wall: float) -> float | None:
-    """Seconds from `wall` (seconds since the epoch) until the window in which `day` lies is over, never below 0; None when it never is."""
-    end = resets(period, day)
-    return max(0.0, timegm((*_date(end), 0, 0, 0)) - wall) if end else None
 
 
 def is_over(window: str, day: str) -> bool:
@@ -412,6 +406,15 @@ class Leases:
                 moved = min(n, lease.returning)
                 lease.returning -= moved
                 lease.free += moved
+
+    def recall(self, budget: Budget) -> int:
+        """The limit is another one now: takes out whatever is free, to be lent anew; `returned` or `kept` must follow."""
+        lease = self._leases.get(budget)
+        if lease is None:
+            return 0
+        n, lease.free, lease.fresh = lease.free, 0, 0
+        lease.returning += n
+        return n
 
     def forget(self, budget: Budget) -> None:
         """The budget is gone, and its leases with it: what requests still hold of it draws nothing."""

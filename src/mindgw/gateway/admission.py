@@ -70,14 +70,20 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callab
     """Reads and checks the request; raises the CallerError that says what is wrong with it. `check` does so for (model, kind)."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
-    seen = payload.peek(body, kind, most_n=limits.n)
-    if isinstance(seen, payload.Invalid):
-        raise errors.BadRequest(seen.message, param=seen.param or None)
+    seen = read(path, body, limits)
     if kind == payload.CHAT and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
     return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), _deadline(headers))
+
+
+def read(path: str, body: bytes, limits: Limits) -> payload.Peek:
+    """What the request asks for; raises BadRequest."""
+    seen = payload.peek(body, ENDPOINTS[path], most_n=limits.n)
+    if isinstance(seen, payload.Invalid):
+        raise errors.BadRequest(seen.message, param=seen.param or None)
+    return seen
 
 
 def _deadline(headers: Headers) -> float | None:

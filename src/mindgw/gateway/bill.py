@@ -6,13 +6,15 @@ Nothing is held while it waits. Only one attempt of a request is billed: the one
 from typing import Any
 
 from mindgw.core import ceiling, price, usage
+from mindgw.core.quota import Budget
 from mindgw.gateway.admission import Ask, Caller, Head
+from mindgw.gateway.loans import unavailable
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.tag import Tag
-from mindgw.store.entries import Draw
+from mindgw.store.entries import MOST, Draw
 from mindgw.store.ledger import Entry
 
 #: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
@@ -53,6 +55,8 @@ class Bill:
         prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
         if reservation is not None and reservation.hard:
             completion = min(completion, reservation.paid)
+            if used.source != "engine":
+                prompt = min(prompt, reservation.sizes.prompt)  # a guess must not pass what cannot be passed
         if used.prompt <= prompt and used.completion <= completion:
             return used
         return usage.bounded(min(used.prompt, prompt), min(used.completion, completion), used.cached, used.source)
@@ -63,6 +67,27 @@ class Bill:
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
         terms = quotas.terms(ask.caller, model, self.day)
         return terms is not None and quotas.lowers(terms, now)
+
+    def doubts(self, ask: Ask, body: bytes) -> Reservation | None:
+        """Before the request stands in line: a reservation to be funded first, as a limit that it falls under seems to be used up; None:
+        there is no such doubt. Raises QuotaExceeded when it is larger than a whole limit."""
+        quotas = self._stages.accounts.quotas
+        model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
+        terms = quotas.terms(ask.caller, model, self.day)
+        if terms is None:
+            return None
+        doubtful = quotas.may_lack(terms, len(body))
+        # a body of fewer bytes than the limit has tokens is no larger than the limit
+        if not doubtful and not (terms.hard and len(body) >= min(claim.limit for claim in terms.claims)):
+            return None
+        reservation = quotas.open(ask, terms, body, model, None)
+        quotas.check(reservation)
+        if not quotas.lacks(reservation):
+            return None
+        if quotas.desk.is_crowded:
+            raise unavailable()
+        self._reservation = reservation
+        return reservation
 
     # -- one attempt ----------------------------------------------------------------------------------------------
 
@@ -97,6 +122,7 @@ class Bill:
             ask.peek.stream, self.day, prices.version, (value.input, value.output),
             reservation.held if reservation is not None else 0, self._stages.accounts.seal.epoch, round(tally.started.timestamp() * 1000),
             round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
+            reservation.sizes.prompt if reservation is not None else 0, tally.size,
         )  # fmt: skip
         return self._stages.accounts.seal.seal(tag, placement.seat.worker.id)
 
@@ -109,7 +135,12 @@ class Bill:
     def release(self) -> None:
         """An attempt came to nothing, before its client saw a byte of it: nothing is held any more, and nothing is billed."""
         if self._reservation is not None:
-            self._reservation.release()
+            self._spare(self._reservation.release())
+
+    def _spare(self, budgets: tuple[Budget, ...]) -> None:
+        """Others need what is free of these now."""
+        if budgets:
+            self._stages.accounts.quotas.desk.spare.update(budgets)
 
     def waste(self, caller: Caller, code: str, now: float) -> None:
         """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
@@ -122,9 +153,9 @@ class Bill:
         attempt = tally.sent if tally.sent > tally.turned_down else 0
         if billed is None or not attempt:
             if reservation is not None:
-                reservation.end()
+                self._spare(reservation.end())
             kind = "wasted" if attempt else "refused"
-            row = self._row(caller, (attempt, kind), tally.tokens if attempt else usage.Tokens(), outcome, now)
+            row = self._row(caller, (attempt, kind), self.bounded(tally.tokens) if attempt else usage.Tokens(), outcome, now)
         else:
             row = self._settle(caller, attempt, billed, outcome, now)
         self._stages.accounts.meter.settle(row)
@@ -138,15 +169,16 @@ class Bill:
         if reservation is None:
             return self._row(caller, (attempt, "settled"), billed, outcome, now)
         settled = reservation.settle(billed)
-        if settled.spare:
-            quotas.desk.spare.update(settled.spare)
+        self._spare(settled.spare)
         draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
-        return self._row(caller, (attempt, "settled"), billed, outcome, now, draws=draws, over=settled.over)
+        # should another epoch have begun before it is written, the leases of that one have nothing to do with it
+        drawn = {"draws": draws, "lease_epoch": self._stages.accounts.seal.epoch, "over": settled.over}
+        return self._row(caller, (attempt, "settled"), billed, outcome, now, **drawn)
 
     def _row(self, caller: Caller, slot: tuple[int, str], used: usage.Tokens, outcome: str, now: float, **drawn: Any) -> Entry:
         """`slot`: which attempt, and what kind of end it had; `drawn`: what it took out of leases."""
         attempt, kind = slot
         prices = self._stages.accounts.quotas.prices
-        cost = price.cost(prices.of(self._tally.model), used.prompt, used.completion)
+        cost = min(price.cost(prices.of(self._tally.model), used.prompt, used.completion), MOST)
         money = {"attempt": attempt, "kind": kind, "day": self.day, "cost": cost, "price_version": prices.version, **drawn}
         return self._tally.row((self._head.request_id, self._head.path), caller, outcome, now, used, **money)

@@ -75,9 +75,14 @@ class Delivery:
     def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
         """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
         when nothing did: an answer in one piece arrives whole or not at all."""
-        if not isinstance(self._fold, relay.StreamRelay) or not self._fold.events:
+        fold = self._fold
+        if not isinstance(fold, relay.StreamRelay) or not fold.events:
             return None
-        return usage.bounded(known.prompt, self._fold.events, known.cached, "counted")
+        if fold.tokens is None:
+            return usage.bounded(known.prompt, fold.events, known.cached, "counted")
+        # some engines say with each event how many tokens are in what was sent so far
+        seen = fold.tokens
+        return usage.bounded(seen.prompt or known.prompt, max(fold.events, seen.completion), seen.cached, seen.source)
 
     def restart(self) -> None:
         """Another worker begins from the start; only before the first byte."""
@@ -106,11 +111,13 @@ class Delivery:
         return [Begin(), Write(data)]
 
     def complete(self, total: usage.Tokens, cut: bool, end: Ending) -> list[Effect]:
-        """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what is billed, `cut` says
-        that the answer ended where the quota did."""
+        """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what was used, of which the
+        client hears as much as is paid for; `cut` says that the answer ended where the quota did."""
         if isinstance(self._fold, relay.StreamRelay):
             if not self._fold.between:
                 raise errors.EngineFailed("The answer ended in the middle of an event.")
+            if 0 < self.paid < total.completion:
+                total = usage.bounded(total.prompt, self.paid, total.cached, total.source)
             why = sse.event(end.chunk(CUT)) if cut else b""
             return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
@@ -130,13 +137,13 @@ class Delivery:
 
     def used(self, close: wire.Close | None, guess: usage.Tokens) -> usage.Tokens:
         """Tokens as the agent sums up what its engine reported (some report each choice apart), else as the engine's report passed by
-        here, else as the agent counted them; without a word of the agent the events that passed by, on top of `guess`."""
+        here, else as the agent counted them; without a word of it about that the events that passed by, on top of `guess`."""
         told = close.usage if close is not None else None
         seen = self._fold.tokens if self._fold is not None else None
         if seen is not None and (told is None or told.source != "engine"):
             return seen
         if told is not None:
             return usage.bounded(told.prompt, told.completion, told.cached, told.source)
-        if close is None and isinstance(self._fold, relay.StreamRelay):
-            return usage.bounded(guess.prompt, self._fold.events, 0, "counted")
+        if isinstance(self._fold, relay.StreamRelay):
+            return usage.bounded(guess.prompt, self._fold.events, 0, "counted" if close is None else "estimated")
         return guess

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import sse, usage
-from mindgw.gateway import admission, relay, signals, transitions
+from mindgw.gateway import admission, relay, replay, signals, transitions
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.auth import credential
@@ -44,7 +44,7 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_bill", "_body", "_delivery", "_outcome", "_owed", "_stages", "_stay",
+        "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_stages", "_stay",
         "_tally", "_watch", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -63,6 +63,8 @@ class Exchange:
         #: The next two are None until it was admitted; the stay is again once it is over.
         self._ask: Ask | None = None
         self._stay: Stay | None = None
+        #: What its Idempotency-Key stands for; None when it has none.
+        self._claim: replay.Claim | None = None
         #: The current try on a worker; None when there is none.
         self._attempt: Attempt | None = None
 
@@ -93,6 +95,11 @@ class Exchange:
     def worker(self) -> str:
         """Name of the worker that it runs on, "" when it does not."""
         return self._attempt.placement.seat.worker.name if self._attempt is not None else ""
+
+    @property
+    def tried(self) -> bool:
+        """True when it is, or was, with a worker that did not turn it down."""
+        return self._tally.sent > self._tally.turned_down
 
     @property
     def notes(self) -> list[tuple[bytes, bytes]]:
@@ -140,21 +147,56 @@ class Exchange:
             return []
         if self._stages.accounts.meter.full:
             return self._fail(errors.Draining("Usage cannot be written at the moment.", code="ledger_unavailable", retry_after=10), now)
+        if self._stages.replay is not None and replay.given(self.head.headers) is not None:
+            return self._attach(self._stages.replay, self.caller, self._body, now)
+        return self._take_in(now)
+
+    def _attach(self, registry: replay.Replay, caller: Caller, body: bytes, now: float) -> list[Effect]:
+        """Its answer may be known, or on its way to another request."""
+        try:
+            peek = admission.read(self.head.path, body, self._stages.limits)
+            self._tally.model, self._tally.stream = peek.model, peek.stream
+            self._claim = registry.claim(self, caller.key_id, body, peek)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        self._enter(State.ATTACHED, now)
+        return self._claim.effects if self._claim.known is None else self.copied(self._claim.known, now)
+
+    def recalled(self, event: signals.Recalled, now: float) -> list[Effect]:
+        return self._take_in(now)
+
+    def copied(self, event: signals.Copied, now: float) -> list[Effect]:
+        self._tally.status, self._tally.error = event.status, event.code
+        return [*event.effects, *self._finish("replayed", now)]
+
+    def _take_in(self, now: float) -> list[Effect]:
+        assert self.caller is not None
+        assert self._body is not None
         try:
             self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
         self._watch.admitted(ask, now)
+        try:
+            doubtful = self._bill.doubts(ask, self._body)
+        except errors.MindGWError as wrong:
+            return self._fail(wrong, now)
+        if doubtful is not None:
+            self._enter(State.FUNDING, now)
+            return [Fund(doubtful)]
+        return self._line_up(ask, self._body, now)
+
+    # -- queue ----------------------------------------------------------------------------------------------------
+
+    def _line_up(self, ask: Ask, body: bytes, now: float) -> list[Effect]:
         if self._bill.lowers(ask, now):
             self._ask = ask = replace(ask, flow=replace(ask.flow, rank=SHEDDABLE))
         post = self._stages.post
         grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
         refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
-        self._stay = Stay(self._stages.queue, self.head, ask, len(self._body), self._stages.timeouts.queue, grant, refuse)
-        return self._stand(partial(self._stay.join, self._body), now)
-
-    # -- queue ----------------------------------------------------------------------------------------------------
+        self._stay = Stay(self._stages.queue, self.head, ask, len(body), self._stages.timeouts.queue, grant, refuse)
+        return self._stand(partial(self._stay.join, body), now)
 
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._watch.seen = now
@@ -189,13 +231,19 @@ class Exchange:
         return [Fund(unfunded)]
 
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
-        return self._send(now)
+        if self._attempt is not None:
+            return self._send(now)
+        assert self._ask is not None
+        assert self._body is not None
+        self._bill.release()  # it was only doubted that there is anything left; whoever waits holds nothing
+        return self._line_up(self._ask, self._body, now)
 
     def unfunded(self, event: signals.Refused, now: float) -> list[Effect]:
         return self._unpaid(event.error, now)
 
     def _unpaid(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
-        self._release(None, now)
+        if self._attempt is not None:
+            self._release(None, now)
         return self._fail(wrong, now)
 
     def _send(self, now: float) -> list[Effect]:
@@ -346,6 +394,8 @@ class Exchange:
     # -- the client, the operator, the clock ----------------------------------------------------------------------
 
     def gone(self, event: signals.Gone, now: float) -> list[Effect]:
+        if self._claim is not None and self._claim.hang_up():
+            return self.drained(signals.Drained(), now)
         self._tally.error = "client_disconnected"
         if self._stay is not None and self._body is not None:
             self._stay.hang_up(self._body, now)
@@ -417,6 +467,8 @@ class Exchange:
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = State.DONE
         self.due = FOREVER
+        if self._claim is not None:
+            self._claim.end()
         if self.caller is not None:
             row = self._bill.close(self.caller, outcome, self._billed(outcome), now)
             if outcome == "failed" and self._stay is not None:

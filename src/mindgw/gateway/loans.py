@@ -12,6 +12,7 @@ from mindgw import errors
 from mindgw.core import quota
 from mindgw.core.quota import Budget, Claim, Leases
 from mindgw.gateway.reservation import Reservation
+from mindgw.store.database import Unsure
 from mindgw.store.quotas import Lent, Want
 
 log = logging.getLogger("mindgw.quota")
@@ -20,6 +21,8 @@ log = logging.getLogger("mindgw.quota")
 TRIES = 5
 #: Seconds that a loan may take before the request is told to come back later.
 PATIENCE = 5.0
+#: Requests that may wait for a transaction before they stand in line.
+DOUBTFUL = 256
 #: Units, for people.
 WORDS = {quota.TOKENS: "tokens", quota.USD: "micro-dollars"}
 
@@ -31,8 +34,9 @@ class Bank(Protocol):
         """All loans of one transaction, in the order of their budgets; a budget whose limit is gone is left out. Raises what the database
         raises, and then nothing was lent."""
 
-    def give_back(self, amounts: dict[Budget, int]) -> Awaitable[object]:
-        """Loans that are not needed any more; raises what the database raises, and then nothing was given back."""
+    def give_back(self, number: int, amounts: dict[Budget, int]) -> Awaitable[object]:
+        """Loans that are not needed any more, under a number that rises; raises what the database raises, and then nothing was given back;
+        or Unsure, and then they must be given back again under the same number, which is done once."""
 
 
 Answer = asyncio.Future[dict[Budget, Lent]]
@@ -49,8 +53,16 @@ class Desk:
         #: Budgets of which little is left, and of which something lies here that nobody needs.
         # bounded: budgets of limits that exist
         self.spare: set[Budget] = set()
+        #: What was on loan under limits that are others by now, and must go back whatever happens.
+        # bounded: as above
+        self._recalled: dict[Budget, int] = {}
+        #: What goes back in one transaction, one after the other; how many there were, and the last of them if nobody knows whether it did.
+        self._returning = asyncio.Lock()
+        self._returns = 0
+        # bounded: as above
+        self._unsure: dict[Budget, int] = {}
         #: Who waits for the next transaction, whose rows are to be looked at in it, and the task that makes them.
-        # bounded: requests that have a slot; budgets of limits that exist
+        # bounded: requests that have a slot, and DOUBTFUL; budgets of limits that exist
         self._waiting: dict[Answer, Reservation] = {}
         self._looks: dict[Budget, Claim] = {}
         self._task: asyncio.Task[None] | None = None
@@ -60,15 +72,28 @@ class Desk:
         for budget in self.leases.budgets():
             self.leases.forget(budget)
         self.spare.clear()
+        self._unsure = {}
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many wait for the next transaction that nobody should who has no slot."""
+        return len(self._waiting) >= DOUBTFUL
+
+    def recall(self, budget: Budget) -> None:
+        """The limit is another one now: what is on loan goes back, and is lent anew."""
+        if n := self.leases.recall(budget):
+            self._recalled[budget] = self._recalled.get(budget, 0) + n
 
     async def fund(self, reservation: Reservation) -> None:
         """Returns when it is held, or over. Raises QuotaExceeded when a limit is used up, RateLimited when what is left of it is reserved
         by others, and Draining when the database does not answer."""
         for _ in range(TRIES):
             rows = await self._ask(reservation)
+            if reservation.is_over:
+                return  # its budgets may not have been asked for
             for claim in reservation.keep(rows):
                 self.leases.forget(claim.budget)
-            if reservation.is_over or reservation.reserve():
+            if reservation.reserve():
                 return
             if self._is_scarce(reservation, rows) and reservation.squeeze():
                 return
@@ -151,22 +176,44 @@ class Desk:
 
     async def return_spare(self, now: float, day: str) -> None:
         """Gives back what others need more. Raises what the database raises; nothing is lost then."""
-        spare, self.spare = self.spare, set()
-        await self._return(self.leases.begin_return(now, day, spare))
+        async with self._returning:
+            await self._make_sure()
+            recalled, self._recalled = self._recalled, {}
+            await self._return(recalled, self._recall_again)
+            spare, self.spare = self.spare, set()
+            await self._return(self.leases.begin_return(now, day, spare), self.leases.kept)
 
     async def return_all(self, now: float, day: str) -> None:
         """Gives back what is not needed; to be called every now and then."""
-        await self._return(self.leases.begin_return(now, day))
+        async with self._returning:
+            await self._make_sure()
+            await self._return(self.leases.begin_return(now, day), self.leases.kept)
 
-    async def _return(self, amounts: dict[Budget, int]) -> None:
+    async def _make_sure(self) -> None:
+        """Gives back again what may have gone back."""
+        if self._unsure:
+            await self._bank.give_back(self._returns, self._unsure)
+            self.leases.returned(self._unsure)
+            self._unsure = {}
+
+    async def _return(self, amounts: dict[Budget, int], keep: Callable[[dict[Budget, int]], None]) -> None:
+        """`keep` is told of what certainly could not go back."""
         if not amounts:
             return
+        self._returns += 1
         try:
-            await self._bank.give_back(amounts)
+            await self._bank.give_back(self._returns, amounts)
+        except (Unsure, asyncio.CancelledError):
+            self._unsure = amounts
+            raise
         except BaseException:
-            self.leases.kept(amounts)
+            keep(amounts)
             raise
         self.leases.returned(amounts)
+
+    def _recall_again(self, amounts: dict[Budget, int]) -> None:
+        for budget, n in amounts.items():
+            self._recalled[budget] = self._recalled.get(budget, 0) + n
 
 
 def _left(row: Lent) -> int:
@@ -189,8 +236,10 @@ def exceeded(claim: Claim, left: int, need: int) -> errors.QuotaExceeded:
     kind = claim.budget.scope.partition(":")[0]
     span = {"day": " today", "month": " this month"}.get(claim.period, "")
     rest = f"; {left} are left and this request needs {need}" if left else ""
-    said = f"The quota of this {kind} is used up: {claim.limit} {WORDS[claim.budget.unit]}{span}{rest}."
-    return errors.QuotaExceeded(said)
+    window = claim.budget.window
+    anew = quota.resets(claim.period, window if claim.period == quota.DAY else f"{window}-01") if span else ""
+    again = f" It begins anew on {anew} (UTC)." if anew else ""
+    return errors.QuotaExceeded(f"The quota of this {kind} is used up: {claim.limit} {WORDS[claim.budget.unit]}{span}{rest}.{again}")
 
 
 def reserved() -> errors.RateLimited:

@@ -5,19 +5,23 @@ a batch that the database refuses stays here and is offered again.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Protocol
 
 from mindgw import errors, metrics
+from mindgw.clock import monotonic
 from mindgw.core import usage
 from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
+_books = logging.getLogger("mindgw.ledger")
 
 #: Rows that one batch writes at most.
 BATCH = 1000
+#: Requests of one key that were refused in one second which have a row each; a client that asks on and on must not fill the disk.
+REFUSALS = 100
 #: Tries of one request that are remembered, the last ones: a worker may turn it down any number of times.
 TRIED = 20
 
@@ -146,13 +150,56 @@ def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
+class _Refusals:
+    """Which requests that were refused have a row: of each key the first REFUSALS of a second. Monotonic seconds."""
+
+    def __init__(self) -> None:
+        #: The second that it is, and how many each key had in it.
+        # bounded: by the keys that ask within a second
+        self._second = 0
+        self._seen: Counter[str] = Counter()
+        #: When the log last told of some without a row, and how many each key had since.
+        # bounded: by the keys that ask between two flushes
+        self._told = -1.0
+        self._left_out: Counter[str] = Counter()
+
+    def keeps(self, key_id: str, now: float) -> bool:
+        """Whether one more has a row."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._seen.clear()
+        self._seen[key_id] += 1
+        if self._seen[key_id] <= REFUSALS:
+            return True
+        self._left_out[key_id] += 1
+        return False
+
+    def tell(self, now: float) -> None:
+        """Logs how many have none, once a second at most."""
+        if not self._left_out or 0 <= now - self._told < 1.0:
+            return
+        (key_id, most), *_ = self._left_out.most_common(1)
+        text = "%d refused requests were counted only and have no row in the ledger, %d of them of key %s: %d of a key have one each second"
+        _books.warning(text, self._left_out.total(), most, key_id, REFUSALS)
+        self._told = now
+        self._left_out.clear()
+
+
 class Meter:
     """Counts finished requests and hands their rows to the ledger in batches."""
 
-    def __init__(self, append: Callable[[list[Entry]], Awaitable[None]], counters: metrics.Counters, capacity: int = 200_000) -> None:
+    def __init__(
+        self,
+        append: Callable[[list[Entry]], Awaitable[None]],
+        counters: metrics.Counters,
+        capacity: int = 200_000,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
         #: Writes a batch in one transaction; raises when nothing of it was written.
         self._append = append
         self._counters = counters
+        self._now = now
+        self._refusals = _Refusals()
         #: Rows that no batch has written yet, oldest first.
         # bounded: `capacity`, beyond which the pipeline takes no new requests (see `full`)
         self._rows: deque[Entry] = deque()
@@ -171,21 +218,28 @@ class Meter:
         """Rows that are not in the ledger yet."""
         return len(self._rows)
 
+    def has(self, request_id: str) -> bool:
+        """Whether a row of this request is yet to be written."""
+        return any(row.request_id == request_id for row in self._rows)
+
     def note(self, row: Entry) -> None:
         """Takes the row of an attempt that came to nothing; its request goes on."""
         self._rows.append(row)
 
     def settle(self, row: Entry) -> None:
-        """Takes the row of a finished request; call it once for each."""
+        """Takes the row of a finished request; call it once for each. Of too many refusals the row goes no further."""
+        self._counters.finished(row)
+        if row.kind == "refused" and row.outcome == "failed" and not self._refusals.keeps(row.key_id, self._now()):
+            return
         self._rows.append(row)
         self._news.append(row)
-        self._counters.finished(row)
 
     async def flush(self) -> int:
         """Logs what is new, then writes all rows that are here now, in batches; returns how many. Raises what the database raises,
         losing none. One at a time."""
         while self._news:
             report(self._news.popleft())
+        self._refusals.tell(self._now())
         written = 0
         while self._rows:
             batch = [self._rows[i] for i in range(min(BATCH, len(self._rows)))]

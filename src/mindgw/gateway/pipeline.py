@@ -2,8 +2,8 @@
 
     auth -> admission -> queue -> route -> fleet -> tunnel -> relay -> meter -> store.ledger
 
-Everything here runs on the event loop's thread and returns at once. Only a key that is not in memory needs the database:
-its look-up is the one task that a request may start.
+Everything here runs on the event loop's thread and returns at once. What is not in memory (a key, an answer to be repeated, what is on
+loan of a limit) needs the database: to ask it is the one kind of task that a request may start.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
+from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.snapshot import BudgetView, EngineView, Offer, Snapshot, WorkerView
@@ -58,7 +59,14 @@ class Pipeline:
     """All requests that are under way, all workers that are connected."""
 
     def __init__(
-        self, config: Config, auth: Auth, accounts: Accounts, now: Callable[[], float] = monotonic, dead: DeadLetters | None = None
+        self,
+        config: Config,
+        auth: Auth,
+        accounts: Accounts,
+        now: Callable[[], float] = monotonic,
+        dead: DeadLetters | None = None,
+        *,
+        replay: Replay | None = None,
     ) -> None:
         self._auth = auth
         #: Monotonic seconds.
@@ -66,14 +74,18 @@ class Pipeline:
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
-        self._stages = Stages(auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead)
+        self._stages = Stages(
+            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead, replay
+        )
+        if replay is not None:
+            replay.post, replay.now = self.post, now
         #: UTC date, as the sweep saw it last.
         self.day = utcnow().date().isoformat()
         #: Names of models as they were when those who wait were last sorted.
         self._canonical = self.fleet.canonical
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
-        #: Look-ups of keys, and loans, that are under way.
+        #: Look-ups of keys and of answers, and loans, that are under way.
         self._tasks: set[asyncio.Task[None]] = set()
         #: True once no new requests are taken.
         self.draining = False
@@ -113,6 +125,9 @@ class Pipeline:
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
         if effects and isinstance(effects[0], signals.LookUp):
             self._start(self._look_up(exchange, effects[0].key))
+        elif effects and isinstance(effects[0], signals.Recall):
+            assert self._stages.replay is not None
+            self._start(self._stages.replay.recall(effects[0].identity))
         elif effects and isinstance(effects[0], signals.Fund):
             self._start(self._fund(exchange, effects[0].reservation))
         elif effects and lane is not None:
@@ -232,6 +247,10 @@ class Pipeline:
         """Ends one pause, or all of them."""
         self.queue.resume(model)
         self.queue.wake(self._now())
+
+    def runs(self, request_id: str) -> bool:
+        """Whether a request is under way here."""
+        return self._find(request_id) is not None
 
     def _find(self, request_id: str) -> Exchange | None:
         return next((exchange for exchange in self._running if exchange.head.request_id == request_id), None)

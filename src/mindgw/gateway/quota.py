@@ -4,7 +4,7 @@ The limits are those of the database, read again every now and then; what is lef
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -28,6 +28,8 @@ MOST = 2**20
 MODELS = 1000
 #: Seconds for which a budget of a limit that refuses nobody is believed to be as it was seen.
 REMEMBERED = 2.0
+#: Millionths of a dollar that a byte may cost at most: more than any price makes of it.
+MICRO = 1_000_000
 #: Callers and models whose claims are remembered.
 KNOWN = 10_000
 
@@ -40,6 +42,8 @@ class Policy(Struct, frozen=True, order=True):
     period: str
     limit: int
     mode: str
+    #: Which one of those that were set in turn: one that was cleared and set again is another one.
+    version: tuple[str, int] = ("", 0)
 
 
 class Quotas:
@@ -74,10 +78,13 @@ class Quotas:
             found.setdefault(policy.scope, []).append(policy)
         adopted = {scope: tuple(some) for scope, some in found.items()}
         if adopted != self._policies:
-            here = {(policy.scope, policy.unit, policy.period) for some in adopted.values() for policy in some}
+            before, after = _by_kind(self._policies), _by_kind(adopted)
             for budget in self.desk.leases.budgets():
-                if (budget.scope, budget.unit, quota.period_of(budget.window)) not in here:
+                kind = (budget.scope, budget.unit, quota.period_of(budget.window))
+                if kind not in after:
                     self.desk.leases.forget(budget)
+                elif kind in before and before[kind] != after[kind]:
+                    self.desk.recall(budget)
             self._policies = adopted
             self._terms.clear()
             self._seen.clear()
@@ -89,6 +96,24 @@ class Quotas:
         if terms.hard:
             return Reservation(self.desk.leases, terms, self._sizes(ask, terms, body, model, context))
         return Reservation(self.desk.leases, terms, Sizes(terms.price, self._takes(model)))
+
+    def may_lack(self, terms: Terms, size: int) -> bool:
+        """Whether a limit that refuses may be too far used up for a request with a body of so many bytes, as its row was read last."""
+        most = size if terms.hard and not terms.dear else max(size, 1) * MICRO if terms.hard else 1
+        for claim in terms.claims:
+            if claim.mode in REFUSING and self._lacks(claim.budget, most):
+                return True
+        return terms.beside is not None and self.may_lack(terms.beside, 1)
+
+    def lacks(self, reservation: Reservation) -> bool:
+        """Whether what it cannot do without is not left, as rows were read last, whatever others give back."""
+        wants = ((claim.budget, part.least) for part in reservation.parts for claim in part.short(part.least))
+        return any(self._lacks(budget, least[budget.unit]) for budget, least in wants)
+
+    def _lacks(self, budget: Budget, need: int) -> bool:
+        leases = self.desk.leases
+        row = leases.row(budget)
+        return row is not None and leases.free(budget) < need and row.used_up(need + leases.drawn(budget))
 
     def check(self, reservation: Reservation) -> None:
         """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
@@ -163,16 +188,16 @@ class Quotas:
 
     def standings(self) -> list[BudgetView]:
         """The budgets that requests fell under of late; limits that are gone are left out."""
-        modes = {(p.scope, p.unit, p.period): p.mode for some in self._policies.values() for p in some}
+        policies = _by_kind(self._policies)
         found = []
         for budget, row in self.desk.leases.rows():
-            mode = modes.get((budget.scope, budget.unit, quota.period_of(budget.window)))
-            if mode is not None:
+            policy = policies.get((budget.scope, budget.unit, quota.period_of(budget.window)))
+            if policy is not None:
                 scope = self._names.get(budget.scope, budget.scope)
                 id = f"{scope} {budget.unit} {budget.window}"
                 found.append(
                     BudgetView(
-                        id=id, scope=scope, unit=budget.unit, window=budget.window, mode=mode,
+                        id=id, scope=scope, unit=budget.unit, window=budget.window, mode=policy.mode,
                         limit=row.limit, used=row.used, reserved=max(0, row.reserved),
                     )
                 )  # fmt: skip
@@ -199,6 +224,10 @@ class Quotas:
         self._seen[claim.budget] = (over, at)
         if over and not was and claim.mode != quota.SHADOW:
             log.warning("%s has used up its %s (%s): %s", claim.budget.scope, claim.budget.unit, claim.budget.window, claim.mode)
+
+
+def _by_kind(policies: Mapping[str, tuple[Policy, ...]]) -> dict[tuple[str, str, str], Policy]:
+    return {(policy.scope, policy.unit, policy.period): policy for some in policies.values() for policy in some}
 
 
 def scopes(caller: Caller, model: str) -> tuple[str, ...]:

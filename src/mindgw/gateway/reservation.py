@@ -189,13 +189,13 @@ class Reservation:
 
     # -- ends of a hold -------------------------------------------------------------------------------------------
 
-    def release(self) -> None:
-        """Nothing was used; it may be held again."""
+    def release(self) -> tuple[Budget, ...]:
+        """Nothing was used; it may be held again. Returns budgets of which others need what is free now."""
+        spare: tuple[Budget, ...] = ()
         if self._hold is not None:
-            self._leases.settle(self._hold, {})
+            spare = self._leases.settle(self._hold, {}).spare
             self._hold, self.held, self.budgets = None, 0, ()
-        if self._beside is not None:
-            self._beside.release()
+        return spare if self._beside is None else spare + self._beside.release()
 
     def settle(self, used: usage.Tokens) -> quota.Settled:
         """The request is over, and used so much."""
@@ -209,10 +209,10 @@ class Reservation:
         settled = self._leases.settle(hold, actual)
         return settled if self._beside is None else _together(settled, self._beside.settle(used))
 
-    def end(self) -> None:
-        """The request is over and is not billed."""
-        self.release()
+    def end(self) -> tuple[Budget, ...]:
+        """As `release`, for a request that is over and is not billed."""
         self.is_over = True
+        return self.release()
 
 
 def _together(one: quota.Settled, other: quota.Settled) -> quota.Settled:

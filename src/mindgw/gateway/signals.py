@@ -41,6 +41,18 @@ class Received(Struct, frozen=True):
     body: bytes
 
 
+class Recalled(Struct, frozen=True):
+    """Nobody knows of a request with its Idempotency-Key: it is run."""
+
+
+class Copied(Struct, frozen=True):
+    """The answer that another request with its Idempotency-Key has had: its status, the code of its error, and how to give it again."""
+
+    status: int
+    code: str
+    effects: "list[Effect]"
+
+
 class Turn(Struct, frozen=True):
     """A slot was granted; this exchange owns it now."""
 
@@ -92,7 +104,9 @@ class Tick(Struct, frozen=True):
     """Time has passed; sent when `due` is over."""
 
 
-Event = Identified | Refused | Received | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
+Event = (
+    Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
+)
 
 
 # What a lane is asked to do.
@@ -104,6 +118,12 @@ class LookUp(Struct, frozen=True):
     key: str
 
 
+class Recall(Struct, frozen=True):
+    """Ask the database about a request with an Idempotency-Key, by its identity, and post Recalled, Copied or Refused."""
+
+    identity: bytes
+
+
 class Fund(Struct, frozen=True):
     """Borrow what the reservation wants and post Funded or Refused."""
 
@@ -111,14 +131,17 @@ class Fund(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """Send a whole answer."""
+    """Send a whole answer; `headers` besides the usual ones."""
 
     status: int
     body: bytes
+    headers: list[tuple[bytes, bytes]] = []
 
 
 class Begin(Struct, frozen=True):
-    """Send the head of a stream of events."""
+    """Send the head of a stream of events; `headers` besides the usual ones."""
+
+    headers: list[tuple[bytes, bytes]] = []
 
 
 class Write(Struct, frozen=True):
@@ -138,15 +161,16 @@ class Fail(Struct, frozen=True):
     begun: bool
 
 
-Effect = LookUp | Fund | Answer | Begin | Write | End | Fail
+Effect = LookUp | Recall | Fund | Answer | Begin | Write | End | Fail
 
 
 class State(Enum):
     """How far a request has come."""
 
     OPENED = "opened"  # its key or its body is still missing
+    ATTACHED = "attached"  # its Idempotency-Key may name a request that runs or is over: it waits to hear
     WAITING = "waiting"  # stands in the queue
-    FUNDING = "funding"  # has a slot, and waits for the database to say that somebody pays
+    FUNDING = "funding"  # waits for the database to say that somebody pays: with its slot, or in doubt before it stands in line
     SENT = "sent"  # on a worker, which has not answered yet
     RELAYING = "relaying"  # the answer is coming
     CLOSING = "closing"  # the client is served, the worker has not confirmed the end

@@ -12,6 +12,7 @@ from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.queue import Queue
+from mindgw.gateway.replay import Replay
 from mindgw.gateway.signals import Event
 
 
@@ -31,3 +32,5 @@ class Stages(Struct, frozen=True):
     post: Callable[[Any, Event], None]
     #: Where requests that failed for good leave a letter; None: they leave none.
     dead: DeadLetters | None = None
+    #: Where requests with an Idempotency-Key are known; None: the header is not looked at.
+    replay: Replay | None = None

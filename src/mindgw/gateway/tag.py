@@ -56,6 +56,10 @@ class Tag(msgspec.Struct, frozen=True, array_like=True, gc=False):
     queued: int
     #: (scope, unit, window) of the budgets that hold the reservation.
     budgets: tuple[tuple[str, str, str], ...]
+    #: Most tokens of the prompt, as they were reserved under a hard limit; 0: nobody knows.
+    prompt: int = 0
+    #: Bytes of the request's body, as its caller sent it.
+    size: int = 0
 
 
 def _short(tag: Tag) -> Tag:

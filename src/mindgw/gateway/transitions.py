@@ -16,6 +16,13 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Gone: "gone",
         signals.Stopped: "stopped",
     },
+    _S.ATTACHED: {
+        signals.Recalled: "recalled",
+        signals.Copied: "copied",
+        signals.Refused: "refused",
+        signals.Gone: "gone",
+        signals.Stopped: "stopped",
+    },
     _S.WAITING: {
         signals.Turn: "turn",
         signals.Drained: "drained",

@@ -1,5 +1,6 @@
 """The accounts of a running server put together: limits and their loans, the meter, the ledger's books, the agents' receipts."""
 
+import asyncio
 import logging
 from collections.abc import Sequence
 
@@ -31,6 +32,7 @@ class Accounting:
 
     def __init__(self, config: Config, secrets: Secrets, database: Database, counters: metrics.Counters) -> None:
         self._database = database
+        self._reading = asyncio.Lock()
         self.books = Books(database, books.instance(config.directory), secrets.chain_key)
         self.books.on_epoch = self._begun
         self.books.on_written = self._written
@@ -45,15 +47,13 @@ class Accounting:
         """What the request path needs of it."""
         return Accounts(self.meter, self.quotas, self.seal)
 
-    def receipts(self) -> list[tuple[str, str, int]]:
-        """Name, help and count of what the metrics tell of receipts."""
+    def receipts(self) -> dict[str, int]:
+        """What the metrics tell of receipts, as `collector.RECEIPTS` has it."""
         inbox = self.inbox
-        return [
-            ("mindgw_receipts", "Receipts of agents that are kept.", inbox.booked),
-            ("mindgw_receipts_recovered", "Ledger rows that were made of receipts, because their server had died.", inbox.recovered),
-            ("mindgw_receipts_forged", "Receipts that no server of ours can have asked for.", inbox.forged),
-            ("mindgw_receipts_mismatched", "Attempts that the agent counted otherwise than the server.", inbox.mismatches),
-        ]
+        return {
+            "booked": inbox.booked, "recovered": inbox.recovered, "forged": inbox.forged, "mismatches": inbox.mismatches,
+            "orphans": inbox.orphans,
+        }  # fmt: skip
 
     async def begin(self) -> None:
         """Opens the books of this run and reads the limits."""
@@ -62,8 +62,9 @@ class Accounting:
         await self.refresh()
 
     async def refresh(self) -> None:
-        """The limits as the database has them now."""
-        self.quotas.adopt(await self.books.policies())
+        """The limits as the database has them now. One at a time: what was read first must not be believed last."""
+        async with self._reading:
+            self.quotas.adopt(await self.books.policies())
 
     def writing(self) -> list[Chore]:
         """What must be done once more at the end."""

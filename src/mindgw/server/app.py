@@ -26,7 +26,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, problems
+from mindgw.server import enrol, management, ops, problems, replays
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -73,10 +73,12 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     auth = Auth(find, {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
-    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead)
+    replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
+    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay)
     registry = Registry(database, secrets.identity)
     pipeline.on_report = registry.seen
     pipeline.on_receipts, pipeline.on_unlinked = accounting.inbox.take, accounting.inbox.forget
+    accounting.inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
@@ -90,9 +92,11 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         Chore("writing what workers report", FLUSH, registry.flush),
         Chore("writing when keys were used", FLUSH, _touch(auth, database)),
         Chore("writing dead letters", FLUSH, partial(dead.flush, _writer(database, Safe(secrets.sealing)))),
+        replays_writing,
     ]
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
-    app = _application(doors, state, config, lambda _: _at_work(pipeline, registry, database, accounting, beside, forget))
+    work = partial(_at_work, pipeline, registry, database, accounting, beside, forget, replays_forgetting)
+    app = _application(doors, state, config, lambda _: work())
     return Server(app, pipeline, registry, database, collector)
 
 

@@ -3,7 +3,7 @@
 Names follow the Prometheus conventions; docs/reference/metrics.md lists them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -14,15 +14,28 @@ from mindgw.metrics import Counters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+#: What is told of receipts: name and help, by what an `Inbox` calls it.
+RECEIPTS = {
+    "booked": ("mindgw_receipts", "Receipts of agents that are kept."),
+    "recovered": ("mindgw_receipts_recovered", "Ledger rows that were made of receipts, because their server had died."),
+    "forged": ("mindgw_receipts_forged", "Receipts that no server of ours can have asked for."),
+    "mismatches": ("mindgw_receipts_mismatched", "Attempts that the agent counted otherwise than the server."),
+    "orphans": ("mindgw_receipts_orphaned", "Receipts of attempts whose row was set aside because it could not be written."),
+}
+
 
 class Collector:
     """Turns counters and a snapshot of the pipeline into Prometheus' text."""
 
     def __init__(
-        self, counters: Counters, snapshot: Callable[[], Snapshot], stats: Callable[[], Stats], unwritten: Callable[[], int],
-        receipts: Callable[[], list[tuple[str, str, int]]] = list,
+        self,
+        counters: Counters,
+        snapshot: Callable[[], Snapshot],
+        stats: Callable[[], Stats],
+        unwritten: Callable[[], int],
+        receipts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        """`receipts` gives (name, help, count) of counters about receipts."""
+        """`receipts` counts those of RECEIPTS, by what stands there first."""
         self._counters = counters
         self._snapshot = snapshot
         self._stats = stats
@@ -107,11 +120,11 @@ class Collector:
             up.add_metric([worker.name], float(worker.state == "ready"))
         yield from (slots, used, up)
 
-
     def _books(self) -> Iterator[Metric]:
         """What agents say that they used, beside what was counted here."""
-        for name, text, count in self._receipts():
-            yield CounterMetricFamily(name, text, count)
+        counts = self._receipts()
+        for kind, (name, text) in RECEIPTS.items():
+            yield CounterMetricFamily(name, text, counts.get(kind, 0))
 
 
 def _shares(shares: list[Share]) -> Iterator[Metric]:

@@ -181,9 +181,9 @@ class Reply:
         if isinstance(effect, signals.Write):
             await self._send({"type": "http.response.body", "body": effect.data, "more_body": True})
         elif isinstance(effect, signals.Begin):
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *self._common()]})
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *effect.headers, *self._common()]})
         elif isinstance(effect, signals.Answer):
-            await send_whole(self._send, effect.status, effect.body, self._common())
+            await send_whole(self._send, effect.status, effect.body, [*effect.headers, *self._common()])
         elif isinstance(effect, signals.Fail):
             await self._fail(effect)
         elif isinstance(effect, signals.End):

@@ -22,7 +22,7 @@ log = logging.getLogger("mindgw.server")
 FALLBACK = b'{"error":{"message":"The gateway failed.","type":"server_error","param":null,"code":"internal_error"}}'
 
 #: Errors that the SDKs must not retry although their status says so.
-_FINAL = frozenset({"cancelled_by_operator", "insufficient_quota", "revoked_api_key"})
+_FINAL = frozenset({"cancelled_by_operator", "idempotency_not_kept", "insufficient_quota", "revoked_api_key"})
 
 
 #: What to do next, for people who manage the server.

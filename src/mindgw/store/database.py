@@ -78,6 +78,16 @@ def parse_url(database: str) -> URL:
     raise ConfigError(f"database {url.render_as_string(hide_password=True)!r} is neither a file for SQLite nor Postgres", hint=_NAME_ONE)
 
 
+_AWAY_TEXT = "The database does not answer at the moment."
+_HINT = "try again; the server's log says why the database does not answer"
+
+
+class Unsure(Draining):
+    """The database does not answer, and may have done what was asked of it."""
+
+    code = "database_unavailable"
+
+
 class Database:
     """One database, open from the first use until `close()`, which the maker of this object awaits."""
 
@@ -122,23 +132,25 @@ class Database:
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A session whose work is committed when the block ends well and undone when it raises. On SQLite one block runs at a
-        time, so nothing slow (no network, no file) belongs inside. Raises as `read`, also for a disk that is full or read-only; the
-        work may be there all the same when that happens at the end of the block."""
+        time, so nothing slow (no network, no file) belongs inside. Raises as `read`, also for a disk that is full or read-only, and
+        Unsure when the connection was lost at the end of the block: the work may be there all the same."""
         async with self._session(self._writer, writes=True) as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def _session(self, engine: AsyncEngine, *, writes: bool = False) -> AsyncIterator[AsyncSession]:
+        is_ending = False
         try:
             async with AsyncSession(engine, expire_on_commit=False) as session, contextlib.AsyncExitStack() as stack:
                 if writes:
                     await stack.enter_async_context(session.begin())
                 await self._reach(session)  # takes the write lock of SQLite, before anything is read under it
                 yield session
+                is_ending = writes and self.file is None
         except (DBAPIError, TimeoutError, NoConnection) as error:
             if isinstance(error, DBAPIError) and not _is_away(error, writes):
                 raise
-            raise _away() from error
+            raise (Unsure(_AWAY_TEXT, retry_after=2, hint=_HINT) if is_ending else _away()) from error
 
     async def _reach(self, session: AsyncSession) -> None:
         try:
@@ -296,8 +308,7 @@ def _is_away(error: DBAPIError, writes: bool) -> bool:
 
 
 def _away() -> Draining:
-    hint = "try again; the server's log says why the database does not answer"
-    return Draining("The database does not answer at the moment.", code="database_unavailable", retry_after=2, hint=hint)
+    return Draining(_AWAY_TEXT, code="database_unavailable", retry_after=2, hint=_HINT)
 
 
 def _postgres(url: URL, patience: float | None, **options: Any) -> AsyncEngine:

@@ -3,11 +3,11 @@
 Moments are those of `now`, so that processes on several machines agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -29,6 +29,10 @@ _WORKERS = tables.metadata.tables["epoch_workers"]
 
 class Over(Exception):
     """The epoch was taken for dead, and what it had on loan was given to others."""
+
+
+class Repeated(Exception):
+    """What was given back under that number was taken before."""
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -59,7 +63,7 @@ async def begin(session: AsyncSession, instance: str, now: datetime) -> Begun:
     after_epoch, after_seq, genesis = (await connection.execute(latest)).first() or (0, 0, GENESIS)
     values = {
         "instance": instance, "started_at": now, "beat_at": now, "genesis": genesis, "after_epoch": after_epoch, "after_seq": after_seq,
-        "head": genesis, "head_seq": 0,
+        "head": genesis, "head_seq": 0, "returns": 0,
     }  # fmt: skip
     made = (await connection.execute(_EPOCHS.insert().values(values).returning(row.id))).scalar_one()
     return Begun(made, instance, genesis)
@@ -78,6 +82,20 @@ async def require_running(session: AsyncSession, epoch: int) -> None:
     found = (await (await session.connection()).execute(query)).first()
     if found is None or found[0] is not None:
         raise Over(f"epoch {epoch} is over")
+
+
+async def has_returned(session: AsyncSession, epoch: int, number: int) -> bool:
+    """Whether what the epoch gave back under that number, or a later one, was taken."""
+    query = select(_EPOCHS.c.returns).where(_EPOCHS.c.id == epoch)
+    return ((await (await session.connection()).execute(query)).scalar() or 0) >= number
+
+
+async def returned(session: AsyncSession, epoch: int, number: int) -> None:
+    """Notes that. Raises Repeated when another transaction did so meanwhile: then this one must be undone."""
+    row = _EPOCHS.c
+    noted = await (await session.connection()).execute(_EPOCHS.update().where(row.id == epoch, row.returns < number).values(returns=number))
+    if not noted.rowcount:
+        raise Repeated(f"return {number} of epoch {epoch} was taken before")
 
 
 async def end(session: AsyncSession, epoch: int, now: datetime) -> None:
@@ -100,12 +118,24 @@ async def cleared(session: AsyncSession, worker_id: str, before: int, now: datet
     await (await session.connection()).execute(mine.values(cleared_at=now))
 
 
-def _dead(own: int, now: datetime) -> ColumnElement[bool]:
-    """Epochs that will never come back: of the same directory every older one."""
+def _gone(own: int, now: datetime) -> ColumnElement[bool]:
+    """Epochs that will never come back, or have not been heard of for long: of the same directory every older one."""
     row = _EPOCHS.c
     here = select(row.instance).where(row.id == own).scalar_subquery()
-    gone = or_(and_(row.instance == here, row.id < own), row.beat_at < now - SILENT)
-    return and_(row.ended_at.is_(None), row.id != own, gone)
+    return or_(and_(row.instance == here, row.id < own), row.beat_at < now - SILENT)
+
+
+def _dead(own: int, now: datetime) -> ColumnElement[bool]:
+    """Those of them that nobody has ended."""
+    row = _EPOCHS.c
+    return and_(row.ended_at.is_(None), row.id != own, _gone(own, now))
+
+
+async def living(session: AsyncSession, own: int, asked: Collection[int], now: datetime) -> set[int]:
+    """Those of these epochs that belong to other processes that live; `own` is the epoch of whoever asks."""
+    row = _EPOCHS.c
+    query = select(row.id).where(row.id.in_(asked), row.ended_at.is_(None), row.id != own, not_(_gone(own, now)))
+    return set((await (await session.connection()).execute(query)).scalars())
 
 
 async def recover(session: AsyncSession, own: int, now: datetime) -> Sequence[int]:

@@ -26,6 +26,8 @@ __all__ = ["COLUMNS", "GENESIS", "Committed", "Draw", "Entry", "Raced", "Writer"
 
 #: What the first chain of all starts from.
 GENESIS = chain.genesis("ledger")
+#: What the ledger has room for once: see `Entry.slot`.
+Slot = tuple[str, int, str]
 #: In place of the number of a commit: one of another epoch's, the one that is being made.
 OTHERS, OWN = -1, 0
 #: How a violation of uniqueness is called: by Postgres, and by SQLite (of a UNIQUE, of a primary key).
@@ -36,7 +38,7 @@ _EPOCHS = tables.metadata.tables["epochs"]
 #: What is hashed and written as it is; the day, the moment and the commit come after it.
 _plain = attrgetter(*COLUMNS[:-2])
 _whose = attrgetter("key_id", "user_id", "team_id", "org_id", "model")
-_decode_known = msgspec.msgpack.Decoder(list[tuple[str, int, str]]).decode
+_decode_known = msgspec.msgpack.Decoder(list[Slot]).decode
 
 
 class Raced(Exception):
@@ -112,36 +114,60 @@ class _Batch(msgspec.Struct):
 
 async def _sorted_out(session: AsyncSession, writer: Writer, entries: Sequence[Entry]) -> _Batch:
     batch = _Batch(writer.seq, writer.head)
-    told: set[tuple[str, int, str]] = set()
+    told: set[Slot] = set()
     row = _COMMITS.c
     lost = select(row.seq, row.hash, row.known).where(row.epoch == writer.epoch, row.seq > writer.seq).order_by(row.seq)
     connection = await session.connection()
     for seq, head, known in await connection.execute(lost):
         batch.seq, batch.head = seq, head
         told.update(_decode_known(known) if known else ())
-    there = await _there(session, writer, entries) if entries else {}
+    there, taken = await _there(session, writer, entries) if entries else ({}, {})
     for entry in entries:
         slot = entry.slot
         if there.get(slot, OWN) > writer.seq:
             batch.written.append(entry)
         elif slot in there:
             batch.known.append(entry)
-            # what this epoch wrote took its draws with it; what another one wrote left this one's lease alone
-            if there[slot] == OTHERS and entry.draws and slot not in told and not entry.lease_epoch:
-                batch.drawn.append(entry)
+            # what this epoch wrote took its draws with it; what another one wrote of a receipt may have taken less of the lease, or nothing
+            if there[slot] == OTHERS and slot not in told and entry.lease_epoch in (0, writer.epoch):
+                batch.drawn += _rest(entry, taken.get(slot, {}))
         else:
             batch.fresh.append(entry)
             there[slot] = OWN
     return batch
 
 
-async def _there(session: AsyncSession, writer: Writer, entries: Iterable[Entry]) -> dict[tuple[str, int, str], int]:
-    """Slots of these requests that are taken: by which commit of the writer's own epoch, `OTHERS` for one of another's."""
+async def _there(session: AsyncSession, writer: Writer, entries: Iterable[Entry]) -> tuple[dict[Slot, int], dict[Slot, dict[str, int]]]:
+    """Slots of these requests that are taken: by which commit of the writer's own epoch, `OTHERS` for one of another's; and what those of
+    others were billed, in each unit. They were made of receipts, as only those are about attempts of another epoch, so that much has left
+    this one's leases."""
     row = LEDGER.c
     asked = dict.fromkeys(entry.request_id for entry in entries)
-    query = select(row.request_id, row.attempt, row.kind, row.epoch, row.seq).where(budgets.among(session, row.request_id, asked))
-    rows = await (await session.connection()).execute(query)
-    return {slot(id, attempt, kind): seq if epoch == writer.epoch else OTHERS for id, attempt, kind, epoch, seq in rows}
+    columns = (
+        row.request_id,
+        row.attempt,
+        row.kind,
+        row.epoch,
+        row.seq,
+        (row.prompt_tokens + row.completion_tokens).label("tokens"),
+        row.cost,
+    )
+    rows = await (await session.connection()).execute(select(*columns).where(budgets.among(session, row.request_id, asked)))
+    there: dict[Slot, int] = {}
+    taken: dict[Slot, dict[str, int]] = {}
+    for id, attempt, kind, epoch, seq, tokens, cost in rows:
+        at = slot(id, attempt, kind)
+        there[at] = seq if epoch == writer.epoch else OTHERS
+        if there[at] == OTHERS and kind in BILLED:
+            taken[at] = {quota.TOKENS: tokens, quota.USD: cost}
+    return there, taken
+
+
+def _rest(entry: Entry, taken: dict[str, int]) -> list[Entry]:
+    """The entry with draws of what was not `taken` for it yet; none when nothing is left of them."""
+    rest = [msgspec.structs.replace(draw, amount=draw.amount - taken.get(draw.unit, 0)) for draw in entry.draws]
+    draws = tuple(draw for draw in rest if draw.amount > 0)
+    return [msgspec.structs.replace(entry, draws=draws)] if draws else []
 
 
 async def _write(session: AsyncSession, writer: Writer, batch: _Batch, entries: Sequence[Entry]) -> bytes:

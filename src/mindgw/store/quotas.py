@@ -161,7 +161,11 @@ async def borrow(session: AsyncSession, epoch: int, wants: Sequence[Want]) -> li
     return [Lent(budget, amount, states[budget].used, states[budget].reserved, states[budget].lim) for budget, amount in amounts.items()]
 
 
-async def give_back(session: AsyncSession, epoch: int, amounts: Mapping[Budget, int]) -> None:
-    """Takes out of the epoch's leases what it does not need, as far as it is there."""
+async def give_back(session: AsyncSession, epoch: int, number: int, amounts: Mapping[Budget, int]) -> None:
+    """Takes out of the epoch's leases what it does not need, as far as it is there. Numbers rise: what comes again under one that was taken
+    is taken for the same, and changes nothing. Raises epochs.Repeated where another transaction was faster with it."""
     await budgets.guard(session)
+    if await epochs.has_returned(session, epoch, number):
+        return
     await budgets.settle(session, {}, {(epoch, budget): amount for budget, amount in amounts.items()})
+    await epochs.returned(session, epoch, number)  # last, as a batch of the ledger has it: rows are locked in one order

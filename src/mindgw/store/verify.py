@@ -1,11 +1,16 @@
-"""Whether the books are right: the invariants of the ledger, its budgets and its chains, looked at row by row in bounded memory."""
+"""Whether the books are right: the invariants of the ledger, its budgets and its chains, looked at row by row in bounded memory.
+
+What it cannot see: whoever may write to the database can cut commits off the end of a chain that no later one goes on from (the newest
+of each data directory), put the head in `epochs` back, and budgets with it. What is left is a chain that hangs together. Against that
+`heads` says where these chains end, to be noted where that writer does not reach: a commit that was noted and is not there was cut off.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy import Select, and_, case, exists, func, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.core import chain
@@ -33,6 +38,22 @@ class Broken(msgspec.Struct, frozen=True):
     where: str
     #: What is wrong with it, for people.
     what: str
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The last commit of a chain."""
+
+    epoch: int
+    seq: int
+    hash: bytes
+
+
+async def heads(session: AsyncSession) -> list[Head]:
+    """Where the chains end that no later one goes on from, the newest PAGE of them at most; there is one for each data directory."""
+    row, next = _EPOCHS.c, _EPOCHS.alias().c
+    gone_on = exists().where(next.after_epoch == row.id, next.after_seq == row.head_seq, next.head_seq > 0)
+    query = select(row.id, row.head_seq, row.head).where(row.head_seq > 0, ~gone_on).order_by(row.id.desc()).limit(PAGE)
+    return [Head(*found) for found in reversed((await (await session.connection()).execute(query)).all())]
 
 
 async def broken(session: AsyncSession, key: bytes, checked: Counter[str] | None = None) -> AsyncIterator[Broken]:

@@ -160,7 +160,7 @@ class Fair:
         ticket.owed = ticket.cost
         band.mark = band.line.work
         above = band.root
-        for flow in _chain(leaf):
+        for flow in leaf.chain():
             branch = flow.branch(band)
             if branch.waiting == 0:
                 self._fit(branch, above, lifted=True)
@@ -303,7 +303,7 @@ class Fair:
         """Nothing more is expected of a ticket that ran."""
         owed, ticket.owed = ticket.owed, 0.0
         if owed and ticket.leaf is not None:
-            for flow in _chain(ticket.leaf):
+            for flow in ticket.leaf.chain():
                 flow.owed -= owed
 
     def _stand(self, ticket: Ticket, band: Band, leaf: Flow, lifted: bool) -> None:
@@ -317,7 +317,7 @@ class Fair:
         branch.waiting += 1
         branch.changes += 1
         branch.cost += ticket.cost
-        for flow in _chain(leaf):
+        for flow in leaf.chain():
             flow.waiting += 1
             below = flow.branch(band)
             if below.waiting == 0:
@@ -392,13 +392,3 @@ class Fair:
             if late > 0 and (latest is None or late > latest[0]):
                 latest = (late, band)
         return latest or ((0.0, first) if first is not None else None)
-
-
-def _chain(leaf: Flow) -> list[Flow]:
-    """The flows of a path, from the top down, without the root."""
-    out: list[Flow] = []
-    flow = leaf
-    while flow.parent is not None:
-        out.append(flow)
-        flow = flow.parent
-    return out[::-1]

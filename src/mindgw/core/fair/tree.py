@@ -42,6 +42,15 @@ class Flow:
         """Names from the top down to this flow."""
         return () if self.parent is None else (*self.parent.path, self.name)
 
+    def chain(self) -> "list[Flow]":
+        """The flows of its path, from the top down, without the root."""
+        out: list[Flow] = []
+        flow = self
+        while flow.parent is not None:
+            out.append(flow)
+            flow = flow.parent
+        return out[::-1]
+
     def lag(self) -> float:
         """How far it is ahead of the smallest of those that it stood with last."""
         home = self.home

@@ -28,7 +28,8 @@ async def set_quotas(
     state: Office, data: JSONBody[QuotaWish], actor: NamedDependency[str], version: NamedDependency[int | None]
 ) -> QuotasSet:
     """Set limits of one scope, all of them or none. The running gateway obeys at once."""
-    return await quotas.put(state.database, actor, data, state.quotas_changed, priced=bool(state.config.prices), version=version)
+    ground = quotas.Ground(bool(state.config.prices), state.pipeline.snapshot())
+    return await quotas.put(state.database, actor, data, state.quotas_changed, ground, version=version)
 
 
 @delete("/quotas", status_code=200)

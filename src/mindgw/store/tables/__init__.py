@@ -11,6 +11,7 @@ from mindgw.store.tables.people import Org, Team, User
 from mindgw.store.tables.queue import FlowCounter
 from mindgw.store.tables.quotas import Budget, Lease, Quota
 from mindgw.store.tables.receipts import Receipt, ReceiptHead
+from mindgw.store.tables.replays import Replay
 
 metadata = Row.metadata
 
@@ -30,6 +31,7 @@ __all__ = [
     "Quota",
     "Receipt",
     "ReceiptHead",
+    "Replay",
     "Team",
     "UTCDateTime",
     "User",

@@ -27,6 +27,8 @@ class Epoch(Row, table=True):
     #: Last link of its own chain, `genesis` when there is none.
     head: bytes
     head_seq: int = Field(default=0, sa_type=Count)
+    #: Number of the last time that it gave something back: what is said twice is done once.
+    returns: int = Field(default=0, sa_type=Count)
 
 
 class EpochWorker(Row, table=True):

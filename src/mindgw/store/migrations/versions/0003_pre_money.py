@@ -165,6 +165,7 @@ def _epochs() -> None:
         sa.Column("after_seq", sa.BigInteger(), nullable=False),
         sa.Column("head", sa.LargeBinary(), nullable=False),
         sa.Column("head_seq", sa.BigInteger(), nullable=False),
+        sa.Column("returns", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_epochs"),
     )
     op.create_table(
