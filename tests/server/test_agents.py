@@ -1,143 +1,386 @@
-"""The agents' door over a real registry, pipeline and agent's session; the WebSocket between them is a FAKE, so that it can stop."""
+"""The agents' door over a real registry, pipeline and agent's session, through uvicorn and real sockets."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from typing import Any
 
 import pytest
 import uvicorn
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
 
+from mindgw.gateway import signals
 from mindgw.gateway.registry import Registry
-from mindgw.server import agents, run
-from mindgw.server.agents import AgentsDoor
+from mindgw.server import agents, socket
+from mindgw.server.agents import AgentsDoor, Carriage
+from mindgw.server.protocol import Guarded
+from mindgw.server.socket import WebSocket
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database
 from mindgw_agent import identity, session, wire
-from tests.gateway.world import AGENT, SERVER, World, engine
+from tests.gateway.world import AGENT, JSON, SERVER, World, engine
 
-HOST = "127.0.0.1:1"
+BODY = b'{"choices":[]}'
 
 
-async def until(done: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(done: Any, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not done():
             await asyncio.sleep(0.005)
 
 
 class Dialled:
-    """An agent that has dialled the door, over a FAKE WebSocket."""
+    """An agent that has dialled the door. The test plays its engine."""
 
-    def __init__(self, door: AgentsDoor, worker_id: str, last_epoch: int) -> None:
+    def __init__(self, port: int, worker_id: str, last_epoch: int, model: str = "m", slots: int = 4) -> None:
+        host = f"127.0.0.1:{port}"
         parties = session.Parties(
             agent_id=worker_id,
-            host=HOST,
+            host=host,
             server_identity=identity.public_half(SERVER),
             last_epoch=last_epoch,
             sign=lambda message: identity.sign(AGENT, message),
             verify=identity.verify,
         )
-        self.session = session.Session(parties, wire.Report(0, [engine("m")]))
-        # bounded: by the few messages of a test
-        self._inbound: asyncio.Queue[dict[str, object]] = asyncio.Queue()
-        #: Cleared while the peer reads nothing: whoever sends then waits.
-        self.reads = asyncio.Event()
-        self.reads.set()
+        self.session = session.Session(parties, wire.Report(0, [engine(model, slots=slots)]))
+        self.url = f"ws://{host}{wire.PATH}"
         self.events: list[session.Event] = []
-        #: True when the door has closed the socket properly.
-        self.closed = False
-        self._inbound.put_nowait({"type": "websocket.connect"})
-        self.session.start()
-        scope = {"type": "websocket", "scheme": "ws", "headers": [(b"host", HOST.encode())], "subprotocols": [wire.SUBPROTOCOL]}
-        self.door = asyncio.create_task(door(scope, self._inbound.get, self._take))
+        #: Said in the same segment as the PROOF, before anybody asked for it.
+        self.hasty = b""
+        #: The WebSocket; None before the upgrade.
+        self.socket: Any = None
+        self.task = asyncio.create_task(self._run())
+
+    @property
+    def requests(self) -> list[session.Request]:
+        return [event for event in self.events if isinstance(event, session.Request)]
+
+    @property
+    def closed(self) -> int | None:
+        """The code with which the server closed; None while it did not."""
+        received = self.socket.protocol.close_rcvd
+        return received.code if received is not None else None
+
+    def raw(self, data: bytes) -> None:
+        self.socket.transport.write(data)
+
+    def stop_reading(self) -> None:
+        self.socket.transport.pause_reading()
+
+    def read_on(self) -> None:
+        self.socket.transport.resume_reading()
 
     def speak(self) -> None:
         while message := self.session.take():
-            self._inbound.put_nowait({"type": "websocket.receive", "bytes": message})
+            self.raw(binary(message))
 
-    async def _take(self, message: dict[str, object]) -> None:
-        await self.reads.wait()
-        if message["type"] == "websocket.close":
-            self.closed = True
-            self._inbound.put_nowait({"type": "websocket.disconnect"})
-        if message["type"] == "websocket.send":
-            for event in self.session.receive(message["bytes"], 0.0):
-                self.events.append(event)
-                if isinstance(event, session.Proving):
-                    self.session.prove()
+    def answer(self, stream: int) -> None:
+        self.session.head(stream, 200, JSON, BODY)
+        self.session.close(stream, wire.Close("done"))
         self.speak()
+
+    async def _run(self) -> None:
+        self.socket = await connect(self.url, subprotocols=[wire.SUBPROTOCOL], compression=None, close_timeout=0.2)  # type: ignore[list-item]
+        self.session.start()
+        self.speak()
+        with contextlib.suppress(ConnectionClosed):
+            async for message in self.socket:
+                self._hear(message)
+
+    def _hear(self, message: bytes) -> None:
+        for event in self.session.receive(message, 0.0):
+            self.events.append(event)
+            if isinstance(event, session.Proving):
+                self.session.prove()
+        proofs = b"".join(iter(lambda: binary(said) if (said := self.session.take()) else b"", b""))
+        if proofs:
+            self.raw(proofs + self.hasty)
+            self.hasty = b""
+
+
+def binary(message: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) -> bytes:
+    """A WebSocket frame as a client sends it."""
+    return Frame(opcode, message, fin).serialize(mask=True)
+
+
+class Hall:
+    """A server with the agents' door, and agents that dial it."""
+
+    def __init__(self, world: World, database: Database, port: int) -> None:
+        self.world = world
+        self._database = database
+        self.port = port
+        self.agents: list[Dialled] = []
+        self.ids: dict[str, str] = {}
+        #: Sessions that each of them has had.
+        self._sessions: dict[str, int] = {}
+
+    async def dial(self, name: str = "box", hasty: bytes = b"", waits: bool = True, **fields: Any) -> Dialled:
+        """Returns when the link is up, if it `waits` for that."""
+        if name not in self.ids:
+            async with self._database.write() as opened:
+                self.ids[name] = (await stored.add_worker(opened, name, identity.public_half(AGENT))).id
+        id, sessions = self.ids[name], self._sessions.get(name, 0)
+        dialled = Dialled(self.port, id, sessions, **fields)
+        dialled.hasty = hasty
+        self.agents.append(dialled)
+        self._sessions[name] = sessions + 1
+        workers = self.world.pipeline.fleet.workers
+        await until(lambda: not waits or ((worker := workers.get(id)) and worker.epoch == sessions + 1))
+        return dialled
 
 
 @pytest.fixture
 async def hall(tmp_path):
-    """A world, a function that lets the one agent dial in, and its id."""
+    """One server. Its name is what the agents dial."""
     world = World()
     database = Database(f"sqlite:///{tmp_path}/test.db")
     await database.migrate()
-    async with database.write() as opened:
-        row = await stored.add_worker(opened, "box", identity.public_half(AGENT))
-    linked: list[str] = []
 
-    async def link(worker_id: str) -> None:
-        linked.append(worker_id)
+    async def linked(worker_id: str) -> None:
+        """Nobody keeps books here."""
 
-    door = AgentsDoor(world.pipeline, Registry(database, SERVER), HOST, link)
-    made: list[Dialled] = []
-
-    async def dial() -> Dialled:
-        dialled = Dialled(door, row.id, len(made))
-        made.append(dialled)
-        await until(lambda: (worker := world.pipeline.fleet.workers.get(row.id)) and worker.epoch == len(made))
-        return dialled
-
-    yield world, dial, row.id
-    for dialled in made:
-        dialled.door.cancel()
-    await asyncio.gather(*(dialled.door for dialled in made), return_exceptions=True)
+    door = AgentsDoor(world.pipeline, Registry(database, SERVER), "127.0.0.1:1", linked)
+    config = uvicorn.Config(
+        door, host="127.0.0.1", port=0, http=Guarded, ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None, lifespan="off",
+        ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    made = Hall(world, database, server.servers[0].sockets[0].getsockname()[1])
+    yield made
+    for agent in made.agents:
+        if agent.socket is not None:
+            agent.socket.transport.abort()
+        agent.task.cancel()
+    await asyncio.gather(*(agent.task for agent in made.agents), return_exceptions=True)
+    await until(lambda: not server.server_state.tasks)
+    server.should_exit = True
+    await serving
     await database.close()
 
 
+# -- how a link ends ---------------------------------------------------------------------------------------------------
+
+
 async def test_a_removed_agent_hears_why_and_its_socket_closes(hall):
-    world, dial, id = hall
-    agent = await dial()
-    world.pipeline.remove_worker(id)
-    await until(agent.door.done, 1.0)
-    assert (agent.events[-1].code, agent.closed, world.pipeline.fleet.workers) == ("revoked", True, {})
+    agent = await hall.dial()
+    hall.world.pipeline.remove_worker(hall.ids["box"])
+    await until(agent.task.done)
+    await until(lambda: not hall.world.pipeline.fleet.workers)
+    assert (agent.events[-1].code, agent.closed) == ("revoked", agents.NORMAL)
 
 
 async def test_a_removed_agent_that_does_not_read_is_cut_off_all_the_same(hall, monkeypatch):
     monkeypatch.setattr(agents, "PARTING", 0.1)
-    world, dial, id = hall
-    agent = await dial()
-    agent.reads.clear()
-    client = world.ask(stream=True)
-    world.pipeline.remove_worker(id)
-    await until(agent.door.done)
-    assert (world.pipeline.fleet.workers, agent.closed) == ({}, False)
-    assert client.exchange.state.name == "WAITING"
+    world, agent = hall.world, await hall.dial(slots=64)
+    agent.stop_reading()
+    clients = [world.ask(stream=True, pad="x" * 2**20) for _ in range(16)]
+    world.pipeline.remove_worker(hall.ids["box"])
+    await until(lambda: not world.pipeline.fleet.workers)
+    assert {client.exchange.state.name for client in clients} == {"WAITING"}
+    agent.read_on()
+    await until(agent.task.done)
+    assert agent.closed is None  # the goodbye stood behind what it did not take
 
 
 async def test_the_older_socket_of_an_agent_that_dialled_again_is_given_up_though_it_takes_nothing(hall, monkeypatch):
     monkeypatch.setattr(agents, "PARTING", 0.1)
-    world, dial, id = hall
-    old = await dial()
-    old.reads.clear()
-    client = world.ask(stream=True)
-    new = await dial()
-    await until(lambda: any(isinstance(event, session.Request) for event in new.events))
-    await until(old.door.done)
-    assert (client.exchange.state.name, world.pipeline.fleet.workers[id].epoch) == ("SENT", 2)
-    assert not new.door.done()
+    world, old = hall.world, await hall.dial()
+    old.stop_reading()
+    clients = [world.ask(stream=True, pad="x" * 2**20) for _ in range(4)]
+    new = await hall.dial()
+    await until(lambda: len(new.requests) == 4)
+    old.read_on()
+    await until(old.task.done)
+    assert {client.exchange.state.name for client in clients} == {"SENT"}
+    assert not new.task.done()
 
 
 async def test_a_link_that_is_well_is_not_timed(hall, monkeypatch):
     monkeypatch.setattr(agents, "PARTING", 0.01)
-    _, dial, _ = hall
-    agent = await dial()
+    agent = await hall.dial()
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(agent.door), 0.1)
+        await asyncio.wait_for(asyncio.shield(agent.task), 0.1)
+
+
+async def test_an_agent_that_hangs_up_is_gone_at_once(hall):
+    world, agent = hall.world, await hall.dial()
+    client = world.ask(stream=True)
+    await until(lambda: agent.requests)
+    agent.socket.transport.abort()
+    await until(lambda: not world.pipeline.fleet.workers)
+    assert client.state is signals.State.WAITING
+
+
+async def test_an_agent_that_says_goodbye_is_closed_in_order(hall):
+    agent = await hall.dial()
+    agent.raw(binary(wire.encode(wire.frame(wire.Goodbye("draining", "that is all")))))
+    await until(agent.task.done)
+    assert agent.closed == agents.NORMAL
+
+
+async def test_a_close_of_the_agent_is_answered(hall):
+    agent = await hall.dial()
+    await agent.socket.close()
+    await until(lambda: not hall.world.pipeline.fleet.workers)
+    assert agent.closed == agents.NORMAL
+
+
+# -- what does not belong there ----------------------------------------------------------------------------------------
+
+UNMASKED = Frame(Opcode.BINARY, b"x").serialize(mask=False)
+WRONG = {
+    "text": (binary(b"hello", Opcode.TEXT), agents.NORMAL),
+    "text in parts": (binary(b"\xff", Opcode.TEXT, fin=False) + binary(b"lo", Opcode.CONT), agents.NORMAL),
+    "nothing": (binary(b""), agents.NORMAL),
+    "a cut header": (binary(b"\0\0\0"), agents.NORMAL),
+    "a cut payload": (binary(wire.pack_header(100, 1, wire.DATA, 0) + b"x"), agents.NORMAL),
+    "a frame too large": (binary(wire.pack_header(wire.MAX_PAYLOAD + 1, 1, wire.DATA, 0) + bytes(wire.MAX_PAYLOAD + 1)), agents.NORMAL),
+    "a stream that was never opened": (binary(wire.pack_header(1, 99, wire.DATA, 0) + b"x"), agents.NORMAL),
+    "a word of the server": (binary(wire.pack_header(0, 1, wire.CANCEL, 0)), agents.NORMAL),
+    "a message too large": (binary(bytes(wire.MAX_MESSAGE + 1)), 1009),
+    "parts of a message too large": (
+        binary(bytes(wire.MAX_MESSAGE), fin=False) + binary(b"x", Opcode.CONT), 1009,
+    ),
+    "no mask": (UNMASKED, 1002),
+    "a part of nothing": (binary(b"x", Opcode.CONT), 1002),
+    "an unknown opcode": (b"\x83\x80\0\0\0\0", 1002),
+    "reserved bits": (b"\xf2\x80\0\0\0\0", 1002),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_whoever_breaks_the_rules_is_closed_and_nobody_else_is(hall, wrong):
+    world = hall.world
+    bad = await hall.dial("bad")
+    client = world.ask(stream=False)
+    await until(lambda: bad.requests)
+    good = await hall.dial("good")
+    data, code = WRONG[wrong]
+    bad.raw(data)
+    await until(bad.task.done)
+    assert bad.closed == code
+    await until(lambda: list(world.pipeline.fleet.workers) == [hall.ids["good"]])
+    await until(lambda: good.requests)  # its request goes there
+    good.answer(good.requests[0].stream)
+    await until(lambda: client.end)
+    assert client.body == BODY
+
+
+async def test_a_message_in_parts_is_one(hall):
+    agent = await hall.dial()
+    client = hall.world.ask(stream=False)
+    await until(lambda: agent.requests)
+    agent.session.head(1, 200, JSON, BODY)
+    agent.session.close(1, wire.Close("done"))
+    said = agent.session.take()
+    agent.raw(binary(said[:7], fin=False) + binary(b"ping", Opcode.PING) + binary(said[7:9], Opcode.CONT, fin=False))
+    for byte in binary(said[9:], Opcode.CONT):
+        agent.raw(bytes([byte]))
+    await until(lambda: client.end)
+    assert client.body == BODY
+
+
+async def test_what_is_said_behind_the_proof_is_heard(hall):
+    report = wire.Report(1, [engine("m", slots=7)])
+    hasty = binary(wire.encode(wire.frame(report))) * 2
+    await hall.dial(hasty=hasty)
+    await until(lambda: hall.world.pipeline.snapshot().workers[0].slots == 7)
+
+
+async def test_a_word_behind_the_proof_that_is_none_ends_the_link(hall):
+    agent = await hall.dial(hasty=binary(b"hello", Opcode.TEXT), waits=False)
+    await until(agent.task.done)
+    assert agent.closed == agents.NORMAL
+
+
+# -- the door ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wish", [{"subprotocols": None}, {"subprotocols": ["mindgw.9"]}, {"origin": "http://evil.example"}])
+async def test_whoever_is_no_agent_is_turned_away_before_the_upgrade(hall, wish):
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"ws://127.0.0.1:{hall.port}{wire.PATH}", **{"subprotocols": [wire.SUBPROTOCOL], **wish})
+    assert refused.value.response.status_code == 403
+
+
+async def test_a_server_that_drains_takes_no_more_agents(hall):
+    hall.world.pipeline.drain()
+    with pytest.raises(InvalidStatus):
+        await connect(f"ws://127.0.0.1:{hall.port}{wire.PATH}", subprotocols=[wire.SUBPROTOCOL])  # type: ignore[list-item]
+
+
+async def test_a_request_that_is_no_upgrade_is_told_so(hall):
+    reader, writer = await asyncio.open_connection("127.0.0.1", hall.port)
+    writer.write(b"GET /agent/v1/link HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 426 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("said", [binary(b"hello"), binary(b"hello", Opcode.TEXT), binary(bytes(agents.MAX_GREETING + 1)), UNMASKED])
+async def test_whoever_does_not_greet_is_cut_off(hall, said):
+    async with connect(
+        f"ws://127.0.0.1:{hall.port}{wire.PATH}",
+        subprotocols=[wire.SUBPROTOCOL],  # type: ignore[list-item]
+        compression=None,
+    ) as opened:
+        opened.transport.write(said)
+        with pytest.raises(ConnectionClosed):
+            await opened.recv()
+    assert not hall.world.pipeline.fleet.workers
+
+
+# -- when somebody does not read ---------------------------------------------------------------------------------------
+
+
+async def test_an_agent_that_does_not_read_costs_little_and_keeps_nobody_waiting(hall):
+    world, slow = hall.world, await hall.dial("slow", model="slow", slots=64)
+    slow.stop_reading()
+    for _ in range(40):
+        world.ask(model="slow", pad="x" * 2**20)
+    quick = await hall.dial("quick", model="quick")
+    client = world.ask(model="quick")
+    await until(lambda: quick.requests)
+    quick.answer(1)
+    await until(lambda: client.end)
+    carriage = carriage_of(world, hall.ids["slow"])
+    assert carriage._socket.is_full
+    kept = carriage._socket.transport.get_write_buffer_size()
+    assert kept < socket.HIGH_WATER + 2 * agents.MESSAGE
+    slow.read_on()
+    await until(lambda: len(slow.events) >= 40)
+
+
+def carriage_of(world: World, id: str) -> Carriage:
+    """Whoever carries a worker's link."""
+    carriage = world.pipeline.fleet.workers[id].link._wake.__self__
+    assert isinstance(carriage, Carriage)
+    return carriage
+
+
+async def test_only_the_middle_of_a_request_waits_on_a_busy_link_and_what_is_urgent_takes_it_along(hall, monkeypatch):
+    monkeypatch.setattr(agents, "WAIT", 3600.0)
+    world, agent = hall.world, await hall.dial(slots=64)
+    world.ask(pad="x" * (wire.WINDOW + 1000))
+    for _ in range(agents.BUSY):
+        world.ask()
+    heard = len(b"".join(event.body for event in agent.requests))
+    await until(lambda: len(agent.requests) == agents.BUSY)
+    carriage = carriage_of(world, hall.ids["box"])
+    credit = carriage.link._out
+    agent.speak()  # the credit for the large body
+    await until(lambda: credit.is_waiting)
+    assert (heard, len(agent.requests), credit.is_urgent) == (0, agents.BUSY, False)
+    world.ask()
+    await until(lambda: len(agent.requests) == agents.BUSY + 2)
+    assert not credit.is_waiting
 
 
 async def test_a_socket_that_nobody_reads_is_gone_soon_after_its_door_gave_it_up(monkeypatch):
-    monkeypatch.setattr(run, "CLOSING", 0.1)
+    monkeypatch.setattr(socket, "CLOSING", 0.1)
 
     async def app(scope, receive, send):
         """Writes until the peer's window is full, then leaves."""
@@ -147,7 +390,7 @@ async def test_a_socket_that_nobody_reads_is_gone_soon_after_its_door_gave_it_up
                 while True:
                     await send({"type": "websocket.send", "bytes": b"x" * 2**20})
 
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, ws=run.WebSocket, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, ws=WebSocket, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server._serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -106,15 +106,25 @@ class Link:
 
     # -- the socket ----------------------------------------------------------------------------------------------
 
-    def receive(self, message: bytes, now: float) -> None:
+    def receive(self, message: bytes | str, now: float) -> None:
         """Takes a message; raises ProtocolError, after which the link must be closed."""
         self._heard = now
         for frame in self._decoder.feed(message):
             self._handle(frame, now)
 
-    def take(self) -> bytes:
-        """The next message to send; b"" when there is none now."""
-        return self._out.take()
+    @property
+    def is_urgent(self) -> bool:
+        """Whether what waits to leave should do so at once: everything but the middle of requests."""
+        return self._out.is_urgent or self.closing is not None
+
+    @property
+    def streams(self) -> int:
+        """Streams whose answer somebody waits for."""
+        return len(self._listeners)
+
+    def take(self, limit: int = wire.MAX_MESSAGE) -> bytes:
+        """The next message to send, of about that many bytes at most; b"" when there is none now."""
+        return self._out.take(limit)
 
     def tick(self, now: float) -> bool:
         """Pings when it is time; False when the link must be dropped: it is closing, or the agent has been silent for too long."""

@@ -1,7 +1,8 @@
-"""The door that agents dial: one WebSocket each, as plain ASGI.
+"""The door that agents dial: one WebSocket each, greeted as plain ASGI, then carried in the transport's callbacks.
 
-The coroutine greets the agent, then reads messages into its link; a second task writes whatever the link has to say. Frames that
-pile up while a message is being sent leave together in the next one.
+What arrives is heard by the link in the same stack. What is said within one turn of the event loop leaves in one message, at its end;
+only the middle of large requests waits for longer, a millisecond or two, when many streams are open: whatever else is said takes it
+along.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from mindgw.gateway.handshake import Handshake, Rejected, goodbye
 from mindgw.gateway.pipeline import Pipeline, Session
 from mindgw.gateway.registry import Registry
 from mindgw.gateway.tunnel import PING_INTERVAL, Link
+from mindgw.server.socket import EXTENSION, WebSocket
 from mindgw_agent import identity, wire
 
 log = logging.getLogger("mindgw.agents")
@@ -30,6 +32,12 @@ MAX_GREETING = 8 * 1024 + wire.MAX_PAYLOAD
 
 #: Seconds that a link which must close has to say what is left; then its socket is given up, whether the agent read it or not.
 PARTING = 2.0
+
+#: Bytes of one message: less than may be, so that what is urgent never waits behind much.
+MESSAGE = 256 * 1024
+#: With so many open streams what is not urgent may wait, and for so many seconds after the message before; with very many for longer.
+BUSY, VERY_BUSY = 16, 500
+WAIT, LONG_WAIT = 0.001, 0.002
 
 #: WebSocket close codes.
 NORMAL, TRY_LATER = 1000, 1013
@@ -49,23 +57,106 @@ def reached_as(scheme: str, host: str, plain: str) -> str:
     return "" if scheme in {"https", "wss"} and host == plain.lower() else host
 
 
-class Bell:
-    """Rung by a link that has something to say."""
+class Carriage:
+    """Carries one link over its socket, from `begin` to the end of `over`."""
 
-    __slots__ = ("link", "parting", "ready")
+    def __init__(self, socket: WebSocket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._socket = socket
+        self.link = Link(self._wake, monotonic())
+        #: None before `begin`, and once it was told that the link is gone.
+        self._session: Session | None = None
+        #: A flush comes at the end of this turn; or at a moment, when that is not None.
+        self._is_due = False
+        self._later: asyncio.TimerHandle | None = None
+        #: When the last message left, on the loop's clock.
+        self._flushed_at = 0.0
+        #: Gives up a socket whose peer does not take the last words; None while there are none.
+        self._parting: asyncio.TimerHandle | None = None
+        #: Done when the socket is gone.
+        self.over: asyncio.Future[None] = self._loop.create_future()
 
-    def __init__(self) -> None:
-        #: Whose bell it is; None while the link is being made.
-        self.link: Link | None = None
-        #: Set when there may be something to take, until the writer looks.
-        self.ready = asyncio.Event()
-        #: Set once the link must close.
-        self.parting = asyncio.Event()
+    def begin(self, session: Session) -> None:
+        """Carries from now on; the session is told when the link is gone."""
+        self._session = session
+        self._socket.carry(self)
+        self._wake()
 
-    def ring(self) -> None:
-        self.ready.set()
-        if self.link is not None and self.link.closing is not None:
-            self.parting.set()
+    # -- what the socket calls -------------------------------------------------------------------------------------
+
+    def message(self, message: bytes | str) -> None:
+        if self._session is None:
+            return  # this end has given up
+        self._session.heard()
+        try:
+            self.link.receive(message, monotonic())
+        except wire.ProtocolError as wrong:
+            log.warning("worker %s broke the protocol: %s", self._session.worker.name, wrong)
+            self.link.goodbye("protocol", str(wrong))
+            self._detach()
+
+    def room(self) -> None:
+        self._flush()
+
+    def lost(self) -> None:
+        self._settle()
+        if self._parting is not None:
+            self._parting.cancel()
+        self._detach()
+        if not self.over.done():
+            self.over.set_result(None)
+
+    # -- what leaves -----------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        """The link has something to say."""
+        if self._is_due:
+            return
+        streams = self.link.streams
+        if streams >= BUSY and not self.link.is_urgent:
+            wait = WAIT if streams < VERY_BUSY else LONG_WAIT
+            left = self._flushed_at + wait - self._loop.time()
+            if left > 0:
+                self._later = self._later or self._loop.call_later(left, self._flush)
+                return
+        self._is_due = True
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Everything that was said and can leave does."""
+        self._settle()
+        link, socket = self.link, self._socket
+        while not socket.is_full and (message := link.take(MESSAGE)):
+            socket.say(message)
+        self._flushed_at = self._loop.time()
+        if link.closing is not None:
+            self._part()
+
+    def _settle(self) -> None:
+        """No flush is due any more."""
+        self._is_due = False
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _part(self) -> None:
+        """Closes once all is said; a peer that takes nothing any more may hold a socket for many minutes, and is given up."""
+        if not self._socket.is_full:
+            self._socket.finish(NORMAL)
+        if self._parting is None and not self.over.done():
+            self._parting = self._loop.call_later(PARTING, self._give_up)
+
+    def _give_up(self) -> None:
+        self._detach()
+        self._socket.abort()
+
+    def _detach(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.detach()
+            log.info("worker %s is gone", session.worker.name)
 
 
 class AgentsDoor:
@@ -93,12 +184,12 @@ class AgentsDoor:
         await send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL})
         with contextlib.suppress(Gone):
             host = headers.get(b"host", b"").decode("latin-1")
-            await self._talk(reached_as(scope["scheme"], host, self._plain), receive, send)
+            await self._talk(reached_as(scope["scheme"], host, self._plain), scope["extensions"][EXTENSION], receive, send)
 
-    async def _talk(self, host: str, receive: Receive, send: Send) -> None:
+    async def _talk(self, host: str, socket: WebSocket, receive: Receive, send: Send) -> None:
         try:
             async with asyncio.timeout(GREETING):
-                session, link, bell = await self._greet(host, receive, send)
+                carriage = await self._greet(host, socket, receive, send)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
             await _say(send, goodbye(no.goodbye))
@@ -107,9 +198,9 @@ class AgentsDoor:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")
         else:
-            await self._carry(session, link, bell, receive, send)
+            await carriage.over
 
-    async def _greet(self, host: str, receive: Receive, send: Send) -> tuple[Session, Link, Bell]:
+    async def _greet(self, host: str, socket: WebSocket, receive: Receive, send: Send) -> Carriage:
         handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
         hello = handshake.hello(await _message(receive, MAX_GREETING))
         record = await self._registry.find(hello.agent_id)
@@ -124,64 +215,13 @@ class AgentsDoor:
             raise
         await self._registry.enter(record.id, handshake.epoch)
         await self._linked(record.id)
-        bell = Bell()
-        bell.link = link = Link(bell.ring, monotonic())
         await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
-        session = self._pipeline.attach(link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
+        # nothing is awaited from here to the end: a link that the pipeline knows is carried
+        carriage = Carriage(socket)
+        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
-        return session, link, bell
-
-    async def _carry(self, session: Session, link: Link, bell: Bell, receive: Receive, send: Send) -> None:
-        writer = asyncio.create_task(_write(link, bell.ready, send))
-        reader = asyncio.create_task(_read(session, link, receive))
-        parting = asyncio.create_task(bell.parting.wait())
-        try:
-            await asyncio.wait([reader, parting], return_when=asyncio.FIRST_COMPLETED)
-            # The reader ends when the socket is closed; that of a peer which takes nothing any more may hold for many minutes.
-            await asyncio.wait([reader], timeout=PARTING)
-            if reader.done():
-                reader.result()
-        except wire.ProtocolError as wrong:
-            log.warning("worker %s broke the protocol: %s", session.worker.name, wrong)
-            link.goodbye("protocol", str(wrong))
-        finally:
-            session.detach()
-            log.info("worker %s is gone", session.worker.name)
-            await _finish(writer, bell.ready, PARTING if reader.done() else 0)
-            reader.cancel()
-            parting.cancel()
-
-
-async def _read(session: Session, link: Link, receive: Receive) -> None:
-    """Feeds messages until the socket is gone."""
-    while True:
-        try:
-            message = await _message(receive, wire.MAX_MESSAGE)
-        except Gone:
-            return
-        session.heard()
-        link.receive(message, monotonic())
-
-
-async def _write(link: Link, ready: asyncio.Event, send: Send) -> None:
-    """Sends what the link has to say until it says goodbye or the socket is gone."""
-    with contextlib.suppress(Gone):
-        while True:
-            await ready.wait()
-            ready.clear()
-            while message := link.take():
-                await _say(send, message)
-            if link.closing is not None:
-                await _close(send, NORMAL)
-                return
-
-
-async def _finish(writer: asyncio.Task[None], ready: asyncio.Event, patience: float) -> None:
-    """Lets the writer send a goodbye that is waiting, but not for long."""
-    ready.set()
-    done, _ = await asyncio.wait([writer], timeout=patience)
-    if not done:
-        writer.cancel()
+        carriage.begin(session)
+        return carriage
 
 
 async def _message(receive: Receive, limit: int) -> bytes:

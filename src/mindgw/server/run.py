@@ -11,11 +11,9 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any
 
 import uvicorn
 import uvloop
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from mindgw import logs
 from mindgw.clock import monotonic
@@ -26,6 +24,7 @@ from mindgw.server import scrape
 from mindgw.server.app import Server, build
 from mindgw.server.listeners import BACKLOG, Listeners
 from mindgw.server.protocol import Guarded
+from mindgw.server.socket import CLOSING, WebSocket
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -33,9 +32,8 @@ log = logging.getLogger("mindgw.server")
 DAY = 86_400.0
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
-#: Seconds for a TLS handshake, and for the other side to agree to the end of a connection.
+#: Seconds for a TLS handshake.
 HANDSHAKE = 10.0
-CLOSING = 2.0
 
 
 def serve(config: Config) -> int:
@@ -71,25 +69,6 @@ def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) 
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(config.directory / "server.pem", config.directory / "server.key")
     return context
-
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's, less patient: whoever does not answer a close, or does not even read it, is gone soon all the same."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.close_timeout = CLOSING
-
-    async def send(self, message: Any) -> None:
-        """A whole answer in place of the upgrade is an end like others; uvicorn would report it as a defect."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True
-
-    async def run_asgi(self) -> None:
-        """Closing alone waits until the peer has taken what was written before."""
-        await super().run_asgi()
-        self.loop.call_later(self.close_timeout, self.transport.abort)
 
 
 class GatewayServer(uvicorn.Server):

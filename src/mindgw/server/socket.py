@@ -1,0 +1,163 @@
+"""The WebSocket that an agent dials: uvicorn's until its peer was greeted, then one whose messages pass in the transport's callbacks.
+
+The greeting is plain ASGI: a coroutine that may ask the database. Whoever has greeted takes the socket out of the scope's extensions
+and calls `carry`; from then on there is no task, no queue and no event loop turn between bytes and the listener.
+"""
+
+from typing import Any, Final, Protocol, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import State
+
+#: Name of the scope's extension that holds the socket.
+EXTENSION: Final = "mindgw.socket"
+#: Bytes that may wait in the transport before it is said to be full: two messages.
+HIGH_WATER: Final = 512 * 1024
+#: Seconds for the other side to agree to the end of a connection.
+CLOSING = 2.0
+
+_DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
+
+
+class Listener(Protocol):
+    """Whoever speaks over a socket that carries."""
+
+    def message(self, message: bytes | str) -> None:
+        """A whole message; must not raise."""
+
+    def room(self) -> None:
+        """There is room again after `is_full`."""
+
+    def lost(self) -> None:
+        """The socket is gone; told once."""
+
+
+class WebSocket(WebSocketsSansIOProtocol):
+    """One connection. uvicorn's, less patient: whoever does not answer a close, or does not even read it, is gone soon all the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.close_timeout = CLOSING
+        #: Who hears of messages; None while a coroutine greets, and once the socket is gone.
+        self._listener: Listener | None = None
+        #: The transport takes no more now.
+        self.is_full = False
+        #: What has come of a message in several frames, None between messages, and whether it is text.
+        self._partial: list[bytes] | None = None
+        self._is_text = False
+
+    # -- the greeting ----------------------------------------------------------------------------------------------
+
+    async def send(self, message: Any) -> None:
+        """A whole answer in place of the upgrade is an end like others; uvicorn would report it as a defect."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
+
+    async def run_asgi(self) -> None:
+        """Closing alone waits until the peer has taken what was written before."""
+        extensions = cast(dict[str, Any], self.scope["extensions"])
+        extensions[EXTENSION] = self
+        await super().run_asgi()
+        del extensions[EXTENSION]  # they hold each other
+        self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    # -- whoever speaks over it ------------------------------------------------------------------------------------
+
+    def carry(self, listener: Listener) -> None:
+        """From now on messages go there, first those that came meanwhile. The coroutine receives nothing any more, and ends after
+        `lost`."""
+        self._listener = listener
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        while not self.queue.empty():
+            early = cast(dict[str, Any], self.queue.get_nowait())
+            if early["type"] == "websocket.receive":
+                listener.message(early["bytes"] if early.get("bytes") is not None else early["text"])
+        if self.disconnected:
+            self._listener = None
+            listener.lost()
+        elif self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    def say(self, message: bytes) -> None:
+        """One binary message; one that comes too late is dropped. Callers look at `is_full`."""
+        if self.conn.state is State.OPEN:
+            self.conn.send_binary(message)
+            self._flush()
+
+    def finish(self, code: int, reason: str = "") -> None:
+        """Closes the WebSocket; `lost` follows, in `close_timeout` seconds at the latest."""
+        if self.conn.state is State.OPEN:
+            self.conn.send_close(CloseCode(code), reason)
+            self._flush()
+
+    def abort(self) -> None:
+        """Gives the connection up at once."""
+        self.transport.abort()
+
+    # -- what the transport and the server call --------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        listener = self._listener
+        if listener is None:
+            super().data_received(data)
+            return
+        conn = self.conn
+        conn.receive_data(data)
+        for event in conn.events_received():
+            if isinstance(event, Frame) and event.opcode in _DATA:
+                self._part(event, listener)
+        if conn.writes or conn.state is not State.OPEN:
+            self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.lost()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.is_full = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.is_full = False
+        if self._listener is not None:
+            self._listener.room()
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        if self._listener is None:
+            super().shutdown()
+            return
+        self.finish(CloseCode.SERVICE_RESTART)
+        self.transport.close()
+
+    # -- bytes and frames ------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        for data in self.conn.data_to_send():
+            if data:
+                self.transport.write(data)
+            elif self.transport.can_write_eof():
+                self.transport.write_eof()
+            else:
+                self.transport.close()
+        if self.close_timer is None and self.conn.close_expected():
+            self.close_timer = self.loop.call_later(self.close_timeout, self.transport.abort)
+
+    def _part(self, frame: Frame, listener: Listener) -> None:
+        """A message, or a part of one: their size is bounded by `ws_max_size`, their order was checked."""
+        if frame.opcode is Opcode.BINARY and frame.fin:
+            listener.message(bytes(frame.data))
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._is_text, self._partial = frame.opcode is Opcode.TEXT, []
+        parts = self._partial if self._partial is not None else []
+        parts.append(bytes(frame.data))
+        if frame.fin:
+            data, self._partial = b"".join(parts), None
+            listener.message(data.decode(errors="replace") if self._is_text else data)
