@@ -74,6 +74,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: Size = 64 * 2**20
     #: Answers that one request may ask for; agents take no more than 8.
     n: int = 8
+    #: Connections that may be open at once.
+    connections: int = 20_000
+    #: Connections of one address, or of one IPv6 network of 64 bits; this machine's own, such as a proxy's, are any number.
+    connections_address: int = 1_000
 
 
 class Aging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +138,11 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = 100_000
 
 
+class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: Origins whose pages may call /v1, such as "https://chat.example.com, http://localhost:3000"; "*": all; empty: none.
+    origins: str = ""
+
+
 class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: HOST:PORT of a listener for /metrics alone, which asks for no key; empty: /metrics stands beside the API and asks for one.
     listen: str = ""
@@ -167,6 +176,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
     idempotency: Idempotency = Idempotency()
+    cors: Cors = Cors()
+    #: Whether the server serves /v1/chat/completions, /v1/completions and /v1/embeddings beneath ASGI; through it they cost twice as much.
+    fast_lane: bool = True
     metrics: Metrics = Metrics()
     log: Log = Log()
 
@@ -361,6 +373,10 @@ def _database(text: str) -> str:
     return "" if known else "must be sqlite or an address such as postgresql://user:password@host/name"
 
 
+_ORIGIN = re.compile(r" *https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})? *")
+_ORIGINS = 'must be origins such as "https://chat.example.com, http://localhost:3000", or "*"'
+
+
 def _at_most(most: int, shown: str) -> Callable[[int], str]:
     """For limits that agents keep, too: a larger one would only move the refusal there."""
     return lambda value: "" if value <= most else f"must be at most {shown}, as agents take no more"
@@ -379,6 +395,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
+    "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,
     "metrics.listen": _address,
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),

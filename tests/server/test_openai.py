@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindgw.server.cors import Cors
 from mindgw.server.marks import Mark
 from mindgw.server.openai import OpenAIDoor
 from tests.gateway.world import JSON, Box, World, make_key
@@ -23,7 +24,7 @@ class Hall:
     def __init__(self) -> None:
         self.world = World()
         self.box = Box(self.world)
-        self.door = OpenAIDoor(self.world.pipeline, 2**20)
+        self.door = OpenAIDoor(self.world.pipeline, 2**20, Cors())
 
     async def ask(self, method="POST", path="/v1/chat/completions", *, key=None, headers=(), stays=True):
         """One request and the box's answer to it."""

@@ -1,12 +1,14 @@
 """Work that ends with whoever waits for it, over real connections."""
 
 import asyncio
+from functools import partial
 
 import pytest
 import uvicorn
 from litestar import Litestar, Request, post
 
 from mindgw.errors import Cancelled
+from mindgw.server.guard import Guard
 from mindgw.server.management.presence import while_connected
 from mindgw.server.protocol import Guarded
 
@@ -40,7 +42,8 @@ async def test_work_ends_with_its_client_and_not_before(how):
     async def work(request: Request) -> str:
         return await while_connected(request.receive, desk.work())
 
-    server = uvicorn.Server(uvicorn.Config(Litestar([work]), port=0, http=Guarded, log_config=None, lifespan="off"))
+    http = partial(Guarded, Guard())
+    server = uvicorn.Server(uvicorn.Config(Litestar([work]), port=0, http=http, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server._serve())
     async with asyncio.timeout(20):
         while not server.started:

@@ -31,6 +31,7 @@ from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
+from mindgw.server.cors import Cors
 from mindgw.server.openai import OpenAIDoor
 from mindgw.store import dead_letters as stored
 from mindgw.store import keys
@@ -84,7 +85,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     doors = [
-        _mount("/v1", OpenAIDoor(pipeline, config.limits.body), is_mount=True),
+        _mount("/v1", OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins)), is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
     beside = [

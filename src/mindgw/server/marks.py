@@ -5,8 +5,10 @@ Our own id is the key of the ledger and is never the caller's: callers repeat th
 """
 
 import logging
+import os
 import re
-import secrets
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Protocol
 
 from mindgw.clock import monotonic, utcnow
@@ -17,6 +19,8 @@ log = logging.getLogger("mindgw.request")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 #: https://www.w3.org/TR/trace-context/: version, trace id, parent id, flags; a later version than 00 may have more to say.
 _TRACE = re.compile(rb"((?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
+#: Bytes of an id, and ids for which the kernel is asked at a time.
+_ID_BYTES, _IDS = 12, 256
 
 
 class Caller(Protocol):
@@ -32,22 +36,42 @@ class Caller(Protocol):
     def org_id(self) -> str: ...
 
 
+class _Ids:
+    """Ids that nobody can guess and nobody else has."""
+
+    def __init__(self) -> None:
+        # bounded: refilled when it is empty
+        self._left: list[str] = []
+
+    def take(self) -> str:
+        if not self._left:
+            noise = os.urandom(_ID_BYTES * _IDS).hex()
+            size = 2 * _ID_BYTES
+            self._left = [f"req-{noise[place : place + size]}" for place in range(0, len(noise), size)]
+        return self._left.pop()
+
+
+_ids = _Ids()
+
+
 class Mark:
     """One request, from its head on."""
 
-    __slots__ = ("_begun", "_started", "client_id", "request_id", "traceparent")
+    __slots__ = ("_begun", "client_id", "more", "request_id", "traceparent")
 
-    def __init__(self, headers: Headers) -> None:
-        """Takes the headers of the request, with names in lower case."""
+    def __init__(self, headers: Headers, named: Mapping[bytes, bytes] | None = None, more: Headers | None = None) -> None:
+        """Takes the headers of the request, with names in lower case, and, where they are at hand, the same by name; `more` headers go
+        with every answer."""
         #: Ours.
-        self.request_id = f"req-{secrets.token_hex(12)}"
+        self.request_id = _ids.take()
+        named = dict(headers) if named is None else named
         #: What the caller calls it; empty when it has no name, or none that is sane.
-        self.client_id = _client_id(headers)
-        #: The W3C trace context; empty when there is none in that form.
-        self.traceparent = _trace(headers)
-        #: Monotonic seconds, and the same moment on the wall.
+        self.client_id = _client_id(headers) if b"x-request-id" in named else ""
+        #: The trace that it belongs to, as it may be passed on; empty without one in that form.
+        self.traceparent = _trace(headers) if b"traceparent" in named else ""
+        self.more: Headers = more or []
+        #: Monotonic seconds.
         self._begun = monotonic()
-        self._started = utcnow()
 
     def ids(self) -> Headers:
         """The headers that name it."""
@@ -56,14 +80,27 @@ class Mark:
 
     def headers(self, caller: Caller | None = None) -> Headers:
         """Headers of every answer under /v1; `caller` when it is known whose key it was."""
-        out = [*self.ids(), (b"openai-version", b"2020-10-01"), (b"openai-processing-ms", b"%d" % self._ms())]
+        out = [*self.ids(), (b"openai-version", b"2020-10-01"), (b"openai-processing-ms", b"%d" % self._ms()), *self.more]
         return [*out, (b"openai-organization", caller.org_id.encode())] if caller is not None else out
+
+    def lines(self, caller: Caller | None = None) -> bytes:
+        """The same as they stand in an answer."""
+        own = self.request_id.encode()
+        named = b"x-request-id: %b\r\nx-mindgw-request-id: %b\r\nopenai-version: 2020-10-01\r\nopenai-processing-ms: %d\r\n" % (
+            self.client_id.encode() or own,
+            own,
+            self._ms(),
+        )
+        if self.more:
+            named += as_lines(self.more)
+        return b"%bopenai-organization: %b\r\n" % (named, caller.org_id.encode()) if caller is not None else named
 
     def report(self, path: str, status: int, code: str = "", caller: Caller | None = None) -> None:
         """The log line of a request that leaves no row in the ledger (`gateway.meter` reports those that do); `code` is that of the
         error."""
         outcome = "failed" if code else "done"
         known = {"key_id": caller.key_id, "user_id": caller.user_id, "team_id": caller.team_id, "org_id": caller.org_id} if caller else {}
+        took = self._ms()
         fields = {
             "request_id": self.request_id,
             "client_request_id": self.client_id,
@@ -72,13 +109,18 @@ class Mark:
             "status": status,
             "outcome": outcome,
             "error_code": code,
-            "total_ms": self._ms(),
-            "started_at": self._started,
+            "total_ms": took,
+            "started_at": utcnow() - timedelta(milliseconds=took),
         }
         log.info("%s %s %d %s", self.request_id, path[:200], status, outcome, extra={"fields": fields})
 
     def _ms(self) -> int:
         return int((monotonic() - self._begun) * 1000)
+
+
+def as_lines(headers: Headers) -> bytes:
+    """Headers as they stand in an answer."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def _client_id(headers: Headers) -> str:

@@ -16,6 +16,7 @@ from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
 from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
+from mindgw.server.cors import Cors
 from mindgw.server.marks import Mark
 from mindgw.server.models import answer_models
 
@@ -36,17 +37,23 @@ _STREAM = [
 class OpenAIDoor:
     """`/v1`: the hot endpoints through the pipeline, the list of models from memory."""
 
-    def __init__(self, pipeline: Pipeline, body_limit: int) -> None:
+    def __init__(self, pipeline: Pipeline, body_limit: int, cors: Cors) -> None:
         self._pipeline = pipeline
         self._body_limit = body_limit
+        self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
-        mark = Mark(headers)
+        named = dict(headers)
+        mark = Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
         if path in HOT and scope["method"] == "POST":
             await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), mark, receive, send)
+        elif scope["method"] == "OPTIONS" and (allowed := self._cors.preflight(headers)):
+            mark.report(path, HTTPStatus.NO_CONTENT)
+            await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
+            await send({"type": "http.response.body", "body": b""})
         elif path == "/v1/models" or path.startswith("/v1/models/"):
             await self._models(scope["method"], path, headers, mark, send)
         else:

@@ -1,110 +1,285 @@
-"""uvicorn's HTTP protocol, guarded: patience and room for a head are limited, what is ambiguous is refused, in OpenAI's words.
+"""uvicorn's HTTP protocol, guarded: patience and room are limited, what is ambiguous is refused, in OpenAI's words.
 
-Bodies are held to a pace where they are read (`bodies.read_body`); what a client does not read is held to one here.
+A client has `PATIENCE` for a head, a pace for a body, and may not leave what it is sent unread for `STALL`; the guard's looks, a
+little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-import asyncio
-from typing import Any, cast
+from collections.abc import Sequence
+from functools import partial
+from itertools import chain
+from socket import IPPROTO_TCP
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
 from mindgw.server import problems
-from mindgw.server.bodies import SILENCE
+from mindgw.server.bodies import LINGER, SILENCE
+from mindgw.server.guard import Guard, group
 
-#: Most bytes of a request line and its headers.
+#: Most bytes of a request line and its headers, and most headers.
 MAX_HEAD = 64 * 1024
+MAX_FIELDS = 100
+#: Most requests that may wait on one connection for the answer to an earlier one.
+MAX_WAITING = 64
 #: Seconds for a whole head, from the connection or from its first byte on.
 PATIENCE = 10.0
-#: Seconds for which a client may leave everything that was sent to it unread.
-STALL = 60.0
+#: Seconds for which nothing need be asked on a connection.
+IDLE = 75.0
+#: Seconds for a body, and bytes that buy one more: whoever sends slower than that is cut off.
+BODY = 60.0
+SLOWEST = 1024
+#: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
+STALL = 30.0
+PARTING = 5.0
+#: Unsent bytes that the kernel takes from us: more would only hide whether the client reads. (TCP_NOTSENT_LOWAT, of Linux)
+UNSENT = 16 * 1024
+_NOTSENT_LOWAT = 25
 
-_REASON = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+# What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
+_NOTHING: Final = 0
+_REQUEST: Final = 1
+_HEAD: Final = 2
+_BODY: Final = 3
+_REST: Final = 4
+_END: Final = 5
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class Guarded(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    #: The last request whose head came; one that is served by ASGI, or by whoever derives from this.
+    cycle: Any
+
+    def __init__(self, guard: Guard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Ends the connection when a head takes too long; None while none is awaited.
-        self._impatient: asyncio.TimerHandle | None = None
-        #: Ends the connection when the client does not read; None while it does.
-        self._stalled: asyncio.TimerHandle | None = None
-        #: Bytes that came since the current head began, whose end has not come; None when no head is under way.
-        self._head: int | None = None
-        #: True once it was refused: what still comes is dropped.
+        self.guard = guard
+        #: Who it is counted as.
+        self._group = ""
+        #: What it waits for, and since when by the guard's clock.
+        self._awaited = _HEAD
+        self._since = 0.0
+        #: Bytes of the body so far.
+        self._got = 0
+        #: When what is not read any more must be over.
+        self._rest_until = 0.0
+        #: Bytes that came since the parser last made something of them; and of the last read.
+        self._dry = 0
+        self._read = 0
+        #: Since when the client has not read, None while it does; and what was left for it then.
+        self._stalled: float | None = None
+        self._backlog = 0
+        #: The request that is being answered; None before the first.
+        self._served: Any = None
+        #: True once nothing more is heard: it was refused, or its last answer is written.
         self._deaf = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    # -- the transport's callbacks --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._impatient = self.loop.call_later(PATIENCE, self._too_slow)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and self.client is not None:
+            sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        self._group = group(self.client[0]) if self.client else ""
+        crowded = self.guard.enter(self, self._group)
+        self._since = self.guard.now
+        if crowded is not None:
+            self._refuse(crowded)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._impatient = _without(self._impatient)
-        self._stalled = _without(self._stalled)
+        self.guard.leave(self, self._group)
+        self._deaf = True
+        self.pipeline.clear()
+        # uvicorn tells the last request alone, and an earlier one may still be served
+        if self._served is not None and not self._served.response_complete:
+            self._call_off(None)
+        self.cycle = self._served = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._impatient is None and self._between():
-            self._impatient = self.loop.call_later(PATIENCE, self._too_slow)
-        super().data_received(data)
-        if self._head is not None:
-            self._head += len(data)
-            if self._head > MAX_HEAD:
+        self._read = len(data)
+        self._dry += self._read
+        if self._awaited == _REQUEST:
+            self._awaited = _HEAD
+            self._since = self.guard.now
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._refuse(errors.BadRequest("Invalid HTTP request received."))
+        except httptools.HttpParserUpgrade:
+            self._upgrade()
+        else:
+            if self._dry > MAX_HEAD:
                 self._refuse(errors.HeadTooLarge())
+
+    def _upgrade(self) -> None:
+        if self._deaf or not self._should_upgrade():
+            return
+        if not self._between():
+            self._refuse(errors.BadRequest("An upgrade must wait for the answer before it."))
+            return
+        self.guard.leave(self, self._group)
+        self.handle_websocket_upgrade()
+
+    def pause_writing(self) -> None:
+        self._stalled = self.guard.now
+        self._backlog = self.transport.get_write_buffer_size()
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stalled = None
+        self.flow.resume_writing()
 
     # -- the parser's callbacks; what one of them raises becomes a 400 -------------------------------------------
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head = 0
+        self.url = b""
+        self.headers = []
+        if self._awaited == _NOTHING:
+            self._since = self.guard.now
+        self._awaited = _HEAD
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        self._impatient = _without(self._impatient)
-        self._head = None
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if size > MAX_HEAD:
+        if self._deaf:
+            raise ValueError("nothing more is heard")
+        headers, fields = self.headers, dict(self.headers)
+        if (self._read > MAX_HEAD or self._dry > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
-        hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+        version = self.parser.get_http_version()
+        if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
+            raise ValueError("said twice")
+        if b"host" not in fields and version == "1.1":
             raise ValueError("a request names one host")
+        if b"transfer-encoding" in fields and (b"content-length" in fields or version == "1.0"):
+            raise ValueError("a body has one length")
+        if len(self.pipeline) >= MAX_WAITING:
+            raise ValueError("too many requests at once")
+        self._awaited, self._since, self._got, self._dry = _BODY, self.guard.now, 0, 0
+        self.expect_100_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
+        self._begin(fields, version)
+        if b"upgrade" not in fields:
+            self.headers = []  # what follows a body in chunks belongs to no head
+
+    def on_body(self, body: bytes) -> None:
+        self._dry = 0
+        self._got += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._dry = 0
+        self._awaited = _NOTHING
+        super().on_message_complete()
+        self._rest()
+
+    # -- requests and answers -------------------------------------------------------------------------------------
+
+    def _begin(self, fields: dict[bytes, bytes], version: str) -> None:
+        """A request whose head is good: uvicorn makes it wait for earlier ones, then serves it."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
         super().on_headers_complete()
 
-    # -- what the client does not read ----------------------------------------------------------------------------
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._served = cycle
+        super()._start_asgi_task(cycle, partial(_unframed, app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self._stalled or self.loop.call_later(STALL, self.transport.abort)
+    def on_response_complete(self) -> None:
+        """The next request that waits is served."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._rest()
 
-    def resume_writing(self) -> None:
-        self._stalled = _without(self._stalled)
-        super().resume_writing()
+    def _rest(self) -> None:
+        """Waits for the next request, when the last one has come and was answered."""
+        if self._awaited <= _HEAD and self._between():
+            self._since = self.guard.now
+            self._awaited = self._awaited or _REQUEST
 
-    # -- refusals -------------------------------------------------------------------------------------------------
+    def _between(self) -> bool:
+        """True when no answer is under way."""
+        return self.cycle is None or self.cycle.response_complete
 
-    def send_400_response(self, msg: str) -> None:
-        """Called by the base class when the parser gave up."""
-        self._refuse(errors.BadRequest(msg))
+    def _call_off(self, wrong: errors.MindGWError | None) -> None:
+        """Ends the request that is served without an answer; `wrong` is what its client hears, None when it hears nothing any more."""
+        self._served.disconnected = True
+        self._served.message_event.set()
 
-    def _too_slow(self) -> None:
-        self._impatient = None
-        if self._head:
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Called by the guard now and then."""
+        if self._stalled is not None:
+            self._look_at_reader(now, self._stalled)
+        awaited, waited = self._awaited, now - self._since
+        if self.transport.is_closing():
+            if awaited != _END:
+                self._awaited, self._since = _END, now
+            elif waited >= (PARTING if self.guard.is_stopping else STALL):
+                self.transport.abort()
+        elif awaited == _HEAD and waited >= PATIENCE:
+            self._look_at_head(now)
+        elif awaited == _BODY and waited >= BODY + self._got / SLOWEST:
+            self._look_at_body(now)
+        elif (awaited == _REQUEST and waited >= IDLE) or (awaited == _REST and (waited >= SILENCE or now >= self._rest_until)):
+            self.transport.close()
+
+    def _look_at_reader(self, now: float, since: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < self._backlog and not self.guard.is_stopping:
+            self._stalled = since = now
+        self._backlog = left
+        if now - since >= (PARTING if self.guard.is_stopping else STALL):
+            self.transport.abort()
+
+    def _look_at_head(self, now: float) -> None:
+        if not self._between():
+            self._since = now
+        elif self._dry:
             self._refuse(errors.RequestTimeout())
         else:
             self.transport.close()
+
+    def _look_at_body(self, now: float) -> None:
+        if self._between():
+            self.transport.close()
+        elif self.flow.read_paused:
+            self._since = now  # it is we who make it wait
+        else:
+            self._refuse(errors.RequestTimeout())
+
+    # -- refusals -------------------------------------------------------------------------------------------------
+
+    def _linger(self) -> None:
+        """Takes in what the client still sends, and drops it: closed on earlier, it would see a reset and not what it was sent."""
+        self._awaited, self._since = _REST, self.guard.now
+        self._rest_until = self.guard.now + LINGER
 
     def _refuse(self, wrong: errors.MindGWError) -> None:
         """Says why, unless that would tear an earlier answer apart, and ends the connection; the first reason counts."""
         if self._deaf:
             return
         self._deaf = True
-        self._head = None
-        self._impatient = _without(self._impatient)
-        if not self._forestall():
+        if self.guard.is_overrun:
+            self.transport.abort()
+            return
+        if not self._forestall(wrong):
             self.transport.close()
             return
         self.transport.write(_answer(wrong, self.server_state.default_headers))
@@ -112,34 +287,53 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
             return
         self.transport.write_eof()
-        # closed on what it still sends, the client would see a reset and not the answer
-        self._impatient = self.loop.call_later(SILENCE, self.transport.close)
+        self._linger()
 
-    def _forestall(self) -> bool:
+    def _forestall(self, wrong: errors.MindGWError) -> bool:
         """True when the next answer may be ours; one that is being prepared is called off."""
         if self._between():
             return True
-        if self.cycle.response_started or self.pipeline:
+        if self._served.response_started or self.pipeline:
             return False
-        self.cycle.disconnected = True
-        self.cycle.message_event.set()
+        self._call_off(wrong)
         return True
 
-    def _between(self) -> bool:
-        """True when no answer is under way."""
-        cycle = cast("RequestResponseCycle | None", self.cycle)
-        return cycle is None or cycle.response_complete
+
+#: Headers that mean something else to somebody else when there are two of them.
+_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
 
-def _without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
-    """Stops a timer; what stands in its place is None."""
-    if timer is not None:
-        timer.cancel()
-    return None
+def _repeated(headers: Headers) -> list[bytes]:
+    """Names that are there more than once."""
+    seen: set[bytes] = set()
+    return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
-def _answer(wrong: errors.MindGWError, headers: list[tuple[bytes, bytes]]) -> bytes:
+def _is_too_large(url: bytes, headers: Headers) -> bool:
+    return len(headers) > MAX_FIELDS or len(url) + 4 * len(headers) + sum(map(len, chain.from_iterable(headers))) > MAX_HEAD
+
+
+async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
+    """Serves a client of HTTP/1.0, which knows no chunks: an answer without a length ends where its connection does."""
+
+    async def plain(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            measured = any(name == b"content-length" for name, _ in message["headers"])
+            cycle.chunked_encoding = None if measured else False
+        elif cycle.chunked_encoding is False and not cycle.expected_content_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    await app(scope, receive, plain)
+
+
+def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     body = problems.body(wrong)
-    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-    lines = [b"HTTP/1.1 %d %s" % (wrong.status, _REASON[wrong.status]), *(name + b": " + value for name, value in [*headers, *own])]
-    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+    own = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        *problems.headers(wrong),
+        (b"connection", b"close"),
+    ]
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in (*headers, *own)])
+    return STATUS_LINE[wrong.status] + lines + b"\r\n" + body

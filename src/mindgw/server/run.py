@@ -20,10 +20,10 @@ from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
-from mindgw.server import scrape
+from mindgw.server import front, scrape
 from mindgw.server.app import Server, build
+from mindgw.server.guard import Guard
 from mindgw.server.listeners import BACKLOG, Listeners
-from mindgw.server.protocol import Guarded
 from mindgw.server.socket import CLOSING, WebSocket
 from mindgw.store.database import Database
 
@@ -75,10 +75,11 @@ class GatewayServer(uvicorn.Server):
     """uvicorn with two listeners, one drain and one owner of signals."""
 
     def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None, listeners: Listeners) -> None:
+        guard = Guard(config.limits.connections, config.limits.connections_address)
         super().__init__(
             uvicorn.Config(
                 server.app,
-                http=Guarded,
+                http=front.lane(config, server.pipeline, guard),  # type: ignore[arg-type]
                 ws=WebSocket,
                 ws_max_size=2**20,
                 ws_per_message_deflate=False,
@@ -89,11 +90,12 @@ class GatewayServer(uvicorn.Server):
                 backlog=BACKLOG,
                 access_log=False,
                 log_config=None,
-                timeout_keep_alive=75,
             )
         )
         self._settings = config
         self._server = server
+        #: Watches over the clients' connections.
+        self._guard = guard
         self._tls = tls
         #: Addresses, open already; whoever made them closes them.
         self._listeners = listeners
@@ -142,6 +144,7 @@ class GatewayServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drains, says goodbye to the agents, then closes what is left."""
         notify("STOPPING=1")
+        self._guard.is_stopping = True
         pipeline = self._server.pipeline
         pipeline.drain()
         if not pipeline.idle:
