@@ -364,3 +364,70 @@ def test_what_is_absurd_is_capped_at_a_restart_and_the_last_of_two_counts():
         fair.leave(ticket)
     join(fair, "c", "new")
     assert {path[0] for path, _ in fair.counters()} == {"b", "c"}, "what was restored makes room as well"
+
+
+def slowly(fair, ticket, path, line, units):
+    """What `serve` must come to, without its short cuts."""
+    band, leaf = fair._band(line, 2), fair._claim(ticket, path)
+    ticket.leaf, ticket.band, ticket.serves = leaf, band, (line,)
+    band.line.shares, ticket.owed, band.mark = (line,), ticket.cost, band.line.work
+    above = band.root
+    for flow in leaf.chain:
+        branch = flow.branch(band)
+        if branch.waiting == 0:
+            fair._fit(branch, above, lifted=True)
+        above.latest = branch
+        flow.owed += ticket.cost
+        above = branch
+    fair.charge(ticket, units)
+
+
+def pictured(fair):
+    """Everything that turns are decided by."""
+    out, stack = [], list(fair._root.children.values())
+    while stack:
+        flow = stack.pop()
+        stack.extend(flow.children.values())
+        parts = [
+            (band.line.name, branch.shift, branch.limit, branch.key(), branch.latest and branch.latest.flow.path, branch.parent.flow.path)
+            for band, branch in flow.branches.items()
+        ]
+        home = flow.home.band.line.name if flow.home is not None else None
+        out.append((flow.path, flow.counter, flow.owed, flow.claims, flow.lag(), home, parts))
+    return sorted(out), [(line.name, line.work, line.bands[2].mark) for line in fair._lines.values()]
+
+
+SERVED = st.tuples(st.sampled_from("ab"), st.sampled_from("ab"), st.sampled_from("XY"), st.integers(0, 40), st.integers(0, 60))
+
+
+@given(st.lists(SERVED | st.integers(0, 50), max_size=40), st.booleans())
+def test_who_is_served_at_once_is_served_by_the_same_rules_as_everybody(steps, crowded):
+    quick, slow = [Fair(2, lambda path: 1.0 + (path[-1] == "b"), lead=50.0) for _ in range(2)]
+    if crowded:
+        for fair in (quick, slow):
+            fair.join(Ticket("waits", 8.0), ("a", "c"), "Y", 2)
+    running = []
+    for step in steps:
+        if isinstance(step, tuple):
+            *path, line, cost, units = step
+            running.append((Ticket("quick", float(cost)), Ticket("slow", float(cost))))
+            quick.serve(running[-1][0], tuple(path), line, 2, (line,), float(units))
+            slowly(slow, running[-1][1], tuple(path), line, float(units))
+        elif running:
+            one, other = running.pop(step % len(running))
+            quick.settle(one, step - 20.0)
+            slow.charge(other, step - 20.0)
+            slow.finish(other)
+        assert pictured(quick) == pictured(slow)
+
+
+def test_nothing_absurd_is_charged_at_either_end():
+    fair, ticket = Fair(1), Ticket("x", 1.0)
+    with pytest.raises(ValueError, match="cannot charge"):
+        fair.serve(ticket, ("a",), "X", 2, (), -1.0)
+    fair.serve(ticket, ("a",), "X", 2)
+    with pytest.raises(ValueError, match="cannot charge"):
+        fair.settle(ticket, float("nan"))
+    waits = join(fair, "a")
+    with pytest.raises(ValueError, match="waits"):
+        fair.settle(waits, 1.0)

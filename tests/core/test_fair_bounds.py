@@ -234,7 +234,7 @@ def test_a_class_ages_by_work_of_slots_that_it_could_have_had_only():
     for serves, goes_first in ((("Y",), 1), (("X", "Y"), 3)):
         ticket = Ticket("theirs", 1.0)
         fair.join(ticket, ("b",), "Y", 1)
-        fair.take(ticket, iter(serves))
+        fair.take(ticket, serves)
         fair.charge(ticket, AGING[3] + 1)
         fair.finish(ticket)
         urgent = Ticket("urgent", 1.0)

@@ -51,13 +51,14 @@ class Order(RuleBasedStateMachine):
         self.fair.join(ticket, self.path(names), line, rank)
         self.stands(ticket, self.path(names), line, rank)
 
-    @rule(names=st.tuples(NAMES, NAMES, NAMES), line=LINES, rank=RANKS, cost=COSTS)
-    def is_served_at_once(self, names, line, rank, cost):
+    @rule(names=st.tuples(NAMES, NAMES, NAMES), line=LINES, rank=RANKS, cost=COSTS, units=COSTS)
+    def is_served_at_once(self, names, line, rank, cost, units):
         ticket = Ticket(names, cost)
-        self.fair.serve(ticket, self.path(names), line, rank, (line,))
+        self.fair.serve(ticket, self.path(names), line, rank, (line,), units)
         self.mark[line, rank] = self.work[line]
         self.running.append(ticket)
         self.where[ticket] = (self.path(names), line, rank)
+        self.books(ticket, units)
 
     @precondition(lambda self: self.running)
     @rule(index=ANY, first=st.booleans(), lifted=st.booleans(), elsewhere=st.none() | st.tuples(LINES, RANKS))
@@ -88,6 +89,7 @@ class Order(RuleBasedStateMachine):
             self.fair.leave(ticket)
             self.fair.finish(ticket)
             self.fair.charge(ticket, 7.0)
+            self.fair.settle(ticket, 7.0)
 
     @rule(blocked=BLOCKED, shared=st.booleans())
     def takes_the_best(self, blocked, shared):
@@ -146,19 +148,24 @@ class Order(RuleBasedStateMachine):
     def is_charged(self, index, units):
         living = self.running + self.waiting
         ticket = living[index % len(living)]
+        self.books(ticket, units)
         self.fair.charge(ticket, units)
-        flow = ticket.leaf
-        while flow.parent is not None:
+
+    def books(self, ticket, units):
+        for flow in ticket.leaf.chain:
             self.ledger[flow] += units / flow.weight
-            flow = flow.parent
         for line in self.fair._lines.keys() & {*ticket.serves}:
             self.work[line] += units
 
     @precondition(lambda self: self.running)
-    @rule(index=ANY)
-    def ends(self, index):
+    @rule(index=ANY, units=st.none() | st.integers(-60, 120).map(float))
+    def ends(self, index, units):
         ticket = self.running.pop(index % len(self.running))
-        self.fair.finish(ticket)
+        if units is None:
+            self.fair.finish(ticket)
+        else:
+            self.books(ticket, units)
+            self.fair.settle(ticket, units)
         self.over.append(ticket)
 
     @precondition(lambda self: self.waiting)
@@ -187,12 +194,14 @@ class Order(RuleBasedStateMachine):
     def flows_know_what_is_theirs(self):
         claims, waiting, owed = Counter(), Counter(), Counter()
         for ticket in self.waiting + self.running:
-            flow = ticket.leaf
-            while flow.parent is not None:
-                claims[flow] += 1
+            for flow in ticket.leaf.chain:
                 waiting[flow] += ticket.branch is not None
                 owed[flow] += ticket.owed
-                flow = flow.parent
+            claims[ticket.leaf] += 1
+        for leaf in list(claims):
+            for above, flow in pairwise(reversed(leaf.chain)):
+                claims[flow] = sum(1 for child in flow.children.values() if claims[child])
+                assert above.parent is flow
         stack = list(self.fair._root.children.values())
         while stack:
             flow = stack.pop()

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Collection, Hashable
 
 from mindgw.core import eta
-from mindgw.core.fair import Ahead, Fair
+from mindgw.core.fair import Ahead, Fair, Path
+from mindgw.core.fair import Ticket as Entry
 from mindgw.gateway.flows import DEPTH
 from mindgw.gateway.ticket import W_IN, W_OUT, Ticket
 
@@ -47,14 +48,30 @@ class Pace:
         self._got = eta.Shares()
         #: When `measure` came round last; None before it did.
         self._measured: float | None = None
-        #: Flow from the team down to the end user -> units, fading. Bounded: end users by _END_USERS, the others by the keys that exist.
-        self.shares: dict[tuple[str, ...], float] = {}
+        #: See `shares`; and what was charged since that was last brought up to date, by whole paths.
+        self._shares: dict[Path, float] = {}
+        # bounded: by _END_USERS, beyond which it is brought up to date
+        self._fresh: dict[Path, float] = {}
         #: How wrong the last estimates were: |estimate - wait| / max(wait, 5 s).
         self.errors: deque[float] = deque(maxlen=_ERRORS)
 
+    @property
+    def shares(self) -> dict[Path, float]:
+        """Flow from the team down to the end user -> units, fading. Bounded: end users by _END_USERS, the others by the keys that exist."""
+        fresh, self._fresh = self._fresh, {}
+        shares = self._shares
+        for whole, units in fresh.items():
+            for depth in range(2, DEPTH + 1):
+                path = whole[:depth]
+                if depth < DEPTH or path in shares or len(shares) < _END_USERS:
+                    shares[path] = shares.get(path, 0.0) + units
+        return shares
+
     def cost(self, ticket: Ticket) -> float:
         """Units that a ticket is expected to take."""
-        expected = self._lengths.expected((ticket.flow.path, ticket.line), ticket.line)
+        line = ticket.line
+        ticket.sort = sort = (ticket.flow.path, line)
+        expected = self._lengths.expected(sort, line)
         return W_IN * ticket.prompt + W_OUT * (min(expected, ticket.cap) if ticket.cap is not None else expected)
 
     def joined(self, ticket: Ticket, now: float) -> None:
@@ -65,17 +82,29 @@ class Pace:
         """It waits no longer."""
         self._got.left(ticket.whose, now)
 
+    def serve(self, ticket: Ticket, entry: Entry, serves: Collection[Hashable], now: float) -> None:
+        """It found a free slot when it came, one that could have served all lines of that name."""
+        units = ticket.booked = W_IN * ticket.prompt
+        self._order.serve(entry, ticket.flow.path, ticket.line, ticket.flow.rank, serves, units)
+        pool = self._begin(ticket, now)
+        self._count(ticket, pool, units, now)
+
     def begin(self, ticket: Ticket, now: float) -> None:
-        """It has a slot from now on."""
-        ticket.placed = ticket.seen = now
-        pool = self._pools.setdefault(ticket.line, Pool())
-        pool.running.add(ticket)
-        pool.serves = ticket.entry.serves if ticket.entry is not None else ()
-        self._charge(ticket, pool, W_IN * ticket.prompt, now)
+        """It has a slot from now on, after its turn came."""
+        self._charge(ticket, self._begin(ticket, now), W_IN * ticket.prompt, now)
         if ticket.eta is not None:
             wait = now - ticket.entered
             self.errors.append(abs(ticket.eta - wait) / max(wait, 5.0))
             ticket.eta = None
+
+    def _begin(self, ticket: Ticket, now: float) -> Pool:
+        ticket.placed = ticket.seen = now
+        pool = self._pools.get(ticket.line)
+        if pool is None:
+            pool = self._pools[ticket.line] = Pool()
+        pool.running.add(ticket)
+        pool.serves = ticket.entry.serves if ticket.entry is not None else ()
+        return pool
 
     def undo(self, ticket: Ticket) -> None:
         """The slot came to nothing: what was charged is given back."""
@@ -83,16 +112,20 @@ class Pace:
         self._charge(ticket, pool, -ticket.booked, ticket.seen)
 
     def end(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
-        """Its slot is free; this is what it really used. When nothing is known of that it pays for its time in the slot, but no more than
-        was charged: a prompt that was read in vain kept others waiting, too."""
+        """Its slot is free, and it is over in the fair order, too; this is what it really used. When nothing is known of that it pays for
+        its time in the slot, but no more than was charged: a prompt that was read in vain kept others waiting, too."""
+        assert ticket.entry is not None
         took = now - ticket.placed if ticket.placed is not None else 0.0
         pool = self._leave(ticket)
         pool.speed.measure(0.0, max(0.0, now - ticket.seen), 0.0)
         used = W_IN * prompt + W_OUT * completion or min(ticket.booked, took * (pool.speed.known or 0.0))
-        self._charge(ticket, pool, used - ticket.booked, now)
+        units = used - ticket.booked
+        ticket.booked = used
+        self._order.settle(ticket.entry, units)
+        self._count(ticket, pool, units, now)
         if completion:
-            believed = min(completion, ticket.cap if ticket.cap is not None else _LONGEST)
-            self._lengths.learn(believed, (ticket.flow.path, ticket.line), ticket.line)
+            cap = ticket.cap
+            self._lengths.learn(min(completion, cap if cap is not None else _LONGEST), ticket.sort, ticket.line)
 
     def measure(self, now: float) -> None:
         """To be called about once a second."""
@@ -104,7 +137,7 @@ class Pace:
             if not pool.running and pool.speed.known is None:
                 del self._pools[line]
         fading = 0.5 ** (passed / _HALF)
-        self.shares = {path: units * fading for path, units in self.shares.items() if units * fading >= 1.0}
+        self._shares = {path: left for path, units in self.shares.items() if (left := units * fading) >= 1.0}
 
     def wait(self, ticket: Ticket, ahead: Ahead, slots: int, now: float) -> float | None:
         """Seconds until a ticket that waits has one of so many slots; None when nobody can tell yet."""
@@ -150,14 +183,19 @@ class Pace:
     def _charge(self, ticket: Ticket, pool: Pool, units: float, now: float) -> None:
         assert ticket.entry is not None
         ticket.booked += units
-        pool.units += units
         self._order.charge(ticket.entry, units)
-        if (speed := pool.speed.known) is not None:
+        self._count(ticket, pool, units, now)
+
+    def _count(self, ticket: Ticket, pool: Pool, units: float, now: float) -> None:
+        """What was charged, beside the fair order."""
+        pool.units += units
+        # who never waits has no share to be measured
+        if self._order.is_awaited and (speed := pool.speed.known) is not None:
             self._got.served(ticket.whose, units, speed * max(1, len(pool.running)), now)
-        for depth in range(2, DEPTH + 1):
-            path = ticket.flow.path[:depth]
-            if depth < DEPTH or path in self.shares or len(self.shares) < _END_USERS:
-                self.shares[path] = self.shares.get(path, 0.0) + units
+        fresh, path = self._fresh, ticket.flow.path
+        fresh[path] = fresh.get(path, 0.0) + units
+        if len(fresh) > _END_USERS:
+            _ = self.shares
 
     def _leave(self, ticket: Ticket) -> Pool:
         pool = self._pools[ticket.line]

@@ -108,11 +108,10 @@ class Queue:
         """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line, with the `identity` of one that
         left a moment ago in its place. Raises QueueFull, RateLimited."""
         ticket.entered = now
-        ticket.line = self._names.line(*ticket.line)
+        line = ticket.line = self._names.line(*ticket.line)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
-        if not self.order.standing(ticket.line) and not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)):
-            self.order.serve(entry, ticket.flow.path, ticket.line, ticket.flow.rank, placement.seat.lines())
-            self.pace.begin(ticket, now)
+        if not (self._line and self.order.standing(line)) and not self.is_paused(line) and (placement := self._place(ticket.needs)):
+            self.pace.serve(ticket, entry, placement.seat.lines(), now)
             return placement
         try:
             self._make_room(ticket, now)
@@ -155,11 +154,9 @@ class Queue:
 
     def settle(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
         """A ticket that had a slot is over; these tokens were used. Nothing happens the second time, or when it has no slot."""
-        entry = ticket.entry
-        if entry is None or not ticket.running:
+        if ticket.entry is None or not ticket.running:
             return
         self.pace.end(ticket, prompt, completion, now)
-        self.order.finish(entry)
         ticket.entry = None
 
     def identity(self, ticket: Ticket, path: str, body: bytes) -> bytes:
@@ -174,6 +171,8 @@ class Queue:
 
     def wake(self, now: float) -> None:
         """Gives every slot that is free to the ticket whose turn it is."""
+        if not self._line:
+            return
         self._again = True
         if self._waking:
             return
@@ -186,7 +185,7 @@ class Queue:
             self._waking = False
 
     def _round(self, now: float) -> None:
-        if self.paused:
+        if self.paused or not self._line:
             return
         blocked = {line for line in self.order.lines() if self.is_paused(line)}
         while (entry := self.order.best(blocked)) is not None:

@@ -19,7 +19,7 @@ class Ticket:
 
     __slots__ = (
         "booked", "cap", "entered", "entry", "eta", "flow", "grant", "id", "line", "needs", "placed", "position", "produced", "prompt",
-        "rank", "refuse", "seen", "size",
+        "rank", "refuse", "seen", "size", "sort",
     )  # fmt: skip
 
     def __init__(self, id: str, needs: Needs, flow: Flow, grant: Grant, refuse: Refuse) -> None:
@@ -32,6 +32,8 @@ class Ticket:
         self.rank = flow.rank
         #: What the same slots can serve.
         self.line = (needs.model, needs.kind)
+        #: Whose answers are about as long as its own will be; None before it joined.
+        self.sort: tuple[fair.Path, tuple[str, str]] | None = None
         #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
         self.grant = grant
         #: Called when it has to leave, with the reason.

@@ -13,7 +13,7 @@ serve never stands before another. Joining, taking and leaving cost O(depth x lo
 Pure: no clock, no I/O. Work is measured in units, not in seconds, so no clock can jump.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from heapq import heappush
 from math import inf, isfinite
 
@@ -38,9 +38,7 @@ _LINES = 1000
 #: was bumped: that is always next.
 AGING = (inf, 20_000.0, 20_000.0, 100_000.0, 400_000.0)
 
-
-def _one(path: Path) -> float:
-    return 1.0
+Names = Collection[Hashable]
 
 
 class Fair:
@@ -49,7 +47,7 @@ class Fair:
     def __init__(
         self,
         depth: int,
-        weight: Callable[[Path], float] = _one,
+        weight: Callable[[Path], float] = lambda path: 1.0,
         aging: tuple[float, ...] = AGING,
         lead: float = LEAD,
         fanout: int = FANOUT,
@@ -95,6 +93,11 @@ class Fair:
             self._withdraw(ticket)
             self.finish(ticket)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits."""
+        return self._root.waiting > 0
+
     def waiting(self, path: Path = ()) -> int:
         """Tickets of a flow that wait; of all, without a path."""
         flow = self._find(path)
@@ -127,7 +130,7 @@ class Fair:
         """Whose turn it is among the lines that are not blocked; None when nobody waits there."""
         best: tuple[float, int, Ticket] | None = None
         for name, line in self._lines.items():
-            if name in blocked or (found := self._band_of_turn(line)) is None:
+            if name in blocked or (found := turn.band_of(line, self._aging)) is None:
                 continue
             late, band = found
             ticket = turn.pick(band.root)
@@ -135,11 +138,11 @@ class Fair:
                 best = (late, band.rank, ticket)
         return best[2] if best is not None else None
 
-    def take(self, ticket: Ticket, serves: Iterable[Hashable] = ()) -> None:
+    def take(self, ticket: Ticket, serves: Names = ()) -> None:
         """A ticket that waited has a slot, one that could have served all lines of that name. Charge it, and `finish` it once."""
         assert ticket.band is not None
         line = ticket.band.line
-        ticket.serves = line.shares = tuple(serves) or (line.name,)
+        ticket.serves = line.shares = serves or (line.name,)
         branch = ticket.branch
         while branch is not None and branch.parent is not None:
             # What its flow gets elsewhere may keep this branch from its turn only for so long.
@@ -150,38 +153,46 @@ class Fair:
         self._withdraw(ticket)
         ticket.band.mark = line.work
 
-    def serve(self, ticket: Ticket, path: Path, line: Hashable, rank: int, serves: Iterable[Hashable] = ()) -> None:
-        """As `join` and `take` in one, for a ticket that found a free slot with nobody before it."""
+    def serve(self, ticket: Ticket, path: Path, line: Hashable, rank: int, serves: Collection[Hashable] = (), units: float = 0.0) -> None:
+        """As `join`, `take` and `charge` in one, for a ticket that found a free slot with nobody before it."""
         self._check(ticket, path, rank)
+        if not 0 <= units <= MOST:
+            raise ValueError(f"cannot charge {units} units")
         self._changes += 1
         band, leaf = self._band(line, rank), self._claim(ticket, path)
-        ticket.leaf, ticket.band = leaf, band
-        ticket.serves = band.line.shares = tuple(serves) or (line,)
-        ticket.owed = ticket.cost
+        ticket.leaf, ticket.band, ticket.owed = leaf, band, ticket.cost - min(units, ticket.cost)
+        ticket.serves = band.line.shares = serves or (line,)
         band.mark = band.line.work
-        above = band.root
-        for flow in leaf.chain():
-            branch = flow.branch(band)
-            if branch.waiting == 0:
+        lead, idle, above = self._lead, self._root.waiting == 0, band.root
+        for flow in leaf.chain:
+            branch = flow.branches.get(band) or flow.branch(band)
+            if idle and above.latest is branch and branch.shift is not None:
+                # as `_fit`, where it is the one that those who come are compared with
+                key = flow.counter + branch.shift
+                floor = min(key, branch.limit)
+                branch.limit = floor + lead
+                if key > branch.limit:
+                    branch.shift = branch.limit - flow.counter
+                flow.home = branch
+            elif branch.waiting == 0:
                 self._fit(branch, above, lifted=True)
             above.latest = branch
-            flow.owed += ticket.cost
+            flow.owed += ticket.owed
+            flow.counter += units / flow.weight
             above = branch
+        self._work(ticket, units)
 
     def ahead(self, ticket: Ticket) -> Ahead:
         """What is served before a ticket that waits, with what may pass its class."""
         assert ticket.band is not None
-        ahead = before(ticket, self._changes)
-        higher = [root for root in self._roots(ticket.band) if root.band.rank < ticket.band.rank]
+        ahead, line, rank = before(ticket, self._changes), ticket.band.line, ticket.band.rank
+        roots = (root for root in self._root.branches.values() if root.waiting and root.band.rank < rank)
+        higher = [root for root in roots if line.meets(root.band.line)]  # in those somebody waits for the same slots
         tickets, units = sum(root.waiting for root in higher), sum(root.cost for root in higher)
         if units <= 0:
             return Ahead(ahead.tickets + tickets, ahead.units, ahead.own)
         passing = min(units, (ahead.tickets + 1) * self._aging[ticket.band.rank])
         return Ahead(ahead.tickets + tickets * passing / units, ahead.units + passing, ahead.own)
-
-    def _roots(self, band: Band) -> list[Branch]:
-        """Those of all bands in which somebody waits for the slots that this one waits for."""
-        return [root for root in self._root.branches.values() if root.waiting and band.line.meets(root.band.line)]
 
     def charge(self, ticket: Ticket, units: float) -> None:
         """Books service on a ticket that is not over; less than nothing when an estimate was too high. What is not a number, or
@@ -193,30 +204,51 @@ class Fair:
         self._changes += 1
         paid = min(units, ticket.owed) if ticket.branch is None else 0.0
         ticket.owed -= paid
-        flow: Flow | None = ticket.leaf
-        while flow is not None and flow.parent is not None:
+        for flow in ticket.leaf.chain:
             flow.counter += units / flow.weight
             flow.owed -= paid
             if units < 0:
-                self._lowered(flow)
-            flow = flow.parent
-        for name in ticket.serves:
-            if (line := self._lines.get(name)) is not None:
+                flow.lowered()
+        self._work(ticket, units)
+
+    def _work(self, ticket: Ticket, units: float) -> None:
+        """Whatever the slot could have served, it did this instead."""
+        lines, serves = self._lines, ticket.serves
+        if len(lines) < len(serves):
+            serves = [name for name in lines if name in serves]
+        for name in serves:
+            if (line := lines.get(name)) is not None:
                 line.work += units
+
+    def settle(self, ticket: Ticket, units: float) -> None:
+        """As `charge` and `finish` in one, for a ticket that runs."""
+        if not abs(units) <= MOST:
+            raise ValueError(f"cannot charge {units} units")
+        leaf = ticket.leaf
+        if leaf is None:
+            return
+        if ticket.branch is not None:
+            raise ValueError("the ticket waits")
+        self._changes += 1
+        owed, ticket.owed, ticket.leaf, ticket.band = ticket.owed, 0.0, None, None
+        lowers = units < 0 and self._root.waiting > 0
+        for flow in leaf.chain:
+            flow.counter += units / flow.weight
+            flow.owed -= owed
+            if lowers:
+                flow.lowered()
+        leaf.disclaim()
+        self._work(ticket, units)
 
     def finish(self, ticket: Ticket) -> None:
         """A ticket is over: it neither waits nor runs. Nothing happens the second time."""
         if ticket.branch is not None:
             self._withdraw(ticket)
         self._forgive(ticket)
-        flow, ticket.leaf = ticket.leaf, None
+        leaf, ticket.leaf = ticket.leaf, None
         ticket.band = None
-        while flow is not None and flow.parent is not None:
-            flow.claims -= 1
-            if flow.claims == 0:
-                flow.owed = 0.0
-                flow.parent.idle[flow.name] = flow
-            flow = flow.parent
+        if leaf is not None:
+            leaf.disclaim()
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
@@ -273,11 +305,9 @@ class Fair:
         if ticket.leaf is not None:
             return ticket.leaf
         flow = self._root
-        flows = [flow := flow.children.get(name) or self._grow(flow, name) for name in path]
-        for flow in flows:
-            if flow.claims == 0 and flow.parent is not None:
-                flow.parent.idle.pop(flow.name, None)
-            flow.claims += 1
+        for name in path:
+            flow = flow.children.get(name) or self._grow(flow, name)
+        flow.claim()
         return flow
 
     def _grow(self, parent: Flow, name: str) -> Flow:
@@ -303,7 +333,7 @@ class Fair:
         """Nothing more is expected of a ticket that ran."""
         owed, ticket.owed = ticket.owed, 0.0
         if owed and ticket.leaf is not None:
-            for flow in ticket.leaf.chain():
+            for flow in ticket.leaf.chain:
                 flow.owed -= owed
 
     def _stand(self, ticket: Ticket, band: Band, leaf: Flow, lifted: bool) -> None:
@@ -317,7 +347,7 @@ class Fair:
         branch.waiting += 1
         branch.changes += 1
         branch.cost += ticket.cost
-        for flow in leaf.chain():
+        for flow in leaf.chain:
             flow.waiting += 1
             below = flow.branch(band)
             if below.waiting == 0:
@@ -370,25 +400,3 @@ class Fair:
                     parent.tidy()
                     parent.latest = branch
             branch = parent
-
-    def _lowered(self, flow: Flow) -> None:
-        """Counters that fall need a new entry at once; those that grow are mended when they come to the top."""
-        for branch in flow.branches.values():
-            if branch.parent is not None and branch.entry is not None and branch.key() < branch.entry[0]:
-                branch.parent.enter(branch, branch.entry[1])
-
-    def _band_of_turn(self, line: Line) -> tuple[float, Band] | None:
-        """The band that waited for too much work, else the first one; with the units that it is late by, at least 0. Whoever was put before
-        all others is later than anybody."""
-        if line.bands[0].root.waiting and self._aging[0] == inf:
-            return inf, line.bands[0]
-        first: Band | None = None
-        latest: tuple[float, Band] | None = None
-        for band in line.bands:
-            if band.root.waiting == 0:
-                continue
-            first = first or band
-            late = line.work - band.mark - self._aging[band.rank]
-            if late > 0 and (latest is None or late > latest[0]):
-                latest = (late, band)
-        return latest or ((0.0, first) if first is not None else None)

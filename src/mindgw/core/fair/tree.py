@@ -15,12 +15,14 @@ _BRANCHES = 64
 class Flow:
     """One node of the tree of flows: who is served, and how much it got."""
 
-    __slots__ = ("branches", "children", "claims", "counter", "home", "idle", "name", "owed", "parent", "waiting", "weight")
+    __slots__ = ("branches", "chain", "children", "claims", "counter", "home", "idle", "name", "owed", "parent", "waiting", "weight")
 
     def __init__(self, name: str, parent: "Flow | None", weight: float) -> None:
         self.name = name
         self.parent = parent
         self.weight = weight
+        #: The flows of its path, from the top down, without the root.
+        self.chain: tuple[Flow, ...] = (*parent.chain, self) if parent is not None else ()
         #: Service that it got, in units per weight; at first, how far it is ahead of those who begin at 0.
         self.counter = 0.0
         #: Units that its running tickets are still expected to cost.
@@ -30,7 +32,7 @@ class Flow:
         self.idle: dict[str, Flow] = {}
         #: Where it began to wait last: how far it is ahead there, it is ahead in a band that it does not know yet.
         self.home: Branch | None = None
-        #: Tickets below it that wait or run.
+        #: Tickets that wait or run, at a leaf; above, children that have such.
         self.claims = 0
         #: Tickets below it that wait.
         self.waiting = 0
@@ -42,14 +44,24 @@ class Flow:
         """Names from the top down to this flow."""
         return () if self.parent is None else (*self.parent.path, self.name)
 
-    def chain(self) -> "list[Flow]":
-        """The flows of its path, from the top down, without the root."""
-        out: list[Flow] = []
+    def claim(self) -> None:
+        """One more ticket of this leaf waits or runs."""
         flow = self
-        while flow.parent is not None:
-            out.append(flow)
-            flow = flow.parent
-        return out[::-1]
+        flow.claims += 1
+        while flow.claims == 1 and (parent := flow.parent) is not None:
+            parent.idle.pop(flow.name, None)
+            parent.claims += 1
+            flow = parent
+
+    def disclaim(self) -> None:
+        """One ticket less does."""
+        flow = self
+        flow.claims -= 1
+        while flow.claims == 0 and (parent := flow.parent) is not None:
+            flow.owed = 0.0
+            parent.idle[flow.name] = flow
+            parent.claims -= 1
+            flow = parent
 
     def lag(self) -> float:
         """How far it is ahead of the smallest of those that it stood with last."""
@@ -57,6 +69,12 @@ class Flow:
         if home is None or home.parent is None:
             return self.counter
         return home.key() - home.parent.floor()
+
+    def lowered(self) -> None:
+        """Its counter fell: its parts need new entries at once; those of counters that grow are mended when they come to the top."""
+        for branch in self.branches.values():
+            if branch.parent is not None and branch.entry is not None and branch.key() < branch.entry[0]:
+                branch.parent.enter(branch, branch.entry[1])
 
     def branch(self, band: "Band") -> "Branch":
         """Its part in a band, made when there is none."""

@@ -1,6 +1,8 @@
 """Whose turn it is: in a branch, and between picks of several lines."""
 
-from mindgw.core.fair.tree import Branch, Ticket
+from math import inf
+
+from mindgw.core.fair.tree import Band, Branch, Line, Ticket
 
 
 def pick(branch: Branch) -> Ticket:
@@ -33,3 +35,20 @@ def _ancestry(ticket: Ticket) -> list[Branch]:
         out.append(branch)
         branch = branch.parent
     return out[::-1]
+
+
+def band_of(line: Line, aging: tuple[float, ...]) -> tuple[float, Band] | None:
+    """The band that waited for too much work, else the first one; with the units that it is late by, at least 0. Whoever was put before
+    all others is later than anybody."""
+    if line.bands[0].root.waiting and aging[0] == inf:
+        return inf, line.bands[0]
+    first: Band | None = None
+    latest: tuple[float, Band] | None = None
+    for band in line.bands:
+        if band.root.waiting == 0:
+            continue
+        first = first or band
+        late = line.work - band.mark - aging[band.rank]
+        if late > 0 and (latest is None or late > latest[0]):
+            latest = (late, band)
+    return latest or ((0.0, first) if first is not None else None)
