@@ -3,6 +3,7 @@
 `server/collector.py` gives them their names.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from typing import Protocol
 
@@ -52,8 +53,7 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Counts one value."""
-        place = next((i for i, bound in enumerate(BUCKETS) if seconds <= bound), len(BUCKETS))
-        self.counts[place] += 1
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
         self.sum += seconds
 
     def buckets(self) -> list[tuple[str, float]]:
@@ -88,13 +88,14 @@ class Counters:
 
     def finished(self, row: Finished) -> None:
         """Counts one finished request."""
-        self.requests[row.model, row.endpoint, str(row.status), row.outcome] += 1
-        self.tokens[row.model, "input"] += row.prompt_tokens
-        self.tokens[row.model, "output"] += row.completion_tokens
+        model, tokens = row.model, self.tokens
+        self.requests[model, row.endpoint, str(row.status), row.outcome] += 1
+        tokens[model, "input"] += row.prompt_tokens
+        tokens[model, "output"] += row.completion_tokens
         if row.ttft_ms is not None:
             self.ttft.observe(row.ttft_ms / 1000)
         self.duration.observe(row.total_ms / 1000)
         if not row.worker_id and row.outcome == "failed":
             self.rejects[row.error_code] += 1
-        if row.worker_id or (row.model and row.error_code in WAITED and row.outcome != "replayed"):
+        if row.worker_id or (model and row.error_code in WAITED and row.outcome != "replayed"):
             self.queued.observe(row.queued_ms / 1000)

@@ -7,7 +7,7 @@ import pytest
 from mindgw import metrics
 from mindgw.core.usage import Tokens
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.meter import BATCH, REFUSALS, Meter, Tally
+from mindgw.gateway.meter import BATCH, REFUSALS, Meter, Money, Tally
 from mindgw.store.ledger import Entry
 from tests.gateway.world import finished
 
@@ -171,7 +171,7 @@ class Flood:
         for _ in range(times):
             tally = Tally(0.0, START)
             tally.error = "insufficient_quota"
-            self.meter.settle(tally.row(("r", "/p"), Caller(key_id, "name", "o", "t", ""), outcome, 1.0, Tokens(), attempt=0, kind=kind))
+            self.meter.settle(tally.row(("r", "/p"), Caller(key_id, "name", "o", "t", ""), outcome, 1.0, Tokens(), Money(0, kind)))
 
     def kept(self) -> int:
         before = len(self.ledger.stored)

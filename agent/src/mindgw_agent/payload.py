@@ -50,7 +50,10 @@ def media_violation(body: bytes) -> str | None:
     engines with laxer parsers might still read it.
     """
     lowered = body.lower()
-    if not any(mark in lowered for mark in _MARKS):
+    for mark in _MARKS:
+        if mark in lowered:
+            break
+    else:
         return None
     try:
         document = _decode(body)

@@ -101,6 +101,8 @@ def _asked(seen: Body) -> Peek:
 
 def _text(value: Raw) -> str:
     """A field that is nobody's business unless it is a text."""
+    if value is _ABSENT:
+        return ""
     return msgspec.json.decode(value, type=str) if bytes(value)[:1] == b'"' else ""
 
 
@@ -177,8 +179,7 @@ def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
         return Invalid("'model' is longer than 512 characters.", "model")
     if seen.n is not None and not 1 <= seen.n <= most_n:
         return Invalid(f"'n' must be between 1 and {most_n}.", "n")
-    for name in ("max_tokens", "max_completion_tokens"):
-        value = getattr(seen, name)
+    for name, value in (("max_tokens", seen.max_tokens), ("max_completion_tokens", seen.max_completion_tokens)):
         if value is not None and value < UNCAPPED:
             return Invalid(f"'{name}' must not be negative.", name)
     if endpoint == EMBEDDINGS and seen.stream:
@@ -195,8 +196,7 @@ def _shape(seen: Body, body: bytes, endpoint: str) -> Invalid | None:
         return Invalid(f"'{field}' must be {'a list' if starts == b'[' else 'a text or a list'}.", field)
     if endpoint == CHAT and (wrong := _messages(value)):
         return wrong
-    tools = bytes(seen.tools)
-    if tools[:1] == b"[" and len(_LIST.decode(tools)) > TOOLS:
+    if seen.tools is not _ABSENT and (tools := bytes(seen.tools))[:1] == b"[" and len(_LIST.decode(tools)) > TOOLS:
         return Invalid(f"'tools' has more than {TOOLS} entries.", "tools")
     if _depth(body) > DEPTH:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
@@ -209,8 +209,9 @@ def _messages(value: bytes) -> Invalid | None:
         return Invalid("'messages' must not be empty.", "messages")
     if len(messages) > MESSAGES:
         return Invalid(f"'messages' has more than {MESSAGES} entries.", "messages")
-    if any(bytes(message)[:1] != b"{" for message in messages):
-        return Invalid("Each of 'messages' must be an object.", "messages")
+    for message in messages:
+        if bytes(message)[:1] != b"{":
+            return Invalid("Each of 'messages' must be an object.", "messages")
     return None
 
 

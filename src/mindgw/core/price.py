@@ -50,6 +50,8 @@ class Prices:
         """The price of a model: that of its very name, or else of the longest pattern that fits, or else FREE."""
         if (price := self._prices.get(model)) is not None:
             return price
+        if not self._patterns:
+            return FREE
         return next((price for fits, price in self._patterns if fits(model)), FREE)
 
 

@@ -31,6 +31,10 @@ class Tokens(Struct, frozen=True):
     source: str = "estimated"
 
 
+#: What somebody used who used nothing.
+NOTHING = Tokens()
+
+
 def clamp(count: int | None) -> int:
     """`count` within 0..CEILING; None is 0."""
     return min(max(count or 0, 0), CEILING)
@@ -38,6 +42,8 @@ def clamp(count: int | None) -> int:
 
 def bounded(prompt: int, completion: int, cached: int, source: str) -> Tokens:
     """Counts that somebody else made, within bounds; cached never exceeds the prompt."""
+    if 0 <= cached <= prompt <= CEILING and 0 <= completion <= CEILING:
+        return Tokens(prompt, completion, cached, source)
     whole = clamp(prompt)
     return Tokens(whole, clamp(completion), min(clamp(cached), whole), source)
 

@@ -3,13 +3,11 @@
 Nothing is held while it waits. Only one attempt of a request is billed: the one that its client got something of.
 """
 
-from typing import Any
-
 from mindgw.core import ceiling, price, usage
 from mindgw.core.quota import Budget
 from mindgw.gateway.admission import Ask, Caller, Head
 from mindgw.gateway.loans import unavailable
-from mindgw.gateway.meter import Tally
+from mindgw.gateway.meter import NOTHING, Drawn, Money, Tally
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
 from mindgw.gateway.stages import Stages
@@ -51,7 +49,7 @@ class Bill:
     def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
         """What is billed of what was used. Whatever an engine made beyond its cap nobody had ordered, and what no text of this length can
         hold is not believed."""
-        used, tally, reservation = used or usage.Tokens(), self._tally, self._reservation
+        used, tally, reservation = used or usage.NOTHING, self._tally, self._reservation
         prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
         if reservation is not None and reservation.hard:
             completion = min(completion, reservation.paid)
@@ -64,6 +62,8 @@ class Bill:
     def lowers(self, ask: Ask, now: float) -> bool:
         """Whether the request goes to the end of the queue: some limit that it falls under is used up."""
         quotas = self._stages.accounts.quotas
+        if not quotas.limits:
+            return False
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
         terms = quotas.terms(ask.caller, model, self.day)
         return terms is not None and quotas.lowers(terms, now)
@@ -72,6 +72,8 @@ class Bill:
         """Before the request stands in line: a reservation to be funded first, as a limit that it falls under seems to be used up; None:
         there is no such doubt. Raises QuotaExceeded when it is larger than a whole limit."""
         quotas = self._stages.accounts.quotas
+        if not quotas.limits:
+            return None
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
         terms = quotas.terms(ask.caller, model, self.day)
         if terms is None:
@@ -109,22 +111,26 @@ class Bill:
 
     def body(self, ask: Ask, body: bytes) -> bytes:
         """What the engine is sent: with a cap on its answer where one is needed."""
-        cap, asked = self._reservation.cap if self._reservation is not None else 0, ask.peek.max_tokens
+        if self._reservation is None:
+            self._capped = False
+            return body
+        cap, asked = self._reservation.cap, ask.peek.max_tokens
         self._capped = bool(cap) and (asked is None or not 0 < asked <= cap)
         return ceiling.with_cap(body, cap) if self._capped or (cap and not ceiling.is_capped(body, cap)) else body
 
     def tag(self, ask: Ask, placement: Placement) -> bytes:
         """The sealed tag of the attempt that was just counted."""
-        caller, tally, reservation, prices = ask.caller, self._tally, self._reservation, self._stages.accounts.quotas.prices
+        caller, tally, reservation, accounts = ask.caller, self._tally, self._reservation, self._stages.accounts
+        prices = accounts.quotas.prices
         value = prices.of(placement.model)
         tag = Tag(
             self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
             ask.peek.stream, self.day, prices.version, (value.input, value.output),
-            reservation.held if reservation is not None else 0, self._stages.accounts.seal.epoch, round(tally.started.timestamp() * 1000),
+            reservation.held if reservation is not None else 0, accounts.seal.epoch, round(tally.started.timestamp() * 1000),
             round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
             reservation.sizes.prompt if reservation is not None else 0, tally.size,
         )  # fmt: skip
-        return self._stages.accounts.seal.seal(tag, placement.seat.worker.id)
+        return accounts.seal.seal(tag, placement.seat.worker.id)
 
     def cut(self, finish: str) -> bool:
         """Whether an answer that ended so would be longer, had more been paid for."""
@@ -145,7 +151,7 @@ class Bill:
     def waste(self, caller: Caller, code: str, now: float) -> None:
         """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
         self.release()
-        self._stages.accounts.meter.note(self._row(caller, (self._tally.sent, "wasted"), usage.Tokens(), code, now))
+        self._stages.accounts.meter.note(self._row(caller, self._tally.sent, "wasted", usage.NOTHING, code, now))
 
     def close(self, caller: Caller, outcome: str, billed: usage.Tokens | None, now: float) -> Entry:
         """The request is over: `billed` is what its client pays for, None for nothing. Returns its row."""
@@ -155,7 +161,7 @@ class Bill:
             if reservation is not None:
                 self._spare(reservation.end())
             kind = "wasted" if attempt else "refused"
-            row = self._row(caller, (attempt, kind), self.bounded(tally.tokens) if attempt else usage.Tokens(), outcome, now)
+            row = self._row(caller, attempt, kind, self.bounded(tally.tokens) if attempt else usage.NOTHING, outcome, now)
         else:
             row = self._settle(caller, attempt, billed, outcome, now)
         self._stages.accounts.meter.settle(row)
@@ -167,18 +173,17 @@ class Bill:
         billed = self.bounded(billed)
         quotas.learn(self._tally.model, reservation, billed)
         if reservation is None:
-            return self._row(caller, (attempt, "settled"), billed, outcome, now)
+            return self._row(caller, attempt, "settled", billed, outcome, now)
         settled = reservation.settle(billed)
         self._spare(settled.spare)
         draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
         # should another epoch have begun before it is written, the leases of that one have nothing to do with it
-        drawn = {"draws": draws, "lease_epoch": self._stages.accounts.seal.epoch, "over": settled.over}
-        return self._row(caller, (attempt, "settled"), billed, outcome, now, **drawn)
+        drawn = Drawn(draws, self._stages.accounts.seal.epoch, settled.over)
+        return self._row(caller, attempt, "settled", billed, outcome, now, drawn)
 
-    def _row(self, caller: Caller, slot: tuple[int, str], used: usage.Tokens, outcome: str, now: float, **drawn: Any) -> Entry:
-        """`slot`: which attempt, and what kind of end it had; `drawn`: what it took out of leases."""
-        attempt, kind = slot
-        prices = self._stages.accounts.quotas.prices
+    def _row(self, caller: Caller, attempt: int, kind: str, used: usage.Tokens, outcome: str, now: float, drawn: Drawn = NOTHING) -> Entry:
+        """`kind` is that of the attempt's end."""
+        head, prices = self._head, self._stages.accounts.quotas.prices
         cost = min(price.cost(prices.of(self._tally.model), used.prompt, used.completion), MOST)
-        money = {"attempt": attempt, "kind": kind, "day": self.day, "cost": cost, "price_version": prices.version, **drawn}
-        return self._tally.row((self._head.request_id, self._head.path), caller, outcome, now, used, **money)
+        money = Money(attempt, kind, self.day, cost, prices.version)
+        return self._tally.row((head.request_id, head.path), caller, outcome, now, used, money, drawn)

@@ -201,13 +201,16 @@ class Exchange:
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._watch.seen = now
         self._tally.stand(now)
-        self._enter(State.WAITING, now)
+        self.state = State.WAITING
         try:
             placement = join(now)
         except errors.MindGWError as wrong:
             self._stay = None  # it was never taken in
             return self._fail(wrong, now)
-        return self._place(placement, now) if placement is not None else []
+        if placement is not None:
+            return self._place(placement, now)
+        self._set_due(now)
+        return []
 
     # -- place, reserve and open ----------------------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class Exchange:
             self._delivery.head(event.status, event.content_type, self._ask.peek, self._stages.limits)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
-        self._enter(State.RELAYING, now)
+        self.state = State.RELAYING  # nothing is due earlier than before
         return []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
@@ -318,8 +321,10 @@ class Exchange:
         return self._delivery.write(data)
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
-        self._watch.unstick(now, self._owed)
-        self.due = min(self.due, self._watch.next_sign(waiting=self.state is State.WAITING, begun=self._delivery.begun))
+        watch = self._watch
+        watch.unstick(now, self._owed)
+        if self.state is not State.RELAYING or self.due > watch.next_ping:
+            self.due = min(self.due, watch.next_sign(waiting=self.state is State.WAITING, begun=self._delivery.begun))
         self._pay()
         return []
 
@@ -410,8 +415,9 @@ class Exchange:
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, watch = self.state is State.WAITING, self._watch
         watch.look(now)
-        limit, wrong = watch.limit(waiting=waiting)
+        limit, why = watch.limit(waiting=waiting)
         if now >= limit:
+            wrong = why()
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._abandon(wrong, now)

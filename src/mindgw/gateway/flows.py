@@ -6,6 +6,7 @@ An end user is believed only of keys that are marked as trusted proxies; whoever
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from msgspec import Struct
@@ -22,6 +23,8 @@ _TIERS = {"priority": "high", "flex": "batch"}
 DEPTH = 5
 #: Headers that name an end user, the first that is there counts.
 _HEADERS = (b"x-openwebui-user-id", b"x-claude-code-session-id")
+#: Flows that are remembered.
+_FLOWS = 10_000
 _PLAIN = re.compile(r"[A-Za-z0-9._@:+-]{1,64}")
 
 
@@ -52,7 +55,13 @@ class Flow(Struct, frozen=True):
 def flow(payer: Payer, headers: Sequence[tuple[bytes, bytes]], named: str, tier: str) -> Flow:
     """`named` is the end user that the body names, "" when it names none; `tier` its service tier. Names of headers are in lower case."""
     end_user = _end_user(headers, named) if payer.trusted_proxy else ""
-    return Flow((payer.org_id, payer.team, payer.user, payer.key_id, end_user), rank(payer.priority, tier))
+    return _flow((payer.org_id, payer.team, payer.user, payer.key_id, end_user), payer.priority, tier if tier in _TIERS else "")
+
+
+@lru_cache(_FLOWS)
+def _flow(path: Path, priority: str, tier: str) -> Flow:
+    """The same one for the same facts."""
+    return Flow(path, rank(priority, tier))
 
 
 def rank(priority: str, tier: str) -> int:

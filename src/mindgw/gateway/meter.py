@@ -8,12 +8,12 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 from mindgw import errors, metrics
 from mindgw.clock import monotonic
 from mindgw.core import usage
-from mindgw.store.ledger import COLUMNS, Entry
+from mindgw.store.ledger import COLUMNS, Draw, Entry
 
 log = logging.getLogger("mindgw.request")
 _books = logging.getLogger("mindgw.ledger")
@@ -37,6 +37,27 @@ class Payer(Protocol):
     def team_id(self) -> str: ...
     @property
     def org_id(self) -> str: ...
+
+
+class Money(NamedTuple):
+    """Which attempt a row is of, what kind of end it had, and what that costs."""
+
+    attempt: int = 1
+    kind: str = "settled"
+    day: str = ""
+    cost: int = 0
+    price_version: str = ""
+
+
+class Drawn(NamedTuple):
+    """What an attempt took out of leases, of which epoch's, and the tokens beyond them."""
+
+    draws: tuple[Draw, ...] = ()
+    lease_epoch: int = 0
+    over: int = 0
+
+
+FREE, NOTHING = Money(), Drawn()
 
 
 class Tally:
@@ -70,7 +91,7 @@ class Tally:
         #: What was asked for; empty until admitted.
         self.model = ""
         self.stream = False
-        self.tokens = usage.Tokens()
+        self.tokens = usage.NOTHING
         #: What went wrong in the end; None when nothing did.
         self.wrong: errors.MindGWError | None = None
         #: Bytes of its body; and the body, where one that fails is to be kept, from the first byte of the answer on.
@@ -112,19 +133,31 @@ class Tally:
         self.error = wrong.code
         self.status = 200 if begun else wrong.status
 
-    def row(self, request: tuple[str, str], payer: Payer, outcome: str, now: float, tokens: usage.Tokens, **money: Any) -> Entry:
+    def row(
+        self,
+        request: tuple[str, str],
+        payer: Payer,
+        outcome: str,
+        now: float,
+        tokens: usage.Tokens,
+        money: Money = FREE,
+        drawn: Drawn = NOTHING,
+    ) -> Entry:
         """A row of the ledger. `request` is its id and the path of its door; `outcome` done, cancelled or failed, or what became of an
-        attempt; `money` the fields of an Entry that this class knows nothing of."""
-        request_id, endpoint = request
+        attempt; `money` and `drawn` are what this class knows nothing of."""
+        self.rise(now)
+        arrived, first = self.arrived, self.first
         return Entry(
-            request_id=request_id,
+            request_id=request[0],
+            attempt=money.attempt,
+            kind=money.kind,
             key_id=payer.key_id,
             user_id=payer.user_id or None,
             team_id=payer.team_id or None,
             org_id=payer.org_id,
             model=self.model,
             worker_id=self.worker,
-            endpoint=endpoint,
+            endpoint=request[1],
             stream=self.stream,
             status=self.status,
             outcome=outcome,
@@ -133,21 +166,22 @@ class Tally:
             completion_tokens=tokens.completion,
             cached_tokens=tokens.cached,
             source=tokens.source,
+            queued_ms=_ms(self.queued),
+            ttft_ms=_ms(first - arrived) if first is not None else None,
+            total_ms=_ms(now - arrived),
             bytes_out=self.bytes,
+            cost=money.cost,
+            price_version=money.price_version,
+            over=drawn.over,
+            day=money.day,
             started_at=self.started,
-            **self._times(now),
-            **money,
+            draws=drawn.draws,
+            lease_epoch=drawn.lease_epoch,
         )
-
-    def _times(self, now: float) -> dict[str, Any]:
-        """Milliseconds in the queue, to the first byte and in all."""
-        self.rise(now)
-        first = _ms(self.first - self.arrived) if self.first is not None else None
-        return {"queued_ms": _ms(self.queued), "ttft_ms": first, "total_ms": _ms(now - self.arrived)}
 
 
 def _ms(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+    return round(seconds * 1000) if seconds > 0 else 0
 
 
 class _Refusals:

@@ -91,6 +91,11 @@ class Quotas:
 
     # -- the path -------------------------------------------------------------------------------------------------
 
+    @property
+    def limits(self) -> bool:
+        """Whether there are any."""
+        return bool(self._policies)
+
     def open(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Reservation:
         """A reservation for a request on these terms; it holds nothing yet."""
         if terms.hard:

@@ -14,7 +14,16 @@ from mindgw.core import fault, sse, usage
 from mindgw_agent import wire
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-_decode_raw = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_ABSENT = msgspec.Raw()
+
+
+class _Whole(msgspec.Struct):
+    """An answer in one piece, as far as it is read."""
+
+    usage: msgspec.Raw = _ABSENT
+
+
+_decode_whole = msgspec.json.Decoder(_Whole).decode
 _decode_usage = msgspec.json.Decoder(usage.Reported).decode
 _encode = msgspec.json.encode
 
@@ -126,7 +135,7 @@ def _mirror(part: dict[str, Any]) -> bool:
     return True
 
 
-def read_usage(document: bytes) -> usage.Tokens | None:
+def read_usage(document: bytes | msgspec.Raw) -> usage.Tokens | None:
     """Tokens of an encoded `usage` object; None when it is not one."""
     try:
         return usage.tokens(_decode_usage(document))
@@ -140,7 +149,8 @@ class Whole:
     __slots__ = ("_body", "_limit", "tokens")
 
     def __init__(self, limit: int) -> None:
-        self._body = bytearray()
+        #: What came; most answers come at once.
+        self._body: bytes | bytearray = b""
         #: The most bytes there may be.
         self._limit = limit
         #: Usage as the engine reported it; None when it has not.
@@ -150,7 +160,11 @@ class Whole:
         """Keeps a piece; raises EngineFailed when the answer outgrows the limit."""
         if len(self._body) + len(data) > self._limit:
             raise errors.EngineFailed(f"The engine's answer is larger than {self._limit} bytes.")
-        self._body += data
+        if self._body:
+            self._body = bytearray(self._body) if isinstance(self._body, bytes) else self._body
+            self._body += data
+        else:
+            self._body = data
 
     def raw(self) -> bytes:
         """The body as the engine sent it."""
@@ -160,12 +174,12 @@ class Whole:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
         body = self.raw()
         try:
-            document = _decode_raw(body)
+            document = _decode_whole(body)
             whole = _decode(body) if b'"reasoning' in body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
-        if "usage" in document:
-            self.tokens = read_usage(bytes(document["usage"]))
+        if document.usage is not _ABSENT:
+            self.tokens = read_usage(document.usage)
         return _encode(whole) if whole is not None and mirror_reasoning(whole) else body
 
 

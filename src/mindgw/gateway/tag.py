@@ -102,7 +102,7 @@ class Seal:
             plain = _encode(_short(tag))
         self._count += 1
         nonce = self._prefix + self._count.to_bytes(8, "big")
-        sealed = nonce + self._cipher.encrypt(nonce, plain, worker_id.encode())
+        sealed: bytes = nonce + self._cipher.encrypt(nonce, plain, worker_id.encode())
         if len(sealed) > LONGEST:
             raise ValueError(f"a billing tag of {len(sealed)} bytes")
         return sealed
