@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+
 from mindgw import errors
 from mindgw.config import Config
 from mindgw.gateway.pipeline import Pipeline
@@ -28,6 +30,8 @@ class Front(Guarded):
         self._counter = counter
         #: The request that begins when all that has come was parsed: what is wrong behind its head is said first.
         self._fresh: Hot | None = None
+        #: Bytes of bodies that came while an earlier request was served.
+        self._ahead = 0
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -53,10 +57,10 @@ class Front(Guarded):
         waits = not self._between()
         self.cycle = hot
         if waits:
-            self.flow.pause_reading()
             self.pipeline.appendleft((hot, self.app))  # type: ignore[arg-type]
         else:
             self._served = self._fresh = hot
+            self._ahead = 0
 
     def on_body(self, body: bytes) -> None:
         if type(self.cycle) is not Hot:
@@ -65,11 +69,15 @@ class Front(Guarded):
         self._dry = 0
         self._got += len(body)
         self.cycle.feed(body)
+        if self.cycle is not self._served:
+            self._ahead += len(body)
+            if self._ahead > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
         if self.cycle.lingers:
             self._since = self.guard.now
 
     def on_message_complete(self) -> None:
-        if type(self.cycle) is not Hot:
+        if type(self.cycle) is not Hot or self._declined:
             super().on_message_complete()
             return
         self._dry = 0

@@ -6,6 +6,7 @@ for a request.
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
@@ -28,12 +29,13 @@ class Watched(Protocol):
 class Guard:
     """Watches over all connections of a process."""
 
-    def __init__(self, most: int = 2**31, most_of_one: int = 2**31) -> None:
+    def __init__(self, most: int = 2**31, most_of_one: int = 2**31, clock: Callable[[], float] = monotonic) -> None:
         """`most` connections at once, `most_of_one` of one address; this machine's own are any number."""
+        self._clock = clock
         self._most = most
         self._most_of_one = most_of_one
         #: Monotonic seconds of the last look, or of the last connection that came.
-        self.now = monotonic()
+        self.now = clock()
         #: True once the server stops: nobody is waited for who does not read.
         self.is_stopping = False
         # bounded: by `most` and `TOLD`
@@ -44,7 +46,7 @@ class Guard:
 
     def enter(self, connection: Watched, address: str) -> errors.MindGWError | None:
         """Watches a new connection until it leaves; the error that it must hear if it cannot stay."""
-        self.now = monotonic()
+        self.now = self._clock()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
         self._watched.add(connection)
@@ -69,13 +71,15 @@ class Guard:
         if not self._of[address]:
             del self._of[address]
 
-    def _tick(self) -> None:
-        self._timer = None
-        self.now = monotonic()
+    def look(self) -> None:
+        """Looks at all connections."""
+        self.now = self._clock()
         for connection in list(self._watched):
             connection.look(self.now)
-        if self._watched and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+
+    def _tick(self) -> None:
+        self.look()
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched else None
 
 
 def group(host: str) -> str:

@@ -72,6 +72,8 @@ class Guarded(HttpToolsProtocol):
         #: Since when the client has not read, None while it does; and what was left for it then.
         self._stalled: float | None = None
         self._backlog = 0
+        #: The head of a request that wants to be upgraded to what nobody speaks here, without that wish; else b"".
+        self._declined = b""
         #: The request that is being answered; None before the first.
         self._served: Any = None
         #: True once nothing more is heard: it was refused, or its last answer is written.
@@ -112,14 +114,20 @@ class Guarded(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserError:
             self._refuse(errors.BadRequest("Invalid HTTP request received."))
-        except httptools.HttpParserUpgrade:
-            self._upgrade()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
         else:
             if self._dry > MAX_HEAD:
                 self._refuse(errors.HeadTooLarge())
 
-    def _upgrade(self) -> None:
-        if self._deaf or not self._should_upgrade():
+    def _upgrade(self, rest: bytes) -> None:
+        """To a WebSocket. Any other wish is ignored, as it may be: the request is read again without it, for the parser has left it at its
+        head."""
+        if self._declined:
+            again, self._declined, self._dry = self._declined + rest, b"", 0
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            Guarded.data_received(self, again)
             return
         if not self._between():
             self._refuse(errors.BadRequest("An upgrade must wait for the answer before it."))
@@ -162,12 +170,15 @@ class Guarded(HttpToolsProtocol):
             raise ValueError("a request names one host")
         if b"transfer-encoding" in fields and (b"content-length" in fields or version == "1.0"):
             raise ValueError("a body has one length")
+        if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
+            self._declined = _without_upgrade(self.parser.get_method(), self.url, headers)
+            return
         if len(self.pipeline) >= MAX_WAITING:
             raise ValueError("too many requests at once")
         self._awaited, self._since, self._got, self._dry = _BODY, self.guard.now, 0, 0
         self.expect_100_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         self._begin(fields, version)
-        if b"upgrade" not in fields:
+        if not self.parser.should_upgrade():
             self.headers = []  # what follows a body in chunks belongs to no head
 
     def on_body(self, body: bytes) -> None:
@@ -176,6 +187,8 @@ class Guarded(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._declined:
+            return
         self._dry = 0
         self._awaited = _NOTHING
         super().on_message_complete()
@@ -190,6 +203,7 @@ class Guarded(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        self.flow.resume_reading()  # or nobody would notice that the client leaves; bodies are bounded where they come in
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
@@ -307,6 +321,14 @@ def _repeated(headers: Headers) -> list[bytes]:
     """Names that are there more than once."""
     seen: set[bytes] = set()
     return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+
+
+def _without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
+    """The head, without the wish to speak something else."""
+    closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
+    kept = [pair for pair in headers if pair[0] not in (b"connection", b"upgrade", b"http2-settings")]
+    lines = [b"%b: %b\r\n" % pair for pair in (*kept, *([(b"connection", b"close")] if closes else []))]
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, url, b"".join(lines))
 
 
 def _is_too_large(url: bytes, headers: Headers) -> bool:

@@ -1,0 +1,323 @@
+"""Clients that are slow, silent, deaf or too many, on both lanes, for requests that the lanes serve alike and for any other."""
+
+import asyncio
+import socket
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from mindgw.config import Limits
+from mindgw.server import bodies, guard, protocol
+from mindgw.server.guard import Guard, group
+from tests.e2e.raw import CHAT, head, request
+from tests.server.hall import LANES, chat, hall
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module", params=LANES)
+def lane(request):
+    with hall(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def here(lane):
+    lane.gate.clear()
+    yield lane
+    lane.gate.set()
+    lane.idle()
+    lane.until(lambda: not lane.server.server_state.connections, "every connection is over")
+
+
+def hot(here, scene="plain", *lines, **fields):
+    return request(here.key, chat(scene, **fields), CHAT, *lines)
+
+
+def cold(path, *lines, method="GET"):
+    return head(path, *lines, method=method)
+
+
+# -- heads ---------------------------------------------------------------------------------------------------------------
+
+
+def test_who_says_nothing_is_cut_off(here):
+    with here.raw() as raw:
+        assert here.passes_until(raw) >= protocol.PATIENCE - 2 and raw.ended()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/echo"])
+def test_a_head_that_drips_is_refused(here, path):
+    with here.raw() as raw:
+        for byte in cold(path, "a: b", method="POST")[:-1]:
+            raw.send(bytes([byte]))
+        assert here.passes_until(raw) >= protocol.PATIENCE - 2
+        answer = raw.answer()
+        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+
+
+@pytest.mark.parametrize("path", ["hot", "/deaf"])
+def test_a_connection_that_is_kept_for_nothing_is_closed(here, path):
+    with here.raw() as raw:
+        raw.send(hot(here) if path == "hot" else cold(path))
+        assert raw.answer().status == 200
+        assert here.passes_until(raw) >= protocol.IDLE - 2 and raw.ended()
+
+
+@pytest.mark.parametrize("path", ["hot", "/deaf"])
+def test_a_later_head_that_drips_is_refused(here, path):
+    with here.raw() as raw:
+        raw.send(hot(here) if path == "hot" else cold(path))
+        assert raw.answer().status == 200
+        raw.send(b"POST")
+        assert protocol.IDLE > here.passes_until(raw) >= protocol.PATIENCE - 2
+        assert raw.answer().status == 408
+
+
+def test_a_head_that_comes_during_an_answer_has_its_time_after_it(here):
+    with here.raw() as raw:
+        raw.send(hot(here, "waits") + b"POST")
+        here.until(lambda: here.box.requests)
+        here.passes(3 * protocol.PATIENCE)
+        here.gate.set()
+        assert raw.answer().status == 200
+        raw.send(hot(here)[4:])
+        assert raw.answer().status == 200
+
+
+# -- bodies --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [CHAT, "/echo"])
+def test_a_body_that_drips_is_refused_and_every_byte_buys_time(here, path):
+    with here.raw() as raw:
+        raw.send(head(path, f"authorization: Bearer {here.key}", "content-length: 100000") + b"x" * (40 * protocol.SLOWEST))
+        bought = here.passes_until(raw)
+        assert bought >= protocol.BODY + 40 - 2
+        answer = raw.answer()
+        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+
+
+def test_a_body_that_nobody_waits_for_ends_the_connection(here):
+    """It was answered without it."""
+    with here.raw() as raw:
+        raw.send(cold("/deaf", "content-length: 10", method="POST"))
+        assert raw.answer().status == 200
+        assert here.passes_until(raw) >= protocol.BODY - 2 and raw.ended()
+
+
+def test_what_follows_a_refusal_is_taken_in_for_a_while(here, monkeypatch):
+    monkeypatch.setattr(bodies, "SILENCE", 0.2)  # of the ASGI door, which has a clock of its own
+    with here.raw() as raw:
+        raw.send(head(CHAT, "authorization: Bearer bad", "content-length: 1000000"))
+        assert raw.answer().status == 401
+        here.passes_until(raw)
+        assert raw.ended()
+
+
+def test_who_keeps_sending_after_a_refusal_is_cut_off(here, monkeypatch):
+    monkeypatch.setattr(bodies, "LINGER", 0.3)
+    with here.raw() as raw:
+        raw.send(head(CHAT, "authorization: Bearer bad", "transfer-encoding: chunked"))
+        assert raw.answer().status == 401
+        with pytest.raises(OSError):
+            while True:
+                raw.send(b"1\r\nx\r\n")
+                here.passes(0.5)
+
+
+# -- clients that do not read --------------------------------------------------------------------------------------------
+
+
+def deaf(here, kind):
+    """A connection that takes nothing of an answer without end."""
+    raw = here.raw(window=4096)
+    raw.send(hot(here, "endless", stream=True) if kind == "hot" else cold("/flood"))
+    here.until(lambda: any(connection.flow.write_paused for connection in here.server.server_state.connections), "nothing more fits")
+    return raw
+
+
+@pytest.mark.parametrize("kind", ["hot", "cold"])
+def test_who_does_not_read_is_cut_off(here, kind):
+    with deaf(here, kind):
+        here.passes(protocol.STALL - 1)
+        assert here.connections == 1
+        here.passes(2.0)
+        here.until(lambda: not here.server.server_state.connections)
+        here.idle()
+
+
+def test_a_client_that_does_not_read_costs_no_memory(here):
+    """The engine is not read any more, whatever it would say."""
+    before = here.said
+    with deaf(here, "hot"):
+        here.until(lambda: not here.box.session.writable(here.box.stream), "the engine waits")
+        assert here.said - before < 4 * MIB
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        assert here.do(connection.transport.get_write_buffer_size) < MIB
+        here.passes(protocol.STALL + 1)
+
+
+@pytest.mark.parametrize("kind", ["hot", "cold"])
+def test_who_reads_slowly_is_not_cut_off(here, kind):
+    with deaf(here, kind) as raw:
+        for _ in range(10):
+            (connection,) = here.do(lambda: list(here.server.server_state.connections))
+            left = here.do(connection.transport.get_write_buffer_size)
+            taken = 0
+            while here.do(connection.transport.get_write_buffer_size) >= left and taken < 4 * MIB:
+                taken += len(raw.socket.recv(16384))
+            here.passes(protocol.STALL * 0.7)
+        assert here.connections == 1
+        here.passes(protocol.STALL * 1.1)
+
+
+def test_who_leaves_the_end_of_an_answer_unread_is_cut_off(here):
+    """All is written, and fits: but the connection was to be closed."""
+    with here.raw(window=4096) as raw:
+        raw.send(hot(here, "large", "connection: close"))
+        here.until(lambda: any(c.transport.is_closing() for c in here.server.server_state.connections), "it closes")
+        here.passes(1.0)
+        here.passes(protocol.STALL + 1)
+        here.until(lambda: not here.server.server_state.connections, "it is over")
+
+
+def test_a_server_that_stops_waits_for_nobody_who_does_not_read(here, monkeypatch):
+    monkeypatch.setattr(here.guard, "is_stopping", True)
+    with deaf(here, "hot"):
+        here.passes(protocol.PARTING + 1)
+        here.until(lambda: not here.server.server_state.connections)
+
+
+# -- clients that leave --------------------------------------------------------------------------------------------------
+
+PHASES = {
+    "in the first line": lambda here: b"PO",
+    "in the head": lambda here: hot(here)[:40],
+    "before the body": lambda here: head(CHAT, f"authorization: Bearer {here.key}", "content-length: 5"),
+    "in the body": lambda here: hot(here)[:-3],
+    "in a chunk": lambda here: head(CHAT, f"authorization: Bearer {here.key}", "transfer-encoding: chunked") + b"5\r\nab",
+    "asked for the body": lambda here: head(CHAT, f"authorization: Bearer {here.key}", "expect: 100-continue", "content-length: 5"),
+    "at the engine": lambda here: hot(here, "waits"),
+    "in a stream": lambda here: hot(here, "waits", stream=True),
+    "with others in line": lambda here: hot(here, "waits", stream=True) + hot(here),
+    "refused": lambda here: head(CHAT, "authorization: Bearer bad", "content-length: 1000000"),
+}
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_who_leaves_holds_nothing(here, phase, how, monkeypatch):
+    monkeypatch.setattr(bodies, "SILENCE", 0.1)
+    with here.raw() as raw:
+        raw.send(PHASES[phase](here))
+        if phase in ("at the engine", "in a stream", "with others in line"):
+            here.until(lambda: here.box.requests, "the engine has it")
+        if "stream" in phase or "others" in phase:
+            raw.until(b"\n\n")
+        if phase in ("refused", "asked for the body"):
+            raw.until(b"\r\n\r\n")
+        if how == "reset":
+            raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if how == "half":
+            raw.socket.shutdown(socket.SHUT_WR)
+            here.until(lambda: not here.server.server_state.connections, "it is over")
+    here.until(lambda: not here.server.server_state.connections, "it is over")
+    here.idle()
+
+
+def test_who_leaves_before_its_key_is_known_leaves_no_row(here):
+    rows = len(here.settled())
+    with here.raw() as raw:
+        raw.send(head(CHAT, "authorization: Bearer bad", "content-length: 5"))
+        assert raw.answer().status == 401
+    here.idle()
+    assert len(here.settled()) == rows
+
+
+# -- connections ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane_name", LANES)
+def test_a_connection_too_many_hears_why(lane_name):
+    with hall(lane_name, limits=Limits(connections=2)) as place, ExitStack() as stack:
+        first, _second = (stack.enter_context(place.raw()) for _ in range(2))
+        place.until(lambda: len(place.server.server_state.connections) == 2)
+        with place.raw() as third:
+            answer = third.answer()
+            assert (answer.status, answer.error["code"], answer.headers["connection"]) == (503, "too_many_connections", "close")
+            assert answer.headers["retry-after"] == "1" and third.ended()
+        first.socket.close()
+        place.until(lambda: len(place.server.server_state.connections) == 1)
+        with place.raw() as fourth:
+            fourth.send(cold("/deaf"))
+            assert fourth.answer().status == 200
+
+
+def test_far_too_many_are_not_even_told(monkeypatch):
+    monkeypatch.setattr(guard, "TOLD", 0)
+    with hall("fast", limits=Limits(connections=1)) as place, place.raw():
+        place.until(lambda: len(place.server.server_state.connections) == 1)
+        with place.raw() as second, suppress(ConnectionResetError):
+            assert second.ended()
+
+
+async def test_an_address_has_its_own_limit():
+    class Silent:
+        def look(self, now):
+            pass
+
+    watch = Guard(10, 2)
+    mine = [Silent() for _ in range(3)]
+    assert [watch.enter(one, "192.0.2.1") for one in mine[:2]] == [None, None]
+    refused = watch.enter(mine[2], "192.0.2.1")
+    assert refused is not None and refused.code == "too_many_connections" and "address" in refused.message
+    watch.leave(mine[2], "192.0.2.1")
+    watch.leave(mine[2], "192.0.2.1")
+    assert watch.enter(Silent(), "192.0.2.2") is None
+    assert [watch.enter(Silent(), "") for _ in range(3)] == [None] * 3
+    watch.leave(mine[0], "192.0.2.1")
+    assert watch.enter(mine[2], "192.0.2.1") is None
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("host", "known_as"),
+    [
+        ("192.0.2.1", "192.0.2.1"), ("127.0.0.1", ""), ("127.8.8.8", ""), ("::1", ""), ("::ffff:127.0.0.1", ""),
+        ("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2:3:4:5:6", "2001:0db8:0001:0002"),
+        ("2001:db8:1:2::1", "2001:0db8:0001:0002"), ("fe80::1%eth0", "fe80:0000:0000:0000"), ("", ""), ("/run/socket", ""),
+    ],
+)  # fmt: skip
+def test_who_is_counted_as_one(host, known_as):
+    assert group(host) == known_as
+
+
+def test_small_packets_are_not_held_back(here):
+    with here.raw() as raw:
+        raw.send(hot(here))
+        assert raw.answer().status == 200
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        sock = connection.transport.get_extra_info("socket")
+        assert here.do(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == 1
+
+
+def test_bodies_are_not_read_far_ahead(here):
+    """Who sends while it waits for an answer is read no further than to see whether it leaves."""
+    with here.raw() as raw:
+        raw.send(hot(here, "waits") + head(CHAT, f"authorization: Bearer {here.key}", f"content-length: {8 * MIB}"))
+        here.until(lambda: here.box.requests)
+        raw.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            raw.send(b"x" * 8 * MIB)
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        here.until(lambda: connection.flow.read_paused, "it is not read")
+
+
+def test_too_many_requests_at_once_end_the_connection(here):
+    with here.raw() as raw:
+        raw.send(cold("/deaf") * (protocol.MAX_WAITING + 10))
+        found = b""
+        while raw.more():
+            found = raw.held
+        assert found.count(b"HTTP/1.1") <= protocol.MAX_WAITING + 1
