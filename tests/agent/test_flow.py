@@ -505,3 +505,30 @@ def test_what_waits_is_known_and_whether_it_is_urgent():
     assert (out.is_waiting, out.is_urgent) == (True, True)
     drained(out)
     assert (out.is_waiting, out.is_urgent) == (False, False)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, wire.MAX_PAYLOAD - 10, wire.MAX_PAYLOAD, wire.WINDOW + 5])
+def test_what_is_sent_whole_leaves_as_if_it_had_been_written_in_order(size):
+    quick, slow, head, body = Outbound(), Outbound(), b"\0\x02{}", b"x" * size
+    quick.send_whole(1, wire.OPEN, head, body)
+    slow.open_stream(1)
+    slow.write(1, wire.OPEN, head)
+    slow.write(1, wire.DATA, body, end=True)
+    assert (len(quick), quick.is_urgent, quick.is_waiting) == (1, True, True)
+    for _ in range(2):
+        assert quick.take() == slow.take()
+        assert len(quick) == len(slow)
+        for out in (quick, slow):
+            out.credit(1, min(5, size))
+
+
+def test_what_was_to_be_sent_whole_is_dropped_before_it_leaves_and_not_after():
+    out = Outbound()
+    for stream in (1, 2):
+        out.send_whole(stream, wire.OPEN, b"\0\x02{}", b"x")
+    assert not out.drop(1)
+    with pytest.raises(ProtocolError):
+        out.credit(2, 1)
+    assert [frame.stream for frame in wire.Decoder().feed(out.take())] == [2]
+    assert out.drop(2)
+    assert out.take() == b""

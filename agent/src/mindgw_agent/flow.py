@@ -8,6 +8,7 @@ work per frame does not grow with the number of streams.
 """
 
 from collections import OrderedDict, deque
+from typing import Any
 
 from mindgw_agent import wire
 from mindgw_agent.wire import (
@@ -68,14 +69,14 @@ class Outbound:
         self._control_size = 0
         #: Streams that can still send, by id.
         self._flows: dict[int, _Flow] = {}
-        #: Streams whose first frame can leave, oldest first.
-        self._fresh: OrderedDict[int, _Flow] = OrderedDict()
+        #: Streams whose first frame can leave, oldest first; of those that have nothing more to say, that frame.
+        self._fresh: OrderedDict[int, _Flow | bytes] = OrderedDict()
         #: Other streams that can send now, the next in turn first.
         self._ring: OrderedDict[int, _Flow] = OrderedDict()
 
     def __len__(self) -> int:
         """Streams that are open or still have something to say."""
-        return len(self._flows)
+        return len(self._flows.keys() | self._fresh.keys())
 
     @property
     def is_urgent(self) -> bool:
@@ -96,6 +97,16 @@ class Outbound:
         if stream in self._flows:
             raise ValueError(f"stream {stream} is open")
         self._flows[stream] = _Flow()
+
+    def send_whole(self, stream: int, kind: int, payload: bytes, body: bytes) -> None:
+        """As `open_stream` and `write`, for all that a stream has to say."""
+        size = len(payload) + len(body)
+        if size <= MAX_PAYLOAD and len(body) <= WINDOW and stream not in self._flows:
+            self._fresh[stream] = pack_header(size, stream, kind, END) + payload + body
+            return
+        self.open_stream(stream)
+        self.write(stream, kind, payload)
+        self.write(stream, DATA, body, end=True)
 
     def write(self, stream: int, kind: int, payload: bytes, end: bool = False) -> None:
         """Queue OPEN or HEAD (first, once) or DATA of any size; `end` closes this direction. ValueError out of order.
@@ -127,15 +138,17 @@ class Outbound:
     def credit(self, stream: int, size: int) -> None:
         """The peer takes `size` body bytes more. ProtocolError when that is more than it was sent."""
         flow = self._flows.get(stream)
-        if flow is None:
+        if flow is None and stream not in self._fresh:
             return
-        flow.credit += size
-        if flow.credit > WINDOW:
+        if flow is None or flow.credit + size > WINDOW:
             raise ProtocolError(f"stream {stream} was given more credit than its window")
+        flow.credit += size
         self._arm(stream, flow)
 
     def drop(self, stream: int) -> bool:
         """Forget what has not left; a CLOSE that waited behind it goes now. False when the peer never heard of the stream."""
+        if stream not in self._flows:
+            return self._fresh.pop(stream, None) is None
         flow = self._forget(stream)
         if flow is None:
             return True
@@ -159,11 +172,16 @@ class Outbound:
             room -= len(control[0])
             self._control_size -= len(control[0])
             out.append(control.popleft())
-        for queue in (self._fresh, self._ring):
+        queues: tuple[OrderedDict[int, Any], ...] = (self._fresh, self._ring)
+        for queue in queues:
             while queue and (room >= MAX_FRAME or not out):
                 stream, flow = queue.popitem(last=False)
-                room -= self._turn(stream, flow, out, room)
-        return b"".join(out)
+                if isinstance(flow, bytes):
+                    out.append(flow)
+                    room -= len(flow)
+                else:
+                    room -= self._turn(stream, flow, out, room)
+        return b"".join(out) if len(out) != 1 else bytes(out[0])
 
     def load(self, stream: int) -> int:
         """Body bytes that have not left or were not yet credited: what this stream may cost both ends in memory."""

@@ -237,7 +237,7 @@ def parse_head(payload: bytes) -> Head:
     """The beginning of an answer, fit to be put into HTTP headers as it is."""
     start = head_size(HEAD, payload)
     status, _ = _ANSWER.unpack_from(payload)
-    content_type = payload[_ANSWER.size : start].decode("latin-1")
+    content_type = str(payload[_ANSWER.size : start], "latin-1")
     if not 100 <= status <= 599 or not _is_plain(content_type):
         raise ProtocolError(f"bad HEAD: status {status}, content type {content_type!r}")
     return Head(status, content_type, payload[start:])
@@ -304,14 +304,17 @@ class Decoder:
         if isinstance(message, str) or not 0 < size <= MAX_MESSAGE:
             raise ProtocolError(f"a message of {size} {'bytes' if isinstance(message, bytes) else 'characters'}")
         frames: list[Frame] = []
-        start = 0
+        limits, start = self._limits, 0
         while start < size:
             if size - start < HEADER_SIZE:
                 raise ProtocolError("a header is cut")
             length, stream, kind, flags = _unpack(message, start)
-            wrong = _fault(length, stream, kind, flags, self._limits)
-            if wrong:
-                raise ProtocolError(wrong)
+            rule = limits.get(kind)
+            # almost every frame is well: what is wrong with it is found out afterwards
+            if rule is None or not rule[0] <= length <= rule[1] or flags > rule[2] or (stream == 0) is not rule[3]:
+                wrong = _fault(length, stream, kind, flags, limits)
+                if wrong:
+                    raise ProtocolError(wrong)
             start += HEADER_SIZE
             stop = start + length
             if stop > size:

@@ -87,9 +87,13 @@ def read(path: str, body: bytes, limits: Limits) -> payload.Peek:
 
 
 def _deadline(headers: Headers) -> float | None:
-    text = next((value for name, value in headers if name == DEADLINE), None)
-    if text is None:
-        return None
+    for name, text in headers:
+        if name == DEADLINE:
+            return _wish(text)
+    return None
+
+
+def _wish(text: bytes) -> float:
     seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
     if not seconds > 0:
         shown = text[:40].decode("latin-1")

@@ -27,20 +27,21 @@ CARRIERS = {b"authorization": b"bearer ", b"x-api-key": b"", b"api-key": b""}
 
 def credential(headers: list[tuple[bytes, bytes]]) -> str:
     """The one key that the request carries; raises Unauthenticated when there is none, BadRequest when there are two."""
-    found: set[bytes] = set()
+    key, several = b"", False
     for name, value in headers:
-        scheme = CARRIERS.get(name)
-        if scheme is None:
+        if name not in CARRIERS:
             continue
+        scheme = CARRIERS[name]
         if scheme and value[: len(scheme)].lower() != scheme:
             raise errors.Unauthenticated("The Authorization header must be 'Bearer KEY'.")
-        found.add(value[len(scheme) :].strip())
-    found.discard(b"")
-    if not found:
+        found = value[len(scheme) :].strip()
+        several = several or bool(key and found and found != key)
+        key = found or key
+    if not key:
         raise errors.Unauthenticated("You didn't provide an API key. Send it as 'Authorization: Bearer KEY'.", code="missing_api_key")
-    if len(found) > 1:
+    if several:
         raise errors.BadRequest("The request carries two different credentials; send one.", code="ambiguous_credentials")
-    return found.pop().decode("latin-1")
+    return key.decode("latin-1")
 
 
 class Auth:
@@ -66,7 +67,7 @@ class Auth:
         """The caller, when the key was checked a moment ago; None when it must be looked up. Raises Unauthenticated on garbage."""
         place = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         held = self._known.get(place)
-        if held is not None and (now < held[1] or now < min(self._away_until, held[1] + GRACE)):
+        if held is not None and (now < held[1] or (now < self._away_until and now < held[1] + GRACE)):
             self._known.move_to_end(place)
             return held[0]
         if tokens.parse_key(key) is None:

@@ -68,9 +68,11 @@ class Delivery:
         return relay.error_of(found) if found is not None else None
 
     @property
-    def spent(self) -> bool:
-        """True when more passed by than is paid for: an engine that keeps to its cap never gets there."""
-        return self.paid > 0 and isinstance(self._fold, relay.StreamRelay) and self._fold.events > self.paid + SLACK
+    def is_over(self) -> bool:
+        """True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
+        never comes to."""
+        fold = self._fold
+        return isinstance(fold, relay.StreamRelay) and (fold.fault is not None or 0 < self.paid < fold.events - SLACK)
 
     def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
         """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
@@ -110,20 +112,20 @@ class Delivery:
         self.begun = True
         return [Begin(), Write(data)]
 
-    def complete(self, total: usage.Tokens, cut: bool, end: Ending) -> list[Effect]:
+    def complete(self, total: usage.Tokens, cut: Ending | None) -> list[Effect]:
         """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what was used, of which the
-        client hears as much as is paid for; `cut` says that the answer ended where the quota did."""
+        client hears as much as is paid for; `cut` is for an answer that ended where the quota did."""
         if isinstance(self._fold, relay.StreamRelay):
             if not self._fold.between:
                 raise errors.EngineFailed("The answer ended in the middle of an event.")
             if 0 < self.paid < total.completion:
                 total = usage.bounded(total.prompt, self.paid, total.cached, total.source)
-            why = sse.event(end.chunk(CUT)) if cut else b""
+            why = sse.event(cut.chunk(CUT)) if cut is not None else b""
             return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
         if not 200 <= self._status < 300:
             raise relay.error_of(fault.read(self._status, self._fold.raw()))
-        return [Answer(200, relay.with_note(self._fold.answer(), CUT) if cut else self._fold.answer())]
+        return [Answer(200, relay.with_note(self._fold.answer(), CUT) if cut is not None else self._fold.answer())]
 
     def cut(self, total: usage.Tokens, answers: int, end: Ending) -> list[Effect]:
         """Ends a stream where what is paid for ends."""

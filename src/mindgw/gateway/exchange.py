@@ -192,11 +192,15 @@ class Exchange:
     def _line_up(self, ask: Ask, body: bytes, now: float) -> list[Effect]:
         if self._bill.lowers(ask, now):
             self._ask = ask = replace(ask, flow=replace(ask.flow, rank=SHEDDABLE))
-        post = self._stages.post
-        grant = lambda placement: post(self, signals.Turn(placement))  # noqa: E731 (a name of its own would say the same)
-        refuse = lambda wrong: post(self, signals.Stopped(wrong))  # noqa: E731
-        self._stay = Stay(self._stages.queue, self.head, ask, len(body), self._stages.timeouts.queue, grant, refuse)
+        stages = self._stages
+        self._stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self._granted, self._turned_out)
         return self._stand(partial(self._stay.join, body), now)
+
+    def _granted(self, placement: Placement) -> None:
+        self._stages.post(self, signals.Turn(placement))
+
+    def _turned_out(self, wrong: errors.MindGWError) -> None:
+        self._stages.post(self, signals.Stopped(wrong))
 
     def _stand(self, join: Callable[[float], Placement | None], now: float) -> list[Effect]:
         self._watch.seen = now
@@ -278,20 +282,20 @@ class Exchange:
         return []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
+        data, tally = event.data, self._tally
         self._watch.heard = now
-        self._owed += len(event.data)
-        self._tally.bytes += len(event.data)
-        if self._tally.first is None:
+        self._owed += len(data)
+        tally.bytes += len(data)
+        if tally.first is None:
             self._first_byte(now)
         try:
-            out = self._delivery.feed(event.data)
+            out = self._delivery.feed(data)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
         effects = self._write(out, now) if out else []
-        if (fault := self._delivery.fault) is not None:
-            return effects + self._abandon(fault, now)
-        if self._delivery.spent:
-            return effects + self._cut(now)
+        if self._delivery.is_over:
+            fault = self._delivery.fault
+            return effects + (self._abandon(fault, now) if fault is not None else self._cut(now))
         if not out and self._watch.stuck is None:
             self._pay()
         return effects
@@ -310,7 +314,7 @@ class Exchange:
         """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
         assert self._ask is not None
         self._tally.first = now
-        self._tally.tokens = usage.Tokens(prompt=self._ask.prompt, source="counted")
+        self._tally.tokens = usage.Tokens(self._ask.prompt, 0, 0, "counted")
         if self._stages.dead is not None and self._stages.dead.keep_body:
             self._tally.body = self._body
         self._body = b""
@@ -345,7 +349,7 @@ class Exchange:
         if close.outcome != "done" or not self._delivery.started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
-            effects = self._delivery.complete(self._tally.tokens, self._bill.cut(close.finish), self._ending())  # 3
+            effects = self._delivery.complete(self._tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.status = 200

@@ -4,12 +4,13 @@ A *seat* is one engine of one worker. The number of slots is the agent's word; t
 can never be promised the same slot. A seat whose engine said "busy" all the same rests for a moment before it is tried again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core.worker import Event, State, step
+from mindgw.gateway.rank import FULL, Rank
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -55,42 +56,68 @@ class Worker:
 class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
-    __slots__ = ("_lines", "_lines_of", "engine", "rests_until", "turn", "used", "worker")
+    __slots__ = ("_lines", "_models", "_read", "engine", "owner", "ranks", "rests_until", "stamp", "turn", "used", "worker")
 
     def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
         self.worker = worker
+        #: Id of the worker.
+        self.owner = worker.id
         self.engine = engine
         self.used = 0
         #: Monotonic seconds before which it is not tried again.
         self.rests_until = 0.0
         #: When it was last leased, counted in leases of the fleet: ties go to the one that waited longest.
         self.turn = 0
-        #: What `lines` says, and of which report that was made.
+        #: Counts what changed about it, for the ranks that want to be told.
+        self.stamp = 0
+        # bounded: by `lines`
+        self.ranks: list[Rank[Seat]] = []
+        #: What `lines` and `model` say, and of which report that was made.
         self._lines: frozenset[tuple[str, str]] = frozenset()
-        self._lines_of: wire.EngineReport | None = None
+        self._models: dict[str, wire.Model] = {}
+        self._read: wire.EngineReport | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of its slots that is leased; infinite when it takes nothing more until something changes."""
+        slots, used = self.engine.slots, self.used
+        # whoever else uses the engine was counted a moment ago; one request is always tried, and may be told that it is busy
+        if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not State.READY:
+            return FULL
+        return used / slots if self.engine.healthy else FULL
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
-        if self.worker.state is not State.READY or not self.engine.healthy or now < self.rests_until:
-            return False
-        # whoever else uses the engine was counted a moment ago; one request is always tried, and may be told that it is busy
-        return self.used < min(self.engine.slots, max(1, self.engine.slots - self.engine.elsewhere))
+        return now >= self.rests_until and self.share < FULL
 
-    def names(self) -> set[str]:
+    def changed(self) -> None:
+        """To be called when anything about it did but the moment until which it rests."""
+        if self.ranks:
+            self.stamp += 1
+            for rank in self.ranks:
+                rank.offer(self)
+
+    def names(self) -> Collection[str]:
         """All names that its models go by."""
-        return {name for model in self.engine.models for name in (model.id, *model.aliases)}
+        self._look()
+        return self._models.keys()
 
     def lines(self) -> frozenset[tuple[str, str]]:
         """(model name, kind) of everything that its slots can serve."""
-        if self._lines_of is not self.engine:
-            models = self.engine.models
-            self._lines = frozenset((name, kind) for model in models for name in (model.id, *model.aliases) for kind in model.kinds)
-            self._lines_of = self.engine
+        self._look()
         return self._lines
 
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
-        return next((model for model in self.engine.models if name == model.id or name in model.aliases), None)
+        self._look()
+        return self._models.get(name)
+
+    def _look(self) -> None:
+        """Reads the report, once."""
+        if self._read is not self.engine:
+            self._read, models = self.engine, self.engine.models
+            self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
+            self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
 
 
 class Lease:
@@ -103,12 +130,14 @@ class Lease:
         self.seat = seat
         self._held = True
         seat.used += 1
+        seat.changed()
 
     def release(self) -> None:
         """Gives the slot back; calling it again does nothing."""
         if self._held:
             self._held = False
             self.seat.used -= 1
+            self.seat.changed()
             self._fleet.changed()
 
 
@@ -120,8 +149,14 @@ class Fleet:
         self._on_change = on_change
         #: worker id -> its one session.
         self.workers: dict[str, Worker] = {}
-        #: model name or alias -> seats whose engine has it.
+        #: model name or alias -> seats whose engine has it; (name, kind) -> those of them that can answer so.
         self._serving: dict[str, list[Seat]] = {}
+        self._lines: dict[tuple[str, str], list[Seat]] = {}
+        #: The same in the order in which they are taken, of lines that were asked for.
+        # bounded: by `_lines`
+        self._ranks: dict[tuple[str, str], Rank[Seat]] = {}
+        #: Sessions whose seats are in all these.
+        self._indexed: frozenset[Worker] = frozenset()
         #: name -> ids of the models that go by it; name -> the id that means the same everywhere.
         self._ids: dict[str, frozenset[str]] = {}
         self.canonical: dict[str, str] = {}
@@ -159,6 +194,7 @@ class Fleet:
             return
         worker.serial = report.serial
         worker.gpus = list(report.gpus)
+        before = {id: seat.engine.models for id, seat in worker.seats.items()}
         old, worker.seats = worker.seats, {}
         for engine in report.engines:
             seat = old.get(engine.id) or Seat(worker, engine)
@@ -174,7 +210,8 @@ class Fleet:
             self._happened(worker, Event.ENGINE_DOWN)
         if report.draining and not worker.draining:
             self.drain(worker)
-        self._index()
+        if worker not in self._indexed or before != {id: seat.engine.models for id, seat in worker.seats.items()}:
+            self._index()
         self.changed()
 
     def drain(self, worker: Worker) -> None:
@@ -194,10 +231,20 @@ class Fleet:
 
     def seats(self, model: str, kind: str) -> Iterator[Seat]:
         """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
-        for seat in self._serving.get(model, ()):
-            found = seat.model(model)
-            if found is not None and kind in found.kinds:
-                yield seat
+        return iter(self._lines.get((model, kind), ()))
+
+    def best(self, model: str, kind: str, avoid: frozenset[str], now: float) -> Seat | None:
+        """Which of them is to be leased next; None when none is free. One of a worker to be avoided only when there is no other."""
+        line = (model, kind)
+        rank = self._ranks.get(line)
+        if rank is None:
+            seats = self._lines.get(line)
+            if seats is None:
+                return None
+            rank = self._ranks[line] = Rank(seats)
+            for seat in seats if rank.is_long else ():
+                seat.ranks.append(rank)
+        return rank.best(avoid, now)
 
     def ids(self, name: str) -> frozenset[str]:
         """What a name stands for: ids of models, itself when nobody has it."""
@@ -214,9 +261,11 @@ class Fleet:
 
     def check(self, model: str, kind: str) -> None:
         """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""
+        if (model, kind) in self._lines:
+            return
         if not self.known(model):
             raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
-        if model in self._serving and not any(self.seats(model, kind)):
+        if model in self._serving:
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
 
     def slots(self, model: str, kind: str) -> int:
@@ -238,14 +287,20 @@ class Fleet:
 
     def _happened(self, worker: Worker, event: Event) -> None:
         worker.state = step(worker.state, event)
+        for seat in worker.seats.values():
+            seat.changed()
 
     def _index(self) -> None:
         serving: dict[str, list[Seat]] = {}
-        for worker in self.workers.values():
-            for seat in worker.seats.values():
-                for name in seat.names():
-                    serving.setdefault(name, []).append(seat)
-        self._serving = serving
+        lines: dict[tuple[str, str], list[Seat]] = {}
+        for seat in (seat for worker in self.workers.values() for seat in worker.seats.values()):
+            seat.ranks = []
+            for name in seat.names():
+                serving.setdefault(name, []).append(seat)
+            for line in seat.lines():
+                lines.setdefault(line, []).append(seat)
+        self._serving, self._lines, self._ranks = serving, lines, {}
+        self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
         # who waits is sorted anew when this becomes another object
         canonical = {name: id for name, ids in self._ids.items() for id in ids if len(ids) == 1 and serving.get(id) == serving[name]}

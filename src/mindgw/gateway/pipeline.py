@@ -40,6 +40,9 @@ from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
 
+_DONE = signals.State.DONE
+#: Effects that the pipeline carries out itself.
+_ERRANDS = frozenset({signals.LookUp, signals.Recall, signals.Fund})
 #: States in which a request may be ended without taking an answer from anybody.
 _AT_REST = frozenset({signals.State.OPENED, signals.State.CLOSING})
 
@@ -123,18 +126,24 @@ class Pipeline:
         self._carry_out(exchange, lane, effects)
 
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
-        if effects and isinstance(effects[0], signals.LookUp):
-            self._start(self._look_up(exchange, effects[0].key))
-        elif effects and isinstance(effects[0], signals.Recall):
-            assert self._stages.replay is not None
-            self._start(self._stages.replay.recall(effects[0].identity))
-        elif effects and isinstance(effects[0], signals.Fund):
-            self._start(self._fund(exchange, effects[0].reservation))
-        elif effects and lane is not None:
-            lane.perform(effects)
-        if exchange.state is signals.State.DONE and exchange in self._running:
+        if effects:
+            if type(effects[0]) in _ERRANDS:
+                self._run_errand(exchange, effects[0])
+            elif lane is not None:
+                lane.perform(effects)
+        if exchange.state is _DONE:
             self._running.discard(exchange)
             exchange.lane = None
+
+    def _run_errand(self, exchange: Exchange, errand: signals.Effect) -> None:
+        """What only the database knows."""
+        if isinstance(errand, signals.LookUp):
+            self._start(self._look_up(exchange, errand.key))
+        elif isinstance(errand, signals.Recall):
+            assert self._stages.replay is not None
+            self._start(self._stages.replay.recall(errand.identity))
+        elif isinstance(errand, signals.Fund):
+            self._start(self._fund(exchange, errand.reservation))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -51,14 +51,7 @@ class Outcome(Enum):
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     """A slot for `needs`, leased; None when no worker has one free now."""
-    best: Seat | None = None
-    rank: tuple[bool, float, int] | None = None
-    for seat in fleet.seats(needs.model, needs.kind):
-        if not seat.free(now):
-            continue
-        mine = (seat.worker.id in needs.avoid, seat.used / seat.engine.slots, seat.turn)
-        if rank is None or mine < rank:
-            best, rank = seat, mine
+    best = fleet.best(needs.model, needs.kind, needs.avoid, now)
     if best is None:
         return None
     model = best.model(needs.model)

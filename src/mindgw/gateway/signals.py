@@ -167,6 +167,8 @@ Effect = LookUp | Recall | Fund | Answer | Begin | Write | End | Fail
 class State(Enum):
     """How far a request has come."""
 
+    __hash__ = object.__hash__  # an Enum's own is slow, and looks at names
+
     OPENED = "opened"  # its key or its body is still missing
     ATTACHED = "attached"  # its Idempotency-Key may name a request that runs or is over: it waits to hear
     WAITING = "waiting"  # stands in the queue

@@ -94,4 +94,7 @@ def _later(eta: float) -> float:
 
 
 def _value(head: Head, wanted: bytes) -> bytes:
-    return next((value for name, value in head.headers if name == wanted), b"")
+    for name, value in head.headers:
+        if name == wanted:
+            return value
+    return b""

@@ -77,9 +77,7 @@ class Link:
         stream = self._last
         self._listeners[stream] = listener
         self._in.open_stream(stream)
-        self._out.open_stream(stream)
-        self._out.write(stream, wire.OPEN, wire.build_open(meta))
-        self._out.write(stream, wire.DATA, body, end=True)
+        self._out.send_whole(stream, wire.OPEN, wire.build_open(meta), body)
         self._wake()
         return stream
 
@@ -110,7 +108,10 @@ class Link:
         """Takes a message; raises ProtocolError, after which the link must be closed."""
         self._heard = now
         for frame in self._decoder.feed(message):
-            self._handle(frame, now)
+            if frame.stream:
+                self._on_stream(frame)
+            else:
+                self._on_control(frame, now)
 
     @property
     def is_urgent(self) -> bool:
@@ -166,18 +167,16 @@ class Link:
 
     # -- frames --------------------------------------------------------------------------------------------------
 
-    def _handle(self, frame: Frame, now: float) -> None:
-        if frame.stream:
-            self._on_stream(frame)
-        elif frame.kind == wire.PONG:
+    def _on_control(self, frame: Frame, now: float) -> None:
+        if frame.kind == wire.PONG:
             self._on_pong(frame.payload, now)
         elif frame.kind == wire.PING:
             self._out.control(Frame(0, wire.PONG, frame.payload))
             self._wake()
         else:
-            self._on_control(frame)
+            self._on_news(frame)
 
-    def _on_control(self, frame: Frame) -> None:
+    def _on_news(self, frame: Frame) -> None:
         assert self.owner is not None
         if frame.kind == wire.REPORT:
             self.owner.reported(wire.parse(wire.Report, frame.payload))
@@ -203,16 +202,16 @@ class Link:
         stream = frame.stream
         if stream > self._last:
             raise ProtocolError(f"stream {stream} was never opened")
-        listener = self._listeners.get(stream)
-        if frame.kind == wire.CREDIT:
+        listener, kind = self._listeners.get(stream), frame.kind
+        if kind == wire.CREDIT:
             self._out.credit(stream, wire.parse_credit(frame.payload))
             self._wake()
         elif listener is None:
             return  # it was forgotten while this frame was on its way
-        elif frame.kind == wire.DATA:
+        elif kind == wire.DATA:
             self._in.received(stream, len(frame.payload))
             listener.data(frame.payload)
-        elif frame.kind == wire.HEAD:
+        elif kind == wire.HEAD:
             self._on_head(stream, listener, frame)
         else:
             listener.closed(wire.parse(wire.Close, frame.payload))

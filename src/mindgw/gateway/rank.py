@@ -1,0 +1,107 @@
+"""The seats that can serve one line, in the order in which they are taken: the least busy first, then the one that waited longest.
+
+Few seats are looked at one by one. Many stand in a heap, where each has one valid entry as long as it may have room: whoever changes what
+an entry was made of tells `offer`. So a choice costs O(log n) among any number of workers.
+"""
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from typing import Final, Generic, Protocol, TypeVar
+
+#: Seats beyond which they stand in a heap.
+FEW = 8
+#: The share of one that takes nothing more.
+FULL: Final = float("inf")
+
+
+class Place(Protocol):
+    """A seat, as far as the order depends on it."""
+
+    @property
+    def share(self) -> float:
+        """How busy it is; infinite when all its slots are taken, or when it takes nothing until further notice."""
+
+    @property
+    def turn(self) -> int:
+        """When it was last leased."""
+
+    @property
+    def stamp(self) -> int:
+        """Another one after each change of the above."""
+
+    @property
+    def owner(self) -> str:
+        """Id of its worker."""
+
+    def free(self, now: float) -> bool: ...
+
+
+P = TypeVar("P", bound=Place)
+#: Share, turn, number among the seats, stamp.
+_Entry = tuple[float, int, int, int]
+
+
+class Rank(Generic[P]):
+    """The seats of one line."""
+
+    __slots__ = ("_heap", "_numbers", "_seats")
+
+    def __init__(self, seats: Sequence[P]) -> None:
+        """They do not change: other seats are another rank."""
+        self._seats = seats
+        #: None while they are few.
+        self._heap: list[_Entry] | None = None
+        self._numbers: dict[P, int] = {}
+        if len(seats) > FEW:
+            self._numbers = {seat: number for number, seat in enumerate(seats)}
+            self._rebuild()
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it wants to be told of changes."""
+        return self._heap is not None
+
+    def offer(self, seat: P) -> None:
+        """Something about a seat has changed."""
+        heap = self._heap
+        if heap is None or seat.share == FULL:
+            return
+        heappush(heap, (seat.share, seat.turn, self._numbers[seat], seat.stamp))
+        if len(heap) > 2 * len(self._seats) + FEW:
+            self._rebuild()
+
+    def best(self, avoid: frozenset[str], now: float) -> P | None:
+        """The seat to take; one whose owner is to be avoided only when there is no other. None when none is free."""
+        if self._heap is not None:
+            return self._from_heap(self._heap, avoid, now)
+        best: P | None = None
+        rank: tuple[bool, float, int] | None = None
+        for seat in self._seats:
+            if seat.free(now):
+                mine = (seat.owner in avoid, seat.share, seat.turn)
+                if rank is None or mine < rank:
+                    best, rank = seat, mine
+        return best
+
+    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float) -> P | None:
+        aside: list[_Entry] = []
+        found: P | None = None
+        while heap:
+            entry = heap[0]
+            seat = self._seats[entry[2]]
+            if entry[3] != seat.stamp or seat.share == FULL:
+                heappop(heap)
+                continue
+            if seat.free(now):
+                if seat.owner not in avoid:
+                    found = seat
+                    break
+                found = found or seat
+            aside.append(heappop(heap))  # it rests, or is to be avoided
+        for entry in aside:
+            heappush(heap, entry)
+        return found
+
+    def _rebuild(self) -> None:
+        self._heap = [(seat.share, seat.turn, number, seat.stamp) for number, seat in enumerate(self._seats) if seat.share < FULL]
+        heapify(self._heap)
