@@ -6,6 +6,10 @@ from typing import Any
 import msgspec
 
 MODEL = "bench"
+#: A model whose streams never go on after their first word; only the fleet of `fleet.py` has it.
+HELD = "held"
+#: A model that many agents of it have.
+SHARED = "shared"
 #: The most chunks that one stream may have.
 MOST_CHUNKS = 4096
 #: What a prompt costs according to the engine.
@@ -14,6 +18,8 @@ PROMPT_TOKENS = 42
 _CREATED = 1_700_000_000
 _PROSE = ("A gateway takes requests from many callers and hands each to an engine that is free. " * 4)[:300]
 DONE = b"data: [DONE]\n\n"
+#: Stands before the moment at which a chunk left the engine: nanoseconds of a clock that all processes of a machine share, in hex.
+STAMP, DIGITS = b'"fp_at', 16
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -81,15 +87,27 @@ def word(index: int) -> str:
     return f"word{index} "
 
 
-def _chunk(choices: list[Any], **fields: Any) -> bytes:
+def _chunk(choices: list[Any], fingerprint: str = "fp_bench", **fields: Any) -> bytes:
     head = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": _CREATED, "model": MODEL}
-    return b"data: " + msgspec.json.encode({**head, "system_fingerprint": "fp_bench", "choices": choices, **fields}) + b"\n\n"
+    return b"data: " + msgspec.json.encode({**head, "system_fingerprint": fingerprint, "choices": choices, **fields}) + b"\n\n"
 
 
-def event(index: int) -> bytes:
-    """The event with the word of that number, about 210 bytes."""
+def event(index: int, at: int = 0) -> bytes:
+    """The event with the word of that number, about 210 bytes; `at`: when it left, in nanoseconds."""
     delta = {"content": word(index)} if index else {"role": "assistant", "content": word(index)}
-    return _chunk([_choice(delta=delta, logprobs=None, finish_reason=None)])
+    return _chunk([_choice(delta=delta, logprobs=None, finish_reason=None)], f"fp_at{at:016x}")
+
+
+def left_at(data: bytes) -> int | None:
+    """When the first chunk in `data` left the engine; None when there is none, or when somebody has taken the moment out."""
+    place = data.find(STAMP)
+    if place < 0:
+        return None
+    digits = data[place + len(STAMP) : place + len(STAMP) + DIGITS]
+    try:
+        return int(digits, 16) if len(digits) == DIGITS else None  # else it is cut in two
+    except ValueError:
+        return None
 
 
 def ending(chunks: int, *, with_usage: bool) -> bytes:
@@ -104,9 +122,9 @@ def text(chunks: int) -> str:
     return "".join(map(word, range(chunks)))
 
 
-def count(stream: bytes | bytearray) -> int:
-    """Words that a stream has brought so far."""
-    return stream.count(b'"content":"')
+def count(stream: bytes | bytearray, chunks: int) -> int:
+    """Words that a stream of so many has brought so far."""
+    return min(stream.count(b"data: "), chunks)
 
 
 def wrong_unary(status: int, body: bytes | bytearray) -> str:
@@ -120,15 +138,35 @@ def wrong_stream(status: int, body: bytes | bytearray, chunks: int) -> str:
     """What is wrong with a stream whose caller did not ask for usage; "" when it is whole."""
     if status != 200:
         return f"status {status}"
-    lines = [bytes(line) for line in body.split(b"\n") if line.startswith(b"data: ")]
+    lines = _lines(body)
     if lines.count(DONE.strip()) != 1 or lines.pop() != DONE.strip():
         return "not exactly one [DONE] at the end"
     try:
         events = [_event.decode(line[6:]) for line in lines]
     except msgspec.MsgspecError:
         return "an event that is no chunk"
-    if "".join(choice.delta.content for each in events for choice in each.choices) != text(chunks):
+    if _words(events) != text(chunks):
         return "chunks lost or out of order"
     if [choice.finish_reason for each in events for choice in each.choices if choice.finish_reason] != ["stop"]:
         return "not exactly one finish reason"
     return "usage that nobody asked for" if any(each.usage for each in events) else ""
+
+
+def wrong_beginning(status: int, body: bytes | bytearray, chunks: int) -> str:
+    """What is wrong with as much of a stream as has come; "" when it is how the whole begins."""
+    if status != 200:
+        return f"status {status}"
+    whole = body[: body.rfind(b"\n\n") + 1]
+    try:
+        events = [_event.decode(line[6:]) for line in _lines(whole) if line != DONE.strip()]
+    except msgspec.MsgspecError:
+        return "an event that is no chunk"
+    return "" if text(chunks).startswith(_words(events)) else "chunks lost or out of order"
+
+
+def _lines(body: bytes | bytearray) -> list[bytes]:
+    return [bytes(line) for line in body.split(b"\n") if line.startswith(b"data: ")]
+
+
+def _words(events: list[_Event]) -> str:
+    return "".join(choice.delta.content for each in events for choice in each.choices)

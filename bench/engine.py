@@ -1,10 +1,13 @@
 """A mock OpenAI engine, a program of its own: no framework, so that on a small machine most of the CPU is left to what is measured.
 
-`python -m bench.engine` prints its root URL on its own line and serves until SIGTERM.
+`python -m bench.engine [PORT]` prints its root URL on its own line and serves until SIGTERM.
 """
 
 import asyncio
+import sys
 from functools import cache
+from math import ceil
+from time import perf_counter_ns
 from typing import cast
 
 import httptools
@@ -32,7 +35,8 @@ _MODELS = _whole("200 OK", answers.MODELS)
 _ABSENT = _whole("404 Not Found", b'{"error":{"message":"not here"}}')
 _REFUSED = _whole("400 Bad Request", b'{"error":{"message":"cannot read that"}}')
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
-_PARTS = [_part(answers.event(index)) for index in range(answers.MOST_CHUNKS)]
+#: What stands before and after the moment at which a word leaves.
+_PARTS = [_part(answers.event(index)).split(b"%0*x" % (answers.DIGITS, 0), 1) for index in range(answers.MOST_CHUNKS)]
 
 
 @cache
@@ -40,15 +44,39 @@ def _ending(chunks: int, with_usage: bool) -> bytes:
     return _part(answers.ending(chunks, with_usage=with_usage)) + b"0\r\n\r\n"
 
 
+class _Wheel:
+    """Calls streams when their time has come, all those of one millisecond together: a timer of the loop for each would cost as much as
+    the word that it sends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        #: Millisecond -> streams that are due at its end; bounded: each stream stands there once.
+        self._due: dict[int, list[_Stream]] = {}
+
+    def call(self, stream: "_Stream", when: float) -> None:
+        slot = ceil(when * 1000)
+        if slot in self._due:
+            self._due[slot].append(stream)
+        else:
+            self._due[slot] = [stream]
+            self._loop.call_at(slot / 1000, self._ring, slot)
+
+    def _ring(self, slot: int) -> None:
+        for stream in self._due.pop(slot):
+            stream.advance()
+
+
 class _Stream:
     """One running answer: a word when its time has come. `stop` must be called when nobody reads it any more."""
 
-    __slots__ = ("_chunks", "_ending", "_loop", "_next", "_pace", "_paused", "_start", "_timer", "_transport")
+    __slots__ = ("_chunks", "_ending", "_is_waiting", "_loop", "_next", "_pace", "_paused", "_start", "_transport", "_wheel")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, asked: Asked) -> None:
+    def __init__(self, wheel: _Wheel, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, asked: Asked) -> None:
         options = asked.stream_options
+        self._wheel = wheel
         self._loop = loop
         self._transport = transport
+        #: Words in all; -1 once nobody reads them.
         self._chunks = asked.max_tokens
         self._ending = _ending(asked.max_tokens, options is not None and options.include_usage)
         #: Seconds from word to word.
@@ -58,20 +86,23 @@ class _Stream:
         self._start = loop.time()
         #: True while the reader is behind.
         self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
+        #: The wheel will call.
+        self._is_waiting = False
         transport.write(_STREAM)
-        self._advance()
+        self.advance()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Writes all that is due, then waits for the next."""
-        self._timer = None
+        self._is_waiting = False
         now = self._loop.time()
         while self._next < self._chunks and not self._paused:
             due = self._start + self._next * self._pace
             if due > now + _HALF_TICK:
-                self._timer = self._loop.call_at(due, self._advance)
+                self._is_waiting = True
+                self._wheel.call(self, due)
                 return
-            self._transport.write(_PARTS[self._next])
+            before, after = _PARTS[self._next]
+            self._transport.write(b"%b%016x%b" % (before, perf_counter_ns(), after))
             self._next += 1
         if self._next == self._chunks:
             self._next += 1
@@ -82,19 +113,18 @@ class _Stream:
 
     def resume(self) -> None:
         self._paused = False
-        if self._timer is None:
-            self._advance()
+        if not self._is_waiting:
+            self.advance()
 
     def stop(self) -> None:
         self._chunks = -1
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 class _Connection(asyncio.Protocol):
     """A keep-alive connection; callers send a request when they have the answer to the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, wheel: _Wheel) -> None:
+        self._wheel = wheel
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._parser = httptools.HttpRequestParser(self)
@@ -151,16 +181,18 @@ class _Connection(asyncio.Protocol):
         if not asked.stream:
             self._transport.write(_UNARY)
         elif 0 < asked.max_tokens <= answers.MOST_CHUNKS and asked.bench_pace_ms >= 0:
-            self._stream = _Stream(self._loop, self._transport, asked)
+            self._stream = _Stream(self._wheel, self._loop, self._transport, asked)
         else:
             self._transport.write(_REFUSED)
 
 
-async def _serve() -> None:
-    server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0, backlog=2048)
+async def _serve(port: int) -> None:
+    loop = asyncio.get_running_loop()
+    wheel = _Wheel(loop)
+    server = await loop.create_server(lambda: _Connection(wheel), "127.0.0.1", port, backlog=4096)
     await program.until_terminated(server.sockets[0])
     server.close()
 
 
 if __name__ == "__main__":
-    program.run(_serve())
+    program.run(_serve(int(sys.argv[1]) if len(sys.argv) > 1 else 0))

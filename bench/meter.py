@@ -1,8 +1,12 @@
-"""CPU that processes have used, and what the machine withheld, as Linux counts them."""
+"""CPU and memory that processes have used, and what the machine withheld, as Linux counts them."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +19,20 @@ class Reading:
 
 
 class Meter:
-    """Reads the processes given by name and pid; they must live as long as readings are taken."""
+    """Reads the processes given by name and pids, several where a peer has several; they must live as long as readings are taken."""
 
-    def __init__(self, pids: Mapping[str, int]) -> None:
+    def __init__(self, pids: Mapping[str, Sequence[int]]) -> None:
         self._pids = dict(pids)
 
     def read(self) -> Reading:
         """Takes about 0.1 ms. A running thread is known to within one tick of the kernel (1-10 ms)."""
         with open("/proc/stat", encoding="ascii") as stat:
             ticks = [int(field) for field in stat.readline().split()[1:9]]
-        return Reading({name: _cpu(pid) for name, pid in self._pids.items()}, steal=ticks[7], ticks=sum(ticks))
+        return Reading({name: sum(map(_cpu, pids)) for name, pids in self._pids.items()}, steal=ticks[7], ticks=sum(ticks))
+
+    def memory(self, name: str) -> int:
+        """Bytes of memory that the process holds; 0 for one that is not known."""
+        return sum(map(rss, self._pids.get(name, ())))
 
 
 def _cpu(pid: int) -> int:
@@ -36,3 +44,30 @@ def _cpu(pid: int) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue  # the thread ended meanwhile
     return total
+
+
+def rss(pid: int) -> int:
+    """Bytes of memory that a process holds."""
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * _PAGE
+
+
+def listening(port: int) -> list[int]:
+    """Pids of the processes of this user that listen on a port of this machine; none when they are somebody else's, or elsewhere."""
+    wanted = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                wanted.add(f"socket:[{fields[9]}]")
+    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit() and wanted & _open(folder)]
+
+
+def _open(folder: Path) -> set[str]:
+    """What the descriptors of a process lead to; nothing when that is not ours to know."""
+    found = set()
+    with suppress(OSError):
+        for each in (folder / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                found.add(os.readlink(each))
+    return found

@@ -1,42 +1,54 @@
-"""Figures from windows, rounds folded into one line a case, and the table."""
+"""Figures from windows, and rounds folded into one line a case."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
-from bench.cases import ENGINE, HELLO, SERVER, Case
+from bench.cases import Case
 from bench.load import Window
 
-#: Processes whose cost is shown, in the order of the columns.
-COLUMNS = (SERVER, "agent", ENGINE, HELLO)
-#: Processes that take part in a case, by its target; the others idle.
-PARTS = {HELLO: {HELLO}, ENGINE: {ENGINE}, SERVER: {SERVER, "agent", ENGINE}}
+
+class Roles(msgspec.Struct, frozen=True):
+    """Names of the processes that take part in a case; "" for none."""
+
+    #: The one that is measured.
+    server: str = ""
+    agent: str = ""
+    engine: str = ""
+    callers: str = "callers"
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One case in one round, or its best over the rounds. Times in ms; costs in us of CPU per request, or per chunk of a stream."""
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One case on one target in one round, or its best over the rounds. Costs in us of CPU per request, or per chunk of a stream."""
 
     case: str
-    #: The process that the case is about.
     target: str
     round: int
-    per: str
+    per: str = "request"
     #: Requests, or chunks, a second.
-    rate: float
-    #: To the whole answer, or to the first byte of a stream.
-    p50_ms: float
-    p99_ms: float
+    rate: float = 0.0
+    #: To the whole answer, or to the first word of a stream.
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
     #: Between two arrivals within a stream.
-    gap_p99_ms: float | None
-    cpu_us: dict[str, float]
-    #: Cost of the process that the case is about / cost of a hello in the same round.
-    ratio: float | None
+    gap_p99_ms: float | None = None
+    #: From the engine's writing to the caller's reading.
+    lag_p50_ms: float | None = None
+    lag_p99_ms: float | None = None
+    #: By part: server, agent, engine, callers. Empty when it is not known.
+    cpu_us: dict[str, float] = {}
+    #: Share of its core that the measured process used, and share that the others used of theirs, all together.
+    busy: float | None = None
+    busy_others: float | None = None
+    #: Memory of the measured process: at the end of a cold start, or what a window added at most.
+    rss_mb: float | None = None
+    #: Seconds of a cold start.
+    start_s: float | None = None
     #: Share of the machine's time that its host gave to others.
-    steal: float
+    steal: float = 0.0
     #: Right answers, in and around the window, and what was wrong with the others.
-    answers: int
-    errors: dict[str, int]
+    answers: int = 0
+    errors: dict[str, int] = {}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -45,74 +57,88 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def row(case: Case, number: int, window: Window, earlier: Sequence[Row]) -> Row:
-    """`earlier`: rows of the same round, with the hello that this one is compared with."""
+def row(case: Case, number: int, window: Window, roles: Roles, others: int, *, grown: int | None = None) -> Row:
+    """`others`: cores that carry what is not measured; `grown`: bytes."""
     done = window.chunks if case.stream else window.answers
-    cpu = {name: (window.after.cpu[name] - at) / 1000 / done for name, at in window.before.cpu.items()} if done else {}
+    spent = {name: window.after.cpu[name] - at for name, at in window.before.cpu.items()}
+    parts = {part: spent[name] for part, name in msgspec.structs.asdict(roles).items() if name in spent}
     times = window.firsts if case.stream else window.latencies
     ticks = window.after.ticks - window.before.ticks
+    whole = window.seconds * 1e9
     return Row(
         case=case.name,
         target=case.target,
         round=number,
         per="chunk" if case.stream else "request",
         rate=done / window.seconds,
-        p50_ms=percentile(times, 0.5) * 1000,
-        p99_ms=percentile(times, 0.99) * 1000,
-        gap_p99_ms=percentile(window.gaps, 0.99) * 1000 if case.stream else None,
-        cpu_us=cpu,
-        ratio=_ratio(case, cpu, earlier),
+        p50_ms=percentile(times, 0.5) / 1e6,
+        p99_ms=percentile(times, 0.99) / 1e6,
+        gap_p99_ms=percentile(window.gaps, 0.99) / 1e6 if window.gaps else None,
+        lag_p50_ms=percentile(window.lags, 0.5) / 1e6 if window.lags else None,
+        lag_p99_ms=percentile(window.lags, 0.99) / 1e6 if window.lags else None,
+        cpu_us={part: value / 1000 / done for part, value in parts.items()} if done else {},
+        busy=parts["server"] / whole if "server" in parts else None,
+        busy_others=sum(value for part, value in parts.items() if part != "server") / whole / others,
+        rss_mb=None if grown is None else grown / 1e6,
         steal=(window.after.steal - window.before.steal) / ticks if ticks else 0.0,
         answers=window.right,
         errors=window.wrong,
     )
 
 
-def _ratio(case: Case, cpu: dict[str, float], earlier: Sequence[Row]) -> float | None:
-    hello = next((each.cpu_us.get(HELLO) for each in earlier if each.case == case.beside), None)
-    return cpu[case.target] / hello if hello and case.target in cpu and case.name != case.beside else None
+#: How the rounds of a case become one: what a quiet machine would show. Memory is not a matter of quiet, so its worst counts.
+_LEAST = ("p50_ms", "p99_ms", "gap_p99_ms", "lag_p50_ms", "lag_p99_ms", "busy", "start_s")
+_MOST = ("rate", "busy_others", "rss_mb")
 
 
 def best(rows: Sequence[Row]) -> Row:
-    """Of one case in several rounds: the least cost, time and ratio, the highest rate, the most steal; answers and errors together."""
+    """Of one case on one target in several rounds: the least cost and time, the highest rate, all answers and errors."""
     errors: dict[str, int] = {}
     for each in rows:
         errors.update({what: errors.get(what, 0) + times for what, times in each.errors.items()})
-    measured = [each for each in rows if each.cpu_us] or rows[:1]
-    first = measured[0]
-    return Row(
-        case=first.case,
-        target=first.target,
+    good = [each for each in rows if each.answers] or rows
+    measured = [each for each in good if each.cpu_us]
+    return msgspec.structs.replace(
+        good[0],
         round=0,
-        per=first.per,
-        rate=max(each.rate for each in measured),
-        p50_ms=min(each.p50_ms for each in measured),
-        p99_ms=min(each.p99_ms for each in measured),
-        gap_p99_ms=min((each.gap_p99_ms for each in measured if each.gap_p99_ms is not None), default=None),
-        cpu_us={name: min(each.cpu_us[name] for each in measured) for name in first.cpu_us},
-        ratio=min((each.ratio for each in measured if each.ratio is not None), default=None),
+        **{name: _one(min, good, name) for name in _LEAST},
+        **{name: _one(max, good, name) for name in _MOST},
+        cpu_us={part: min(each.cpu_us[part] for each in measured) for part in measured[0].cpu_us} if measured else {},
         steal=max(each.steal for each in rows),
         answers=sum(each.answers for each in rows),
         errors=errors,
     )
 
 
+def _one(choose: object, rows: Sequence[Row], name: str) -> float | None:
+    known = [value for each in rows if (value := getattr(each, name)) is not None]
+    return choose(known) if known else None  # type: ignore[operator]
+
+
 def fold(rows: Sequence[Row]) -> list[Row]:
-    """The best of every case, in the order in which they came."""
-    return [best([each for each in rows if each.case == name]) for name in dict.fromkeys(each.case for each in rows)]
+    """The best of every case and target, in the order in which they came."""
+    kinds = dict.fromkeys((each.case, each.target) for each in rows)
+    return [best([each for each in rows if (each.case, each.target) == kind]) for kind in kinds]
 
 
-def table(rows: Sequence[Row], rounds: int) -> str:
-    """For people: the best of the rounds."""
-    head = [f"best of {rounds}", "rate/s", "p50 ms", "p99 ms", "gap p99", *(f"{name} us" for name in COLUMNS), "x hello", "steal", "errors"]
-    body = [head, *([*map(str, _cells(each))] for each in rows)]
-    widths = [max(len(line[column]) for line in body) for column in range(len(head))]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in body)
+class Figures:
+    """The best rows, to be asked by case and target."""
 
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = {(each.case, each.target): each for each in rows}
 
-def _cells(each: Row) -> list[Any]:
-    gap = "" if each.gap_p99_ms is None else f"{each.gap_p99_ms:.1f}"
-    ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
-    costs = [f"{each.cpu_us[name]:.1f}" if name in each.cpu_us and name in PARTS[each.target] else "" for name in COLUMNS]
-    numbers = [f"{each.rate:.0f}", f"{each.p50_ms:.2f}", f"{each.p99_ms:.2f}", gap, *costs, ratio, f"{each.steal:.1%}"]
-    return [f"{each.case} /{each.per}", *numbers, sum(each.errors.values())]
+    def row(self, case: str, target: str) -> Row | None:
+        return self._rows.get((case, target))
+
+    def cost(self, case: str, target: str, *parts: str) -> float | None:
+        """Of these parts together, of the server alone when none is named; None when it was not measured."""
+        found = self.row(case, target)
+        wanted = parts or ("server",)
+        if found is None or not all(part in found.cpu_us for part in wanted):
+            return None
+        return sum(found.cpu_us[part] for part in wanted)
+
+    def ratio(self, case: str, target: str, beside: str, *parts: str) -> float | None:
+        """Cost on one target / cost of the server of another, both at their best."""
+        ours, theirs = self.cost(case, target, *parts), self.cost(case, beside)
+        return None if ours is None or not theirs else ours / theirs
