@@ -54,6 +54,8 @@ class Server:
     """What is running."""
 
     app: Litestar
+    #: `/v1`, which hangs in the application, too.
+    door: OpenAIDoor
     pipeline: Pipeline
     registry: Registry
     database: Database
@@ -84,8 +86,9 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
+    door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins))
     doors = [
-        _mount("/v1", OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins)), is_mount=True),
+        _mount("/v1", door, is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
     beside = [
@@ -98,7 +101,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     work = partial(_at_work, pipeline, registry, database, accounting, beside, forget, replays_forgetting)
     app = _application(doors, state, config, lambda _: work())
-    return Server(app, pipeline, registry, database, collector)
+    return Server(app, door, pipeline, registry, database, collector)
 
 
 def _application(

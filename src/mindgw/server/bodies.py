@@ -27,7 +27,7 @@ class Hungup(Exception):
 
 async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
     """The whole body; raises BodyTooLarge over `limit` bytes, Hungup when the client leaves."""
-    if declared(headers) > limit:
+    if _length(headers) > limit:
         raise too_large(limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body") and len(message.get("body", b"")) <= limit:
@@ -45,7 +45,7 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
 
 def unread(headers: Headers) -> bool:
     """True when a body may follow that is too large to be skipped: its request is refused on a connection that closes."""
-    return declared(headers) > SKIPPED or any(name in (b"transfer-encoding", b"expect") for name, _ in headers)
+    return _length(headers) > SKIPPED or any(name in (b"transfer-encoding", b"expect") for name, _ in headers)
 
 
 async def linger(receive: Receive, headers: Headers) -> None:
@@ -63,12 +63,13 @@ async def linger(receive: Receive, headers: Headers) -> None:
                 return
 
 
-def declared(headers: Headers) -> int:
-    """The length that a request says its body has; 0 when it says none."""
-    for name, value in headers:
-        if name == b"content-length":
-            return int(value[:20]) if value.isdigit() else 0
-    return 0
+def declared(value: bytes) -> int:
+    """What a Content-Length says; 0 for nonsense, and for b""."""
+    return int(value[:20]) if value.isdigit() else 0
+
+
+def _length(headers: Headers) -> int:
+    return declared(next((value for name, value in headers if name == b"content-length"), b""))
 
 
 def too_large(limit: int) -> errors.BodyTooLarge:

@@ -12,6 +12,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from mindgw import errors
 from mindgw.config import Config
 from mindgw.gateway.pipeline import Pipeline
+from mindgw.server.bodies import declared
 from mindgw.server.cors import Cors
 from mindgw.server.guard import Guard
 from mindgw.server.hot import Counter, Hot
@@ -49,7 +50,7 @@ class Front(Guarded):
             return
         counter = self._counter
         mark = Mark(self.headers, fields, counter.cors.headers(fields.get(b"origin")) if counter.cors.is_on else None)
-        hot = Hot(self, counter, path, self.headers, mark)
+        hot = Hot(self, counter, path, self.headers, mark, declared(fields.get(b"content-length", b"")))
         if version != "1.1":
             hot.unframed()
         elif b"connection" in fields:
@@ -83,7 +84,8 @@ class Front(Guarded):
         self._dry = 0
         self._awaited = 0
         self.cycle.complete()
-        self._rest()
+        if self.cycle.response_complete:
+            self._rest()
 
     # -- requests and answers -------------------------------------------------------------------------------------
 

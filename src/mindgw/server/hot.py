@@ -16,7 +16,7 @@ from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
-from mindgw.server.bodies import Headers, declared, too_large, unread
+from mindgw.server.bodies import Headers, too_large, unread
 from mindgw.server.cors import Cors
 from mindgw.server.marks import Mark, as_lines
 
@@ -58,16 +58,18 @@ class Hot:
     """One request. To the connection it is what uvicorn calls a cycle; to its exchange it is the lane."""
 
     __slots__ = (
-        "_body", "_connection", "_counter", "_exchange", "_expects", "_framed", "_headers", "_held", "_is_whole", "_mark", "_path",
-        "_phase", "_unpaid", "end", "keep_alive", "lingers", "response_complete", "response_started",
+        "_body", "_connection", "_counter", "_exchange", "_expects", "_framed", "_headers", "_held", "_is_whole", "_length", "_mark",
+        "_path", "_phase", "_unpaid", "end", "keep_alive", "lingers", "response_complete", "response_started",
     )  # fmt: skip
 
-    def __init__(self, connection: Any, counter: Counter, path: str, headers: Headers, mark: Mark) -> None:
+    def __init__(self, connection: Any, counter: Counter, path: str, headers: Headers, mark: Mark, length: int) -> None:
         self._connection = connection
         self._counter = counter
         self._path = path
         self._headers = headers
         self._mark = mark
+        #: Bytes that its body is said to have.
+        self._length = length
         #: None before its turn and after its end.
         self._exchange: Exchange | None = None
         self._phase = _OPENING
@@ -106,7 +108,7 @@ class Hot:
             return
         self._exchange = exchange
         self._phase = _READING
-        if max(declared(self._headers), len(self._body)) > counter.body_limit:
+        if self._length > counter.body_limit or len(self._body) > counter.body_limit:
             self._refuse(too_large(counter.body_limit))
             return
         if self._expects:

@@ -5,6 +5,7 @@ that waits for the client to hang up. What the lane writes is bounded by the wor
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -20,9 +21,14 @@ from mindgw.server.cors import Cors
 from mindgw.server.marks import Mark
 from mindgw.server.models import answer_models
 
+log = logging.getLogger("mindgw.server")
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+#: Name of the scope's extension to which a door adds what is called when the client leaves: it spares each request a task that waits.
+LEAVING = "mindgw.leaving"
 
 HOT = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
@@ -44,12 +50,23 @@ class OpenAIDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one HTTP request."""
+        try:
+            await self._serve_one(scope, receive, send)
+        except Exception:  # the top of a request: whatever it is, the client must hear something
+            log.exception("a request for %s failed", scope["path"][:200])
+            await send_whole(send, HTTPStatus.INTERNAL_SERVER_ERROR, problems.body(errors.InternalError()), [])
+
+    async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         named = dict(headers)
         mark = Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
         if path in HOT and scope["method"] == "POST":
-            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), mark, receive, send)
+            lane = Lane()
+            leaving = scope.get("extensions", {}).get(LEAVING)
+            if leaving is not None:
+                leaving.append(lane.leave)
+            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), lane, mark, receive, send, leaving is None)
         elif scope["method"] == "OPTIONS" and (allowed := self._cors.preflight(headers)):
             mark.report(path, HTTPStatus.NO_CONTENT)
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
@@ -80,17 +97,16 @@ class OpenAIDoor:
             mark.report(path, HTTPStatus.OK, caller=caller)
             await send_whole(send, HTTPStatus.OK, body, mark.headers(caller), method == "HEAD")
 
-    async def _relay(self, head: signals.Head, mark: Mark, receive: Receive, send: Send) -> None:
-        lane = Lane()
+    async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, watch: bool) -> None:
         exchange = self._pipeline.open(head, lane)
         reply = Reply(exchange, mark, send)
         try:
-            await self._converse(exchange, lane, reply, receive)
+            await self._converse(exchange, lane, reply, receive, watch)
         finally:
             if exchange.caller is None:
                 mark.report(head.path, *reply.end)
 
-    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive) -> None:
+    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive, watch: bool) -> None:
         try:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
@@ -104,11 +120,12 @@ class OpenAIDoor:
             await reply.turn_away(lane.effects[0], receive)
             return
         self._pipeline.post(exchange, signals.Received(body))
-        watcher = asyncio.ensure_future(_hangs_up(receive, lane))
+        watcher = asyncio.ensure_future(_hangs_up(receive, lane)) if watch else None
         try:
             await self._serve(exchange, lane, reply)
         finally:
-            watcher.cancel()
+            if watcher is not None:
+                watcher.cancel()
             self._pipeline.post(exchange, signals.Gone())
 
     async def _serve(self, exchange: Exchange, lane: "Lane", reply: "Reply") -> None:
@@ -119,6 +136,16 @@ class OpenAIDoor:
             if not lane.effects:
                 self._pipeline.post(exchange, signals.Drained())
                 await lane.wait()
+
+
+def beside(app: Any, door: OpenAIDoor) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The application, in which `/v1/` is the door's at once: the framework would take as long to find it as the door to serve it."""
+
+    def serve(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        found: Awaitable[None] = (door if scope["type"] == "http" and scope["path"].startswith("/v1/") else app)(scope, receive, send)
+        return found
+
+    return serve
 
 
 class Lane:
@@ -156,6 +183,11 @@ class Lane:
         if parts:
             merged.append(signals.Write(b"".join(parts)))
         return merged
+
+    def leave(self) -> None:
+        """Called when the client hung up."""
+        self.gone = True
+        self.wake()
 
     async def wait(self) -> None:
         """Returns when there is something to do or the client is gone."""
@@ -241,5 +273,4 @@ def _start(status: int, body: bytes, headers: Headers) -> dict[str, Any]:
 async def _hangs_up(receive: Receive, lane: Lane) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    lane.gone = True
-    lane.wake()
+    lane.leave()

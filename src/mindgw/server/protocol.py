@@ -4,7 +4,7 @@ A client has `PATIENCE` for a head, a pace for a body, and may not leave what it
 little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from socket import IPPROTO_TCP
@@ -17,6 +17,7 @@ from mindgw import errors
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard, group
+from mindgw.server.openai import LEAVING
 
 #: Most bytes of a request line and its headers, and most headers.
 MAX_HEAD = 64 * 1024
@@ -76,6 +77,9 @@ class Guarded(HttpToolsProtocol):
         self._declined = b""
         #: The request that is being answered; None before the first.
         self._served: Any = None
+        #: What is called when the client of the request that is served by ASGI leaves.
+        # bounded: by one
+        self._leaving: list[Callable[[], None]] = []
         #: True once nothing more is heard: it was refused, or its last answer is written.
         self._deaf = False
 
@@ -178,7 +182,7 @@ class Guarded(HttpToolsProtocol):
         self._awaited, self._since, self._got, self._dry = _BODY, self.guard.now, 0, 0
         self.expect_100_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         self._begin(fields, version)
-        if not self.parser.should_upgrade():
+        if b"upgrade" not in fields or not self.parser.should_upgrade():
             self.headers = []  # what follows a body in chunks belongs to no head
 
     def on_body(self, body: bytes) -> None:
@@ -207,6 +211,8 @@ class Guarded(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
+        self._leaving.clear()
+        cycle.scope["extensions"] = {LEAVING: self._leaving}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, partial(_unframed, app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     def on_response_complete(self) -> None:
@@ -234,6 +240,9 @@ class Guarded(HttpToolsProtocol):
         """Ends the request that is served without an answer; `wrong` is what its client hears, None when it hears nothing any more."""
         self._served.disconnected = True
         self._served.message_event.set()
+        for leave in self._leaving:
+            leave()
+        self._leaving.clear()
 
     # -- time -----------------------------------------------------------------------------------------------------
 

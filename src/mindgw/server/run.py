@@ -20,7 +20,7 @@ from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
-from mindgw.server import front, scrape
+from mindgw.server import front, openai, scrape
 from mindgw.server.app import Server, build
 from mindgw.server.guard import Guard
 from mindgw.server.listeners import BACKLOG, Listeners
@@ -78,7 +78,8 @@ class GatewayServer(uvicorn.Server):
         guard = Guard(config.limits.connections, config.limits.connections_address)
         super().__init__(
             uvicorn.Config(
-                server.app,
+                openai.beside(server.app, server.door),
+                interface="asgi3",
                 http=front.lane(config, server.pipeline, guard),  # type: ignore[arg-type]
                 ws=WebSocket,
                 ws_max_size=2**20,
