@@ -31,3 +31,14 @@ def test_a_key_in_the_wrong_place_is_not_written_down(formatter: logging.Formatt
 def test_json_lines_carry_the_fields() -> None:
     line = json.loads(logs.JsonFormatter().format(record("x", model="m", count=3)))
     assert (line["message"], line["model"], line["count"], line["level"]) == ("said x", "m", 3, "info")
+
+
+def test_a_record_may_stand_for_many_lines() -> None:
+    key = make_key().text
+    made = record("x")
+    made.lines = [("one", {"model": "m", "count": 1}), (f"two\n{key}", {"model": key})]
+    one, two = (json.loads(line) for line in logs.JsonFormatter().format(made).split("\n"))
+    assert (one["message"], one["model"], one["count"], one["level"], one["logger"]) == ("one", "m", 1, "info", "mindgw.test")
+    assert two["message"].startswith("two\nmgw_***") and two["model"] == "mgw_***"
+    first, second = logs.TextFormatter().format(made).split("\n")
+    assert first.endswith("INFO    mindgw.test: one") and second.endswith("two\\x0amgw_***")

@@ -1,12 +1,13 @@
 """What the server says while it works: one JSON object a line, or text for a person at a terminal, always on stderr.
 
-Lines carry the fields that the caller passes as `extra={"fields": {...}}`. Nothing that is secret may be passed; keys that slip
-into a message all the same are blotted out.
+Lines carry the fields that the caller passes as `extra={"fields": {...}}`. One record may stand for many lines of one moment: it has
+`extra={"lines": [(message, fields), ...]}`. Nothing that is secret may be passed; keys that slip into a line all the same are blotted out.
 """
 
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,9 @@ import msgspec
 
 from mindgw.config import Log
 
+#: What each line of a record says, and its fields.
+Lines = Sequence[tuple[str, dict[str, Any]]]
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 #: Keys, join tokens and sessions, by their form.
 _SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
 
@@ -25,6 +29,8 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 def redact(text: str) -> str:
     """The text without secrets."""
+    if "mgw" not in text:
+        return text
     return _SECRETS.sub(lambda found: f"{found[1]}_***", text)
 
 
@@ -32,18 +38,20 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for a record."""
-        out: dict[str, Any] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        out.update(getattr(record, "fields", {}))
+        """The lines for a record."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        head = {"at": at, "level": record.levelname.lower(), "logger": record.name}
+        lines: Lines | None = getattr(record, "lines", None)
+        if lines is not None:
+            return "\n".join([_line({**head, "message": message, **fields}) for message, fields in lines])
+        out: dict[str, Any] = {**head, "message": record.getMessage(), **getattr(record, "fields", {})}
         if record.exc_info:
             out["traceback"] = self.formatException(record.exc_info)
-        clean = {name: redact(value) if isinstance(value, str) else value for name, value in out.items()}
-        return msgspec.json.encode(clean, enc_hook=str).decode()
+        return _line(out)
+
+
+def _line(fields: dict[str, Any]) -> str:
+    return redact(_encode(fields).decode())
 
 
 class TextFormatter(logging.Formatter):
@@ -57,8 +65,16 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record).translate(_ESCAPES)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for a record."""
-        return redact(super().format(record))
+        """The lines for a record."""
+        lines: Lines | None = getattr(record, "lines", None)
+        if lines is None:
+            return redact(super().format(record))
+        record.asctime = self.formatTime(record, self.datefmt)
+        out = []
+        for message, _ in lines:
+            record.message = message
+            out.append(redact(self.formatMessage(record)))
+        return "\n".join(out)
 
 
 def setup(settings: Log) -> None:

@@ -124,7 +124,7 @@ class Goodbye(msgspec.Struct, frozen=True):
     retry_after: Seconds | None = None
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
+class Meta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What travels with a request.
 
     Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes.
@@ -146,7 +146,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     length: Count
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer and where the numbers come from."""
 
     prompt: Count = 0
@@ -155,7 +155,7 @@ class Usage(msgspec.Struct, frozen=True):
     source: Source = "engine"
 
 
-class Close(msgspec.Struct, frozen=True):
+class Close(msgspec.Struct, frozen=True, gc=False):
     """How a stream ended; always its last frame.
 
     done; busy: nothing was started, the request may be placed again; cancelled: sent only when the engine's slot is known to be
@@ -176,7 +176,7 @@ class Close(msgspec.Struct, frozen=True):
         _clean_fields(self, "message", "finish")
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The engine's answer begins: its status, the content type (printable ASCII) and the first bytes of the body."""
 
     status: int

@@ -29,13 +29,13 @@ _HALF = re.compile(
 )
 
 
-class StreamOptions(Struct, frozen=True):
+class StreamOptions(Struct, frozen=True, gc=False):
     """OpenAI's `stream_options`, as far as it is read."""
 
     include_usage: bool | None = None
 
 
-class Body(Struct, frozen=True):
+class Body(Struct, frozen=True, gc=False):
     """The fields that the gateway reads; types are checked, everything else in the body passes unread."""
 
     model: str | None = None
@@ -53,7 +53,7 @@ class Body(Struct, frozen=True):
     service_tier: Raw = _ABSENT
 
 
-class Peek(Struct, frozen=True):
+class Peek(Struct, frozen=True, gc=False):
     """What a valid request asks for."""
 
     model: str

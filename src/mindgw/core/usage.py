@@ -6,13 +6,13 @@ from msgspec import Struct
 CEILING = 2**40
 
 
-class Details(Struct, frozen=True):
+class Details(Struct, frozen=True, gc=False):
     """The part of the prompt that the engine's cache held."""
 
     cached_tokens: int | None = None
 
 
-class Reported(Struct, frozen=True):
+class Reported(Struct, frozen=True, gc=False):
     """OpenAI's `usage` object, as far as it is read here; extra fields are ignored."""
 
     prompt_tokens: int | None = None
@@ -20,7 +20,7 @@ class Reported(Struct, frozen=True):
     prompt_tokens_details: Details | None = None
 
 
-class Tokens(Struct, frozen=True):
+class Tokens(Struct, frozen=True, gc=False):
     """Tokens of one request: whole, not negative, and from where they are known."""
 
     prompt: int = 0

@@ -34,7 +34,7 @@ class Head(Protocol):
     def headers(self) -> Headers: ...
 
 
-class Caller(Struct, frozen=True):
+class Caller(Struct, frozen=True, gc=False):
     """Who asks: a snapshot of a key, never written back."""
 
     key_id: str
@@ -52,7 +52,7 @@ class Caller(Struct, frozen=True):
     trusted_proxy: bool = False
 
 
-class Ask(Struct, frozen=True):
+class Ask(Struct, frozen=True, gc=False):
     """A request that may stand in the queue."""
 
     caller: Caller

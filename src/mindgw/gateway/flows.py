@@ -45,7 +45,7 @@ class Payer(Protocol):
     def trusted_proxy(self) -> bool: ...
 
 
-class Flow(Struct, frozen=True):
+class Flow(Struct, frozen=True, gc=False):
     """Where a request belongs in the fair order."""
 
     path: Path

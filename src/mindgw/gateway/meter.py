@@ -6,8 +6,9 @@ a batch that the database refuses stays here and is offered again.
 
 import logging
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from mindgw import errors, metrics
@@ -16,6 +17,7 @@ from mindgw.core import usage
 from mindgw.store.ledger import COLUMNS, Draw, Entry
 
 log = logging.getLogger("mindgw.request")
+_columns = attrgetter(*COLUMNS)
 _books = logging.getLogger("mindgw.ledger")
 
 #: Rows that one batch writes at most.
@@ -272,7 +274,7 @@ class Meter:
         """Logs what is new, then writes all rows that are here now, in batches; returns how many. Raises what the database raises,
         losing none. One at a time."""
         while self._news:
-            report(self._news.popleft())
+            report([self._news.popleft() for _ in range(min(BATCH, len(self._news)))])
         self._refusals.tell(self._now())
         written = 0
         while self._rows:
@@ -284,14 +286,11 @@ class Meter:
         return written
 
 
-def report(row: Entry) -> None:
-    """The one log line of a finished request."""
-    log.info(
-        "%s %s %s %d %s",
-        row.request_id,
-        row.endpoint,
-        row.model,
-        row.status,
-        row.outcome,
-        extra={"fields": {name: getattr(row, name) for name in COLUMNS}},
-    )
+def report(rows: Sequence[Entry]) -> None:
+    """One line of the log for each finished request; all of them in one record, which costs a third of as many."""
+    if log.isEnabledFor(logging.INFO):
+        log.info("%d requests", len(rows), extra={"lines": [(_said(row), dict(zip(COLUMNS, _columns(row), strict=True))) for row in rows]})
+
+
+def _said(row: Entry) -> str:
+    return f"{row.request_id} {row.endpoint} {row.model} {row.status} {row.outcome}"

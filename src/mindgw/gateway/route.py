@@ -16,7 +16,7 @@ from mindgw.gateway.fleet import Fleet, Lease, Seat
 TRIES = 3
 
 
-class Needs(Struct, frozen=True):
+class Needs(Struct, frozen=True, gc=False):
     """What a request needs of a worker."""
 
     model: str

@@ -11,7 +11,7 @@ from mindgw.gateway.route import Placement
 from mindgw_agent import wire
 
 
-class Head(Struct, frozen=True):
+class Head(Struct, frozen=True, gc=False):
     """The head of a request, as a lane saw it."""
 
     request_id: str
@@ -35,7 +35,7 @@ class Refused(Struct, frozen=True):
     error: errors.MindGWError
 
 
-class Received(Struct, frozen=True):
+class Received(Struct, frozen=True, gc=False):
     """The whole body is here."""
 
     body: bytes
@@ -63,34 +63,34 @@ class Funded(Struct, frozen=True):
     """What it reserves is held."""
 
 
-class Answered(Struct, frozen=True):
+class Answered(Struct, frozen=True, gc=False):
     """The engine's status line and content type."""
 
     status: int
     content_type: str
 
 
-class Data(Struct, frozen=True):
+class Data(Struct, frozen=True, gc=False):
     """Bytes of the answer."""
 
     data: bytes
 
 
-class Closed(Struct, frozen=True):
+class Closed(Struct, frozen=True, gc=False):
     """The agent is done with the request and its slot is free."""
 
     close: wire.Close
 
 
-class Lost(Struct, frozen=True):
+class Lost(Struct, frozen=True, gc=False):
     """The link to the worker is gone."""
 
 
-class Drained(Struct, frozen=True):
+class Drained(Struct, frozen=True, gc=False):
     """All that was written has left for the client."""
 
 
-class Gone(Struct, frozen=True):
+class Gone(Struct, frozen=True, gc=False):
     """The client hung up."""
 
 
@@ -100,7 +100,7 @@ class Stopped(Struct, frozen=True):
     error: errors.MindGWError
 
 
-class Tick(Struct, frozen=True):
+class Tick(Struct, frozen=True, gc=False):
     """Time has passed; sent when `due` is over."""
 
 
@@ -130,7 +130,7 @@ class Fund(Struct, frozen=True):
     reservation: Reservation
 
 
-class Answer(Struct, frozen=True):
+class Answer(Struct, frozen=True, gc=False):
     """Send a whole answer; `headers` besides the usual ones."""
 
     status: int
@@ -138,19 +138,19 @@ class Answer(Struct, frozen=True):
     headers: list[tuple[bytes, bytes]] = []
 
 
-class Begin(Struct, frozen=True):
+class Begin(Struct, frozen=True, gc=False):
     """Send the head of a stream of events; `headers` besides the usual ones."""
 
     headers: list[tuple[bytes, bytes]] = []
 
 
-class Write(Struct, frozen=True):
+class Write(Struct, frozen=True, gc=False):
     """Send bytes of the stream; post Drained when all of them have left."""
 
     data: bytes
 
 
-class End(Struct, frozen=True):
+class End(Struct, frozen=True, gc=False):
     """The stream is complete."""
 
 

@@ -18,7 +18,7 @@ MOST = 2**48
 SCOPES = {"key": "key_id", "user": "user_id", "team": "team_id", "org": "org_id", "model": "model"}
 
 
-class Draw(msgspec.Struct, frozen=True):
+class Draw(msgspec.Struct, frozen=True, gc=False):
     """What a settled attempt takes out of a lease."""
 
     scope: str
@@ -31,7 +31,7 @@ class Draw(msgspec.Struct, frozen=True):
         return Budget(self.scope, self.unit, self.window)
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A row to be written: what became of one attempt. Fields are those of the table, in its order, where they are explained, but for the
     last three."""
 
