@@ -1,10 +1,12 @@
 """`mindgw`, with somebody who looks a thousand times in a second of its CPU what it is doing.
 
-`python -m bench.profiled FILE WORDS` runs the command of those words. SIGUSR1 begins anew, SIGUSR2 writes a `Profile` to the file. What C
-code and the kernel do counts for the Python function that called them; calls from the event loop alone count for nobody's.
+`python -m bench.profiled FILE WORDS` runs the command of those words. SIGUSR1 begins anew, SIGUSR2 writes a `Profile` to the file.
+What C code and the kernel do counts for the Python function that called them, or for the event loop; what other threads do counts for
+whoever is at work in the first one.
 """
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -18,7 +20,10 @@ from mindgw.cli.start import main
 #: Seconds of CPU from look to look.
 EVERY = 0.001
 #: Folders that a file's name is shown below.
-_ROOTS = ("site-packages/", "agent/src/", "src/", "lib/python3")
+_ROOT = re.compile(r".*(?:site-packages|agent/src|src|lib/python[0-9.]+)/")
+#: The function in which the loop runs; uvloop itself is C.
+_LOOP = "asyncio/runners.py Runner.run"
+LOOP = "the event loop"
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -34,7 +39,7 @@ class Watch:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        #: Code that was at work, None for the event loop. Bounded: by the functions that there are.
+        #: Code that was at work, None for no code of Python. Bounded: by the functions that there are.
         self._seen: Counter[CodeType | None] = Counter()
         self._begun = os.times()
 
@@ -61,11 +66,9 @@ class Watch:
 def named(code: CodeType | None) -> str:
     """The file and the function, as people know them."""
     if code is None:
-        return "the event loop"
-    name = code.co_filename
-    for root in _ROOTS:
-        name = name.rpartition(root)[2] if root in name else name
-    return f"{name} {code.co_qualname}"
+        return LOOP
+    found = f"{_ROOT.sub('', code.co_filename)} {code.co_qualname}"
+    return LOOP if found == _LOOP else found
 
 
 def run(words: list[str]) -> int:

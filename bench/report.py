@@ -87,8 +87,8 @@ def row(case: Case, number: int, window: Window, roles: Roles, others: int, *, g
 
 
 #: How the rounds of a case become one: what a quiet machine would show. Memory is not a matter of quiet, so its worst counts.
-_LEAST = ("p50_ms", "p99_ms", "gap_p99_ms", "lag_p50_ms", "lag_p99_ms", "busy", "start_s")
-_MOST = ("rate", "busy_others", "rss_mb")
+_LEAST = ("p50_ms", "p99_ms", "gap_p99_ms", "lag_p50_ms", "lag_p99_ms", "start_s")
+_MOST = ("rss_mb",)
 
 
 def best(rows: Sequence[Row]) -> Row:
@@ -98,8 +98,9 @@ def best(rows: Sequence[Row]) -> Row:
         errors.update({what: errors.get(what, 0) + times for what, times in each.errors.items()})
     good = [each for each in rows if each.answers] or rows
     measured = [each for each in good if each.cpu_us]
+    # how busy a core is means nothing without the rate that made it so
     return msgspec.structs.replace(
-        good[0],
+        max(good, key=lambda each: each.rate),
         round=0,
         **{name: _one(min, good, name) for name in _LEAST},
         **{name: _one(max, good, name) for name in _MOST},

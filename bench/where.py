@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -20,8 +20,8 @@ from bench.tables import Table, columns
 CASES = ("c64", "100x20ms")
 #: How long, in windows.
 _WINDOWS = 2
-#: Functions that are shown.
-_MOST = 14
+#: Lines of a table.
+_MOST = 16
 
 
 def prepare(stage: Stage) -> Gateway:
@@ -62,16 +62,36 @@ async def _told(stage: Stage) -> Profile:
 
 
 def table(found: Mapping[str, Profile], shape: Table = columns) -> str:
-    """The functions that most time is spent in, and in what they call of C and of the kernel; "" for none."""
-    shares = {name: _shares(profile) for name, profile in found.items()}
-    functions = sorted(
-        {place for each in shares.values() for place in each}, key=lambda place: -max(each.get(place, 0) for each in shares.values())
-    )
-    lines = [(place, *(f"{each.get(place, 0):.0%}" for each in shares.values())) for place in functions[:_MOST]]
-    kernel = ("of all: in the kernel", *(f"{profile.system / max(profile.user + profile.system, 1e-9):.0%}" for profile in found.values()))
-    return shape(("where", *found), [*lines, kernel]) if found else ""
+    """The rooms and the functions that most time is spent in, and in what they call of C and of the kernel; "" for none."""
+    if not found:
+        return ""
+    kernel = [_percent(profile.system / ((profile.user + profile.system) or 1)) for profile in found.values()]
+    rooms = _lines([_shares(profile, room) for profile in found.values()])
+    functions = _lines([_shares(profile, str) for profile in found.values()])
+    return "\n\n".join((shape(("room", *found), [*rooms, ("of all: in the kernel", *kernel)]), shape(("function", *found), functions)))
 
 
-def _shares(profile: Profile) -> dict[str, float]:
+def room(place: str) -> str:
+    """Where a function stands: our rooms by name, a library as a whole."""
+    file = place.split(" ", maxsplit=1)[0]
+    parts = file.split("/")
+    return "/".join(parts[:2]) if parts[0] == "mindgw" and len(parts) > 2 else parts[0] if len(parts) > 1 else place
+
+
+def _lines(shares: Sequence[Mapping[str, float]]) -> list[tuple[str, ...]]:
+    """The largest first."""
+    most = {place: max(each.get(place, 0.0) for each in shares) for each in shares for place in each}
+    chosen = sorted(most, key=lambda place: -most[place])[:_MOST]
+    return [(place, *(_percent(each.get(place, 0.0)) for each in shares)) for place in chosen]
+
+
+def _shares(profile: Profile, kind: Callable[[str], str]) -> dict[str, float]:
     whole = sum(profile.seen.values())
-    return {place: times / whole for place, times in profile.seen.items()}
+    found: dict[str, float] = {}
+    for place, times in profile.seen.items():
+        found[kind(place)] = found.get(kind(place), 0.0) + times / whole
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}"

@@ -345,9 +345,10 @@ def row(case: str, target: str, server: float, **fields: object) -> Row:
 
 
 def test_the_best_of_rounds_keeps_every_error():
-    fast = row("c1", "gateway", 30.0, rate=100.0, p50_ms=1.0, p99_ms=2.0, rss_mb=5.0, errors={"status 503": 1})
-    slow = row("c1", "gateway", 40.0, round=2, rate=50.0, p50_ms=1.0, p99_ms=1.5, rss_mb=7.0, steal=0.2, errors={"status 503": 2})
-    (best,) = report.fold([fast, slow])
+    slow = row("c1", "gateway", 40.0, rate=50.0, p50_ms=1.0, p99_ms=1.5, rss_mb=7.0, steal=0.2, busy=0.2, errors={"status 503": 2})
+    fast = row("c1", "gateway", 30.0, round=2, rate=100.0, p50_ms=1.0, p99_ms=2.0, rss_mb=5.0, busy=0.9, errors={"status 503": 1})
+    (best,) = report.fold([slow, fast])
+    assert best.busy == 0.9  # of the round that had this rate
     assert (best.rate, best.p99_ms, best.cpu_us["server"], best.steal, best.rss_mb) == (100.0, 1.5, 30.0, 0.2, 7.0)
     assert (best.answers, best.errors) == (20, {"status 503": 3})
     assert tables.errors([best]) == ["c1 gateway: 3 x status 503"]
@@ -441,24 +442,33 @@ def test_the_page_has_a_place_for_a_run(tmp_path):
     assert text.count("- machine: a box") == 1
     assert text.partition(document.BEGIN)[0] == page.partition(document.BEGIN)[0]
     assert text.partition(document.END)[2] == page.partition(document.END)[2]
-    assert "| server/hot.py feed | 75% |" in text
+    assert "| mindgw/server/hot.py feed | 50% |" in text
     assert "| server / hello, 64 callers | 1.10 x | 1.25 | yes | 0.9 | no |" in text
     with pytest.raises(ValueError, match="marks"):
         document.put("nothing", "text")
 
 
 #: A profile.
-SEEN = Profile(user=3.0, system=1.0, seen={"server/hot.py feed": 75, "the event loop": 25})
+SEEN = Profile(user=3.0, system=1.0, seen={"mindgw/server/hot.py feed": 50, "mindgw/server/hot.py answer": 30, "the event loop": 20})
 
 
 def test_the_profile_says_where_the_time_goes():
     assert where.table({"c64": SEEN}).splitlines() == [
-        "where                  c64",
-        "server/hot.py feed     75%",
-        "the event loop         25%",
+        "room                   c64",
+        "mindgw/server          80%",
+        "the event loop         20%",
         "of all: in the kernel  25%",
+        "",
+        "function                     c64",
+        "mindgw/server/hot.py feed    50%",
+        "mindgw/server/hot.py answer  30%",
+        "the event loop               20%",
     ]
     assert where.table({}) == ""
+    assert where.room("asyncio/events.py Handle._run") == "asyncio"
+    assert profiled.named(None) == "the event loop"
+    assert profiled.named(asyncio.Runner.run.__code__) == "the event loop"
+    assert profiled.named(json.loads.__code__) == "json/__init__.py loads"
 
 
 def test_a_program_is_seen_at_work(tmp_path):
