@@ -169,8 +169,8 @@ def test_a_body_over_the_limit_in_small_pieces_costs_what_it_weighs(here, raw):
     piece = b"2\r\nab\r\n"
     raw.send(head(CHAT, f"authorization: Bearer {here.key}", "transfer-encoding: chunked") + piece * 100)
     (connection,) = here.do(lambda: list(here.server.server_state.connections))
-    here.until(lambda: connection.cycle._body and len(connection.cycle._body) == 200)
-    assert type(connection.cycle._body) is bytearray
+    here.until(lambda: connection.cycle.body and len(connection.cycle.body) == 200)
+    assert type(connection.cycle.body) is bytearray
     raw.send(piece * 50_000)
     assert raw.answer().status == 413
 

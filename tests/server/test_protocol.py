@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from mindgw.config import Limits
-from mindgw.server import bodies, guard, protocol
+from mindgw.server import bodies, guard, protocol, run
 from mindgw.server.guard import Guard, group
 from tests.e2e.raw import CHAT, head, request
 from tests.server.hall import LANES, chat, hall
@@ -189,6 +189,16 @@ def test_a_server_that_stops_waits_for_nobody_who_does_not_read(here, monkeypatc
         here.until(lambda: not here.server.server_state.connections)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/echo"])
+def test_a_body_that_is_not_here_when_the_server_stops_is_too_late(here, path):
+    with here.raw() as raw:
+        raw.send(head(path, f"authorization: Bearer {here.key}", "content-length: 100") + b"{")
+        (connection,) = here.until(lambda: [c for c in here.server.server_state.connections if c.cycle is not None])
+        here.do(connection.shutdown)
+        answer = raw.answer()
+        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (503, "server_draining", "close") and raw.ended()
+
+
 # -- clients that leave --------------------------------------------------------------------------------------------------
 
 PHASES = {
@@ -312,6 +322,23 @@ def test_bodies_are_not_read_far_ahead(here):
             raw.send(b"x" * 8 * MIB)
         (connection,) = here.do(lambda: list(here.server.server_state.connections))
         here.until(lambda: connection.flow.read_paused, "it is not read")
+
+
+def test_there_is_room_for_as_many_connections_as_are_allowed(monkeypatch, caplog):
+    limits, asked = [(1024, 4096)], []
+    monkeypatch.setattr(run.resource, "getrlimit", lambda _: limits[0])
+    monkeypatch.setattr(run.resource, "setrlimit", lambda _, wanted: asked.append(wanted))
+    run.make_room(2000)
+    limits[0] = (2000, 4096)
+    run.make_room(2000)
+    limits[0] = (1024, run.resource.RLIM_INFINITY)
+    run.make_room(9000)
+    limits[0] = (run.resource.RLIM_INFINITY,) * 2
+    run.make_room(9000)
+    assert asked == [(2000, 4096), (9000, run.resource.RLIM_INFINITY)] and not caplog.records
+    limits[0] = (1024, 4096)
+    run.make_room(9000)
+    assert asked[-1] == (4096, 4096) and "only 4096 files" in caplog.text
 
 
 def test_too_many_requests_at_once_end_the_connection(here):

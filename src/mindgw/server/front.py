@@ -118,13 +118,6 @@ class Front(Guarded):
         else:
             super()._call_off(wrong)
 
-    def shutdown(self) -> None:
-        """The server stops: nothing new is taken on this connection."""
-        if type(self.cycle) is Hot and self.cycle.lingers:
-            self.transport.close()
-            return
-        super().shutdown()
-
 
 def lane(config: Config, pipeline: Pipeline, guard: Guard) -> Callable[..., Guarded]:
     """What makes the protocol of a connection, for uvicorn's `http`."""

@@ -58,8 +58,25 @@ class Hot:
     """One request. To the connection it is what uvicorn calls a cycle; to its exchange it is the lane."""
 
     __slots__ = (
-        "_body", "_connection", "_counter", "_exchange", "_expects", "_framed", "_headers", "_held", "_is_whole", "_length", "_mark",
-        "_path", "_phase", "_unpaid", "end", "keep_alive", "lingers", "response_complete", "response_started",
+        "_connection",
+        "_counter",
+        "_exchange",
+        "_expects",
+        "_framed",
+        "_headers",
+        "_held",
+        "_is_whole",
+        "_length",
+        "_mark",
+        "_path",
+        "_phase",
+        "_unpaid",
+        "body",
+        "end",
+        "keep_alive",
+        "lingers",
+        "response_complete",
+        "response_started",
     )  # fmt: skip
 
     def __init__(self, connection: Any, counter: Counter, path: str, headers: Headers, mark: Mark, length: int) -> None:
@@ -74,7 +91,7 @@ class Hot:
         self._exchange: Exchange | None = None
         self._phase = _OPENING
         #: The body so far, and whether that is all of it.
-        self._body: bytes | bytearray = b""
+        self.body: bytes | bytearray = b""
         self._is_whole = False
         #: What came back before the body was whole.
         self._held: list[signals.Effect] = []
@@ -108,7 +125,7 @@ class Hot:
             return
         self._exchange = exchange
         self._phase = _READING
-        if self._length > counter.body_limit or len(self._body) > counter.body_limit:
+        if self._length > counter.body_limit or len(self.body) > counter.body_limit:
             self._refuse(too_large(counter.body_limit))
             return
         if self._expects:
@@ -120,13 +137,13 @@ class Hot:
         """A part of its body came."""
         if self.response_started:
             return
-        if not self._body:
-            self._body = data
-        elif isinstance(self._body, bytearray):
-            self._body += data
+        if not self.body:
+            self.body = data
+        elif isinstance(self.body, bytearray):
+            self.body += data
         else:
-            self._body = bytearray(self._body) + data
-        if self._phase == _READING and len(self._body) > self._counter.body_limit:
+            self.body = bytearray(self.body) + data
+        if self._phase == _READING and len(self.body) > self._counter.body_limit:
             self._refuse(too_large(self._counter.body_limit))
 
     def complete(self) -> None:
@@ -139,7 +156,7 @@ class Hot:
 
     def _serve(self) -> None:
         self._phase = _SERVING
-        body, self._body = self._body, b""
+        body, self.body = self.body, b""
         if self._held:
             self._answer(self._held)
         elif self._exchange is not None:
@@ -148,7 +165,7 @@ class Hot:
     def _refuse(self, wrong: errors.MindGWError) -> None:
         assert self._exchange is not None
         self._phase = _OPENING
-        self._body = b""
+        self.body = b""
         if self._held:
             self.perform(self._held)
         else:

@@ -98,8 +98,14 @@ _BY_STATUS: dict[int, type[errors.MindGWError]] = {
 }
 
 
+#: What the framework calls a defect of ours: a client that left while it sent.
+_LEFT = "client disconnected prematurely"
+
+
 def _framework(request: Request[Any, Any, Any], wrong: HTTPException) -> Response[bytes]:
     """A refusal by the framework: a path that is not there, a body that does not fit its model."""
+    if wrong.detail == _LEFT:
+        return refusal(request, errors.RequestTimeout("The client left before its request was complete."))
     if wrong.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return _unknown(request, wrong)
     kind = _BY_STATUS.get(wrong.status_code, errors.BadRequest)

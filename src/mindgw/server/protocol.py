@@ -226,6 +226,15 @@ class Guarded(HttpToolsProtocol):
         else:
             self._rest()
 
+    def shutdown(self) -> None:
+        """The server stops: what is answered is the last here, what is still being sent is too late."""
+        if self._between():
+            self.transport.close()
+        elif self._awaited == _BODY and not self.flow.read_paused:
+            self._refuse(errors.Draining(retry_after=5))
+        else:
+            self._served.keep_alive = False
+
     def _rest(self) -> None:
         """Waits for the next request, when the last one has come and was answered."""
         if self._awaited <= _HEAD and self._between():

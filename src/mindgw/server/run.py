@@ -6,6 +6,7 @@ same protocol. SIGTERM (or Ctrl-C) stops new requests, waits for those that run,
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from mindgw.store.database import Database
 log = logging.getLogger("mindgw.server")
 
 DAY = 86_400.0
+#: Files that are open beside the connections: the database's, the log's, the agents'.
+SPARE = 500
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
 #: Seconds for a TLS handshake.
@@ -40,6 +43,7 @@ def serve(config: Config) -> int:
     """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data directory or an address
     is in use."""
     logs.setup(config.log)
+    make_room(config.limits.connections + SPARE)
     known = secrets.load(config.directory)  # first: in a directory that is none of ours nothing is left behind
     with lock.hold(config.directory), Listeners(config) as listeners, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, known, listeners))
@@ -58,6 +62,17 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
         return 0 if gateway.started else 1
     finally:
         await database.close()
+
+
+def make_room(files: int) -> None:
+    """Lets the process have so many files open, as far as it may; a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= files:
+        return
+    most = files if hard == resource.RLIM_INFINITY else min(files, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if most < files:
+        log.warning("only %d files may be open (ulimit -n), fewer than limits.connections needs", most)
 
 
 def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
