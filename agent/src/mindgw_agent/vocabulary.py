@@ -173,7 +173,8 @@ class Close(msgspec.Struct, frozen=True, gc=False):
     status: Annotated[int, msgspec.Meta(ge=0, le=999)] = 0
 
     def __post_init__(self) -> None:
-        _clean_fields(self, "message", "finish")
+        if not (self.message.isprintable() and self.finish.isprintable()):
+            _clean_fields(self, "message", "finish")
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):

@@ -10,6 +10,7 @@ Both ends import this room. A peer can send any bytes: whatever is wrong with th
 
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -237,10 +238,18 @@ def parse_head(payload: bytes) -> Head:
     """The beginning of an answer, fit to be put into HTTP headers as it is."""
     start = head_size(HEAD, payload)
     status, _ = _ANSWER.unpack_from(payload)
-    content_type = str(payload[_ANSWER.size : start], "latin-1")
-    if not 100 <= status <= 599 or not _is_plain(content_type):
-        raise ProtocolError(f"bad HEAD: status {status}, content type {content_type!r}")
+    name = payload[_ANSWER.size : start]
+    content_type = _plain(name)
+    if content_type is None or not 100 <= status <= 599:
+        raise ProtocolError(f"bad HEAD: status {status}, content type {name.decode('latin-1')!r}")
     return Head(status, content_type, payload[start:])
+
+
+@lru_cache(256)
+def _plain(name: bytes) -> str | None:
+    """A content type that an HTTP header can carry; None for others."""
+    content_type = name.decode("latin-1")
+    return content_type if _is_plain(content_type) else None
 
 
 def head_size(kind: int, payload: bytes) -> int:

@@ -67,7 +67,7 @@ class Speed:
 
     def measure(self, units: float, busy: float, passed: float) -> None:
         """In the last `passed` seconds slots were busy for `busy` seconds in all, and did `units`."""
-        kept = exp(-max(0.0, passed) / MEMORY) if busy > 0 else 1.0
+        kept = exp(-passed / MEMORY) if busy > 0 and passed > 0 else 1.0
         self._units = self._units * kept + max(0.0, units)
         self._seconds = self._seconds * kept + max(0.0, busy)
 

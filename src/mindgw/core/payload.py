@@ -179,9 +179,10 @@ def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
         return Invalid("'model' is longer than 512 characters.", "model")
     if seen.n is not None and not 1 <= seen.n <= most_n:
         return Invalid(f"'n' must be between 1 and {most_n}.", "n")
-    for name, value in (("max_tokens", seen.max_tokens), ("max_completion_tokens", seen.max_completion_tokens)):
-        if value is not None and value < UNCAPPED:
-            return Invalid(f"'{name}' must not be negative.", name)
+    if seen.max_tokens is not None and seen.max_tokens < UNCAPPED:
+        return Invalid("'max_tokens' must not be negative.", "max_tokens")
+    if seen.max_completion_tokens is not None and seen.max_completion_tokens < UNCAPPED:
+        return Invalid("'max_completion_tokens' must not be negative.", "max_completion_tokens")
     if endpoint == EMBEDDINGS and seen.stream:
         return Invalid("Embeddings are not streamed.", "stream")
     return None

@@ -102,8 +102,9 @@ class Delivery:
 
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now; look at `fault` afterwards. Raises EngineFailed when the answer is not one."""
-        assert self._fold is not None
-        return self._fold.feed(data) or b""
+        fold = self._fold
+        assert fold is not None
+        return fold.feed(data) or b""
 
     def write(self, data: bytes) -> list[Effect]:
         """Writes to the stream, which begins with that when it has not."""

@@ -325,11 +325,12 @@ class Exchange:
         return self._delivery.write(data)
 
     def drained(self, event: signals.Drained, now: float) -> list[Effect]:
-        watch = self._watch
-        watch.unstick(now, self._owed)
+        watch, owed = self._watch, self._owed
+        watch.unstick(now, owed)
         if self.state is not State.RELAYING or self.due > watch.next_ping:
             self.due = min(self.due, watch.next_sign(waiting=self.state is State.WAITING, begun=self._delivery.begun))
-        self._pay()
+        if owed:
+            self._pay()
         return []
 
     def _pay(self) -> None:
@@ -434,7 +435,9 @@ class Exchange:
 
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
-        if self._ask is not None:
+        if self.state is State.SENT and not self._tally.stream:
+            self.due = self._watch.limit(waiting=False)[0]  # nobody is told that he is not forgotten
+        elif self._ask is not None:
             self.due = self._watch.due(now, waiting=self.state is State.WAITING, begun=self._delivery.begun)
 
     def overdue(self, event: signals.Tick, now: float) -> list[Effect]:

@@ -88,7 +88,10 @@ class Seat:
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
-        return now >= self.rests_until and self.share < FULL
+        engine, used = self.engine, self.used
+        if used >= engine.slots or now < self.rests_until or not engine.healthy or self.worker.state is not State.READY:
+            return False
+        return not engine.elsewhere or self.share < FULL
 
     def changed(self) -> None:
         """To be called when anything about it did but the moment until which it rests."""
@@ -129,15 +132,20 @@ class Lease:
         self._fleet = fleet
         self.seat = seat
         self._held = True
+        fleet.turns += 1
+        seat.turn = fleet.turns
         seat.used += 1
-        seat.changed()
+        if seat.ranks:
+            seat.changed()
 
     def release(self) -> None:
         """Gives the slot back; calling it again does nothing."""
         if self._held:
             self._held = False
-            self.seat.used -= 1
-            self.seat.changed()
+            seat = self.seat
+            seat.used -= 1
+            if seat.ranks:
+                seat.changed()
             self._fleet.changed()
 
 
@@ -145,8 +153,8 @@ class Fleet:
     """All workers that have a link now."""
 
     def __init__(self, on_change: Callable[[], None]) -> None:
-        #: Called after a slot became free or a worker changed; must not raise.
-        self._on_change = on_change
+        #: Called after a slot became free or a worker changed, as somebody may be placed now; must not raise.
+        self.changed = on_change
         #: worker id -> its one session.
         self.workers: dict[str, Worker] = {}
         #: model name or alias -> seats whose engine has it; (name, kind) -> those of them that can answer so.
@@ -162,11 +170,8 @@ class Fleet:
         self.canonical: dict[str, str] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
-        self._turns = 0
-
-    def changed(self) -> None:
-        """Tells the queue that somebody may be placed now."""
-        self._on_change()
+        #: Leases so far.
+        self.turns = 0
 
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
@@ -225,8 +230,6 @@ class Fleet:
 
     def lease(self, seat: Seat) -> Lease:
         """Takes one slot of a seat that is free."""
-        self._turns += 1
-        seat.turn = self._turns
         return Lease(self, seat)
 
     def seats(self, model: str, kind: str) -> Iterator[Seat]:

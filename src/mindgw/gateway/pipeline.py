@@ -25,7 +25,7 @@ from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
-from mindgw.gateway.exchange import Exchange
+from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
@@ -118,12 +118,14 @@ class Pipeline:
         now = self._now()
         lane: Lane | None = exchange.lane  # what happens in the same stack may end the exchange and take its lane away
         try:
-            effects = exchange.handle(event, now)
+            move = TABLE[exchange.state].get(type(event))
+            effects = move(exchange, event, now) if move is not None else []
         except Exception:  # a bug in one request must not take the loop's other requests with it
             log.exception("request %s failed in state %s", exchange.head.request_id, exchange.state)
             wrong = errors.InternalError()
             effects = exchange.handle(signals.Stopped(wrong), now) or [signals.Fail(wrong, exchange.begun)]
-        self._carry_out(exchange, lane, effects)
+        if effects or exchange.state is _DONE:
+            self._carry_out(exchange, lane, effects)
 
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
         if effects:

@@ -74,6 +74,8 @@ class Rank(Generic[P]):
         """The seat to take; one whose owner is to be avoided only when there is no other. None when none is free."""
         if self._heap is not None:
             return self._from_heap(self._heap, avoid, now)
+        if len(self._seats) == 1:
+            return self._seats[0] if self._seats[0].free(now) else None
         best: P | None = None
         rank: tuple[bool, float, int] | None = None
         for seat in self._seats:

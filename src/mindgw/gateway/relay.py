@@ -23,6 +23,13 @@ class _Whole(msgspec.Struct):
     usage: msgspec.Raw = _ABSENT
 
 
+class _Usual(msgspec.Struct):
+    """One that says what was used as it should."""
+
+    usage: usage.Reported
+
+
+_decode_quickly = msgspec.json.Decoder(_Usual).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 _decode_usage = msgspec.json.Decoder(usage.Reported).decode
 _encode = msgspec.json.encode
@@ -60,7 +67,7 @@ class StreamRelay:
 
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
-        if self._splitter.empty and self.fault is None and sse.plain(data):
+        if self.fault is None and self._splitter.empty and sse.plain(data):
             self.events += data.count(b"\n\n")
             return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
@@ -173,6 +180,13 @@ class Whole:
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
         body = self.raw()
+        if b'"reasoning' not in body:
+            try:
+                self.tokens = usage.tokens(_decode_quickly(body).usage)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                pass  # it has no usage that can be read, or it is no answer at all
+            else:
+                return body
         try:
             document = _decode_whole(body)
             whole = _decode(body) if b'"reasoning' in body else None

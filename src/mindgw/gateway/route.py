@@ -26,20 +26,15 @@ class Needs(Struct, frozen=True, gc=False):
     avoid: frozenset[str] = frozenset()
 
 
-class Placement:
+class Placement(Lease):
     """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
 
-    __slots__ = ("lease", "model", "seat")
+    __slots__ = ("model",)
 
-    def __init__(self, lease: Lease, model: str) -> None:
-        self.lease = lease
-        self.seat: Seat = lease.seat
+    def __init__(self, fleet: Fleet, seat: Seat, model: str) -> None:
+        super().__init__(fleet, seat)
         #: The name by which this worker's engine knows the model.
         self.model = model
-
-    def release(self) -> None:
-        """Gives the slot back."""
-        self.lease.release()
 
 
 class Outcome(Enum):
@@ -55,7 +50,7 @@ def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     if best is None:
         return None
     model = best.model(needs.model)
-    return Placement(fleet.lease(best), model.id if model else needs.model)
+    return Placement(fleet, best, model.id if model else needs.model)
 
 
 def attempts(needs: Needs) -> Generator[Needs, tuple[Outcome, str], None]:

@@ -1,11 +1,13 @@
 """One request's business with the queue, from the moment it may stand in line until what it used is booked."""
 
+from collections.abc import Generator
+
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.queue import LATER, Queue
-from mindgw.gateway.route import Outcome, Placement, attempts
+from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.ticket import Grant, Refuse, Ticket
 
 #: Header that the SDKs send with a request that they send again.
@@ -29,11 +31,10 @@ class Stay:
         self._head = head
         self._ask = ask
         self._longest = longest
-        #: Decides whether another worker is tried.
-        self._policy = attempts(ask.needs)
-        self.ticket = Ticket(head.request_id, next(self._policy), ask.flow, grant, refuse)
-        self.ticket.size = size
-        self.ticket.prompt, self.ticket.cap = ask.prompt, ask.peek.max_tokens
+        #: Decides whether another worker is tried; None before one came to nothing.
+        self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
+        self.ticket = ticket = Ticket(head.request_id, ask.needs, ask.flow, grant, refuse)
+        ticket.size, ticket.prompt, ticket.cap = size, ask.prompt, ask.peek.max_tokens
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
@@ -53,6 +54,9 @@ class Stay:
 
     def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
         """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
+        if self._policy is None:
+            self._policy = attempts(self.ticket.needs)
+            next(self._policy)
         try:
             self.ticket.needs = self._policy.send((outcome, worker))
         except StopIteration:

@@ -92,8 +92,7 @@ class Link:
 
     def consumed(self, stream: int, size: int) -> None:
         """Bytes of an answer have moved on."""
-        grant = self._in.consumed(stream, size)
-        if grant:
+        if grant := self._in.consumed(stream, size):
             self._say(wire.credit(stream, grant))
 
     def forget(self, stream: int) -> None:

@@ -163,22 +163,22 @@ class Fair:
         ticket.leaf, ticket.band, ticket.owed = leaf, band, ticket.cost - min(units, ticket.cost)
         ticket.serves = band.line.shares = serves or (line,)
         band.mark = band.line.work
-        lead, idle, above = self._lead, self._root.waiting == 0, band.root
+        owed, lead, idle, above = ticket.owed, self._lead, self._root.waiting == 0, band.root
         for flow in leaf.chain:
-            branch = flow.branches.get(band) or flow.branch(band)
-            if idle and above.latest is branch and branch.shift is not None:
+            branch, counter = flow.branches.get(band) or flow.branch(band), flow.counter
+            if idle and above.latest is branch:
                 # as `_fit`, where it is the one that those who come are compared with
-                key = flow.counter + branch.shift
-                floor = min(key, branch.limit)
-                branch.limit = floor + lead
-                if key > branch.limit:
-                    branch.shift = branch.limit - flow.counter
+                key, limit = counter + (branch.shift or 0.0), branch.limit
+                branch.limit = top = (min(limit, key)) + lead
+                if key > top:
+                    branch.shift = top - counter
                 flow.home = branch
-            elif branch.waiting == 0:
-                self._fit(branch, above, lifted=True)
-            above.latest = branch
-            flow.owed += ticket.owed
-            flow.counter += units / flow.weight
+            else:
+                if branch.waiting == 0:
+                    self._fit(branch, above, lifted=True)
+                above.latest = branch
+            flow.owed += owed
+            flow.counter = counter + units / flow.weight
             above = branch
         self._work(ticket, units)
 
@@ -214,7 +214,7 @@ class Fair:
     def _work(self, ticket: Ticket, units: float) -> None:
         """Whatever the slot could have served, it did this instead."""
         lines, serves = self._lines, ticket.serves
-        if len(lines) < len(serves):
+        if len(serves) > len(lines):
             serves = [name for name in lines if name in serves]
         for name in serves:
             if (line := lines.get(name)) is not None:
