@@ -1,5 +1,6 @@
 """Requests from their first byte to their row, with real agents' sessions at the other end of the links."""
 
+import asyncio
 import gc
 import json
 import re
@@ -1017,4 +1018,78 @@ def test_nothing_of_a_request_is_left_for_the_garbage_collector(model):
         del client
         assert left() is None
     finally:
+        gc.enable()
+
+
+def ends_well(world, box):
+    world.ask()
+    box.head(200, JSON, ANSWER)
+    box.close()
+
+
+def streams(world, box):
+    world.ask(stream=True)
+    box.head()
+    for _ in range(3):
+        box.data(EVENT)
+    box.close()
+
+
+def waits_for_its_turn(world, box):
+    world.ask()
+    world.ask()
+    for _ in range(2):
+        box.head(200, JSON, ANSWER)
+        box.close()
+
+
+def is_turned_down(world, box):
+    world.ask()
+    box.close("busy")
+    world.passes(5.0)
+    box.head(200, JSON, ANSWER)
+    box.close()
+
+
+def is_left_alone(world, box):
+    world.ask(stream=True).post(signals.Gone())
+    box.close("cancelled")
+
+
+def leaves_the_queue(world, box):
+    world.ask()
+    world.ask().post(signals.Gone())
+    box.head(200, JSON, ANSWER)
+    box.close()
+
+
+def fails(world, box):
+    world.ask()
+    box.close("failed", "engine_error")
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("what", [ends_well, streams, waits_for_its_turn, is_turned_down, is_left_alone, leaves_the_queue, fails])
+async def test_the_collector_finds_nothing_after_a_request_whatever_becomes_of_it(what, limited):
+    world = World()
+    box = Box(world)
+    if limited:
+        world.limit("org:o", 10**9)
+        world.ask()
+        while not box.requests:  # the first one waits for a loan that pays for those behind it
+            await asyncio.sleep(0)
+            world.pump()
+        box.close("failed", "engine_error")
+    what(world, box)  # what is made once for all requests is made here
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        what(world, box)
+        gc.collect()
+        ours = [found for found in gc.garbage if type(found).__module__.startswith("mindgw.")]
+        assert not ours
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
