@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from mindgw.gateway import signals
 from mindgw.gateway.registry import Registry
 from mindgw.server import agents, socket
 from mindgw.server.agents import AgentsDoor, Carriage
+from mindgw.server.guard import Guard
 from mindgw.server.protocol import Guarded
 from mindgw.server.socket import WebSocket
 from mindgw.store import fleet as stored
@@ -143,8 +145,8 @@ async def hall(tmp_path):
 
     door = AgentsDoor(world.pipeline, Registry(database, SERVER), "127.0.0.1:1", linked)
     config = uvicorn.Config(
-        door, host="127.0.0.1", port=0, http=Guarded, ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None, lifespan="off",
-        ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
+        door, host="127.0.0.1", port=0, http=partial(Guarded, Guard()), ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None,
+        lifespan="off", ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
