@@ -101,7 +101,11 @@ class Front(Guarded):
         if not hot.keep_alive:
             self._deaf = True
             self.transport.close()
-        self.on_response_complete()
+        if self.pipeline or self.flow.read_paused:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self._rest()
 
     def linger(self) -> None:
         """Its answer is written; what the client still sends is taken in and dropped."""

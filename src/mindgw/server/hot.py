@@ -202,11 +202,13 @@ class Hot:
             self._turn_away(effects[0].error)
 
     def _answer(self, effects: list[signals.Effect]) -> None:
-        parts = [_WORDS[type(effect)](self, effect) for effect in effects]
-        connection = self._connection
+        connection, last = self._connection, effects[-1]
+        said = _WORDS[type(last)](self, last)
+        if len(effects) > 1:
+            said = b"".join([*[_WORDS[type(effect)](self, effect) for effect in effects[:-1]], said])
         self.response_started = True
-        connection.transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
-        if type(effects[-1]) in _LAST:
+        connection.transport.write(said)
+        if type(last) in _LAST:
             self._finish()
         elif connection.flow.write_paused:
             self._unpaid = True
