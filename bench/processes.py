@@ -66,6 +66,10 @@ class Processes:
     def pids(self) -> dict[str, list[int]]:
         return {process.name: [process.child.pid] for process in self._running}
 
+    def words(self) -> str:
+        """The last words of all, for whoever looks for what went wrong."""
+        return "\n".join(f"-- {process.name}\n{said}" for process in self._running if (said := process.last_words()))
+
     def start(self, part: str, name: str, *words: str, talks: bool = False) -> Process:
         """`python -m WORDS` in the background on the core of that part, in a session of its own: a Ctrl-C reaches the benchmark alone.
         With `talks` it reads lines from us: `ask`."""

@@ -27,6 +27,8 @@ async def run(stage: Stage, chosen: Sequence[Case], size: Size, plan: Plan) -> l
         for case in wanted:
             rows.append(await _measured(stage, case, size, meter, plan, number))
             print(f"round {number}  {case.name} {case.target}: {rows[-1].answers} answers", *rows[-1].errors.items(), file=sys.stderr)
+            if rows[-1].errors:
+                print(stage.processes.words(), file=sys.stderr)
     return rows
 
 
