@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from mindgw.core import payload
 from mindgw.core.payload import CHAT, COMPLETIONS, EMBEDDINGS, Invalid, Peek, StreamOptions
+from mindgw_agent import payload as media
 
 FIELDS = [*payload.Body.__struct_fields__, "include_usage"]
 leaves = st.none() | st.booleans() | st.integers(-2, 2**70) | st.floats() | st.text(max_size=4)
@@ -210,3 +211,48 @@ def test_as_many_messages_and_tools_as_allowed_are_taken():
 
 def test_minus_one_means_no_cap():
     assert peek(max_tokens=-1) == peek()
+
+
+WORDS = st.sampled_from(["", "x", "image_url", "http://x", "\u00e9", "\ud800", "data:"])
+MESSAGES = st.lists(
+    st.dictionaries(st.sampled_from(["role", "content", "name", "image_url", "x"]), WORDS | values, max_size=4)
+    | st.fixed_dictionaries({"role": WORDS, "content": WORDS}),
+    max_size=3,
+)
+CHATS = st.fixed_dictionaries(
+    {"model": st.sampled_from(["m", "", None]), "messages": MESSAGES},
+    optional={
+        "stream": st.booleans() | WORDS, "stream_options": st.fixed_dictionaries({}, optional={"include_usage": leaves, "url": values}),
+        "n": st.integers(-1, 9), "max_tokens": st.integers(-3, 9), "max_completion_tokens": st.none() | st.integers(-3, 9),
+        "temperature": leaves, "seed": leaves, "stop": leaves | st.lists(WORDS, max_size=2), "user": leaves | WORDS,
+        "safety_identifier": WORDS, "service_tier": WORDS | leaves, "image": values, "tools": values, "Messages": values,
+    },
+)  # fmt: skip
+
+
+@given(CHATS, st.booleans(), st.data())
+def test_a_plain_chat_is_read_as_any_other_and_has_nothing_in_it_that_must_be_looked_for(document, damaged, data):
+    body = json.dumps(document, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass")
+    if damaged:
+        place = data.draw(st.integers(0, len(body)))
+        body = (
+            body[:place] + data.draw(st.sampled_from([b"", b"\xff", b'"', b",", b'"messages":[{"image_url":"http://x"}],'])) + body[place:]
+        )
+    seen = payload.peek(body, CHAT, most_n=8)
+    decode, payload._decode_plain = payload._decode_plain, msgspec.json.Decoder(int).decode
+    try:
+        wanted = payload.peek(body, CHAT, most_n=8)
+    finally:
+        payload._decode_plain = decode
+    assert seen == (msgspec.structs.replace(wanted, plain=seen.plain) if isinstance(seen, Peek) and isinstance(wanted, Peek) else wanted)
+    if isinstance(seen, Peek) and seen.plain:
+        assert media.media_violation(body) is None
+        body.decode()
+    assert not isinstance(wanted, Peek) or not wanted.plain
+
+
+def test_what_most_ask_for_is_plain():
+    hello = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is an image_url?"}]
+    assert peek(messages=hello, stream=True, stream_options={"include_usage": True}, temperature=0.7, stop=["x"], max_tokens=5).plain
+    for extra in ({"tools": []}, {"image": "x"}, {"stream_options": {"url": "x"}}, {"messages": [{"role": "user", "content": []}]}):
+        assert not peek(**({"messages": hello} | extra)).plain

@@ -4,7 +4,7 @@ What is wrong comes back as `Invalid`, in the words that the caller gets to read
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any
 
 import msgspec
@@ -53,6 +53,42 @@ class Body(Struct, frozen=True, gc=False):
     service_tier: Raw = _ABSENT
 
 
+class _Words(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A message that is nothing but text."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class _Options(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """`stream_options` with nothing in it but what is read."""
+
+    include_usage: bool | None = None
+
+
+class _Plain(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A chat of such messages, as most are. A body that fits has nothing in it that would have to be looked at more closely: there is no
+    place for media, nor for depth."""
+
+    messages: list[_Words]
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _Options | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    user: str = ""
+    safety_identifier: str = ""
+    service_tier: str = ""
+
+
 class Peek(Struct, frozen=True, gc=False):
     """What a valid request asks for."""
 
@@ -64,6 +100,8 @@ class Peek(Struct, frozen=True, gc=False):
     #: The end user and the service tier that the body names, "" for none.
     end_user: str = ""
     tier: str = ""
+    #: Whether there is nothing but text in it.
+    plain: bool = False
 
 
 class Invalid(Struct, frozen=True):
@@ -74,11 +112,19 @@ class Invalid(Struct, frozen=True):
 
 
 _DECODER = msgspec.json.Decoder(Body)
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 _LIST = msgspec.json.Decoder(list[Raw])
 
 
 def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
     """Reads `body`; `endpoint` is chat, completions or embeddings, `most_n` the most answers that one request may ask for."""
+    if endpoint == CHAT:
+        try:
+            plain = _decode_plain(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass  # it is unusual, or wrong
+        else:
+            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, plain=True)
     try:
         if not body.isascii():
             body.decode()  # what is skipped below is not checked for it
@@ -92,15 +138,17 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 
 
-def _asked(seen: Body) -> Peek:
+def _asked(seen: Body | _Plain, *, plain: bool = False) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier))
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), plain)
 
 
-def _text(value: Raw) -> str:
+def _text(value: Raw | str) -> str:
     """A field that is nobody's business unless it is a text."""
+    if isinstance(value, str):
+        return value
     if value is _ABSENT:
         return ""
     return msgspec.json.decode(value, type=str) if bytes(value)[:1] == b'"' else ""
@@ -172,7 +220,7 @@ def _count(bound: str, number: str, kind: str) -> str:
     return f"{_BOUNDS[bound]} {number} {one if number == '1' else more}"
 
 
-def _bounds(seen: Body, endpoint: str, most_n: int) -> Invalid | None:
+def _bounds(seen: Body | _Plain, endpoint: str, most_n: int) -> Invalid | None:
     if not seen.model:
         return Invalid("you must provide a model parameter", "model")
     if len(seen.model) > 512:
@@ -206,13 +254,19 @@ def _shape(seen: Body, body: bytes, endpoint: str) -> Invalid | None:
 
 def _messages(value: bytes) -> Invalid | None:
     messages = _LIST.decode(value)
+    if wrong := _counted(messages):
+        return wrong
+    for message in messages:
+        if bytes(message)[:1] != b"{":
+            return Invalid("Each of 'messages' must be an object.", "messages")
+    return None
+
+
+def _counted(messages: Sized) -> Invalid | None:
     if not messages:
         return Invalid("'messages' must not be empty.", "messages")
     if len(messages) > MESSAGES:
         return Invalid(f"'messages' has more than {MESSAGES} entries.", "messages")
-    for message in messages:
-        if bytes(message)[:1] != b"{":
-            return Invalid("Each of 'messages' must be an object.", "messages")
     return None
 
 
