@@ -48,12 +48,13 @@ class Lengths:
 
     def learn(self, tokens: float, *names: Hashable) -> None:
         """An answer of that length ended, for all these names."""
+        means = self._means
         for name in names:
-            mean = self._means.get(name)
-            self._means[name] = tokens if mean is None else mean + _NEWEST * (tokens - mean)
-            self._means.move_to_end(name)
-        while len(self._means) > _NAMES:
-            self._means.popitem(last=False)
+            mean = means.get(name)
+            means[name] = tokens if mean is None else mean + _NEWEST * (tokens - mean)
+            means.move_to_end(name)
+        while len(means) > _NAMES:
+            means.popitem(last=False)
 
 
 class Speed:
@@ -70,6 +71,11 @@ class Speed:
         kept = exp(-passed / MEMORY) if busy > 0 and passed > 0 else 1.0
         self._units = self._units * kept + max(0.0, units)
         self._seconds = self._seconds * kept + max(0.0, busy)
+
+    def worked(self, busy: float) -> None:
+        """As `measure`, for a slot that became free before the next look."""
+        if busy > 0:
+            self._seconds += busy
 
     @property
     def known(self) -> float | None:

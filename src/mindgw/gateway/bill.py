@@ -18,6 +18,7 @@ from mindgw.store.ledger import Entry
 #: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
 #: thoughts that are not sent. What an engine claims beyond that is a lie or a bug.
 UNSEEN = 2**18
+_NO_BUDGETS: tuple[Budget, ...] = ()
 
 
 class Bill:
@@ -121,14 +122,15 @@ class Bill:
     def tag(self, ask: Ask, placement: Placement) -> bytes:
         """The sealed tag of the attempt that was just counted."""
         caller, tally, reservation, accounts = ask.caller, self._tally, self._reservation, self._stages.accounts
+        held, most, budgets = 0, 0, _NO_BUDGETS
+        if reservation is not None:
+            held, most, budgets = reservation.held, reservation.sizes.prompt, reservation.budgets
         prices = accounts.quotas.prices
         value = prices.of(placement.model)
         tag = Tag(
             self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
-            ask.peek.stream, self.day, prices.version, (value.input, value.output),
-            reservation.held if reservation is not None else 0, accounts.seal.epoch, round(tally.started.timestamp() * 1000),
-            round(tally.queued * 1000), reservation.budgets if reservation is not None else (),
-            reservation.sizes.prompt if reservation is not None else 0, tally.size,
+            ask.peek.stream, self.day, prices.version, (value.input, value.output), held, accounts.seal.epoch,
+            round(tally.started.timestamp() * 1000), round(tally.queued * 1000), budgets, most, tally.size,
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
 

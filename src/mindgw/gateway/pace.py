@@ -115,10 +115,11 @@ class Pace:
         """Its slot is free, and it is over in the fair order, too; this is what it really used. When nothing is known of that it pays for
         its time in the slot, but no more than was charged: a prompt that was read in vain kept others waiting, too."""
         assert ticket.entry is not None
-        took = now - ticket.placed if ticket.placed is not None else 0.0
-        pool = self._leave(ticket)
-        pool.speed.measure(0.0, max(0.0, now - ticket.seen), 0.0)
-        used = W_IN * prompt + W_OUT * completion or min(ticket.booked, took * (pool.speed.known or 0.0))
+        began, pool = ticket.placed, self._leave(ticket)
+        pool.speed.worked(now - ticket.seen)
+        used = W_IN * prompt + W_OUT * completion
+        if not used and began is not None:
+            used = min(ticket.booked, (now - began) * (pool.speed.known or 0.0))
         units = used - ticket.booked
         ticket.booked = used
         self._order.settle(ticket.entry, units)
