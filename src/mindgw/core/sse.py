@@ -25,8 +25,9 @@ def plain(data: bytes) -> bool:
     lines = data.count(b"\n")
     if lines != 2 and lines != 2 * data.count(b"}\n\ndata: {") + 2:
         return False
+    find = data.find  # `in` tries numbers first, which costs four times as much
     for mark in MARKS:  # noqa: SIM110 (a generator costs more than the search)
-        if mark in data:
+        if find(mark) >= 0:
             return False
     return True
 

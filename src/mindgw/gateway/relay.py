@@ -180,7 +180,7 @@ class Whole:
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
         body = self.raw()
-        if b'"reasoning' not in body:
+        if body.find(b'"reasoning') < 0:
             try:
                 self.tokens = usage.tokens(_decode_quickly(body).usage)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
