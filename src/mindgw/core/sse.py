@@ -15,21 +15,21 @@ DONE = b"[DONE]"
 PING = b": ping\n"
 
 
-def plain(data: bytes) -> bool:
-    """True when `data` is one or more whole events of one `data: {...}` line each, with no mark in them.
+def plain(data: bytes) -> int:
+    """How many events `data` is, when they are whole, of one `data: {...}` line each, with no mark in them; else 0.
 
     JSON carries no raw line feed, so equal counts prove that every non-empty line starts with `data: {`.
     """
     if data[:7] != b"data: {" or data[-3:] != b"}\n\n":
-        return False
+        return 0
     lines = data.count(b"\n")
     if lines != 2 and lines != 2 * data.count(b"}\n\ndata: {") + 2:
-        return False
+        return 0
     find = data.find  # `in` tries numbers first, which costs four times as much
-    for mark in MARKS:  # noqa: SIM110 (a generator costs more than the search)
+    for mark in MARKS:
         if find(mark) >= 0:
-            return False
-    return True
+            return 0
+    return lines // 2
 
 
 def event(data: bytes) -> bytes:

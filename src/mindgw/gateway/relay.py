@@ -67,8 +67,8 @@ class StreamRelay:
 
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
-        if self.fault is None and self._splitter.empty and sse.plain(data):
-            self.events += data.count(b"\n\n")
+        if self.fault is None and self._splitter.empty and (whole := sse.plain(data)):
+            self.events += whole
             return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
             events = self._splitter.feed(data)
