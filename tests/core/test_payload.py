@@ -210,3 +210,9 @@ def test_as_many_messages_and_tools_as_allowed_are_taken():
 
 def test_minus_one_means_no_cap():
     assert peek(max_tokens=-1) == peek()
+
+
+def test_half_a_character_is_called_by_its_name():
+    seen = payload.peek(b'{"model": "m", "messages": [{"role": "user", "content": "cut \\ud83d"}]}', CHAT, most_n=8)
+    assert isinstance(seen, Invalid)
+    assert "one half of a surrogate pair" in seen.message
