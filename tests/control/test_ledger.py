@@ -146,6 +146,7 @@ async def test_a_real_check_that_is_given_up_leaves_the_database_as_it_was(place
     await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
     for _ in range(5):
         check = ledger.check(place.database, KEY)
-        assert isinstance(await anext(check), Wrong)
+        while not isinstance(await anext(check), Wrong):
+            continue  # a slow machine hears how far it is, first
         await check.aclose()
     assert (await words(place))[-1].broken == 20
