@@ -29,5 +29,5 @@ def pytest_configure(config: pytest.Config) -> None:
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         return
     for name in [*os.environ]:
-        if name.startswith(("MINDGW_", "COVERAGE_PROCESS_")) or name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}:
+        if name.startswith("MINDGW_") or name in {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "COLUMNS"}:
             del os.environ[name]

@@ -132,6 +132,8 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_body: bool = False
     #: Largest answer that is kept, or given again.
     max_body: Size = 2**20
+    #: What all answers that are kept may take together; beyond that those of the oldest requests go first, by keys as with `most`.
+    max_total: Size = 2**30
     #: For how long such a request is remembered.
     keep: Duration = 86400
     #: Requests that are remembered; beyond that the oldest go first, those of API keys with more than a tenth of them before all others.

@@ -56,9 +56,10 @@ async def test_every_thing_that_is_wrong_is_told(place):
     await place.use("r1")
     await place.books.unlock()
     await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
-    *wrong, last = await words(place)
+    *told, last = await words(place)
+    wrong = [word for word in told if isinstance(word, Wrong)]  # a slow machine hears how far it is, too
     assert [(word.invariant, word.where) for word in wrong] == [("I5", f"commit {place.books.epoch}.1")]
-    assert all(isinstance(word, Wrong) and word.what for word in wrong)
+    assert all(word.what for word in wrong)
     assert (last.ok, last.broken) == (False, 1)
 
 
@@ -145,6 +146,7 @@ async def test_a_real_check_that_is_given_up_leaves_the_database_as_it_was(place
     await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
     for _ in range(5):
         check = ledger.check(place.database, KEY)
-        assert isinstance(await anext(check), Wrong)
+        while not isinstance(await anext(check), Wrong):
+            continue  # a slow machine hears how far it is, first
         await check.aclose()
     assert (await words(place))[-1].broken == 20

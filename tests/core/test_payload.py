@@ -256,3 +256,9 @@ def test_what_most_ask_for_is_plain():
     assert peek(messages=hello, stream=True, stream_options={"include_usage": True}, temperature=0.7, stop=["x"], max_tokens=5).plain
     for extra in ({"tools": []}, {"image": "x"}, {"stream_options": {"url": "x"}}, {"messages": [{"role": "user", "content": []}]}):
         assert not peek(**({"messages": hello} | extra)).plain
+
+
+def test_half_a_character_is_called_by_its_name():
+    seen = payload.peek(b'{"model": "m", "messages": [{"role": "user", "content": "cut \\ud83d"}]}', CHAT, most_n=8)
+    assert isinstance(seen, Invalid)
+    assert "one half of a surrogate pair" in seen.message

@@ -317,6 +317,10 @@ def test_a_window_that_is_over_goes_back_at_once_but_for_what_is_held():
     assert leases.free(BUDGET) == 100
 
 
+def test_of_what_was_never_lent_nothing_can_be_recalled():
+    assert Leases().recall(BUDGET) == 0
+
+
 def test_where_little_is_left_what_a_request_frees_goes_back_at_once():
     leases = Leases()
     leases.lend(BUDGET, 100, 9_000, 600, 10_000)

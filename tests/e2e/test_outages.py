@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from mindgw.gateway.auth import TTL
 from tests.e2e.fake_engine import FakeEngine, fake_engine
 from tests.e2e.raw import Answer, Raw, request
 from tests.e2e.shared_postgres import postgres_world
@@ -120,14 +119,12 @@ def test_postgres_is_stopped_and_started(own_postgres: Server, tmp_path: Path) -
         with Raw(made.port) as running:
             running.send(request(here.known, chat("patience", stream=True)))
             until(lambda: here.engine.running == 1, "a stream is under way")
-            looked_up = time.monotonic()
             here.served(here.known)
             own_postgres.stop()
             here.engine.gate.set()
             answer = running.answer()
             here.paid.append(answer.headers["x-request-id"])
             assert said(answer)
-        assert time.monotonic() < looked_up + TTL, "this machine is too slow for what is tested"
         assert all(here.served(here.known) for _ in range(5))
         assert here.unwritten >= 5
         through(2.0, lambda: here.refused(here.unknown))

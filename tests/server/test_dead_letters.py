@@ -102,7 +102,7 @@ async def test_a_failure_is_recorded_run_again_and_dropped(tmp_path):
         sent = json.loads(request.body)
         assert (sent["messages"], sent["user"], sent["stream"]) == (ASK["messages"], "end-user", False) and "stream_options" not in sent
         assert done.json()["letter"]["state"] == "retried" and done.json()["letter"]["retries"] == 1
-        await place.pipeline.accounts.meter.flush()
+        await place.until(lambda: not place.pipeline.accounts.meter.unwritten)
         async with place.database.read() as session:
             paid = (await ledger.recent(session))[0]
         assert (paid.key_id, paid.outcome, paid.completion_tokens, paid.stream) == (made["id"], "done", 4, False)

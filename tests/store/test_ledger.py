@@ -295,6 +295,13 @@ async def test_a_receipt_of_a_later_attempt_takes_back_the_earlier(books, after)
     assert await books.budget(K) == (18, 100, 0, 0)
 
 
+async def test_what_is_taken_back_in_the_batch_that_brought_it_leaves_the_lease_once(books, after):
+    done = await after.commit(receipt("r1", 1, draws=[K]), receipt("r1", 2, draws=[K]))
+    assert [(one.attempt, one.kind, one.draws) for one in done.adjusted] == [(1, "adjust", ())]
+    assert await books.budget(K) == (15, 70, 0, 0)
+    assert await books.lease(K, 1) == 70
+
+
 async def test_an_attempt_that_delivered_nothing_is_no_reason_to_take_anything_back(books, after):
     await books.commit(entry("r1", attempt=1, prompt_tokens=0, completion_tokens=0, cost=0))
     done = await after.commit(entry("r1", attempt=2, kind="wasted"), receipt("r1", 3), receipt("r2", kind="wasted"))

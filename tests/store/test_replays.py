@@ -102,6 +102,31 @@ async def test_of_several_greedy_keys_the_one_with_most_goes_first(session):
     assert left["c"] == 2 and left["a"] + left["b"] == 18 and min(left.values()) == 2
 
 
+async def strip(session, most: int) -> list[str]:
+    """Requests whose answers are left."""
+    while await replays.strip(session, most):
+        pass
+    rows = (await session.exec(select(Replay).order_by(Replay.done_at))).all()
+    assert all((row.note == "crowded") == (row.sealed is None) for row in rows)
+    return [row.request_id for row in rows if row.sealed is not None]
+
+
+async def test_of_too_many_bytes_the_oldest_answers_go_and_their_requests_stay(session, monkeypatch):
+    monkeypatch.setattr(replays, "STEP", 2)
+    await replays.append(session, [ended(number, sealed=b"x" * 100) for number in range(9)], NOON)
+    assert len(await strip(session, 900)) == 9
+    assert await strip(session, 350) == ["req-6", "req-7", "req-8"]
+    assert await count(session) == 9
+    assert await replays.find(session, ended(1).identity, NOON) == ended(1, note="crowded")
+    assert await strip(session, 0) == []
+
+
+async def test_one_key_cannot_push_out_the_answers_of_others(session):
+    await replays.append(session, [ended(number, key_id="victim", sealed=b"x" * 10) for number in range(5)], NOON)
+    await replays.append(session, [ended(100 + number, key_id="greedy", sealed=b"x" * 50) for number in range(20)], NOON)
+    assert await strip(session, 550) == [f"req-{number}" for number in (*range(5), *range(110, 120))]
+
+
 async def test_an_answer_is_sealed_on_its_way_in_and_opened_on_its_way_out(database):
     settings, safe = Idempotency(), Safe(b"s" * 32, REPLAYS)
     now = clock.utcnow()
@@ -128,3 +153,12 @@ async def test_what_nobody_may_ask_for_any_more_is_taken_away(database):
     assert await sealed.forget(database, settings, now) == 3
     assert await sealed.forget(database, settings, now) == 0
     assert await sealed.find(database, safe, settings, rows[1].identity) == (rows[1], None)
+
+
+async def test_answers_that_take_too_much_room_are_taken_away(database):
+    settings, safe = Idempotency(keep_body=True, max_total=150), Safe(b"s" * 32, REPLAYS)
+    now = clock.utcnow()
+    rows = [ended(number, done_at=now - timedelta(seconds=number)) for number in range(3)]
+    await sealed.append(database, settings, sealed.seal(safe, [(row, b"x" * 60) for row in rows]))
+    assert await sealed.forget(database, settings, now) == 2
+    assert [bool((await sealed.find(database, safe, settings, row.identity))[1]) for row in rows] == [True, False, False]

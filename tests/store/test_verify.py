@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from mindgw.store import verify
-from tests.store.books import KEY, Books, K, O, entry
+from mindgw.store import receipts, verify
+from tests.store.books import KEY, NOON, Books, K, O, entry
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def found(books):
 async def test_what_is_right_is_counted(books):
     counts = Counter()
     assert await books.broken(counts) == []
-    assert counts == {"budgets": 2, "leases": 1, "requests": 6, "rows": 6, "commits": 3, "epochs": 2}
+    assert +counts == {"budgets": 2, "leases": 1, "requests": 6, "rows": 6, "commits": 3, "epochs": 2}
 
 
 async def test_nothing_is_right_too(database):
@@ -170,6 +170,17 @@ async def test_leases_that_drift(books):
 async def test_more_than_the_limit(books):
     await books.sql("UPDATE budgets SET lim = 50 WHERE scope = 'key:k'")
     assert await found(books) == {("I3", "key:k tokens 2026-11")}
+
+
+async def test_a_receipt_whose_row_is_gone(books):
+    """One with a tag that nobody can read is about no request; and of an attempt that a worker turned down there is no row."""
+    facts = {"outcome": "done", "prompt": 1, "completion": 1, "source": "engine", "prev": b"0", "hash": b"1", "at": NOON}
+    told = [("r1", 1), ("", 0), ("r2", 1), ("r1", 2), ("r5", 0), ("r99", 1)]
+    kept = [receipts.NewReceipt(seq=seq, request_id=id, attempt=attempt, **facts) for seq, (id, attempt) in enumerate(told, 1)]
+    await books.run(receipts.append, "w", kept, b"s", NOON)
+    counts = Counter()
+    assert {(one.invariant, one.where) for one in await books.broken(counts)} == {("I6", "r99.1")}
+    assert counts["receipts"] == 5
 
 
 async def test_a_row_that_belongs_to_nobody(books):

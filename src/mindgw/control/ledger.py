@@ -78,7 +78,7 @@ class Checking(Struct, frozen=True, kw_only=True, tag_field="state", tag="checki
 class Wrong(Struct, frozen=True, kw_only=True, tag_field="state", tag="broken"):
     """Something is wrong."""
 
-    #: I1 to I5, or I7.
+    #: I1 to I7.
     invariant: str
     #: Which row, budget or commit.
     where: str

@@ -40,11 +40,11 @@ async def append(database: Database, settings: Idempotency, ended: Sequence[Ende
 
 
 async def forget(database: Database, settings: Idempotency, now: datetime) -> int:
-    """Takes away what is older than the settings allow, or too much; returns how many rows."""
+    """Takes away what is older than the settings allow, or too much; returns how many rows and answers."""
     gone, step = 0, 1
     while step:
         async with database.write() as session:
-            step = await replays.drop_old(session, oldest(settings, now), settings.most)
+            step = await replays.drop_old(session, oldest(settings, now), settings.most) or await replays.strip(session, settings.max_total)
         gone += step
     return gone
 

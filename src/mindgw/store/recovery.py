@@ -72,7 +72,8 @@ def _attempt(history: History, entry: Entry, adjusted: list[Entry]) -> Entry:
         return msgspec.structs.replace(entry, kind="wasted", draws=())
     for rows in billed.values():
         back = {name: -getattr(rows[0], name) for name in _BACK}
-        taken_back = msgspec.structs.replace(rows[0], kind="adjust", bytes_out=0, over=0, **back)
+        # one that comes in the same batch still has its draws: they leave the lease with its own row
+        taken_back = msgspec.structs.replace(rows[0], kind="adjust", bytes_out=0, over=0, draws=(), **back)
         _note(history, taken_back)
         adjusted.append(taken_back)
     _note(history, entry)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, true
+from sqlalchemy import ColumnElement, and_, delete, func, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -61,6 +61,30 @@ async def drop_old(session: AsyncSession, before: datetime, most: int) -> int:
     if beyond > 0:
         return old + await _drop(session, col(Replay.key_id) == greedy, min(excess, beyond))
     return old + await _drop(session, true(), excess)
+
+
+async def strip(session: AsyncSession, most: int) -> int:
+    """Takes away answers, and leaves their rows, when all together have more than `most` bytes: the oldest, of keys as `drop_old` has it.
+    At most STEP; returns how many. To be called until there are none."""
+    size, key_id = func.length(col(Replay.sealed)), col(Replay.key_id)
+    kept: ColumnElement[bool] = col(Replay.sealed).is_not(None)
+    sizes = dict((await session.exec(select(Replay.key_id, func.sum(size)).where(kept).group_by(key_id))).all())
+    excess = sum(sizes.values()) - most
+    if excess <= 0:
+        return 0
+    greedy = max(sizes, key=sizes.__getitem__)
+    beyond = sizes[greedy] - most // SHARES
+    if beyond > 0:
+        kept, excess = and_(kept, key_id == greedy), min(excess, beyond)
+    oldest = select(Replay.identity, size).where(kept).order_by(col(Replay.done_at), col(Replay.identity)).limit(STEP)
+    doomed = []
+    for identity, length in (await session.exec(oldest)).all():
+        if excess <= 0:
+            break
+        doomed.append(identity)
+        excess -= length
+    await session.exec(update(Replay).where(col(Replay.identity).in_(doomed)).values(sealed=None, note="crowded"))
+    return len(doomed)
 
 
 async def _drop(session: AsyncSession, where: ColumnElement[bool], most: int) -> int:

@@ -27,12 +27,13 @@ PAGE = 1000
 
 _COMMITS = tables.metadata.tables["ledger_commits"]
 _EPOCHS = tables.metadata.tables["epochs"]
+_RECEIPTS = tables.metadata.tables["receipts"]
 
 
 class Broken(msgspec.Struct, frozen=True):
     """An invariant that does not hold."""
 
-    #: I1 to I5, or I7.
+    #: I1 to I7.
     invariant: str
     #: Which row, budget or commit.
     where: str
@@ -58,9 +59,9 @@ async def heads(session: AsyncSession) -> list[Head]:
 
 async def broken(session: AsyncSession, key: bytes, checked: Counter[str] | None = None) -> AsyncIterator[Broken]:
     """All that is wrong; `key` is that of the chains. The session should see one moment. Counts in `checked` what was looked at: budgets,
-    leases, requests, rows, commits, epochs."""
+    leases, requests, receipts, rows, commits, epochs."""
     counts = Counter[str]() if checked is None else checked
-    for each in (_budgets, _leases, _attempts, _owners):
+    for each in (_budgets, _leases, _attempts, _receipts, _owners):
         async for found in each(session, counts):
             yield found
     async for found in _chains(session, key, counts):
@@ -135,6 +136,18 @@ async def _attempts(session: AsyncSession, counts: Counter[str]) -> AsyncIterato
             yield Broken("I4", request_id, f"an attempt ended {most} times")
         if bill and bills == 2:
             yield Broken("I4", request_id, "more than one attempt is billed")
+
+
+async def _receipts(session: AsyncSession, counts: Counter[str]) -> AsyncIterator[Broken]:
+    """I6: whatever an agent says that it delivered, its request is in the ledger; a receipt is kept only once that is written. Which of
+    its attempts is not asked: of one that it turned down there is no row, whatever a false agent says of it."""
+    receipt = _RECEIPTS.c
+    booked = exists().where(LEDGER.c.request_id == receipt.request_id)
+    ours = receipt.request_id != ""
+    counts["receipts"] += (await (await session.connection()).execute(select(func.count()).select_from(_RECEIPTS).where(ours))).scalar_one()
+    query = select(receipt.worker_id, receipt.seq, receipt.request_id, receipt.attempt).where(ours, ~booked)
+    async for worker_id, seq, request_id, attempt in _rows(session, query):
+        yield Broken("I6", f"{request_id}.{attempt}", f"receipt {seq} of worker {worker_id} says that it was delivered, and no row does")
 
 
 async def _owners(session: AsyncSession, counts: Counter[str]) -> AsyncIterator[Broken]:
