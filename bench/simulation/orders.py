@@ -1,7 +1,7 @@
 """Who is next: the fair order, and the two that it is compared with, behind one interface."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable
 from typing import Protocol
 
 from bench.simulation.jobs import RANKS, Job
@@ -15,7 +15,7 @@ class Order(Protocol):
 
     def join(self, ticket: Ticket, line: Line) -> None: ...
     def best(self, blocked: set[Hashable]) -> Ticket | None: ...
-    def take(self, ticket: Ticket, serves: Iterable[Line]) -> None: ...
+    def take(self, ticket: Ticket, serves: Collection[Line]) -> None: ...
     def leave(self, ticket: Ticket) -> None: ...
     def charge(self, ticket: Ticket, units: float) -> None: ...
     def finish(self, ticket: Ticket) -> None: ...
@@ -36,7 +36,7 @@ class FairOrder:
     def best(self, blocked: set[Hashable]) -> Ticket | None:
         return self._fair.best(blocked)
 
-    def take(self, ticket: Ticket, serves: Iterable[Line]) -> None:
+    def take(self, ticket: Ticket, serves: Collection[Line]) -> None:
         self._fair.take(ticket, serves)
 
     def leave(self, ticket: Ticket) -> None:
@@ -83,7 +83,7 @@ class Rotation:
         heads = [next(iter(next(iter(flows.values())).items())) for line, flows in self._lines.items() if line not in blocked]
         return min(heads)[1] if heads else None
 
-    def take(self, ticket: Ticket, serves: Iterable[Line]) -> None:
+    def take(self, ticket: Ticket, serves: Collection[Line]) -> None:
         self.leave(ticket)
 
     def leave(self, ticket: Ticket) -> None:
