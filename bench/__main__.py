@@ -70,7 +70,7 @@ def _tell(options: argparse.Namespace, run: Taken) -> int:
         whole = {**asdict(run), "best": folded, "targets": judged}
         print(msgspec.json.encode(whole).decode())
     else:
-        parts = [f"{name}: {text}" for name, text in run.ground.items()] + [f"steal, at worst: {tables.steal(run.rounds)}"]
+        parts = [f"{name}: {text}" for name, text in run.ground.items()] + [tables.quiet(run.rounds)]
         if run.size.quick:
             parts.append("quick: a few callers for a moment; the figures mean nothing")
         parts += [*run.notes, *filter(None, [tables.limit(folded)]), *tables.errors(folded)]

@@ -45,7 +45,7 @@ class Taken:
 def block(run: Taken, best: Sequence[Row], found: Sequence[Target]) -> str:
     """What stands between the two marks."""
     facts = [f"{name}: {text}" for name, text in run.ground.items()]
-    facts.append(f"rounds: {run.size.rounds}, interleaved, windows of {run.size.seconds:g} s; steal at worst: {tables.steal(run.rounds)}")
+    facts.append(f"rounds: {run.size.rounds}, interleaved, windows of {run.size.seconds:g} s; {tables.quiet(run.rounds)}")
     facts += [*run.notes, *filter(None, [tables.limit(best)])]
     facts += [f"wrong: {line}" for line in tables.errors(best)] or ["wrong answers and lost chunks: none"]
     shape = tables.markdown

@@ -16,6 +16,8 @@ class Reading:
     #: Ticks that the hypervisor gave to others, and all ticks.
     steal: int
     ticks: int
+    #: Ticks that anybody's programs and the kernel for them used.
+    used: int = 0
 
 
 class Meter:
@@ -28,7 +30,9 @@ class Meter:
         """Takes about 0.1 ms. A running thread is known to within one tick of the kernel (1-10 ms)."""
         with open("/proc/stat", encoding="ascii") as stat:
             ticks = [int(field) for field in stat.readline().split()[1:9]]
-        return Reading({name: sum(map(_cpu, pids)) for name, pids in self._pids.items()}, steal=ticks[7], ticks=sum(ticks))
+        user, nice, system, _, _, irq, softirq, steal = ticks
+        used = user + nice + system + irq + softirq
+        return Reading({name: sum(map(_cpu, pids)) for name, pids in self._pids.items()}, steal, sum(ticks), used)
 
     def memory(self, name: str) -> int:
         """Bytes of memory that the process holds; 0 for one that is not known."""

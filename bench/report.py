@@ -1,6 +1,7 @@
 """Figures from windows, and rounds folded into one line a case."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -46,6 +47,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     start_s: float | None = None
     #: Share of the machine's time that its host gave to others.
     steal: float = 0.0
+    #: Share of the machine's time that programs used which have nothing to do with the benchmark.
+    foreign: float = 0.0
     #: Right answers, in and around the window, and what was wrong with the others.
     answers: int = 0
     errors: dict[str, int] = {}
@@ -81,9 +84,17 @@ def row(case: Case, number: int, window: Window, roles: Roles, others: int, *, g
         busy_others=sum(value for part, value in parts.items() if part != "server") / whole / others,
         rss_mb=None if grown is None else grown / 1e6,
         steal=(window.after.steal - window.before.steal) / ticks if ticks else 0.0,
+        foreign=_foreign(window, spent) if ticks else 0.0,
         answers=window.right,
         errors=window.wrong,
     )
+
+
+def _foreign(window: Window, spent: Mapping[str, int]) -> float:
+    """The kernel counts in ticks, so that a short window may seem to have less than nothing."""
+    ticks, used = window.after.ticks - window.before.ticks, window.after.used - window.before.used
+    ours = sum(spent.values()) / 1e9 * os.sysconf("SC_CLK_TCK")
+    return max(0.0, (used - ours) / ticks)
 
 
 #: How the rounds of a case become one: what a quiet machine would show. Memory is not a matter of quiet, so its worst counts.
@@ -106,6 +117,7 @@ def best(rows: Sequence[Row]) -> Row:
         **{name: _one(max, good, name) for name in _MOST},
         cpu_us={part: min(each.cpu_us[part] for each in measured) for part in measured[0].cpu_us} if measured else {},
         steal=max(each.steal for each in rows),
+        foreign=max(each.foreign for each in rows),
         answers=sum(each.answers for each in rows),
         errors=errors,
     )

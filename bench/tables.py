@@ -10,7 +10,7 @@ Table = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
 
 HEAD = (
     "case", "target", "rate/s", "p50 ms", "p99 ms", "gap p99", "lag p50", "lag p99", "server us", "agent us", "x hello", "x aiohttp",
-    "core", "others", "steal", "errors",
+    "core", "others", "steal", "foreign", "errors",
 )  # fmt: skip
 
 
@@ -53,6 +53,7 @@ def _cells(row: Row, at: Figures) -> list[str]:
         _percent(row.busy),
         _percent(row.busy_others),
         _percent(row.steal),
+        _percent(row.foreign),
         str(sum(row.errors.values())),
     ]
 
@@ -93,10 +94,11 @@ def limit(rows: Sequence[Row]) -> str:
     return f"hello with 64 callers: {hello.busy:.0%} of its core, {hello.busy_others:.0%} of the callers': {verdict}"
 
 
-def steal(rows: Sequence[Row]) -> str:
-    """The worst of each round; `rows`: of all rounds."""
-    rounds = sorted({each.round for each in rows})
-    return ", ".join(f"round {number}: {max(each.steal for each in rows if each.round == number):.1%}" for number in rounds)
+def quiet(rows: Sequence[Row]) -> str:
+    """What kept the machine from us, the worst of each round; `rows`: of all rounds."""
+    rounds = [[each for each in rows if each.round == number] for number in sorted({each.round for each in rows})]
+    steal, foreign = (", ".join(f"{max(getattr(each, name) for each in found):.0%}" for found in rounds) for name in ("steal", "foreign"))
+    return f"at worst in each round: steal {steal}; other programs {foreign} of the machine"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -321,13 +321,20 @@ def test_percentiles_are_values_that_were_seen():
 
 
 def test_a_window_becomes_a_row():
-    before = Reading({"server": 0, "agent": 0, "engine": 0, "callers": 0, "hello": 0}, steal=10, ticks=1000)
-    after = Reading({"server": 500_000_000, "agent": 100_000_000, "engine": 50_000_000, "callers": 250_000_000, "hello": 7}, 30, 1200)
+    before = Reading({"server": 0, "agent": 0, "engine": 0, "callers": 0, "hello": 0}, steal=10, ticks=1000, used=300)
+    after = Reading(
+        {"server": 500_000_000, "agent": 100_000_000, "engine": 50_000_000, "callers": 250_000_000, "hello": 100_000_000},
+        30,
+        1200,
+        300 + 130,
+    )
     window = load.Window(2.0, 1000, 0, [1_000_000] * 99 + [5_000_000], [], [], [], before, after, 1200, {})
     row = report.row(Case("c64", "gateway", 64), 1, window, report.Roles("server", "agent", "engine"), others=1)
     assert (row.rate, row.p50_ms, row.p99_ms, row.per) == (500.0, 1.0, 5.0, "request")
     assert row.cpu_us == {"server": 500.0, "agent": 100.0, "engine": 50.0, "callers": 250.0}
     assert (row.busy, row.busy_others, row.steal) == (0.25, 0.2, 0.1)
+    ours = 1.0 * os.sysconf("SC_CLK_TCK")  # a second of ours, and that of those who have no part in this case
+    assert row.foreign == pytest.approx(max(0.0, (130 - ours) / 200))
     assert (row.answers, row.errors, row.gap_p99_ms, row.rss_mb) == (1200, {}, None, None)
 
 
@@ -424,6 +431,8 @@ def test_the_table_compares_with_the_yardsticks_of_the_same_case():
     assert "hello with 64 callers: 98% of its core, 40% of the callers': the server is the limit" in tables.limit(KNOWN)
     assert "the callers are the limit" in tables.limit([row("c64", "hello", 20.0, busy=0.4, busy_others=0.99)])
     assert tables.limit([]) == ""
+    rounds = [row("c1", "hello", 1.0, steal=0.02), row("c1", "gateway", 1.0, foreign=0.4), row("c1", "hello", 1.0, round=2, steal=0.1)]
+    assert tables.quiet(rounds) == "at worst in each round: steal 2%, 10%; other programs 40%, 0% of the machine"
 
 
 def test_columns_stand_below_each_other():
