@@ -166,6 +166,19 @@ def test_a_model_whose_engine_is_down_is_not_listed_beside_one_that_is_up():
     assert ([*yard.fleet.models()], knows(yard.fleet, "n")) == (["m"], True)
 
 
+def test_an_engine_that_gives_no_answer_for_a_while_still_has_its_models():
+    """Its agent does not know which: whoever asks for them waits, and is not told that there are none."""
+    yard = Yard()
+    worker = yard.worker("w", engine("m"))
+    down = engine(healthy=False)
+    yard.fleet.report(worker, wire.Report(1, [down]))
+    assert free(worker) == [] and not yard.fleet.present("m") and yard.fleet.models() == {}
+    yard.fleet.check("m", "chat")
+    yard.fleet.report(worker, wire.Report(2, [engine("other")]))
+    with pytest.raises(errors.ModelNotFound):
+        yard.fleet.check("m", "chat")
+
+
 def test_models_of_a_worker_that_left_are_remembered_by_all_their_names():
     yard = Yard()
     worker = yard.worker("w", engine(models=[wire.Model("m", kinds=["chat"], aliases=["n"])]))

@@ -203,7 +203,9 @@ class Fleet:
         old, worker.seats = worker.seats, {}
         for engine in report.engines:
             seat = old.get(engine.id) or Seat(worker, engine)
-            seat.engine = engine
+            # an engine that gives no answer names no models; who asks for them waits for it, as for a worker that is away
+            lost = not engine.healthy and not engine.models
+            seat.engine = replace(engine, models=seat.engine.models) if lost else engine
             worker.seats[engine.id] = seat
         for id, seat in old.items():
             if id not in worker.seats and seat.used:  # it may come back while its slots are still leased
