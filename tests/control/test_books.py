@@ -269,6 +269,23 @@ async def test_a_run_that_was_taken_for_dead_begins_another(site, run, how):
     assert await site.broken() == []
 
 
+async def test_a_loan_whose_answer_comes_after_the_run_was_taken_for_dead_is_asked_for_again(site, run, monkeypatch):
+    there, first, write = await Run(site, "there").begin(), run.books.epoch, run.books._write
+
+    async def slow(job):
+        monkeypatch.setattr(run.books, "_write", write)
+        answer = await write(job)
+        await run.taken_for_dead(there)
+        await run.books.beat()
+        return answer
+
+    monkeypatch.setattr(run.books, "_write", slow)
+    assert await run.borrow(TOKENS) == {TOKENS: 156}
+    assert run.epochs == [first, run.books.epoch]
+    assert (await run.lease(), await site.budget()) == (156, (0, 156))
+    assert await site.broken() == []
+
+
 async def test_many_who_are_told_at_once_begin_one_run(site, run):
     await run.taken_for_dead(await Run(site, "there").begin())
     found = await asyncio.gather(run.borrow(TOKENS), run.borrow(USD), run.books.beat(), run.borrow(TOKENS))

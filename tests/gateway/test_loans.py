@@ -594,6 +594,51 @@ async def test_after_a_run_was_taken_for_dead_nothing_of_it_is_left():
     assert running.settle(Tokens(0, 5, 0, "engine")).draws == ()
 
 
+@pytest.mark.parametrize("how", ["spare", "recalled", "again"])
+@pytest.mark.parametrize("answer", ["returned", "unsure", "failed"])
+async def test_what_was_going_back_when_a_run_was_taken_for_dead_does_not_leave_the_leases_of_the_next(how, answer):
+    room = Room(key_k=100)
+    request = room.open(output=97)
+    await room.desk.fund(request)
+    request.end()
+    if how == "recalled":
+        room.desk.recall(KEY)
+    else:
+        room.desk.spare.add(KEY)
+    if how == "again":
+        room.bank.loses_answers = True
+        with pytest.raises(Unsure):
+            await room.desk.return_spare(quota.IDLE * 2, TODAY)
+    room.bank.loses_answers, room.bank.gate = answer == "unsure", asyncio.Event()
+    going = asyncio.create_task(room.desk.return_spare(quota.IDLE * 2, TODAY))
+    await turns()
+    room.desk.start_over()
+    room.desk.leases.lend(KEY, 50, 0, 50, 100)
+    room.vault.budgets[KEY] = [0, 10**4]  # what others have on loan is not what this one may give back
+    room.vault.away = answer == "failed"
+    given = room.vault.budgets[KEY][1]
+    room.bank.gate.set()
+    await asyncio.gather(going, return_exceptions=True)
+    taken = given - room.vault.budgets[KEY][1]
+    assert (room.free(), room.desk.leases.drawn(KEY)) == (50, 0)
+    room.bank.loses_answers = room.vault.away = False
+    await room.desk.return_spare(quota.IDLE * 2, TODAY)
+    assert given - room.vault.budgets[KEY][1] == taken, "the old run's loan was asked back of the new one"
+    assert room.free() == 50
+
+
+async def test_what_was_recalled_in_a_run_that_was_taken_for_dead_is_no_loan_of_the_next():
+    room = Room(key_k=10**6)
+    request = room.open()
+    await room.desk.fund(request)
+    request.end()
+    room.desk.recall(KEY)
+    room.desk.start_over()
+    before = room.row()
+    await room.desk.return_spare(1.0, TODAY)
+    assert room.row() == before
+
+
 async def test_who_waits_for_the_loan_that_brought_it_to_light_gets_one():
     """The transaction finds that the run is over, begins another, and lends there."""
     room = Room(key_k=10**6)

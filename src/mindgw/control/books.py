@@ -97,10 +97,12 @@ class Books:
         """See `gateway.loans.Bank`."""
         epoch = self.epoch
         try:
-            return await self._write(lambda session: quotas.borrow(session, epoch, wants))
+            lent = await self._write(lambda session: quotas.borrow(session, epoch, wants))
         except epochs.Over:
             await self._renew(epoch)
-            return await self._write(lambda session: quotas.borrow(session, self.epoch, wants))
+            return await self.borrow(wants)
+        # what was lent to a run that is over is settled with it: to spend it in this one would be to spend it twice
+        return lent if epoch == self.epoch else await self.borrow(wants)
 
     async def give_back(self, number: int, amounts: Mapping[Budget, int]) -> None:
         """See `gateway.loans.Bank`."""

@@ -72,6 +72,7 @@ class Desk:
         for budget in self.leases.budgets():
             self.leases.forget(budget)
         self.spare.clear()
+        self._recalled = {}
         self._unsure = {}
 
     @property
@@ -191,25 +192,31 @@ class Desk:
 
     async def _make_sure(self) -> None:
         """Gives back again what may have gone back."""
-        if self._unsure:
-            await self._bank.give_back(self._returns, self._unsure)
-            self.leases.returned(self._unsure)
-            self._unsure = {}
+        if amounts := self._unsure:
+            await self._bank.give_back(self._returns, amounts)
+            self._is_back(amounts)
 
     async def _return(self, amounts: dict[Budget, int], keep: Callable[[dict[Budget, int]], None]) -> None:
         """`keep` is told of what certainly could not go back."""
         if not amounts:
             return
         self._returns += 1
+        self._unsure = amounts
         try:
             await self._bank.give_back(self._returns, amounts)
         except (Unsure, asyncio.CancelledError):
-            self._unsure = amounts
             raise
         except BaseException:
-            keep(amounts)
+            if self._unsure is amounts:
+                self._unsure = {}
+                keep(amounts)
             raise
-        self.leases.returned(amounts)
+        self._is_back(amounts)
+
+    def _is_back(self, amounts: dict[Budget, int]) -> None:
+        if self._unsure is amounts:  # else all was started over meanwhile, and the leases of today never had them
+            self._unsure = {}
+            self.leases.returned(amounts)
 
     def _recall_again(self, amounts: dict[Budget, int]) -> None:
         for budget, n in amounts.items():
