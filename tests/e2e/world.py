@@ -18,8 +18,6 @@ T = TypeVar("T")
 
 #: Seconds that anything may take on a loaded machine.
 PATIENCE = 60.0
-#: Tells a process that its coverage is taken.
-MEASURING = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 
 
 def free_port() -> int:
@@ -74,7 +72,9 @@ class World:
         self.port = free_port()
         home = folder / "home"
         home.mkdir(parents=True)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", *MEASURING) if name in os.environ}
+        kept = {
+            name: os.environ[name] for name in ("PATH", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG") if name in os.environ
+        }
         self.env = {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1"}
         self.processes: list[Process] = []
         self.server: Process | None = None

@@ -322,7 +322,11 @@ async def test_a_request_that_is_no_upgrade_is_told_so(hall):
     writer.close()
 
 
-@pytest.mark.parametrize("said", [binary(b"hello"), binary(b"hello", Opcode.TEXT), binary(bytes(agents.MAX_GREETING + 1)), UNMASKED])
+@pytest.mark.parametrize(
+    "said",
+    [binary(b"hello"), binary(b"hello", Opcode.TEXT), binary(bytes(agents.MAX_GREETING + 1)), UNMASKED],
+    ids=["binary", "text", "long", "unmasked"],
+)
 async def test_whoever_does_not_greet_is_cut_off(hall, said):
     async with connect(
         f"ws://127.0.0.1:{hall.port}{wire.PATH}",
