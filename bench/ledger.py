@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mindgw.core.quota import MONTH, TOKENS, USD, Budget
+from mindgw.core.quota import MONTH, TOKENS, USD, Budget, Draw
 from mindgw.store import epochs, ledger, quotas
 from mindgw.store.database import Database
-from mindgw.store.ledger import Draw, Entry
+from mindgw.store.ledger import Entry
 from mindgw.store.tables import Quota
 
 #: Entries of a batch, and batches of a round; the best round is the one that the machine disturbed least.
@@ -110,7 +110,7 @@ def _entry(request_id: str, key: str, org: str, limits: bool) -> Entry:
         price_version="p1",
         day="2026-11-21",
         started_at=NOON,
-        draws=tuple(Draw(scope, unit, "2026-11", amount) for scope, unit, amount in drawn) if limits else (),
+        draws=tuple(Draw(Budget(scope, unit, "2026-11"), amount) for scope, unit, amount in drawn) if limits else (),
     )
 
 

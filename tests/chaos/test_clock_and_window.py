@@ -206,7 +206,7 @@ async def test_a_receipt_that_comes_a_day_late_counts_in_its_own_window(till: Ti
     receipt = wire.Receipt(seq=1, tag=request.meta.tag, outcome="done", prompt=7, completion=3, source="engine", bytes=100)
     entry = recount.recovered(box.name, tag, receipt)
     assert entry.day == LAST
-    assert {(draw.unit, draw.window, draw.amount) for draw in entry.draws} == {("tokens", LAST, 10)}
+    assert {(draw.budget.unit, draw.budget.window, draw.amount) for draw in entry.draws} == {("tokens", LAST, 10)}
     box.head(200, SSE)
     stream(box)
 

@@ -10,10 +10,10 @@ from sqlalchemy import text
 
 from mindgw.control.books import Books
 from mindgw.control.inbox import Inbox
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Draw
 from mindgw.gateway.tag import Seal, Tag
 from mindgw.store import audit, fleet, quotas, verify
-from mindgw.store.entries import Draw, Entry
+from mindgw.store.entries import Entry
 from mindgw.store.quotas import Want
 from mindgw.store.tables import Quota
 from mindgw_agent import identity, wire
@@ -87,7 +87,7 @@ class Server:
             "key_id": "k", "user_id": "u", "org_id": "o", "model": "m:1", "endpoint": "/v1/chat/completions", "status": 200,
             "outcome": "done", "cost": prompt + 3 * completion, "day": TODAY, "started_at": NOON, "worker_id": "w", "source": "engine",
         }  # fmt: skip
-        draws = (Draw(*TOKENS, prompt + completion), Draw(*USD, prompt + 3 * completion)) if facts.pop("draws", False) else ()
+        draws = (Draw(TOKENS, prompt + completion), Draw(USD, prompt + 3 * completion)) if facts.pop("draws", False) else ()
         await self.books.append(
             [Entry(request_id=request_id, prompt_tokens=prompt, completion_tokens=completion, draws=draws, **(base | facts))]
         )

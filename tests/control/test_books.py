@@ -9,9 +9,9 @@ import pytest
 
 from mindgw.control import books as rooms
 from mindgw.control.books import Books
+from mindgw.core.quota import Draw
 from mindgw.gateway.quota import Policy
 from mindgw.store import epochs
-from mindgw.store.entries import Draw
 from mindgw.store.quotas import Want
 from tests.control.receiving import CHAIN, TOKENS, USD, Flaky, Site
 from tests.store.books import entry
@@ -311,7 +311,7 @@ async def test_what_a_run_draws_by_its_own_name_leaves_its_lease(site, run):
     await run.borrow(TOKENS)
     other = await Run(site, "there").begin()
     await other.books.append([entry("r1", draws=[TOKENS], lease_epoch=run.books.epoch, recovered=True)])
-    draw = (Draw(*TOKENS, 15),)
+    draw = (Draw(TOKENS, 15),)
     assert draw == entry("r1", draws=[TOKENS]).draws
     await run.books.append([entry("r1", draws=[TOKENS], lease_epoch=run.books.epoch)])
     await run.books.append([entry("r2", draws=[TOKENS], lease_epoch=run.books.epoch)])

@@ -864,7 +864,7 @@ def test_whatever_an_agent_claims_is_booked_within_bounds(counts, outcome, sourc
     pays = recount.has_reached(claim, its) and made.prompt_tokens + made.completion_tokens > 0
     assert made.kind == ("settled" if pays else "wasted")
     amounts = {unit: made.amount(unit) for unit in ("tokens", "usd") if pays and made.amount(unit)}
-    assert {draw.unit: draw.amount for draw in made.draws} == amounts
+    assert {draw.budget.unit: draw.amount for draw in made.draws} == amounts
     same = (made.prompt_tokens, made.completion_tokens, made.cached_tokens) == (prompt, completion, cached)
     assert recount.is_absurd(claim, its) == (not same)
     assert recount.kept(recount.Link(claim, b"p", b"h", None, True)).at.tzinfo is not None

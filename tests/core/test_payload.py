@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from mindgw.core import payload
+from mindgw.core import ceiling, payload
 from mindgw.core.payload import CHAT, COMPLETIONS, EMBEDDINGS, Invalid, Peek, StreamOptions
 from mindgw_agent import payload as media
 
@@ -216,14 +216,14 @@ def test_minus_one_means_no_cap():
 WORDS = st.sampled_from(["", "x", "image_url", "http://x", "\u00e9", "\ud800", "data:"])
 MESSAGES = st.lists(
     st.dictionaries(st.sampled_from(["role", "content", "name", "image_url", "x"]), WORDS | values, max_size=4)
-    | st.fixed_dictionaries({"role": WORDS, "content": WORDS}),
+    | st.fixed_dictionaries({"role": WORDS, "content": WORDS}, optional={"name": st.none() | WORDS}),
     max_size=3,
 )
 CHATS = st.fixed_dictionaries(
     {"model": st.sampled_from(["m", "", None]), "messages": MESSAGES},
     optional={
         "stream": st.booleans() | WORDS, "stream_options": st.fixed_dictionaries({}, optional={"include_usage": leaves, "url": values}),
-        "n": st.integers(-1, 9), "max_tokens": st.integers(-3, 9), "max_completion_tokens": st.none() | st.integers(-3, 9),
+        "n": st.integers(-1, 9), "max_tokens": st.none() | st.integers(-3, 9), "max_completion_tokens": st.none() | st.integers(-3, 9),
         "temperature": leaves, "seed": leaves, "stop": leaves | st.lists(WORDS, max_size=2), "user": leaves | WORDS,
         "safety_identifier": WORDS, "service_tier": WORDS | leaves, "image": values, "tools": values, "Messages": values,
     },
@@ -244,18 +244,22 @@ def test_a_plain_chat_is_read_as_any_other_and_has_nothing_in_it_that_must_be_lo
         wanted = payload.peek(body, CHAT, most_n=8)
     finally:
         payload._decode_plain = decode
-    assert seen == (msgspec.structs.replace(wanted, plain=seen.plain) if isinstance(seen, Peek) and isinstance(wanted, Peek) else wanted)
-    if isinstance(seen, Peek) and seen.plain:
+    assert seen == (
+        msgspec.structs.replace(wanted, text=seen.text, caps=seen.caps) if isinstance(seen, Peek) and isinstance(wanted, Peek) else wanted
+    )
+    if isinstance(seen, Peek) and seen.text is not None:
         assert media.media_violation(body) is None
         body.decode()
-    assert not isinstance(wanted, Peek) or not wanted.plain
+        assert seen.text == ceiling.prompt_ceiling(body, CHAT)
+        assert seen.caps == len({"max_tokens", "max_completion_tokens"} & json.loads(body).keys())
+    assert not isinstance(wanted, Peek) or wanted.text is None
 
 
 def test_what_most_ask_for_is_plain():
     hello = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "what is an image_url?"}]
-    assert peek(messages=hello, stream=True, stream_options={"include_usage": True}, temperature=0.7, stop=["x"], max_tokens=5).plain
+    assert peek(messages=hello, stream=True, stream_options={"include_usage": True}, temperature=0.7, stop=["x"], max_tokens=5).text
     for extra in ({"tools": []}, {"image": "x"}, {"stream_options": {"url": "x"}}, {"messages": [{"role": "user", "content": []}]}):
-        assert not peek(**({"messages": hello} | extra)).plain
+        assert peek(**({"messages": hello} | extra)).text is None
 
 
 def test_half_a_character_is_called_by_its_name():

@@ -14,13 +14,12 @@ from openai.types.chat import ChatCompletionChunk
 
 from mindgw.config import Timeouts
 from mindgw.core import sse
-from mindgw.core.quota import TOKENS, USD
+from mindgw.core.quota import TOKENS, USD, Draw
 from mindgw.gateway import signals
 from mindgw.gateway.bill import UNSEEN
 from mindgw.gateway.delivery import SLACK
 from mindgw.gateway.exchange import CANCEL_GRACE
 from mindgw.gateway.signals import State
-from mindgw.store.entries import Draw
 from mindgw_agent import wire
 from tests.gateway.world import DONE, EVENT, JSON, SSE, Box, Client, World, engine
 
@@ -94,7 +93,7 @@ def test_what_an_engine_reports_is_billed_and_drawn_and_the_rest_is_free_again()
     town.box.data(EVENT + usage(3, 2) + DONE)
     town.box.close()
     assert town.rows() == [("settled", 1, "done", 3, 2, "engine")]
-    assert (town.row.draws, town.row.over, town.row.status, town.row.cost) == ((Draw(*town.key, 5),), 0, 200, 0)
+    assert (town.row.draws, town.row.over, town.row.status, town.row.cost) == ((Draw(town.key, 5),), 0, 200, 0)
     assert town.world.quotas.desk.leases.free(town.key) == LIMIT - 5
 
 
@@ -127,7 +126,7 @@ def test_money_is_drawn_in_millionths_and_rounded_up_once():
     box.data(EVENT + usage(3, 2))
     box.close()
     assert town.rows() == [("settled", 1, "done", 3, 2, "engine")]
-    assert (town.row.cost, town.row.draws, town.row.price_version != "") == (7, (Draw(*town.key, 7),), True)
+    assert (town.row.cost, town.row.draws, town.row.price_version != "") == (7, (Draw(town.key, 7),), True)
 
 
 CHUNK_WITH_USAGE = sse.event(b'{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":9,"completion_tokens":4}}')
@@ -397,7 +396,7 @@ def test_a_prompt_that_was_underestimated_is_paid_from_what_is_left_and_the_rest
     town.box.head(200, JSON, b'{"usage":{"prompt_tokens":50,"completion_tokens":5}}')
     town.box.close()
     assert town.rows() == [("settled", 1, "done", 50, 5, "engine")]
-    assert (town.row.draws, town.row.over) == ((Draw(*town.key, PROMPT + 5),), 29)
+    assert (town.row.draws, town.row.over) == ((Draw(town.key, PROMPT + 5),), 29)
     assert isinstance(client.end, signals.Answer)
 
 
@@ -750,7 +749,7 @@ def test_each_of_several_limits_is_drawn_from():
     town.box.head(200, JSON, ANSWER)
     town.box.close()
     (row,) = world.settled()
-    assert row.draws == tuple(Draw(*budget, 5) for budget in sorted([town.key, *others[:2]]))
+    assert row.draws == tuple(Draw(budget, 5) for budget in sorted([town.key, *others[:2]]))
     assert [world.vault.budgets[budget] for budget in (town.key, *others[:2])] == [[5, LIMIT - 5], [5, 4995], [5, 4995]]
 
 
@@ -768,7 +767,7 @@ async def test_a_request_is_booked_on_the_day_on_which_it_has_a_slot():
     town.box.close()
     (row,) = town.world.settled()
     assert row.day == "2999-12-31"
-    assert {draw.window for draw in row.draws} == {"total", "2999-12-31"}
+    assert {draw.budget.window for draw in row.draws} == {"total", "2999-12-31"}
     assert daily not in town.world.vault.budgets
 
 

@@ -177,7 +177,7 @@ class World:
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows
         self.vault.book(rows)
-        self.quotas.desk.leases.written([(draw.budget, draw.amount) for row in rows for draw in row.draws])
+        self.quotas.desk.leases.written([draw for row in rows for draw in row.draws])
 
     def limit(self, scope: str, limit: int, mode: str = "block", unit: str = "tokens", period: str = "total") -> Budget:
         """Sets a limit; the budget that counts it today."""

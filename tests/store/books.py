@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text
 
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Draw
 from mindgw.store import epochs, ledger, quotas, verify
-from mindgw.store.ledger import Draw, Entry
+from mindgw.store.ledger import Entry
 from mindgw.store.tables import Quota
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -27,9 +27,7 @@ def entry(request_id, *, draws=(), lent=None, **facts):
         "key_id": "k", "user_id": "u", "org_id": "o", "model": "m:1", "endpoint": "/v1/chat/completions", "status": 200, "outcome": "done",
         "prompt_tokens": 10, "completion_tokens": 5, "cost": 3, "day": TODAY, "started_at": NOON, "worker_id": "w", "source": "engine",
     }  # fmt: skip
-    taken = tuple(
-        Draw(*each, {"tokens": 15, "usd": 3}[each.unit]) if isinstance(each, Budget) else Draw(*each[0], each[1]) for each in draws
-    )
+    taken = tuple(Draw(each, {"tokens": 15, "usd": 3}[each.unit]) if isinstance(each, Budget) else Draw(*each) for each in draws)
     return Entry(request_id=request_id, draws=taken, **(base | facts))
 
 

@@ -11,10 +11,10 @@ import msgspec
 
 from mindgw.core import price, usage
 from mindgw.core.price import Price
-from mindgw.core.quota import TOKENS
+from mindgw.core.quota import TOKENS, Budget, Draw
 from mindgw.gateway.bill import UNSEEN
 from mindgw.gateway.tag import Tag
-from mindgw.store.entries import MOST, Draw, Entry
+from mindgw.store.entries import MOST, Entry
 from mindgw.store.receipts import NewReceipt
 from mindgw_agent.wire import Receipt
 
@@ -154,7 +154,7 @@ def recovered(worker_id: str, tag: Tag, receipt: Receipt) -> Entry:
         over=max(0, total - tag.estimate) if any(unit == TOKENS for (_, unit, _), _ in amounts) else 0,
         day=tag.day,
         started_at=_moment(tag.started),
-        draws=tuple(Draw(*budget, amount) for budget, amount in amounts if amount),
+        draws=tuple(Draw(Budget(*budget), amount) for budget, amount in amounts if amount),
         lease_epoch=tag.epoch,
         recovered=True,
     )

@@ -62,7 +62,7 @@ _encode = msgspec.json.encode
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Ceiling(Struct, frozen=True):
+class Ceiling(Struct, frozen=True, gc=False):
     """What a request brings with it, and how many answers it wants."""
 
     #: Bytes of text; a prompt of token ids counts one for each.
@@ -271,12 +271,12 @@ def cap(asked: int | None, default: int | None, context: int | None, guess: int,
     does not fit there at all is for the engine to refuse. Without any bound it is MOST_OUTPUT.
     """
     # an engine that is asked for 0 tokens makes one
-    bounds = [MOST_OUTPUT if default is None else default] if asked is None else [max(asked, 1)]
+    most = max(asked, 1) if asked is not None else MOST_OUTPUT if default is None else default
     if context is not None:
-        bounds.append(max(context - guess, 1))
+        most = min(most, max(context - guess, 1))
     if left is not None:
-        bounds.append(left // max(answers, 1))
-    return max(min(bounds), 0)
+        most = min(most, left // max(answers, 1))
+    return max(most, 0)
 
 
 def with_cap(body: bytes, cap: int, field: str = CAPS[0]) -> bytes:
@@ -296,8 +296,7 @@ def with_cap(body: bytes, cap: int, field: str = CAPS[0]) -> bytes:
     else:
         names = []
     if not names:
-        end = body.rindex(b"}")
-        return b'%b%b"%b":%d}' % (body[:end], b"," if fields else b"", field.encode(), cap)
+        return add_cap(body, cap, field, first=not fields)
     capped = Raw(b"%d" % cap)
     for name in names:
         if name.casefold() != _PREDICT or not _is_within(fields[name], cap):
@@ -305,6 +304,11 @@ def with_cap(body: bytes, cap: int, field: str = CAPS[0]) -> bytes:
     if fields.keys().isdisjoint(CAPS):
         fields[field] = capped
     return _encode(fields)
+
+
+def add_cap(body: bytes, cap: int, field: str = CAPS[0], *, first: bool = False) -> bytes:
+    """The same, of a body that is known to name none; `first`: it names nothing at all."""
+    return b'%b%b"%b":%d}' % (body[: body.rindex(b"}")], b"" if first else b",", field.encode(), cap)
 
 
 def is_capped(body: bytes, cap: int) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
+from mindgw.core.ceiling import Ceiling
+
 CHAT, COMPLETIONS, EMBEDDINGS = "chat", "completions", "embeddings"
 
 #: Field that each endpoint cannot do without, and the JSON types it may have (by the first byte of the value).
@@ -58,7 +60,8 @@ class _Words(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 
     role: str
     content: str
-    name: str | None = None
+    # null is read elsewhere: it is there, and yet says nothing
+    name: str = None  # type: ignore[assignment]
 
 
 class _Options(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -76,8 +79,9 @@ class _Plain(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     stream: bool | None = None
     stream_options: _Options | None = None
     n: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
+    # as above
+    max_tokens: int = None  # type: ignore[assignment]
+    max_completion_tokens: int = None  # type: ignore[assignment]
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
@@ -100,8 +104,9 @@ class Peek(Struct, frozen=True, gc=False):
     #: The end user and the service tier that the body names, "" for none.
     end_user: str = ""
     tier: str = ""
-    #: Whether there is nothing but text in it.
-    plain: bool = False
+    #: What a chat of nothing but text comes to, and how many caps it names; None: there may be more in it.
+    text: Ceiling | None = None
+    caps: int = 0
 
 
 class Invalid(Struct, frozen=True):
@@ -124,7 +129,7 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # it is unusual, or wrong
         else:
-            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, plain=True)
+            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, _words(plain), _caps(plain))
     try:
         if not body.isascii():
             body.decode()  # what is skipped below is not checked for it
@@ -138,11 +143,29 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 
 
-def _asked(seen: Body | _Plain, *, plain: bool = False) -> Peek:
+def _asked(seen: Body | _Plain, text: Ceiling | None = None, caps: int = 0) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), plain)
+    return Peek(
+        seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), text, caps
+    )
+
+
+def _words(plain: _Plain) -> Ceiling:
+    """As `ceiling.prompt_ceiling`, of what is read already."""
+    size = 0
+    for message in plain.messages:
+        content, role = message.content, message.role
+        size += len(content) if content.isascii() else len(content.encode())
+        size += len(role) if role.isascii() else len(role.encode())
+        if message.name is not None:
+            size += len("name") + len(message.name.encode())
+    return Ceiling(size, len(plain.messages), answers=plain.n or 1)
+
+
+def _caps(plain: _Plain) -> int:
+    return (plain.max_tokens is not None) + (plain.max_completion_tokens is not None)
 
 
 def _text(value: Raw | str) -> str:

@@ -132,6 +132,13 @@ class Budget(NamedTuple):
     window: str
 
 
+class Draw(NamedTuple):
+    """What a settled request takes out of a lease."""
+
+    budget: Budget
+    amount: int
+
+
 class Claim(Struct, frozen=True):
     """A limit that a request stands under."""
 
@@ -158,11 +165,11 @@ class Row(Struct, frozen=True):
         return self.used + least > self.limit
 
 
-class Settled(Struct, frozen=True):
+class Settled(Struct, frozen=True, gc=False):
     """What became of a hold."""
 
     #: What left which lease, to be written with the ledger's row and then reported by `Leases.written`.
-    draws: tuple[tuple[Budget, int], ...] = ()
+    draws: tuple[Draw, ...] = ()
     #: The most tokens that were used and that one of the leases had not.
     over: int = 0
     #: Budgets of which little is left, and whose leases have something to give back: to be given to `Leases.begin_return` now.
@@ -293,6 +300,11 @@ class Leases:
         lease = self._leases.get(budget)
         return lease.drawn if lease is not None else 0
 
+    def lacks(self, budget: Budget, need: int) -> bool:
+        """Whether so much would not be there even if all that others have reserved came back, as far as the row is known."""
+        lease = self._leases.get(budget)
+        return lease is not None and lease.free < need and 0 <= lease.limit < lease.used + lease.drawn + need
+
     def row(self, budget: Budget) -> Row | None:
         """What is known of a budget's row; None when it was not read lately."""
         lease = self._leases.get(budget)
@@ -304,8 +316,8 @@ class Leases:
             if lease.limit >= 0:
                 yield budget, Row(lease.used + lease.drawn, lease.reserved - lease.drawn, lease.limit)
 
-    def hold(self, claims: Iterable[Claim], amounts: Mapping[str, int]) -> Hold:
-        """Takes `amounts` (by unit) out of what is free, of all claims or of none. Raises ValueError when one has too little."""
+    def hold(self, claims: Iterable[Claim], amounts: Mapping[str, int]) -> Hold | None:
+        """Takes `amounts` (by unit) out of what is free, of all claims or of none: None when one has less, or the amount is negative."""
         leases = self._leases
         taken: list[tuple[_Lease, int]] = []
         for claim in claims:
@@ -318,12 +330,12 @@ class Leases:
                 for other, some in taken:
                     other.held -= some
                     other.free += some
-                raise ValueError(f"{n} {budget.unit} of {budget.scope} cannot be held: {lease.free} are free")
+                return None
             lease.free -= n
             lease.held += n
             lease.stirred = True
             if lease.fresh:
-                lease.fresh = max(0, lease.fresh - n)
+                lease.fresh = lease.fresh - n if lease.fresh > n else 0
             taken.append((lease, n))
         return Hold(taken)
 
@@ -336,17 +348,18 @@ class Leases:
         over = 0
         draws, spare = [], []
         for lease, n in hold.taken:
-            used = max(0, actual.get(lease.unit, 0))
+            used = actual.get(lease.unit, 0)
+            used = used if used > 0 else 0  # noqa: FURB136 (max() is a call, on the hot path)
             lease.held -= n
             lease.free += n
             lease.stirred = True
             if lease.void:
                 continue
             drawn = used if used <= lease.free else lease.free  # noqa: FURB136 (min() is a call, on the hot path)
-            if drawn:
+            if drawn > 0:
                 lease.free -= drawn
                 lease.drawn += drawn
-                draws.append((lease.budget, drawn))
+                draws.append(Draw(lease.budget, drawn))
             if drawn < used and lease.unit == TOKENS:
                 over = max(over, used - drawn)
             if lease.tight and lease.free > lease.fresh:
@@ -365,7 +378,7 @@ class Leases:
         lease.stirred |= amount > 0  # who asks in vain must not keep here what is too little for him, and too much for others
         lease.reckon()
 
-    def written(self, draws: Iterable[tuple[Budget, int]]) -> None:
+    def written(self, draws: Iterable[Draw]) -> None:
         """Draws are in the ledger: the row has them as used now, no longer as this lease."""
         for budget, n in draws:
             if (lease := self._leases.get(budget)) is not None:

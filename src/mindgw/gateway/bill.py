@@ -8,11 +8,11 @@ from mindgw.core.quota import Budget
 from mindgw.gateway.admission import Ask, Caller, Head
 from mindgw.gateway.loans import unavailable
 from mindgw.gateway.meter import NOTHING, Drawn, Money, Tally
-from mindgw.gateway.reservation import Reservation
+from mindgw.gateway.reservation import Reservation, Terms
 from mindgw.gateway.route import Placement
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.tag import Tag
-from mindgw.store.entries import MOST, Draw
+from mindgw.store.entries import MOST
 from mindgw.store.ledger import Entry
 
 #: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
@@ -24,12 +24,14 @@ _NO_BUDGETS: tuple[Budget, ...] = ()
 class Bill:
     """One request's. `close` ends it, once."""
 
-    __slots__ = ("_capped", "_head", "_reservation", "_stages", "_tally", "day")
+    __slots__ = ("_capped", "_head", "_reservation", "_stages", "_tally", "_terms", "day")
 
     def __init__(self, stages: Stages, head: Head, tally: Tally) -> None:
         self._stages = stages
         self._head = head
         self._tally = tally
+        #: What it seemed to fall under before it had a slot; None: under no limit.
+        self._terms: Terms | None = None
         #: What it falls under; None: under no limit, or it never had a slot.
         self._reservation: Reservation | None = None
         #: Whether the engine was sent a lower cap than its caller wrote.
@@ -53,21 +55,18 @@ class Bill:
         used, tally, reservation = used or usage.NOTHING, self._tally, self._reservation
         prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
         if reservation is not None and reservation.hard:
-            completion = min(completion, reservation.paid)
+            paid = reservation.paid
+            completion = paid if paid < completion else completion  # noqa: FURB136 (min() is a call, on the hot path)
             if used.source != "engine":
                 prompt = min(prompt, reservation.sizes.prompt)  # a guess must not pass what cannot be passed
         if used.prompt <= prompt and used.completion <= completion:
             return used
         return usage.bounded(min(used.prompt, prompt), min(used.completion, completion), used.cached, used.source)
 
-    def lowers(self, ask: Ask, now: float) -> bool:
-        """Whether the request goes to the end of the queue: some limit that it falls under is used up."""
-        quotas = self._stages.accounts.quotas
-        if not quotas.limits:
-            return False
-        model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
-        terms = quotas.terms(ask.caller, model, self.day)
-        return terms is not None and quotas.lowers(terms, now)
+    def lowers(self, now: float) -> bool:
+        """Whether the request goes to the end of the queue: some limit that it falls under is used up. `doubts` comes first."""
+        terms = self._terms
+        return terms is not None and bool(terms.watched) and self._stages.accounts.quotas.lowers(terms, now)
 
     def doubts(self, ask: Ask, body: bytes) -> Reservation | None:
         """Before the request stands in line: a reservation to be funded first, as a limit that it falls under seems to be used up; None:
@@ -76,12 +75,12 @@ class Bill:
         if not quotas.limits:
             return None
         model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
-        terms = quotas.terms(ask.caller, model, self.day)
+        self._terms = terms = quotas.terms(ask.caller, model, self.day)
         if terms is None:
             return None
         doubtful = quotas.may_lack(terms, len(body))
         # a body of fewer bytes than the limit has tokens is no larger than the limit
-        if not doubtful and not (terms.hard and len(body) >= min(claim.limit for claim in terms.claims)):
+        if not doubtful and not (terms.hard and len(body) >= terms.smallest):
             return None
         reservation = quotas.open(ask, terms, body, model, None)
         quotas.check(reservation)
@@ -115,9 +114,13 @@ class Bill:
         if self._reservation is None:
             self._capped = False
             return body
-        cap, asked = self._reservation.cap, ask.peek.max_tokens
+        cap, asked, plain = self._reservation.cap, ask.peek.max_tokens, ask.peek.text is not None
         self._capped = bool(cap) and (asked is None or not 0 < asked <= cap)
-        return ceiling.with_cap(body, cap) if self._capped or (cap and not ceiling.is_capped(body, cap)) else body
+        if self._capped:
+            return ceiling.add_cap(body, cap) if plain and not ask.peek.caps else ceiling.with_cap(body, cap)
+        # what names one cap, or what no limit asks one of, is as it should be
+        fits = not cap or (plain and ask.peek.caps == 1) or ceiling.is_capped(body, cap)
+        return body if fits else ceiling.with_cap(body, cap)
 
     def tag(self, ask: Ask, placement: Placement) -> bytes:
         """The sealed tag of the attempt that was just counted."""
@@ -178,9 +181,8 @@ class Bill:
             return self._row(caller, attempt, "settled", billed, outcome, now)
         settled = reservation.settle(billed)
         self._spare(settled.spare)
-        draws = tuple(Draw(*budget, amount) for budget, amount in settled.draws)
         # should another epoch have begun before it is written, the leases of that one have nothing to do with it
-        drawn = Drawn(draws, self._stages.accounts.seal.epoch, settled.over)
+        drawn = Drawn(settled.draws, self._stages.accounts.seal.epoch, settled.over)
         return self._row(caller, attempt, "settled", billed, outcome, now, drawn)
 
     def _row(self, caller: Caller, attempt: int, kind: str, used: usage.Tokens, outcome: str, now: float, drawn: Drawn = NOTHING) -> Entry:

@@ -190,7 +190,7 @@ class Exchange:
     # -- queue ----------------------------------------------------------------------------------------------------
 
     def _line_up(self, ask: Ask, body: bytes, now: float) -> list[Effect]:
-        if self._bill.lowers(ask, now):
+        if self._bill.lowers(now):
             self._ask = ask = replace(ask, flow=replace(ask.flow, rank=SHEDDABLE))
         stages = self._stages
         self._stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self._granted, self._turned_out)

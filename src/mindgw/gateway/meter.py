@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 from mindgw import errors, metrics
 from mindgw.clock import monotonic
 from mindgw.core import usage
-from mindgw.store.ledger import COLUMNS, Draw, Entry
+from mindgw.core.quota import Draw
+from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
 _columns = attrgetter(*COLUMNS)

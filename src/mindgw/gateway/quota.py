@@ -14,7 +14,7 @@ from mindgw.core.price import FREE, Prices
 from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.loans import Bank, Desk, exceeded
-from mindgw.gateway.reservation import REFUSING, Reservation, Sizes, Terms
+from mindgw.gateway.reservation import Reservation, Sizes, Terms
 from mindgw.gateway.snapshot import BudgetView
 from mindgw.store.quotas import Lent
 
@@ -105,20 +105,15 @@ class Quotas:
     def may_lack(self, terms: Terms, size: int) -> bool:
         """Whether a limit that refuses may be too far used up for a request with a body of so many bytes, as its row was read last."""
         most = size if terms.hard and not terms.dear else max(size, 1) * MICRO if terms.hard else 1
-        for claim in terms.claims:
-            if claim.mode in REFUSING and self._lacks(claim.budget, most):
+        for claim in terms.refusing:
+            if self.desk.leases.lacks(claim.budget, most):
                 return True
         return terms.beside is not None and self.may_lack(terms.beside, 1)
 
     def lacks(self, reservation: Reservation) -> bool:
         """Whether what it cannot do without is not left, as rows were read last, whatever others give back."""
         wants = ((claim.budget, part.least) for part in reservation.parts for claim in part.short(part.least))
-        return any(self._lacks(budget, least[budget.unit]) for budget, least in wants)
-
-    def _lacks(self, budget: Budget, need: int) -> bool:
-        leases = self.desk.leases
-        row = leases.row(budget)
-        return row is not None and leases.free(budget) < need and row.used_up(need + leases.drawn(budget))
+        return any(self.desk.leases.lacks(budget, least[budget.unit]) for budget, least in wants)
 
     def check(self, reservation: Reservation) -> None:
         """Raises QuotaExceeded when no wait can ever help: the request is larger than a whole limit."""
@@ -157,7 +152,7 @@ class Quotas:
 
     def _sizes(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Sizes:
         price, usual = terms.price, self._takes(model) if terms.beside is not None else 0
-        most = ceiling.prompt_ceiling(body, ask.needs.kind)
+        most = ask.peek.text or ceiling.prompt_ceiling(body, ask.needs.kind)
         prompt = most.tokens(self._overheads.of(model))
         if ask.needs.kind == payload.EMBEDDINGS:
             return Sizes(price, usual, prompt, ceiling=most)
@@ -168,9 +163,7 @@ class Quotas:
         """Whether the request goes to the end of the queue, because a budget that it falls under is used up. Budgets of limits that refuse
         nobody are looked at again when the last look is a while ago, and counted when they would have."""
         low = False
-        for claim in terms.claims:
-            if claim.mode in REFUSING:
-                continue
+        for claim in terms.watched:
             over, at = self._seen.get(claim.budget, (False, -REMEMBERED))
             if now - at >= REMEMBERED:
                 if len(self._seen) >= KNOWN:
@@ -220,8 +213,8 @@ class Quotas:
         if model in self._usual or len(self._usual) < MODELS:
             before = self._usual.get(model, float(total))
             self._usual[model] = before + WEIGHT * (total - before)
-        if reservation is not None and reservation.sizes.ceiling is not None:
-            self._overheads.learn(model, reservation.sizes.ceiling, used.prompt)
+        if reservation is not None and (sizes := reservation.sizes).ceiling is not None and used.prompt > sizes.prompt:
+            self._overheads.learn(model, sizes.ceiling, used.prompt)
 
     def _noted(self, claim: Claim, row: Lent | None) -> None:
         over = row is not None and row.used >= row.limit

@@ -29,6 +29,10 @@ class Terms(Struct, frozen=True):
     price: Price
     #: Soft limits beside hard ones: nobody is refused by them because of what he might use.
     beside: "Terms | None" = None
+    #: Those of the claims that refuse, and the others; and the smallest of all limits.
+    refusing: tuple[Claim, ...] = ()
+    watched: tuple[Claim, ...] = ()
+    smallest: int = 0
 
     @staticmethod
     def of(claims: Iterable[Claim], price: Price) -> "Terms":
@@ -38,10 +42,13 @@ class Terms(Struct, frozen=True):
         beside = Terms.of(soft, price) if hard and soft else None
         mine = tuple(claim for claim in some if beside is None or claim.mode != quota.SOFT)
         dear = any(claim.budget.unit == USD for claim in mine)
-        return Terms(mine, tuple(claim.budget for claim in mine), hard, dear, price, beside)
+        refusing = tuple(claim for claim in mine if claim.mode in REFUSING)
+        watched = tuple(claim for claim in mine if claim.mode not in REFUSING)
+        smallest = min((claim.limit for claim in mine), default=0)
+        return Terms(mine, tuple(claim.budget for claim in mine), hard, dear, price, beside, refusing, watched, smallest)
 
 
-class Sizes(Struct, frozen=True):
+class Sizes(Struct, frozen=True, gc=False):
     """How large a request may become."""
 
     price: Price
@@ -132,7 +139,9 @@ class Reservation:
 
     def reserve(self) -> bool:
         """True when all that it would like is held; holding twice is no error."""
-        return self._take(self.sizes.output, self.most) and (self._beside is None or self._both(self._beside, self._beside.reserve()))
+        if not self._take(self.sizes.output, self.most):
+            return False
+        return self._beside is None or self._both(self._beside, self._beside.reserve())
 
     def squeeze(self) -> bool:
         """As `reserve`, content with a shorter answer, or with less than is usual, when there is no more."""
@@ -156,13 +165,16 @@ class Reservation:
             return False
         if self._hold is not None:
             return True
-        claims, budgets = self.claims, self._budgets
-        if uncovered := self._leases.cover(claims, amounts):
+        budgets = self._budgets
+        hold = self._leases.hold(self.claims, amounts)
+        if hold is None:
+            uncovered = self._leases.cover(self.claims, amounts)
             if any(claim.mode in REFUSING for claim in uncovered):
                 return False
-            claims = tuple(claim for claim in claims if claim not in uncovered)
+            claims = tuple(claim for claim in self.claims if claim not in uncovered)
             budgets = tuple(claim.budget for claim in claims)
-        self._hold = self._leases.hold(claims, amounts)
+            hold = self._leases.hold(claims, amounts)
+        self._hold = hold
         self.held, self.budgets = amounts[TOKENS], budgets
         self.cap = output if self.hard else 0
         return True

@@ -100,8 +100,7 @@ class Accounting:
 
     def _written(self, entries: Sequence[Entry]) -> None:
         own = (0, self.books.epoch)
-        draws = [(draw.budget, draw.amount) for entry in entries if entry.lease_epoch in own for draw in entry.draws]
-        self.quotas.desk.leases.written(draws)
+        self.quotas.desk.leases.written([draw for entry in entries if entry.lease_epoch in own for draw in entry.draws])
 
     async def _public_key(self, worker_id: str) -> bytes:
         async with self._database.read() as session:

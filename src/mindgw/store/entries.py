@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from mindgw.core.quota import TOKENS, USD, Budget
+from mindgw.core.quota import TOKENS, USD, Draw
 
 #: Kinds of rows that count, and kinds that end an attempt: of these there is one for each.
 BILLED = ("settled", "estimated", "adjust")
@@ -16,19 +16,6 @@ LEASE = "lease"
 MOST = 2**48
 #: Column that names each kind of scope.
 SCOPES = {"key": "key_id", "user": "user_id", "team": "team_id", "org": "org_id", "model": "model"}
-
-
-class Draw(msgspec.Struct, frozen=True, gc=False):
-    """What a settled attempt takes out of a lease."""
-
-    scope: str
-    unit: str
-    window: str
-    amount: int
-
-    @property
-    def budget(self) -> Budget:
-        return Budget(self.scope, self.unit, self.window)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -116,21 +103,22 @@ def check(entry: Entry) -> None:
 
 def of_lease(epoch: int, draw: Draw, at: datetime, *, kind: str = "estimated", attempt: int = 1) -> Entry:
     """A row about what an epoch had on loan of one budget. It counts there and nowhere else."""
-    name, _, value = draw.scope.partition(":")
+    (scope, unit, window), amount = draw
+    name, _, value = scope.partition(":")
     whose = {"key_id": "", "org_id": "", "model": "", SCOPES[name]: value}
     return Entry(
-        request_id=f"lease:{epoch}:{draw.scope}:{draw.unit}:{draw.window}",
+        request_id=f"lease:{epoch}:{scope}:{unit}:{window}",
         attempt=attempt,
         kind=kind,
         endpoint="",
         status=0,
         outcome=LEASE,
-        completion_tokens=draw.amount if draw.unit == TOKENS else 0,
-        cost=draw.amount if draw.unit == USD else 0,
+        completion_tokens=amount if unit == TOKENS else 0,
+        cost=amount if unit == USD else 0,
         source="estimated",
-        day=draw.window,
+        day=window,
         started_at=at,
-        draws=(draw,) if kind == "estimated" else (msgspec.structs.replace(draw, amount=0),),
+        draws=(draw,) if kind == "estimated" else (Draw(draw.budget, 0),),
         lease_epoch=epoch,
         **whose,  # type: ignore[arg-type]
     )

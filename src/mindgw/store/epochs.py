@@ -12,10 +12,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Draw
 from mindgw.store import budgets, tables
 from mindgw.store.budgets import LEASES
-from mindgw.store.entries import Draw, Entry, of_lease
+from mindgw.store.entries import Entry, of_lease
 from mindgw.store.ledger import GENESIS
 
 #: How long another directory's process may be silent before it counts as dead.
@@ -168,4 +168,4 @@ async def expire(session: AsyncSession, own: int, now: datetime, patience: timed
     found: dict[tuple[int, Budget], int] = {}
     for piece in budgets.parts(old):
         found |= await budgets.loans(session, LEASES.c.epoch.in_(piece))
-    return [of_lease(epoch, Draw(*budget, amount), now) for (epoch, budget), amount in found.items()]
+    return [of_lease(epoch, Draw(budget, amount), now) for (epoch, budget), amount in found.items()]

@@ -16,13 +16,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.core import chain, quota
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Draw
 from mindgw.store import budgets, recovery, tables
 from mindgw.store.budgets import LEDGER, QUOTAS, Loan
-from mindgw.store.entries import BILLED, COLUMNS, LEASE, Draw, Entry, check, scopes, slot
+from mindgw.store.entries import BILLED, COLUMNS, LEASE, Entry, check, scopes, slot
 from mindgw.store.tables import LedgerRow, Receipt
 
-__all__ = ["COLUMNS", "GENESIS", "Committed", "Draw", "Entry", "Raced", "Writer", "commit", "of_request", "recent"]
+__all__ = ["COLUMNS", "GENESIS", "Committed", "Entry", "Raced", "Writer", "commit", "of_request", "recent"]
 
 #: What the first chain of all starts from.
 GENESIS = chain.genesis("ledger")
@@ -165,7 +165,7 @@ async def _there(session: AsyncSession, writer: Writer, entries: Iterable[Entry]
 
 def _rest(entry: Entry, taken: dict[str, int]) -> list[Entry]:
     """The entry with draws of what was not `taken` for it yet; none when nothing is left of them."""
-    rest = [msgspec.structs.replace(draw, amount=draw.amount - taken.get(draw.unit, 0)) for draw in entry.draws]
+    rest = [Draw(draw.budget, draw.amount - taken.get(draw.budget.unit, 0)) for draw in entry.draws]
     draws = tuple(draw for draw in rest if draw.amount > 0)
     return [msgspec.structs.replace(entry, draws=draws)] if draws else []
 
@@ -234,7 +234,7 @@ async def _used(session: AsyncSession, entries: Iterable[Entry]) -> Counter[Budg
     for entry in entries:
         if entry.outcome == LEASE:
             (draw,) = entry.draws
-            used[draw.budget] += entry.amount(draw.unit)
+            used[draw.budget] += entry.amount(draw.budget.unit)
         elif entry.kind in BILLED:
             alike.setdefault((*_whose(entry), entry.booked), []).append(entry)
     limits: dict[str, list[tuple[str, str]]] = {}

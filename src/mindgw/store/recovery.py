@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Draw
 from mindgw.store import budgets
 from mindgw.store.budgets import LEDGER, Loan
-from mindgw.store.entries import BILLED, COLUMNS, LEASE, Draw, Entry, of_lease
+from mindgw.store.entries import BILLED, COLUMNS, LEASE, Entry, of_lease
 
 #: Billed entries of each attempt of each request.
 History = dict[str, dict[int, list[Entry]]]
@@ -86,7 +86,7 @@ def _sums(rows: Sequence[Entry]) -> tuple[int, ...]:
 
 async def _given_back(session: AsyncSession, missing: Counter[Loan], at: dict[Loan, datetime]) -> list[Entry]:
     """Corrections of leases that were charged whole: what was drawn from one and is not there any more was charged with it."""
-    ids = {of_lease(epoch, Draw(*budget, 0), at[epoch, budget]).request_id: (epoch, budget) for epoch, budget in missing}
+    ids = {of_lease(epoch, Draw(budget, 0), at[epoch, budget]).request_id: (epoch, budget) for epoch, budget in missing}
     if not ids:
         return []
     row = LEDGER.c
@@ -102,7 +102,7 @@ async def _given_back(session: AsyncSession, missing: Counter[Loan], at: dict[Lo
     for request_id, (epoch, budget) in sorted(ids.items()):
         amount = min(missing[epoch, budget], charged[request_id])
         if amount > 0:
-            draw, number = Draw(*budget, -amount), corrected[request_id] + 1
+            draw, number = Draw(budget, -amount), corrected[request_id] + 1
             made.append(of_lease(epoch, draw, at[epoch, budget], kind="adjust", attempt=number))
     return made
 
@@ -110,7 +110,7 @@ async def _given_back(session: AsyncSession, missing: Counter[Loan], at: dict[Lo
 def _left(entry: Entry, loans: Counter[Loan]) -> Entry | None:
     """What is to be charged of a lease: no more than is in it."""
     (draw,) = entry.draws
-    loan = entry.lease_epoch, Budget(draw.scope, draw.unit, draw.window)
+    loan = entry.lease_epoch, draw.budget
     amount = min(draw.amount, loans[loan])
     loans[loan] -= amount
-    return of_lease(entry.lease_epoch, Draw(*loan[1], amount), entry.started_at) if amount else None
+    return of_lease(entry.lease_epoch, Draw(loan[1], amount), entry.started_at) if amount else None
