@@ -75,7 +75,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Answers that one request may ask for; agents take no more than 8.
     n: int = 8
     #: Connections that may be open at once.
-    connections: int = 20_000
+    connections: int = 10_000
     #: Connections of one address, or of one IPv6 network of 64 bits; this machine's own, such as a proxy's, are any number.
     connections_address: int = 1_000
 

@@ -147,11 +147,9 @@ class Outbound:
 
     def drop(self, stream: int) -> bool:
         """Forget what has not left; a CLOSE that waited behind it goes now. False when the peer never heard of the stream."""
-        if stream not in self._flows:
+        if (flow := self._flows.get(stream)) is None:
             return self._fresh.pop(stream, None) is None
-        flow = self._forget(stream)
-        if flow is None:
-            return True
+        self._forget(stream)
         if flow.close is not None:
             self._urgent(flow.close)
         return flow.started
@@ -205,10 +203,10 @@ class Outbound:
         if stream not in self._fresh and flow.is_ready():
             self._ring[stream] = flow
 
-    def _forget(self, stream: int) -> _Flow | None:
+    def _forget(self, stream: int) -> None:
         self._fresh.pop(stream, None)
         self._ring.pop(stream, None)
-        return self._flows.pop(stream, None)
+        self._flows.pop(stream, None)
 
     def _turn(self, stream: int, flow: _Flow, out: list[bytes | memoryview], room: int) -> int:
         """Let one stream send one frame, and CLOSE when that was its last; returns the bytes added to `out`."""

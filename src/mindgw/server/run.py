@@ -43,7 +43,6 @@ def serve(config: Config) -> int:
     """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data directory or an address
     is in use."""
     logs.setup(config.log)
-    make_room(config.limits.connections + SPARE)
     known = secrets.load(config.directory)  # first: in a directory that is none of ours nothing is left behind
     with lock.hold(config.directory), Listeners(config) as listeners, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, known, listeners))
@@ -58,6 +57,7 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
         server = build(config, known, database)
         gateway = GatewayServer(config, server, _tls(config, known), listeners)
         listeners.open()
+        make_room(config.limits.connections + SPARE)
         await gateway.serve([*listeners.plain.sockets])
         return 0 if gateway.started else 1
     finally:
