@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from mindgw.core.ceiling import Ceiling
-
 CHAT, COMPLETIONS, EMBEDDINGS = "chat", "completions", "embeddings"
 
 #: Field that each endpoint cannot do without, and the JSON types it may have (by the first byte of the value).
@@ -93,6 +91,17 @@ class _Plain(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     service_tier: str = ""
 
 
+class Text(Struct, frozen=True, gc=False):
+    """A chat of nothing but text, as far as limits must know it."""
+
+    #: Bytes of its messages.
+    bytes: int
+    messages: int
+    #: Answers that it asks for, and caps that it names.
+    answers: int
+    caps: int
+
+
 class Peek(Struct, frozen=True, gc=False):
     """What a valid request asks for."""
 
@@ -104,9 +113,8 @@ class Peek(Struct, frozen=True, gc=False):
     #: The end user and the service tier that the body names, "" for none.
     end_user: str = ""
     tier: str = ""
-    #: What a chat of nothing but text comes to, and how many caps it names; None: there may be more in it.
-    text: Ceiling | None = None
-    caps: int = 0
+    #: None: there may be more in it than text.
+    text: Text | None = None
 
 
 class Invalid(Struct, frozen=True):
@@ -129,7 +137,7 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # it is unusual, or wrong
         else:
-            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, _words(plain), _caps(plain))
+            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, _words(plain))
     try:
         if not body.isascii():
             body.decode()  # what is skipped below is not checked for it
@@ -143,17 +151,14 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 
 
-def _asked(seen: Body | _Plain, text: Ceiling | None = None, caps: int = 0) -> Peek:
+def _asked(seen: Body | _Plain, text: Text | None = None) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(
-        seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), text, caps
-    )
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), text)
 
 
-def _words(plain: _Plain) -> Ceiling:
-    """As `ceiling.prompt_ceiling`, of what is read already."""
+def _words(plain: _Plain) -> Text:
     size = 0
     for message in plain.messages:
         content, role = message.content, message.role
@@ -161,11 +166,8 @@ def _words(plain: _Plain) -> Ceiling:
         size += len(role) if role.isascii() else len(role.encode())
         if message.name is not None:
             size += len("name") + len(message.name.encode())
-    return Ceiling(size, len(plain.messages), answers=plain.n or 1)
-
-
-def _caps(plain: _Plain) -> int:
-    return (plain.max_tokens is not None) + (plain.max_completion_tokens is not None)
+    caps = (plain.max_tokens is not None) + (plain.max_completion_tokens is not None)
+    return Text(size, len(plain.messages), plain.n or 1, caps)
 
 
 def _text(value: Raw | str) -> str:

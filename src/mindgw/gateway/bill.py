@@ -114,12 +114,12 @@ class Bill:
         if self._reservation is None:
             self._capped = False
             return body
-        cap, asked, plain = self._reservation.cap, ask.peek.max_tokens, ask.peek.text is not None
+        cap, asked, text = self._reservation.cap, ask.peek.max_tokens, ask.peek.text
         self._capped = bool(cap) and (asked is None or not 0 < asked <= cap)
         if self._capped:
-            return ceiling.add_cap(body, cap) if plain and not ask.peek.caps else ceiling.with_cap(body, cap)
+            return ceiling.add_cap(body, cap) if text is not None and not text.caps else ceiling.with_cap(body, cap)
         # what names one cap, or what no limit asks one of, is as it should be
-        fits = not cap or (plain and ask.peek.caps == 1) or ceiling.is_capped(body, cap)
+        fits = not cap or (text is not None and text.caps == 1) or ceiling.is_capped(body, cap)
         return body if fits else ceiling.with_cap(body, cap)
 
     def tag(self, ask: Ask, placement: Placement) -> bytes:

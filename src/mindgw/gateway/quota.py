@@ -152,7 +152,11 @@ class Quotas:
 
     def _sizes(self, ask: Ask, terms: Terms, body: bytes, model: str, context: int | None) -> Sizes:
         price, usual = terms.price, self._takes(model) if terms.beside is not None else 0
-        most = ask.peek.text or ceiling.prompt_ceiling(body, ask.needs.kind)
+        text = ask.peek.text
+        if text is not None:
+            most = ceiling.Ceiling(text.bytes, text.messages, answers=text.answers)
+        else:
+            most = ceiling.prompt_ceiling(body, ask.needs.kind)
         prompt = most.tokens(self._overheads.of(model))
         if ask.needs.kind == payload.EMBEDDINGS:
             return Sizes(price, usual, prompt, ceiling=most)
