@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mindgw import logs
-from mindgw_agent.tokens import make_key
+from mindgw_agent.tokens import make_invitation, make_key, make_session
 
 
 def record(text: str, **fields: object) -> logging.LogRecord:
@@ -26,6 +26,15 @@ def test_a_key_in_the_wrong_place_is_not_written_down(formatter: logging.Formatt
     key = make_key().text
     line = formatter.format(record(before + key, model=before + key, count=3))
     assert key.rsplit("_", 1)[1] not in line and "mgw_***" in line
+
+
+PASS = f"eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5kZ3cifQ.{'s' * 86}"
+
+
+@pytest.mark.parametrize("secret", [make_session().text, make_invitation("0" * 26)[1], PASS])
+@pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
+def test_nor_is_what_people_sign_in_with(formatter: logging.Formatter, secret: str) -> None:
+    assert secret[-38:] not in formatter.format(record(f"Bearer {secret}", model=secret))
 
 
 def test_json_lines_carry_the_fields() -> None:

@@ -18,8 +18,9 @@ from mindgw.config import Log
 #: What each line of a record says, and its fields.
 Lines = Sequence[tuple[str, dict[str, Any]]]
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-#: Keys, join tokens and sessions, by their form.
-_SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwa)_[0-9A-Za-z_]{8,}")
+#: Keys, join tokens, sessions and invitations, by their form; passes.
+_SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwi|mgwa)_[0-9A-Za-z_]{8,}")
+_PASSES = re.compile(r"eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*")
 
 #: Loggers of libraries whose every line is not news.
 _QUIET = ("uvicorn.access", "uvicorn.error", "aiosqlite", "asyncio", "websockets", "alembic", "httpx")
@@ -29,6 +30,8 @@ _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 def redact(text: str) -> str:
     """The text without secrets."""
+    if "eyJ" in text:
+        text = _PASSES.sub("***", text)
     if "mgw" not in text:
         return text
     return _SECRETS.sub(lambda found: f"{found[1]}_***", text)

@@ -1,4 +1,4 @@
-"""Join tokens and API keys: what is pasted comes back, what is mistyped is refused with a reason."""
+"""Join tokens, API keys, sessions, invitations: what is pasted comes back, what is mistyped is refused with a reason."""
 
 import re
 
@@ -77,6 +77,8 @@ def test_blanks_and_line_breaks_of_a_paste_do_no_harm():
         ("", "empty"),
         (" \n", "empty"),
         ("mgw_0000000000_x", "wrong_kind"),
+        ("mgws_0000000000_x", "wrong_kind"),
+        ("mgwi_0000000000_x", "wrong_kind"),
         ("hello", "wrong_kind"),
         ("mgwj2_abc_000000", "version"),
         ("mgwj1_", "truncated"),
@@ -202,3 +204,58 @@ def test_secrets_do_not_show_up_in_logs():
     assert key.secret not in shown
     assert key.id in shown
     assert TOKEN.id.hex() in shown
+
+
+# -- sessions and invitations
+
+USER = "01k9abcdefghjkmnpqrstvwxyz"
+
+
+def invite(random) -> tuple[str, str, str]:
+    secret, text = tokens.make_invitation(USER, random)
+    return USER, secret, text
+
+
+def session(random) -> tuple[str, str, str]:
+    made = tokens.make_session(random)
+    return made.id, made.secret, made.text
+
+
+KINDS = [(session, tokens.parse_session), (invite, tokens.parse_invitation)]
+
+
+@pytest.mark.parametrize(("make", "parse"), KINDS)
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x2a"])
+def test_a_session_and_an_invitation_come_back(make, parse, fill):
+    id, secret, text = make(fake_random(fill))
+    assert parse(text) == (id, secret)
+    assert len(secret) == 32
+
+
+@pytest.mark.parametrize(("make", "parse"), KINDS)
+@given(data=st.data())
+def test_no_typing_error_in_them_gets_through(make, parse, data):
+    _, _, text = make(fake_random(b"\x17"))
+    where = data.draw(st.integers(0, len(text) - 1))
+    letter = data.draw(st.characters().filter(lambda c: c != text[where]))
+    assert parse(text[:where] + letter + text[where + 1 :]) is None
+
+
+@pytest.mark.parametrize("parse", [tokens.parse_key, tokens.parse_session, tokens.parse_invitation])
+@given(st.text(max_size=80) | st.from_regex(r"mgw[si]?_[0-9A-Za-z]{10,26}_[0-9A-Za-z]{38}", fullmatch=True))
+def test_nothing_that_was_not_made_is_any_of_them(parse, text):
+    assert parse(text) is None
+
+
+def test_no_kind_is_taken_for_another():
+    key, signed_in = tokens.make_key(), tokens.make_session()
+    _, invited = tokens.make_invitation(USER)
+    parsers = {tokens.parse_key: key.text, tokens.parse_session: signed_in.text, tokens.parse_invitation: invited}
+    for parse, own in parsers.items():
+        assert [text for text in parsers.values() if parse(text) is not None] == [own]
+
+
+def test_a_session_does_not_show_its_secret():
+    made = tokens.make_session()
+    assert repr(made) == f"Session(id={made.id!r})"
+    assert made.secret not in str(made.__rich_repr__())

@@ -1,6 +1,6 @@
-"""Text that people paste: join tokens and API keys. Agents read the first, servers make and read both.
+"""Text that people paste: join tokens, API keys, sessions, invitations. Agents read the first, servers make and read all of them.
 
-Both end in crc6, the CRC-32 of all the text before it: a typing error is found before anything is looked up or sent.
+All end in crc6, the CRC-32 of all the text before it: a typing error is found before anything is looked up or sent.
 """
 
 import re
@@ -15,12 +15,16 @@ ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 #: Join tokens and API keys begin with it.
 JOIN_PREFIX: Final = "mgwj1_"
 KEY_PREFIX: Final = "mgw_"
+SESSION_PREFIX: Final = "mgws_"
+INVITATION_PREFIX: Final = "mgwi_"
 #: Longest text that is looked at.
 MAX_TEXT: Final = 4096
 
 _VALUES: Final = {letter: value for value, letter in enumerate(ALPHABET)}
 _KEY: Final = re.compile(r"mgw_([0-9A-Za-z]{10})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
 _KEY_LENGTH: Final = 53
+_SESSION: Final = re.compile(r"mgws_([0-9A-Za-z]{10})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
+_INVITATION: Final = re.compile(r"mgwi_([0-9a-z]{26})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
 
 
 class TokenError(ValueError):
@@ -120,8 +124,10 @@ _from_msgpack = msgspec.msgpack.Decoder(JoinToken).decode
 def _check_kind(text: str) -> None:
     if not text:
         raise TokenError("empty", "The join token is empty.")
-    if text.startswith(KEY_PREFIX):
-        raise TokenError("wrong_kind", "This is an API key, not a join token: `mindgw join-tokens create` makes one.")
+    if text.startswith((KEY_PREFIX, SESSION_PREFIX, INVITATION_PREFIX)):
+        what = {KEY_PREFIX: "an API key", SESSION_PREFIX: "a session", INVITATION_PREFIX: "an invitation of a person"}
+        kind = what[text[: text.index("_") + 1]]
+        raise TokenError("wrong_kind", f"This is {kind}, not a join token: `mindgw join-tokens create` makes one.")
     if re.match(r"mgwj[0-9]+_", text) and not text.startswith(JOIN_PREFIX):
         raise TokenError("version", "The join token is of a newer kind: update mindgw on this machine.")
     if not text.startswith(JOIN_PREFIX):
@@ -139,7 +145,7 @@ class ApiKey(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Without the secret: this text may stand in logs and tracebacks."""
-        return f"ApiKey(id={self.id!r})"
+        return f"{type(self).__name__}(id={self.id!r})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("id", self.id)]
@@ -147,17 +153,54 @@ class ApiKey(msgspec.Struct, frozen=True):
 
 def make_key(random: Callable[[int], bytes] = secrets.token_bytes) -> ApiKey:
     """A new API key, 190 bits of secret."""
-    # 384 random bits for 250 wanted: the remainder is even to 2**-130
-    digits = _digits(int.from_bytes(random(48), "big") % 62**42, 42)
+    digits = _random_digits(42, random)
     text = f"{KEY_PREFIX}{digits[:10]}_{digits[10:]}"
     return ApiKey(digits[:10], digits[10:], text + crc6(text))
 
 
 def parse_key(text: str) -> tuple[str, str] | None:
     """Id and secret of an API key, None when no such key can exist. The cost does not depend on the text; nothing is looked up."""
-    if len(text) != _KEY_LENGTH:
+    return _parse(_KEY, _KEY_LENGTH, text)
+
+
+class Session(ApiKey, frozen=True):
+    """A new session: what a person stays signed in with. Kept and shown as an API key is."""
+
+
+def make_session(random: Callable[[int], bytes] = secrets.token_bytes) -> Session:
+    """A new session, 190 bits of secret."""
+    digits = _random_digits(42, random)
+    text = f"{SESSION_PREFIX}{digits[:10]}_{digits[10:]}"
+    return Session(digits[:10], digits[10:], text + crc6(text))
+
+
+def parse_session(text: str) -> tuple[str, str] | None:
+    """Id and secret of a session, None when no such session can exist; as `parse_key`."""
+    return _parse(_SESSION, _KEY_LENGTH + 1, text)
+
+
+def make_invitation(user_id: str, random: Callable[[int], bytes] = secrets.token_bytes) -> tuple[str, str]:
+    """The secret by which one invited user is known, 190 bits, and the text to paste that holds it and the id of the user (26 lower-case
+    letters and digits)."""
+    secret = _random_digits(32, random)
+    text = f"{INVITATION_PREFIX}{user_id}_{secret}"
+    return secret, text + crc6(text)
+
+
+def parse_invitation(text: str) -> tuple[str, str] | None:
+    """Id of the user and secret of an invitation, None when no such invitation can exist; as `parse_key`."""
+    return _parse(_INVITATION, len(INVITATION_PREFIX) + 26 + 1 + 32 + 6, text)
+
+
+def _random_digits(count: int, random: Callable[[int], bytes]) -> str:
+    # 384 random bits for 250 wanted: the remainder is even to 2**-130
+    return _digits(int.from_bytes(random(48), "big") % 62**count, count)
+
+
+def _parse(form: re.Pattern[str], length: int, text: str) -> tuple[str, str] | None:
+    if len(text) != length:
         return None
-    match = _KEY.fullmatch(text)
+    match = form.fullmatch(text)
     if match is None or crc6(text[:-6]) != match[3]:
         return None
     return match[1], match[2]
