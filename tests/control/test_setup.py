@@ -59,9 +59,9 @@ async def test_the_first_key_is_the_admins_and_good(tmp_path):
     made = await initialise(tmp_path)
     (org,), (team,), (user,), (key,) = [await rows(tmp_path, table) for table in (Org, Team, User, Key)]
     key_id, secret = tokens.parse_key(made.api_key)
-    assert (key.id, key.admin, key.org_id, key.team_id, key.user_id) == (key_id, True, org.id, team.id, user.id)
+    assert (key.id, key.role, key.org_id, key.team_id, key.user_id) == (key_id, "admin", org.id, team.id, user.id)
     assert hmac.compare_digest(key.digest, keys.digest(secrets.load(tmp_path).pepper, secret))
-    assert (org.name, team.name, user.email, user.admin) == ("default", "default", "admin@localhost", True)
+    assert (org.name, team.name, user.email, user.role) == ("default", "default", "admin@localhost", "admin")
     assert made.api_key not in repr(made)
     assert {(entry.actor, entry.action) for entry in await rows(tmp_path, AuditEntry)} == {
         ("local", "server.init"),
@@ -119,7 +119,7 @@ async def test_a_lost_key_gets_a_successor(tmp_path):
     first = await initialise(tmp_path)
     second = await setup.new_admin_key(tmp_path)
     assert second.api_key not in {None, first.api_key}
-    assert [key.admin for key in await rows(tmp_path, Key)] == [True, True]
+    assert [key.role for key in await rows(tmp_path, Key)] == ["admin", "admin"]
 
 
 async def test_a_later_wish_is_written_where_the_setting_stands(tmp_path):

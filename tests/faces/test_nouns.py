@@ -65,7 +65,7 @@ def test_a_key_tells_whose_it_is(key):
         "team": "nlp",
         "user": "ana@example.org",
         "priority": "high",
-        "admin": False,
+        "role": None,
         "version": 1,
     }.items() <= key.items()
 

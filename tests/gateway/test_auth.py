@@ -41,7 +41,7 @@ class Door:
             await self.gate.wait()
         if self.away:
             raise errors.Draining(code="database_unavailable", retry_after=2)
-        return Holder(row) if row is not None else None
+        return Holder(row, role=row.role or "user") if row is not None else None
 
     def identify(self, key: str, now: float = 0.0):
         return self.auth.known(key, now) or finished(self.auth.look_up(key, now))
@@ -104,10 +104,10 @@ def test_any_headers_are_a_key_or_a_refusal(headers):
 
 
 def test_a_good_key_is_its_rows_caller():
-    key, row = make_row(org_id="o", team_id="t", user_id="u", admin=True, priority="high", trusted_proxy=True, name="n")
+    key, row = make_row(org_id="o", team_id="t", user_id="u", role="admin", priority="high", trusted_proxy=True, name="n")
     caller = Door(row).identify(key)
     assert (caller.key_id, caller.name, caller.org_id, caller.team_id, caller.user_id) == (row.id, "n", "o", "t", "u")
-    assert (caller.admin, caller.priority, caller.trusted_proxy) == (True, "high", True)
+    assert (caller.role, caller.priority, caller.trusted_proxy) == ("admin", "high", True)
 
 
 def test_a_key_without_a_class_is_normal():

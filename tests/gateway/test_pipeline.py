@@ -70,9 +70,9 @@ async def test_a_database_that_is_away_is_our_fault_and_says_try_again(caplog):
 
 async def test_management_asks_for_a_caller_too():
     world = World()
-    key = world.add_key(admin=True)
+    key = world.add_key(role="admin")
     for header in ((b"authorization", b"Bearer " + key.encode()), (b"api-key", key.encode())):
-        assert (await world.pipeline.identify([(b"host", b"h"), header])).admin
+        assert (await world.pipeline.identify([(b"host", b"h"), header])).role == "admin"
     for headers in ([], [(b"api-key", b"nonsense")]):
         with pytest.raises(errors.Unauthenticated):
             await world.pipeline.identify(headers)

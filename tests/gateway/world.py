@@ -172,7 +172,7 @@ class World:
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.keys.get(key_id)
-        return Holder(row, self.teams.get(key_id, "")) if row is not None else None
+        return Holder(row, self.teams.get(key_id, ""), role=row.role or "user") if row is not None else None
 
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows

@@ -131,7 +131,7 @@ async def test_a_key_that_is_not_an_admins_may_not_watch(house):
 
 
 async def test_two_keys_are_one_too_many(house):
-    other = await house.make(admin=True)
+    other = await house.make(role="admin")
     with pytest.raises(InvalidStatus) as refused:
         async with connect(
             f"ws://127.0.0.1:{house.port}{PATH}", additional_headers={"authorization": f"Bearer {house.key}", "x-api-key": other.key}
@@ -174,7 +174,7 @@ async def test_a_failure_of_ours_is_told_as_one(house, caplog):
 
 
 async def test_a_revoked_key_ends_its_feed_within_a_second(house):
-    key = await house.make(admin=True)
+    key = await house.make(role="admin")
     async with house.watch(key.key) as socket, house.watch() as other:
         await heard(socket)
         await house.revoke(key)

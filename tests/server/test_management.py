@@ -62,8 +62,8 @@ async def identify(headers: list[tuple[bytes, bytes]]) -> Caller:
     authorization = dict(headers).get(b"authorization")
     if authorization not in {b"Bearer admin", b"Bearer user"}:
         raise Unauthenticated
-    admin = authorization == b"Bearer admin"
-    return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", admin=admin, priority="", trusted_proxy=False)
+    role = "admin" if authorization == b"Bearer admin" else "user"
+    return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", role=role, priority="", trusted_proxy=False)
 
 
 def runs(*models, id="e", slots=4, used=1, **values):
@@ -194,7 +194,7 @@ def test_the_description_is_openapi_3_1_and_complete_in_itself(api):
     [
         (b"", None), (b"{", None), (b"[]", None), (b"null", None), (b'"x"', None), (b"[" * 20_000, None), (b"\xff\xfe", None),
         (b"{}", None), (b'{"name": 3}', "name"), (b'{"name": ""}', "name"), (b'{"name": "\\u0000"}', "name"), (b'{"name": " "}', "name"),
-        (b'{"name": "x", "admin": "yes"}', "admin"), (b'{"name": "x", "colour": 1}', None), (b'{"name": "x", "user": "nobody"}', "user"),
+        (b'{"name": "x", "role": 7}', "role"), (b'{"name": "x", "colour": 1}', None), (b'{"name": "x", "user": "nobody"}', "user"),
         (b'{"name": "x", "team": "\\n"}', "team"), (b'{"name": "x", "priority": "a b"}', "priority"),
         (b'{"name": "%s"}' % (b"x" * 201), "name"),
     ],
@@ -213,7 +213,7 @@ def test_a_body_that_does_not_fit_is_named(api, body, param):
         (b"{}", "'name' is missing.", None),
         (b'{"name": 3}', "'name' must be a text, not a whole number.", "name"),
         (b'{"name": ""}', "'name' must have at least 1 character.", "name"),
-        (b'{"name": "x", "admin": "yes"}', "'admin' must be true or false, not a text.", "admin"),
+        (b'{"name": "x", "trusted_proxy": "yes"}', "'trusted_proxy' must be true or false, not a text.", "trusted_proxy"),
         (b'{"name": "x", "colour": 1}', "There is no field 'colour'.", None),
         (b'{"name": "x", "priority": "bogus"}', "'priority' must be high, normal, batch or sheddable, not 'bogus'.", "priority"),
     ],

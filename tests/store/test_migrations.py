@@ -181,3 +181,37 @@ async def test_a_file_that_is_no_database_is_told(tmp_path):
     with pytest.raises(ConfigError, match="not a database"):
         await database.migrate()
     await database.close()
+
+
+async def test_who_was_an_admin_is_one_and_nobody_else_becomes_one(database):
+    await database.downgrade("0004")
+    made = "'2026-01-01 00:00:00+00', 1"
+    await execute(
+        database,
+        f"INSERT INTO orgs (id, name, created_at, version) VALUES ('o', 'o', {made})",
+        *(
+            f"INSERT INTO users (id, org_id, email, name, admin, created_at, version) VALUES ('{id}', 'o', '{id}@x', '', {admin}, {made})"
+            for id, admin in (("boss", "true"), ("ada", "false"))
+        ),
+        *(
+            "INSERT INTO keys (id, name, org_id, user_id, admin, priority, trusted_proxy, digest, pepper_version, last4, created_at, "
+            f"version) VALUES ('{id}', 'k', 'o', 'boss', {admin}, '', false, '', 1, '', {made})"
+            for id, admin in (("all", "true"), ("little", "false"))
+        ),
+        *(
+            f"INSERT INTO audit (id, at, actor, action, object, detail) VALUES ('{id}', '2026-01-01 00:00:00+00', 'a', 'a', 'o', '{{}}')"
+            for id in ("2", "1", "3")
+        ),
+    )
+    await database.migrate()
+    assert await pairs(database, "SELECT id, role FROM users") == {"boss": "admin", "ada": "user"}
+    assert await pairs(database, "SELECT id, role FROM keys") == {"all": "admin", "little": "user"}
+    assert await pairs(database, "SELECT id, seq FROM audit") == {"1": 1, "2": 2, "3": 3}
+    await database.downgrade("0004")
+    assert await pairs(database, "SELECT id, admin FROM users") == {"boss": True, "ada": False}
+    assert await pairs(database, "SELECT id, admin FROM keys") == {"all": True, "little": False}
+
+
+async def pairs(database, query):
+    async with database.read() as session:
+        return {row[0]: row[1] for row in await (await session.connection()).execute(text(query))}

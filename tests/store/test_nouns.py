@@ -41,12 +41,12 @@ def test_ids_sort_by_the_moment_of_their_making():
 
 
 async def test_a_key_is_stored_as_a_keyed_digest(session, org):
-    row, text = await make_key(session, org, admin=True, priority="high", trusted_proxy=True, expires_at=NOON)
+    row, text = await make_key(session, org, role="admin", priority="high", trusted_proxy=True, expires_at=NOON)
     key_id, secret = tokens.parse_key(text)
     found = await keys.get(session, key_id)
     assert found.digest == hmac.new(PEPPER, secret.encode(), hashlib.sha256).digest()
     assert found.last4 == text[-4:]
-    assert (found.admin, found.priority, found.trusted_proxy, found.expires_at, found.version) == (True, "high", True, NOON, 1)
+    assert (found.role, found.priority, found.trusted_proxy, found.expires_at, found.version) == ("admin", "high", True, NOON, 1)
     assert not [value for value in found.model_dump().values() if secret in str(value)]
     assert row.id == key_id
 
@@ -107,8 +107,8 @@ async def test_people_who_are_named_twice_are_made_once(session, org):
     user = await people.get_or_create_user(session, org.id, "Ada@Example.org", name="Ada")
     assert (await people.get_or_create_org(session)).id == org.id
     assert (await people.get_or_create_team(session, org.id, "search")).id == team.id
-    again = await people.get_or_create_user(session, org.id, "ada@example.ORG", admin=True)
-    assert (again.id, again.name, again.admin, again.email) == (user.id, "Ada", False, "ada@example.org")
+    again = await people.get_or_create_user(session, org.id, "ada@example.ORG", role="admin")
+    assert (again.id, again.name, again.role, again.email) == (user.id, "Ada", "user", "ada@example.org")
     assert await people.names(session, Team, {team.id, "unknown"}) == {team.id: "search"}
     assert await people.names(session, Org, {org.id}) == {org.id: people.DEFAULT}
     assert await people.emails(session, {user.id}) == {user.id: "ada@example.org"}

@@ -25,7 +25,7 @@ COLUMNS = (
     Column("ID", lambda key: str(key.get("id", ""))),
     Column("NAME", lambda key: str(key.get("name", ""))),
     Column("OWNER", _owner),
-    Column("ROLE", lambda key: "admin" if key.get("admin") else "proxy" if key.get("trusted_proxy") else "user"),
+    Column("ROLE", lambda key: " ".join((str(key.get("role") or "–"), *(["proxy"] if key.get("trusted_proxy") else [])))),
     Column("STATE", lambda key: str(key.get("state", "–"))),
     Column("CREATED", lambda key: ago(key.get("created_at"), clock.utcnow())),
     Column("LAST USED", lambda key: ago(key.get("last_used_at"), clock.utcnow())),
@@ -51,7 +51,7 @@ def create(
 ) -> None:
     """Make a key. It is printed this once: mindgw keys create ci-bot -q > key"""
     run = invocation(ctx)
-    request = api.create_key(name, team=team, user=user, priority=priority, trusted_proxy=trusted_proxy, admin=admin)
+    request = api.create_key(name, team=team, user=user, priority=priority, trusted_proxy=trusted_proxy, role="admin" if admin else None)
     made = run.server().call(request)
     run.render.created(made, secret="key", name="id")
     run.render.success(f"Key {made['name']} ({made['id']}) made; it is not shown again. Undo: mindgw keys revoke {made['id']}")

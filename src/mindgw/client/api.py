@@ -48,10 +48,10 @@ def create_key(
     user: str | None = None,
     priority: str | None = None,
     trusted_proxy: bool = False,
-    admin: bool = False,
+    role: str | None = None,
 ) -> Request:
     """`team` and `user` (an e-mail address) are made when they do not exist."""
-    given = {"team": team, "user": user, "priority": priority, "trusted_proxy": trusted_proxy or None, "admin": admin or None}
+    given = {"team": team, "user": user, "priority": priority, "trusted_proxy": trusted_proxy or None, "role": role}
     said = {"name": name, **{key: value for key, value in given.items() if value is not None}}
     return Request("POST", f"{_ROOT}/keys", said, fields=("id", "name", "key"))
 

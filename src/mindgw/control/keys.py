@@ -29,7 +29,8 @@ class KeyView(Struct, frozen=True, kw_only=True):
     #: Name of the team and address of the person that it belongs to.
     team: str | None
     user: str | None
-    admin: bool
+    #: Name of the role that it acts with; None: that of the person that it belongs to, or user.
+    role: str | None
     priority: str
     trusted_proxy: bool
     #: active, expired or revoked.
@@ -59,7 +60,8 @@ class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Priority class: high, normal, batch or sheddable; empty: normal.
     priority: str = ""
     trusted_proxy: bool = False
-    admin: bool = False
+    #: Name of the role that it acts with; that of the person that it belongs to, or user, when not given.
+    role: str | None = None
 
 
 async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -> KeyMade:
@@ -76,12 +78,12 @@ async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -
             org_id=org.id,
             team_id=team.id,
             user_id=user.id if user else None,
-            admin=wish.admin,
+            role=wish.role,
             priority=wish.priority,
             trusted_proxy=wish.trusted_proxy,
         )
         row, secret = await keys.create(session, wanted, pepper)
-        await audit.record(session, actor, "key.create", row.id, name=row.name, team=team.name, admin=row.admin)
+        await audit.record(session, actor, "key.create", row.id, name=row.name, team=team.name, role=row.role)
         (view,) = await _views(session, [row])
     return KeyMade(**{field: getattr(view, field) for field in view.__struct_fields__}, key=secret)
 
@@ -143,7 +145,7 @@ async def _views(session: AsyncSession, rows: Sequence[Key]) -> list[KeyView]:
             name=row.name,
             team=teams.get(row.team_id or ""),
             user=users.get(row.user_id or ""),
-            admin=row.admin,
+            role=row.role,
             priority=row.priority,
             trusted_proxy=row.trusted_proxy,
             state=_state(row, now),

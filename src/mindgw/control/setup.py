@@ -98,6 +98,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
             database.set_leftovers_aside()
         backup = await prepare(database, directory)
         own = secrets.obtain(directory)
+        database.audit_key = own.audit_key
         renew(settings, own, now)
         _write(directory / config.FILE, text)
         async with database.write() as session:
@@ -237,12 +238,12 @@ async def _first_people(session: AsyncSession, own: Secrets, now: datetime, *, a
     await replica.mark(session, own, LOCAL)
     org = await people.get_or_create_org(session)
     team = await people.get_or_create_team(session, org.id)
-    user = await people.get_or_create_user(session, org.id, people.ADMIN, name="Administrator", admin=True)
-    good = col(Key.admin).is_(True), col(Key.revoked_at).is_(None), or_(col(Key.expires_at).is_(None), col(Key.expires_at) > now)
+    user = await people.get_or_create_user(session, org.id, people.ADMIN, name="Administrator", role="admin")
+    good = col(Key.role) == "admin", col(Key.revoked_at).is_(None), or_(col(Key.expires_at).is_(None), col(Key.expires_at) > now)
     found = (await session.exec(select(Key).where(*good).order_by(col(Key.created_at)).limit(1))).first()
     if found is not None and not again:
         return None, f"{found.name} (mgw_{found.id}_…{found.last4})"
-    wanted = keys.NewKey(name="admin", org_id=org.id, team_id=team.id, user_id=user.id, admin=True)
+    wanted = keys.NewKey(name="admin", org_id=org.id, team_id=team.id, user_id=user.id, role="admin")
     row, text = await keys.create(session, wanted, own.pepper)
-    await audit.record(session, LOCAL, "key.create", row.id, name=row.name, admin=True)
+    await audit.record(session, LOCAL, "key.create", row.id, name=row.name, role=row.role)
     return text, ""

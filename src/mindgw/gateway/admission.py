@@ -45,7 +45,8 @@ class Caller(Struct, frozen=True, gc=False):
     #: Name of the team and address of the user, "" for none.
     team: str = ""
     user: str = ""
-    admin: bool = False
+    #: Name of the role that it acts with.
+    role: str = "user"
     #: Highest class in the queue that it may have: high, normal, batch or sheddable.
     priority: str = "normal"
     #: Whether this key may name the end user in a header.

@@ -130,7 +130,7 @@ class Auth:
             user_id=row.user_id or "",
             team=held.team,
             user=held.user,
-            admin=row.admin,
+            role=held.role,
             priority=row.priority or "normal",
             trusted_proxy=row.trusted_proxy,
         )

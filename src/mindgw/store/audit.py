@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.store.tables import AuditEntry
 
+#: Key of the advisory lock under which entries get their numbers: "audit" in ASCII.
+LOCK = 0x6175646974
+
 
 async def record(session: AsyncSession, actor: str, action: str, target: str, **detail: Any) -> None:
     """`actor` did `action` (noun.verb) to the object with id `target`; `detail` holds JSON values and never a secret."""
-    session.add(AuditEntry(actor=actor, action=action, object=target, detail=detail))
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer anyway
+        await (await session.connection()).execute(select(func.pg_advisory_xact_lock(LOCK)))
+    last = (await session.exec(select(func.max(AuditEntry.seq)))).one()
+    session.add(AuditEntry(actor=actor, action=action, object=target, detail=detail, seq=(last or 0) + 1))
     await session.flush()
 
 

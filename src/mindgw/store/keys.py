@@ -31,6 +31,8 @@ class Holder(NamedTuple):
     #: Name of the team and address of the user, "" for none.
     team: str = ""
     user: str = ""
+    #: Name of the role that the key acts with.
+    role: str = "user"
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +42,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     org_id: str
     team_id: str | None = None
     user_id: str | None = None
-    admin: bool = False
+    role: str | None = None
     priority: str = ""
     trusted_proxy: bool = False
     expires_at: datetime | None = None
@@ -67,10 +69,10 @@ async def get(session: AsyncSession, key_id: str) -> Key | None:
 
 
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
-    """The key with this id, revoked ones too, with the names of its team and user."""
-    joined = select(Key, Team.name, User.email).join(Team, col(Key.team_id) == Team.id, isouter=True)
+    """The key with this id, revoked ones too, with the names of its team and user, and its role."""
+    joined = select(Key, Team.name, User.email, User.role).join(Team, col(Key.team_id) == Team.id, isouter=True)
     found = (await session.exec(joined.join(User, col(Key.user_id) == User.id, isouter=True).where(Key.id == key_id))).first()
-    return Holder(found[0], found[1] or "", found[2] or "") if found is not None else None
+    return Holder(found[0], found[1] or "", found[2] or "", found[0].role or found[3] or "user") if found is not None else None
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

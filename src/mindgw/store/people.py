@@ -31,13 +31,13 @@ async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEF
     return await _one(session, Team(org_id=org_id, name=clean_name(name, "team")), Team.org_id, Team.name)
 
 
-async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", admin: bool = False) -> User:
+async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", role: str = "user") -> User:
     """The user with that address, compared without regard to case; name, organisation and role of one who exists stay as they are."""
     address = clean_name(email, "user").lower()
     before, at, after = address.partition("@")
     if not (before and at and after) or "@" in after or " " in address:
         raise BadRequest(f"{email!r} is not an e-mail address.", param="user")
-    return await _one(session, User(org_id=org_id, email=address, name=name, admin=admin), User.email)
+    return await _one(session, User(org_id=org_id, email=address, name=name, role=role), User.email)
 
 
 async def names(session: AsyncSession, table: type[Org] | type[Team], ids: set[str]) -> dict[str, str]:

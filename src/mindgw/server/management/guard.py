@@ -25,7 +25,7 @@ class Caller(Protocol):
     @property
     def key_id(self) -> str: ...
     @property
-    def admin(self) -> bool: ...
+    def role(self) -> str: ...
 
 
 class Office(State):
@@ -52,7 +52,7 @@ async def admit(office: Office, headers: list[tuple[bytes, bytes]]) -> Caller:
     """Whose admin key these headers carry, with names in lower case. Raises Unauthenticated, BadRequest, or Forbidden for a key that is
     good but not an admin's."""
     caller = await office.identify(headers)
-    if not caller.admin:
+    if caller.role != "admin":
         raise Forbidden("This needs an admin key.")
     return caller
 

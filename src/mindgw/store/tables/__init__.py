@@ -1,6 +1,7 @@
 """The tables; importing this package registers all of them in `metadata`."""
 
-from mindgw.store.tables.audit import AuditEntry
+from mindgw.store.tables.access import AccessRule, Rate, Role, RoleBinding
+from mindgw.store.tables.audit import AuditEntry, AuditHead
 from mindgw.store.tables.columns import Row, UTCDateTime
 from mindgw.store.tables.dead_letters import DeadLetter
 from mindgw.store.tables.epochs import Epoch, EpochWorker
@@ -12,11 +13,14 @@ from mindgw.store.tables.queue import FlowCounter
 from mindgw.store.tables.quotas import Budget, Lease, Quota
 from mindgw.store.tables.receipts import Receipt, ReceiptHead
 from mindgw.store.tables.replays import Replay
+from mindgw.store.tables.sessions import Session
 
 metadata = Row.metadata
 
 __all__ = [
+    "AccessRule",
     "AuditEntry",
+    "AuditHead",
     "Budget",
     "DeadLetter",
     "Epoch",
@@ -29,9 +33,13 @@ __all__ = [
     "LedgerRow",
     "Org",
     "Quota",
+    "Rate",
     "Receipt",
     "ReceiptHead",
     "Replay",
+    "Role",
+    "RoleBinding",
+    "Session",
     "Team",
     "UTCDateTime",
     "User",

@@ -7,7 +7,7 @@ from sqlmodel import Field
 
 from mindgw.clock import utcnow
 from mindgw.store.ids import new_id
-from mindgw.store.tables.columns import Document, Row, UTCDateTime
+from mindgw.store.tables.columns import Count, Document, Row, UTCDateTime
 
 
 class AuditEntry(Row, table=True):
@@ -22,3 +22,29 @@ class AuditEntry(Row, table=True):
     #: Id of what was changed.
     object: str
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
+    #: Its place among all of them, from 1 on, without gaps.
+    seq: int = Field(sa_type=Count, unique=True, index=True)
+    #: Organisation that it concerns; None: the whole installation.
+    org_id: str | None = Field(default=None, index=True)
+    #: Network address that the request came from, "" for none.
+    address: str = ""
+    #: ok or refused.
+    outcome: str = "ok"
+    #: Its link in the chain, see `core.chain`; None: older than the chain.
+    hash: bytes | None = None
+
+
+class AuditHead(Row, table=True):
+    """Where the chain stood at the end of a day, signed."""
+
+    __tablename__ = "audit_heads"
+
+    #: 2026-11-21, in UTC.
+    day: str = Field(primary_key=True)
+    #: The last entry of that day.
+    seq: int = Field(sa_type=Count)
+    hash: bytes
+    #: Of the server's identity key, over all of the above.
+    signature: bytes
+    #: When the entries up to here left the database for a file.
+    archived_at: datetime | None = Field(default=None, sa_type=UTCDateTime)

@@ -1,10 +1,11 @@
 """API keys. The secret is never stored: only its keyed digest, and the last four characters for people."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlmodel import Field
 
-from mindgw.store.tables.columns import UTCDateTime, Versioned
+from mindgw.store.tables.columns import Count, Document, UTCDateTime, Versioned
 
 
 class Key(Versioned, table=True):
@@ -16,8 +17,8 @@ class Key(Versioned, table=True):
     org_id: str = Field(foreign_key="orgs.id", index=True)
     team_id: str | None = Field(default=None, foreign_key="teams.id", index=True)
     user_id: str | None = Field(default=None, foreign_key="users.id", index=True)
-    #: May use the management API.
-    admin: bool = False
+    #: Name of the role it acts with; None: that of its user, or "user".
+    role: str | None = None
     #: Name of the priority class of its requests; empty: the default class.
     priority: str = ""
     #: Its requests may name the end user they are made for.
@@ -27,6 +28,19 @@ class Key(Versioned, table=True):
     #: Which pepper made the digest.
     pepper_version: int = 1
     last4: str = ""
+    #: What it is good for: {"models": [globs], "routes": [paths], "addresses": [networks]}; a list that is missing or empty allows all.
+    scopes: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
+    #: Requests and tokens a minute, and requests at once; None: no limit of its own.
+    rpm: int | None = None
+    tpm: int | None = Field(default=None, sa_type=Count)
+    concurrency: int | None = None
+    #: What routing must keep to, such as {"region": "eu"}.
+    labels: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
+    #: The secret before the last rotation, good until `prior_until`.
+    prior_digest: bytes | None = None
+    prior_pepper_version: int | None = None
+    prior_until: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    rotated_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     #: Written at most once a minute, so it may lag.

@@ -1,10 +1,13 @@
 """Who uses the gateway: organisations, their teams, their users."""
 
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy import UniqueConstraint
 from sqlmodel import Field
 
 from mindgw.store.ids import new_id
-from mindgw.store.tables.columns import Versioned
+from mindgw.store.tables.columns import Document, UTCDateTime, Versioned
 
 
 class Org(Versioned, table=True):
@@ -12,6 +15,10 @@ class Org(Versioned, table=True):
 
     id: str = Field(default_factory=new_id, primary_key=True)
     name: str = Field(unique=True)
+    #: active or disabled.
+    state: str = "active"
+    #: What routing must keep to, such as {"region": "eu"}.
+    labels: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
 
 
 class Team(Versioned, table=True):
@@ -31,4 +38,14 @@ class User(Versioned, table=True):
     #: Always lower case: one person is one row however the address is typed.
     email: str = Field(unique=True)
     name: str = ""
-    admin: bool = False
+    #: Name of its role in the whole organisation; `role_bindings` may add others.
+    role: str = "user"
+    #: invited, active or disabled.
+    state: str = "active"
+    #: Whether it is a program, which has keys but never signs in.
+    service: bool = False
+    #: HMAC-SHA256(pepper, invitation), 32 bytes; None once it was taken.
+    invite_digest: bytes | None = None
+    invite_expires_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    #: Written at most once a minute, so it may lag.
+    last_seen_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
