@@ -115,6 +115,34 @@ async def test_an_admin_key_that_ends_one_day_is_good_until_then(tmp_path):
     assert (await initialise(tmp_path)).api_key is None
 
 
+@pytest.mark.parametrize(("state", "org"), [("disabled", "active"), ("removed", "active"), ("active", "disabled")])
+async def test_an_operator_who_is_shut_out_gets_back_in_from_the_servers_own_disk(tmp_path, state, org):
+    await initialise(tmp_path)
+    database = Database(config.load(None, tmp_path).database_url)
+    async with database.write() as session:
+        (user,), (own,) = (await session.exec(select(User))).all(), (await session.exec(select(Org))).all()
+        user.state, own.state, user.role = state, org, "user"
+    await database.close()
+    made = await setup.new_admin_key(tmp_path)
+    database = Database(config.load(None, tmp_path).database_url)
+    async with database.read() as session:
+        held = await keys.holder(session, tokens.parse_key(made.api_key)[0])
+    await database.close()
+    assert (held.welcome, held.role) == (True, "admin")
+    assert [(user.state, user.role) for user in await rows(tmp_path, User)] == [("active", "admin")]
+    assert {entry.action for entry in await rows(tmp_path, AuditEntry)} >= {"user.enable" if state == "disabled" else "user.create"}
+    assert (await initialise(tmp_path)).api_key is None
+
+
+async def test_a_key_of_an_admin_who_was_disabled_does_not_count(tmp_path):
+    await initialise(tmp_path)
+    database = Database(config.load(None, tmp_path).database_url)
+    async with database.write() as session:
+        (await session.exec(select(User))).one().state = "disabled"
+    await database.close()
+    assert (await initialise(tmp_path)).api_key is not None
+
+
 async def test_a_lost_key_gets_a_successor(tmp_path):
     first = await initialise(tmp_path)
     second = await setup.new_admin_key(tmp_path)

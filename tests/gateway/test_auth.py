@@ -28,6 +28,8 @@ class Door:
     def __init__(self, *rows: Key) -> None:
         self.rows = {row.id: row for row in rows}
         self.found: list[str] = []
+        #: Ids of keys whose holders are not welcome.
+        self.unwelcome: set[str] = set()
         #: Every look-up waits for it.
         self.gate: asyncio.Event | None = None
         #: Whether the database is.
@@ -41,7 +43,7 @@ class Door:
             await self.gate.wait()
         if self.away:
             raise errors.Draining(code="database_unavailable", retry_after=2)
-        return Holder(row, role=row.role or "user") if row is not None else None
+        return Holder(row, role=row.role or "user", welcome=key_id not in self.unwelcome) if row is not None else None
 
     def identify(self, key: str, now: float = 0.0):
         return self.auth.known(key, now) or finished(self.auth.look_up(key, now))
@@ -150,6 +152,17 @@ def test_a_typing_error_never_reaches_the_database(place, wrong):
 def test_a_key_that_is_no_longer_good_says_why(columns, code):
     key, row = make_row(**columns)
     assert code_of(Door(row), key) == code
+
+
+def test_a_key_of_somebody_who_is_not_welcome_is_refused_until_they_are():
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key)
+    door.unwelcome.add(row.id)
+    door.auth.forget(row.id)
+    assert code_of(door, key) == "user_disabled"
+    door.unwelcome.clear()
+    assert door.identify(key).key_id == row.id
 
 
 def test_a_key_is_good_until_it_expires():

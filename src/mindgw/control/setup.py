@@ -15,9 +15,9 @@ from mindgw.control import certificates, invitation, lock, replica, secrets
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
 from mindgw.quantities import split_address
-from mindgw.store import audit, fleet, keys, people
+from mindgw.store import audit, fleet, keys, people, rows, users
 from mindgw.store.database import Database
-from mindgw.store.tables import Key
+from mindgw.store.tables import Key, Org, User
 from mindgw_agent import private_files
 
 #: Who does what is done on the server's own disk.
@@ -238,12 +238,28 @@ async def _first_people(session: AsyncSession, own: Secrets, now: datetime, *, a
     await replica.mark(session, own, LOCAL)
     org = await people.get_or_create_org(session)
     team = await people.get_or_create_team(session, org.id)
-    user = await people.get_or_create_user(session, org.id, people.ADMIN, name="Administrator", role="admin")
     good = col(Key.role) == "admin", col(Key.revoked_at).is_(None), or_(col(Key.expires_at).is_(None), col(Key.expires_at) > now)
-    found = (await session.exec(select(Key).where(*good).order_by(col(Key.created_at)).limit(1))).first()
+    welcome = or_(col(User.id).is_(None), col(User.state).in_(keys.WELCOME))
+    wanted_key = select(Key).join(User, col(Key.user_id) == User.id, isouter=True).where(*good, welcome)
+    found = (await session.exec(wanted_key.order_by(col(Key.created_at)).limit(1))).first()
     if found is not None and not again:
         return None, f"{found.name} (mgw_{found.id}_…{found.last4})"
+    user = await _administrator(session, org)
     wanted = keys.NewKey(name="admin", org_id=org.id, team_id=team.id, user_id=user.id, role="admin")
     row, text = await keys.create(session, wanted, own.pepper)
     await audit.record(session, LOCAL, "key.create", row.id, name=row.name, role=row.role)
     return text, ""
+
+
+async def _administrator(session: AsyncSession, org: Org) -> User:
+    """Whom the first admin key is for. Whoever can write here is let in, also after somebody has shut everybody out."""
+    if org.state != users.ACTIVE:
+        rows.change(org, state=users.ACTIVE)
+        await audit.record(session, LOCAL, "org.enable", org.id, name=org.name)
+    wanted = users.NewUser(org_id=org.id, email=people.ADMIN, name="Administrator", role="admin")
+    row, made = await users.obtain(session, wanted)
+    if made or (row.state, row.role) != (users.ACTIVE, "admin"):
+        if not made:
+            rows.change(row, state=users.ACTIVE, role="admin")
+        await audit.record(session, LOCAL, "user.create" if made else "user.enable", row.id, email=row.email, role=row.role)
+    return row

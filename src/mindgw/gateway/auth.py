@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 
 from mindgw import errors
-from mindgw.gateway.admission import Caller
+from mindgw.gateway import scope
+from mindgw.gateway.admission import Caller, Rate
 from mindgw.store.keys import Holder
+from mindgw.store.tables import Key
 from mindgw_agent import tokens
 
 #: Seconds for which a key is trusted without asking the database again.
@@ -100,12 +102,19 @@ class Auth:
         # An unknown id is compared all the same: its answer takes as long as a wrong secret's.
         pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
         digest = hmac.digest(pepper, secret.encode(), "sha256")
-        same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32)
+        same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32) or self._was(row, secret)
         if held is None or not same:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         caller = self._caller(held)
         self._used[caller.key_id] = self._now()
         return caller
+
+    def _was(self, row: Key | None, secret: str) -> bool:
+        """Whether it is the secret before the last rotation, and still good."""
+        if row is None or row.prior_digest is None or row.prior_until is None or row.prior_until <= self._now():
+            return False
+        pepper = self._peppers.get(row.prior_pepper_version or 0, b"\0" * 32)
+        return hmac.compare_digest(hmac.digest(pepper, secret.encode(), "sha256"), row.prior_digest)
 
     async def holder(self, key_id: str) -> Caller:
         """The caller that a key id stands for, for what is done on its behalf; raises Unauthenticated when the key is gone, revoked or
@@ -122,6 +131,8 @@ class Auth:
             raise errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
         if row.expires_at is not None and row.expires_at <= self._now():
             raise errors.Unauthenticated("This API key has expired.", code="expired_api_key")
+        if not held.welcome:
+            raise errors.Unauthenticated("The holder of this API key may not use the gateway at present.", code="user_disabled")
         return Caller(
             key_id=row.id,
             name=row.name,
@@ -133,6 +144,8 @@ class Auth:
             role=held.role,
             priority=row.priority or "normal",
             trusted_proxy=row.trusted_proxy,
+            rate=Rate(row.rpm or 0, row.tpm or 0, row.concurrency or 0) if row.rpm or row.tpm or row.concurrency else None,
+            scope=scope.read(row.scopes),
         )
 
     def _remember(self, key: str, caller: Caller, now: float) -> None:

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.errors import NotFound
 from mindgw.store import rows
-from mindgw.store.tables import Key, Team, User
+from mindgw.store.tables import Key, Org, Team, User
 from mindgw_agent import tokens
 
 #: What helps who has named a key that is not there.
@@ -24,6 +24,10 @@ def digest(pepper: bytes, secret: str) -> bytes:
     return hmac.digest(pepper, secret.encode(), "sha256")
 
 
+#: States of users whose keys are good: who was invited may have some before they sign in.
+WELCOME = frozenset({"active", "invited"})
+
+
 class Holder(NamedTuple):
     """A key and who has it."""
 
@@ -33,6 +37,8 @@ class Holder(NamedTuple):
     user: str = ""
     #: Name of the role that the key acts with.
     role: str = "user"
+    #: Whether its user and its organisation may use the gateway.
+    welcome: bool = True
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,10 +75,17 @@ async def get(session: AsyncSession, key_id: str) -> Key | None:
 
 
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
-    """The key with this id, revoked ones too, with the names of its team and user, and its role."""
-    joined = select(Key, Team.name, User.email, User.role).join(Team, col(Key.team_id) == Team.id, isouter=True)
-    found = (await session.exec(joined.join(User, col(Key.user_id) == User.id, isouter=True).where(Key.id == key_id))).first()
-    return Holder(found[0], found[1] or "", found[2] or "", found[0].role or found[3] or "user") if found is not None else None
+    """The key with this id, revoked ones too, with the names of its team and user, its role, and whether they are welcome."""
+    facts = select(Key, Team.name, User, Org.state).join(Org, col(Key.org_id) == Org.id)
+    joined = facts.join(Team, col(Key.team_id) == Team.id, isouter=True).join(User, col(Key.user_id) == User.id, isouter=True)
+    found = (await session.exec(joined.where(Key.id == key_id))).first()
+    if found is None:
+        return None
+    key, team, org = found[0], found[1] or "", found[3]
+    user: User | None = found[2]
+    if user is None:
+        return Holder(key, team, "", key.role or "user", org == "active")
+    return Holder(key, team, user.email, key.role or user.role, org == "active" and user.state in WELCOME)
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

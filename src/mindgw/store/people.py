@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.errors import BadRequest
+from mindgw.errors import BadRequest, Conflict
 from mindgw.store import rows
 from mindgw.store.tables import Org, Team, User
 from mindgw.store.tables.columns import Versioned
@@ -32,12 +32,14 @@ async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEF
 
 
 async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", role: str = "user") -> User:
-    """The user with that address, compared without regard to case; name, organisation and role of one who exists stay as they are."""
-    address = clean_name(email, "user").lower()
-    before, at, after = address.partition("@")
-    if not (before and at and after) or "@" in after or " " in address:
-        raise BadRequest(f"{email!r} is not an e-mail address.", param="user")
-    return await _one(session, User(org_id=org_id, email=address, name=name, role=role), User.email)
+    """The user with that address, compared without regard to case; name and role of one who exists stay as they are. Raises Conflict for
+    somebody of another organisation, and for who was disabled or removed."""
+    row = await _one(session, User(org_id=org_id, email=clean_email(email), name=name, role=role), User.email)
+    if row.org_id != org_id:
+        raise Conflict(f"The address {row.email} is taken.", param="user")
+    if row.state not in {"active", "invited"}:
+        raise Conflict(f"{row.email} is {row.state}.", param="user", hint="`mindgw users enable` or `mindgw users invite` brings them back")
+    return row
 
 
 async def names(session: AsyncSession, table: type[Org] | type[Team], ids: set[str]) -> dict[str, str]:
@@ -69,6 +71,15 @@ async def _one(session: AsyncSession, row: V, *unique: Any) -> V:
         await session.exec(rows.insert_once(session, type(row)).values(**row.model_dump()))
         found = (await session.exec(wanted)).one()
     return found
+
+
+def clean_email(text: str) -> str:
+    """The address in lower case, without blanks around it. Raises BadRequest when it is none."""
+    address = clean_name(text, "user").lower()
+    before, at, after = address.partition("@")
+    if not (before and at and after) or "@" in after or " " in address:
+        raise BadRequest(f"{text!r} is not an e-mail address.", param="user")
+    return address
 
 
 def clean_name(text: str, param: str) -> str:

@@ -40,7 +40,7 @@ class User(Versioned, table=True):
     name: str = ""
     #: Name of its role in the whole organisation; `role_bindings` may add others.
     role: str = "user"
-    #: invited, active or disabled.
+    #: invited, active, disabled or removed.
     state: str = "active"
     #: Whether it is a program, which has keys but never signs in.
     service: bool = False

@@ -1,0 +1,88 @@
+"""People and service accounts: invited, found, disabled, removed. Their organisations and teams are in `people`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import delete, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw.errors import Conflict, NotFound
+from mindgw.store import rows
+from mindgw.store.ids import new_id
+from mindgw.store.keys import digest
+from mindgw.store.tables import Key, RoleBinding, User
+from mindgw_agent import tokens
+
+#: What helps who has named somebody who is not there.
+SEE = "`mindgw users list` shows them all"
+#: States. Rows of people who were removed stay, so that what they used keeps its name.
+INVITED, ACTIVE, DISABLED, REMOVED = "invited", "active", "disabled", "removed"
+
+
+class NewUser(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user to be made is like; `email` is checked and in lower case."""
+
+    org_id: str
+    email: str
+    name: str = ""
+    role: str = "user"
+    service: bool = False
+    state: str = ACTIVE
+
+
+async def find(session: AsyncSession, org_id: str, reference: str, *, lock: bool = False) -> User:
+    """Somebody of that organisation by id or address; with `lock` nobody else changes them until the transaction ends. Raises NotFound,
+    also for who was removed."""
+    same = (User.id == reference) | (User.email == reference.strip().lower())
+    wanted = select(User).where(same, User.org_id == org_id, User.state != REMOVED)
+    row = (await session.exec(wanted.with_for_update() if lock else wanted)).first()
+    if row is None:
+        raise NotFound(f"There is no user {reference!r}.", hint=SEE)
+    if lock:
+        await session.refresh(row)
+    return row
+
+
+async def page(session: AsyncSession, org_id: str, *, after: str | None = None, limit: int = rows.PAGE) -> Sequence[User]:
+    """The users of an organisation in the order of their making, without those who were removed."""
+    return await rows.page(session, User, User.org_id == org_id, User.state != REMOVED, after=after, limit=limit)
+
+
+async def obtain(session: AsyncSession, wanted: NewUser) -> tuple[User, bool]:
+    """The user with that address, locked, and whether it was made now; whoever had been removed comes back as a new one, under the old
+    id. Raises Conflict for the address of somebody in another organisation."""
+    made = new_id()
+    row = User(**msgspec.structs.asdict(wanted), id=made)
+    await session.exec(rows.insert_once(session, User).values(**row.model_dump()))
+    found = (await session.exec(select(User).where(User.email == wanted.email).with_for_update())).one()
+    await session.refresh(found)
+    if found.org_id != wanted.org_id:
+        raise Conflict(f"The address {wanted.email} is taken.")
+    if found.state != REMOVED:
+        return found, found.id == made
+    again = rows.change(found, name=wanted.name, role=wanted.role, service=wanted.service, state=wanted.state, last_seen_at=None)
+    return again, True
+
+
+async def invite(session: AsyncSession, row: User, pepper: bytes, until: datetime) -> str:
+    """The text by which this user signs in once, in place of any before it: show it once and forget it. `row` is locked."""
+    secret, text = tokens.make_invitation(row.id)
+    rows.change(row, invite_digest=digest(pepper, secret), invite_expires_at=until)
+    await session.flush()
+    return text
+
+
+async def remove(session: AsyncSession, row: User, now: datetime) -> None:
+    """Takes away all that a locked user has: keys for good, roles, the invitation. The row stays, out of sight."""
+    good = col(Key.user_id) == row.id, col(Key.revoked_at).is_(None)
+    await session.exec(update(Key).where(*good).values(revoked_at=now, version=col(Key.version) + 1))
+    await session.exec(delete(RoleBinding).where(col(RoleBinding.user_id) == row.id))
+    rows.change(row, state=REMOVED, role="user", invite_digest=None, invite_expires_at=None)
+    await session.flush()
+
+
+async def key_ids(session: AsyncSession, user_id: str) -> Sequence[str]:
+    """Ids of the keys of a user, without those that were revoked."""
+    return (await session.exec(select(Key.id).where(Key.user_id == user_id, col(Key.revoked_at).is_(None)))).all()
