@@ -256,9 +256,11 @@ async def test_the_last_report_of_a_worker_is_kept(session):
     assert row.last_seen_at == NOON + timedelta(minutes=1)
 
 
-async def test_the_audit_log_is_read_backwards(session):
-    for action in ("key.create", "key.revoke"):
-        await audit.record(session, "local", action, "k1", name="n")
-    entries = await audit.recent(session)
-    assert sorted(entry.action for entry in entries) == ["key.create", "key.revoke"]
-    assert [entry.id for entry in await audit.recent(session, before=entries[0].id)] == [entries[1].id]
+async def test_the_audit_log_is_read_backwards(database):
+    async with database.write() as session:
+        for action in ("key.create", "key.revoke"):
+            await audit.record(session, "local", action, "k1", name="n")
+    async with database.read() as session:
+        entries = await audit.recent(session)
+        assert [entry.action for entry in entries] == ["key.revoke", "key.create"]
+        assert [entry.id for entry in await audit.recent(session, before=entries[0].id)] == [entries[1].id]

@@ -119,8 +119,10 @@ async def downgrade(settings: Config, move: Move) -> Move:
     with lock.hold(settings.directory):
         async with _open(settings) as database:
             await _refuse_company(database)
-            async with database.write() as session:
-                await audit.record(session, setup.LOCAL, "database.downgrade", move.after, before=move.before)
+            database.audit_key = secrets.load(settings.directory).audit_key
+            if move.before == schema.head():  # an older one may have no such log yet
+                async with database.write() as session:
+                    await audit.record(session, setup.LOCAL, "database.downgrade", move.after, before=move.before)
             backup = await database.downgrade(move.after)
     return Move(before=move.before, after=move.after, backup=backup)
 

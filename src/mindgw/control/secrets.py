@@ -58,6 +58,11 @@ class Secrets(msgspec.Struct, frozen=True):
         return hmac.digest(self.sealing, b"chain of the ledger", "sha256")
 
     @property
+    def audit_key(self) -> bytes:
+        """Key of the links of the audit log."""
+        return hmac.digest(self.sealing, b"chain of the audit log", "sha256")
+
+    @property
     def replay_key(self) -> bytes:
         """Key of the digests of Idempotency-Keys and of what was asked with them."""
         return hmac.digest(self.sealing, b"identities of replays", "sha256")

@@ -68,6 +68,7 @@ AtWork = Callable[[Litestar], AbstractAsyncContextManager[None]]
 def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
+    database.audit_key = secrets.audit_key
 
     async def find(key_id: str) -> keys.Holder | None:
         async with database.read() as session:

@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.errors import ConfigError, Draining
-from mindgw.store import schema
+from mindgw.store import audit, schema
 
 T = TypeVar("T")
 
@@ -98,6 +98,8 @@ class Database:
         self.file = Path(self.url.database or "") if self.url.get_backend_name() == "sqlite" else None
         #: Folder for the copy that is made before a migration; used for SQLite only.
         self.backups = backups or (self.file.parent / "backups" if self.file else None)
+        #: Key of the chain of the audit log, for all that is recorded through this object; set by whoever knows it.
+        self.audit_key = b""
         #: Engine whose transactions may write.
         self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else self._pooled()
         #: Engine whose transactions cannot write and see one moment.
@@ -141,7 +143,8 @@ class Database:
     async def _session(self, engine: AsyncEngine, *, writes: bool = False) -> AsyncIterator[AsyncSession]:
         is_ending = False
         try:
-            async with AsyncSession(engine, expire_on_commit=False) as session, contextlib.AsyncExitStack() as stack:
+            facts = {audit.KEY: self.audit_key}
+            async with AsyncSession(engine, expire_on_commit=False, info=facts) as session, contextlib.AsyncExitStack() as stack:
                 if writes:
                     await stack.enter_async_context(session.begin())
                 await self._reach(session)  # takes the write lock of SQLite, before anything is read under it
