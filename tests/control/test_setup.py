@@ -65,6 +65,7 @@ async def test_the_first_key_is_the_admins_and_good(tmp_path):
     assert made.api_key not in repr(made)
     assert {(entry.actor, entry.action) for entry in await rows(tmp_path, AuditEntry)} == {
         ("local", "server.init"),
+        ("local", "user.create"),
         ("local", "key.create"),
         ("local", "join_token.create"),
     }
