@@ -6,13 +6,14 @@ Postgres has one pool for both. On both a read sees one moment of the database f
 
 import asyncio
 import contextlib
+import copy
 import importlib
 import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 from sqlalchemy import Connection, event, make_url, text
@@ -25,7 +26,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.errors import ConfigError, Draining
-from mindgw.store import audit, schema
+from mindgw.store import audit, schema, tenants
 
 T = TypeVar("T")
 
@@ -100,6 +101,8 @@ class Database:
         self.backups = backups or (self.file.parent / "backups" if self.file else None)
         #: Key of the chain of the audit log, for all that is recorded through this object; set by whoever knows it.
         self.audit_key = b""
+        #: The organisation that its sessions are confined to, and whether that one runs the server; None: they see all.
+        self._confined: tuple[str, bool] | None = None
         #: Engine whose transactions may write.
         self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else self._pooled()
         #: Engine whose transactions cannot write and see one moment.
@@ -108,6 +111,12 @@ class Database:
             if self.file
             else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
+
+    def within(self, org_id: str, *, is_home: bool) -> Self:
+        """The same database as one organisation sees it, see `tenants`; it shares all connections."""
+        same = copy.copy(self)
+        same._confined = org_id, is_home  # noqa: SLF001 - its own kind
+        return same
 
     @property
     def name(self) -> str:
@@ -145,6 +154,8 @@ class Database:
         try:
             facts = {audit.KEY: self.audit_key}
             async with AsyncSession(engine, expire_on_commit=False, info=facts) as session, contextlib.AsyncExitStack() as stack:
+                if self._confined is not None:
+                    tenants.confine(session, self._confined[0], is_home=self._confined[1])
                 if writes:
                     await stack.enter_async_context(session.begin())
                 await self._reach(session)  # takes the write lock of SQLite, before anything is read under it
