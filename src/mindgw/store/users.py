@@ -56,10 +56,10 @@ async def obtain(session: AsyncSession, wanted: NewUser) -> tuple[User, bool]:
     made = new_id()
     row = User(**msgspec.structs.asdict(wanted), id=made)
     await session.exec(rows.insert_once(session, User).values(**row.model_dump()))
-    found = (await session.exec(select(User).where(User.email == wanted.email).with_for_update())).one()
+    found = (await session.exec(select(User).where(User.email == wanted.email).with_for_update())).first()
+    if found is None or found.org_id != wanted.org_id:  # a session that is confined does not even see it
+        raise Conflict(f"The address {wanted.email} is taken.", param="email")
     await session.refresh(found)
-    if found.org_id != wanted.org_id:
-        raise Conflict(f"The address {wanted.email} is taken.")
     if found.state != REMOVED:
         return found, found.id == made
     again = rows.change(found, name=wanted.name, role=wanted.role, service=wanted.service, state=wanted.state, last_seen_at=None)
