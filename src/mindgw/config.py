@@ -17,7 +17,7 @@ import platformdirs
 
 from mindgw import settings_file
 from mindgw.errors import ConfigError
-from mindgw.quantities import Duration, PriceTable, Shares, Size, is_loopback, split_address
+from mindgw.quantities import Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
@@ -78,6 +78,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     connections: int = 10_000
     #: Connections of one address, or of one IPv6 network of 64 bits; this machine's own, such as a proxy's, are any number.
     connections_address: int = 1_000
+    #: Requests a minute without a good key from one address, counted as above; beyond that it is not asked whether a key is good.
+    failures_address: int = 60
 
 
 class Aging(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,6 +170,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str = ""
     #: HOST:PORT of the TLS listener; once checked it is set whenever public_url is.
     tls_listen: str = ""
+    #: Proxies that are believed about who asks (X-Forwarded-For): addresses and networks such as "127.0.0.1, 10.0.0.0/8"; empty: none.
+    trusted_proxies: NetworkList = ()
     #: "sqlite": a file in the data directory; or an address such as postgresql://user:password@host/name.
     database: str = "sqlite"
     timeouts: Timeouts = Timeouts()

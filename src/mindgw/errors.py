@@ -38,7 +38,11 @@ MindGWError
 The docstring of a class is its default message. `server/problems.py` is the only place that turns them into HTTP.
 """
 
+from collections.abc import Sequence
 from typing import Self
+
+#: Seconds that a client waits of itself before it tries again.
+PATIENCE = 120.0
 
 
 class MindGWError(Exception):
@@ -189,6 +193,24 @@ class RateLimited(PolicyError):
     status = 429
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        #: What the answer says of the limits.
+        self.headers = headers
+
+    @property
+    def worth_waiting(self) -> bool:
+        """Whether clients should try again by themselves; those that read `retry-after` sit out no more than two minutes."""
+        return self.retry_after is not None and self.retry_after <= PATIENCE
 
 
 class QuotaExceeded(PolicyError):

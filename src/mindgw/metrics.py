@@ -82,6 +82,8 @@ class Counters:
         self.rejects: Counter[str] = Counter()
         #: (kind of scope, mode of its limit) -> requests that a limit refused, or would have.
         self.quota: Counter[tuple[str, str]] = Counter()
+        #: (kind of scope, what was too much: requests, tokens, concurrency, failures) -> requests that a rate refused.
+        self.rates: Counter[tuple[str, str]] = Counter()
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0

@@ -4,6 +4,8 @@ import re
 from ipaddress import ip_address
 from typing import Annotated
 
+from mindgw.addresses import Networks
+
 #: Seconds; written as 30, 500ms, 30s, 5m, 1h or 2d.
 Duration = Annotated[float, "duration"]
 #: Bytes; written as 4096, 64KiB, 32MB, 1GiB.
@@ -14,6 +16,9 @@ Shares = Annotated[dict[str, float], "shares"]
 
 #: Dollars for a million tokens of prompt and of answer; written as "llama3=0.15/0.60, *=0.1/0.1".
 PriceTable = Annotated[dict[str, tuple[int, int]], "prices"]
+
+#: Networks, each as an address or ADDRESS/BITS; written as "10.0.0.0/8, 192.0.2.7".
+NetworkList = Annotated[tuple[str, ...], "networks"]
 
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHARE = re.compile(r"((?:team|user):[^=,]{1,200})=([0-9]{1,6}(?:\.[0-9]{1,6})?)")
@@ -50,6 +55,11 @@ def count(text: str) -> int:
     if match is None or not match[1].isdigit() or match[2] or not 1 <= int(match[1]) < 2**31:
         raise ValueError("must be a whole number of at least 1")
     return int(match[1])
+
+
+def networks(text: str) -> tuple[str, ...]:
+    """Networks as they are written shortest."""
+    return Networks(filter(None, (part.strip() for part in text.split(",")))).texts
 
 
 def switch(text: str) -> bool:

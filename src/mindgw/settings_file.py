@@ -26,6 +26,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     quantities.Size: quantities.size,
     quantities.Shares: quantities.shares,
     quantities.PriceTable: quantities.prices,
+    quantities.NetworkList: quantities.networks,
 }
 
 
@@ -71,7 +72,7 @@ class _Source(msgspec.Struct, frozen=True):
 
 def read(text: str, tree: type[msgspec.Struct], environ: Mapping[str, str], file: str) -> dict[str, Value]:
     """Dotted key -> value of all that the text says; `tree` says which keys there are. Raises ConfigError, whatever the text is."""
-    return dict(_section(_compose(text, file), tree, "", _Source(file, environ)))
+    return dict(_section(compose(text, file), tree, "", _Source(file, environ)))
 
 
 def read_one(key: str, text: str, tree: type[msgspec.Struct], place: Place) -> Value:
@@ -91,27 +92,12 @@ def write(values: Mapping[str, Any]) -> str:
         if prefix and prefix != section:
             lines.append(f"{prefix}:")
         section = prefix
-        lines.append(f"{'  ' if prefix else ''}{name}: {_written(value)}")
+        lines.append(f"{'  ' if prefix else ''}{name}: {written(value)}")
     return "\n".join(lines) + "\n"
 
 
-def amend(text: str, changes: Mapping[str, str], file: str) -> str:
-    """The text with other values of top-level settings, everything else (comments, order) as it was. Raises ConfigError."""
-    root = _compose(text, file)
-    entries = root.value if isinstance(root, yaml.MappingNode) else []
-    nodes = {key.value: value for key, value in entries if isinstance(key, yaml.ScalarNode)}
-    for key in sorted(changes, key=lambda key: -nodes[key].start_mark.index if key in nodes else 1):
-        written = _written(changes[key])
-        if key not in nodes:
-            text += "" if not text or text.endswith("\n") else "\n"
-            text += f"{key}: {written}\n"
-            continue
-        start, end = nodes[key].start_mark.index, nodes[key].end_mark.index
-        text = text[:start] + (written if start < end else f" {written}") + text[end:]
-    return text
-
-
-def _compose(text: str, file: str) -> yaml.Node | None:
+def compose(text: str, file: str) -> yaml.Node | None:
+    """The tree of a text, None when it says nothing. Raises ConfigError when it is no YAML."""
     try:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -185,11 +171,14 @@ def _expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> st
     return _VARIABLE.sub(substitute, text)
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as it stands behind its key; what looks like a variable of the environment is read back as it is."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple):
+        value = ", ".join(value)
     if isinstance(value, dict):
-        value = ", ".join(f"{name}={_written(share)}" for name, share in value.items())
+        value = ", ".join(f"{name}={written(share)}" for name, share in value.items())
     if isinstance(value, str):
         escaped = value.replace("${", "$${")
         # plain where YAML reads plain text back as the same text, else in double quotes

@@ -26,6 +26,7 @@ from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline, Session
 from mindgw.gateway.quota import Policy, Quotas
+from mindgw.gateway.rates import Rates
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
@@ -166,7 +167,9 @@ class World:
         self.quotas = Quotas(self.vault, price.Prices([("dear", price.Price(10**6, 2 * 10**6))]), 100, counters)
         config = Config("/nowhere", timeouts=timeouts or Timeouts(), limits=limits or Limits())
         self.seal = Seal(b"s" * 32, 1)
-        self.pipeline = Pipeline(config, self.auth, Accounts(self.meter, self.quotas, self.seal), self.clock, dead, replay=replay)
+        self.rates = Rates(counters, config.limits.failures_address)
+        accounts = Accounts(self.meter, self.quotas, self.seal, self.rates)
+        self.pipeline = Pipeline(config, self.auth, accounts, self.clock, dead, replay=replay)
         self.key = self.add_key()
 
     async def _find(self, key_id: str) -> Holder | None:

@@ -1,9 +1,10 @@
-"""Who keeps account of what is used: the meter of finished requests, the limits, and the seal of the tags that travel with requests."""
+"""Who keeps account of what is used: the meter of finished requests, limits, rates, and the seal of the tags that travel along."""
 
 from msgspec import Struct
 
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.quota import Quotas
+from mindgw.gateway.rates import Rates
 from mindgw.gateway.tag import Seal
 
 
@@ -13,3 +14,4 @@ class Accounts(Struct, frozen=True):
     meter: Meter
     quotas: Quotas
     seal: Seal
+    rates: Rates

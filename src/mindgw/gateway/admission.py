@@ -1,16 +1,17 @@
 """May this caller ask this? Refuses only what is hopeless, and holds nothing."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Protocol
 
 from msgspec import Struct
 
 from mindgw import errors
 from mindgw.config import Limits
-from mindgw.core import payload
+from mindgw.core import access, payload
 from mindgw.gateway.flows import Flow, flow
 from mindgw.gateway.route import Needs
+from mindgw.gateway.scope import Scope
 from mindgw_agent import payload as media
 
 #: Path of each endpoint -> the kind of model that it needs.
@@ -21,6 +22,11 @@ ENDPOINTS = {"/v1/chat/completions": payload.CHAT, "/v1/completions": payload.CO
 DEADLINE = b"x-mindgw-deadline"
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Headers = list[tuple[bytes, bytes]]
+
+
+#: The rights of whoever has no others.
+USER = access.combine([(access.BUILT_IN[access.USER], None)])
+_USE = access.BITS[access.USE, "models"]
 
 
 class Head(Protocol):
@@ -34,6 +40,14 @@ class Head(Protocol):
     def headers(self) -> Headers: ...
 
 
+class Rate(Struct, frozen=True, gc=False):
+    """How often somebody may ask: requests and tokens a minute, and requests at once; 0: as often as he likes."""
+
+    rpm: int = 0
+    tpm: int = 0
+    concurrency: int = 0
+
+
 class Caller(Struct, frozen=True, gc=False):
     """Who asks: a snapshot of a key, never written back."""
 
@@ -45,12 +59,18 @@ class Caller(Struct, frozen=True, gc=False):
     #: Name of the team and address of the user, "" for none.
     team: str = ""
     user: str = ""
-    #: Name of the role that it acts with.
-    role: str = "user"
+    #: What it may do.
+    rights: access.Rights = USER
+    #: Which models it may use; None: all of them.
+    models: access.Models | None = None
     #: Highest class in the queue that it may have: high, normal, batch or sheddable.
     priority: str = "normal"
     #: Whether this key may name the end user in a header.
     trusted_proxy: bool = False
+    #: How often this key may ask; None: no limit of its own.
+    rate: Rate | None = None
+    #: What it is good for; None: everything.
+    scope: Scope | None = None
 
 
 class Ask(Struct, frozen=True, gc=False):
@@ -67,16 +87,48 @@ class Ask(Struct, frozen=True, gc=False):
     deadline: float | None
 
 
-def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callable[[str, str], None]) -> Ask:
-    """Reads and checks the request; raises the CallerError that says what is wrong with it. `check` does so for (model, kind)."""
+class Models(Protocol):
+    """The models that there are."""
+
+    def check(self, model: str, kind: str) -> None:
+        """Raises the CallerError that says why it cannot be asked for."""
+
+    def names(self, model: str) -> Iterable[str]:
+        """All names that it goes by, this one too."""
+
+
+def require_use(caller: Caller) -> None:
+    """Raises Forbidden for whoever may use no model at all."""
+    if not caller.rights.mask & _USE:
+        raise errors.Forbidden("The role of this API key may not use models.", code="role_not_allowed")
+
+
+def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Models) -> Ask:
+    """Reads and checks the request; raises the CallerError that says what is wrong with it. A model that is not for the caller is one that
+    is not there."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = read(path, body, limits)
+    if caller.scope is not None and not caller.scope.covers(seen.model):
+        raise _not_found(seen.model)
+    if caller.models is not None and not caller.models.permits(models.names(seen.model)):
+        raise _not_found(seen.model)
     if kind == payload.CHAT and seen.text is None and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
-    check(seen.model, kind)
+    models.check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
     return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), _deadline(headers))
+
+
+def recheck(ask: Ask, model: str) -> None:
+    """Raises ModelNotFound when the model that would answer is not for the caller: nobody knew what the asked name stands for while all
+    its workers were away."""
+    if ask.caller.models is not None and not ask.caller.models.permits((ask.peek.model, model)):
+        raise _not_found(ask.peek.model)
+
+
+def _not_found(model: str) -> errors.ModelNotFound:
+    return errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
 
 
 def read(path: str, body: bytes, limits: Limits) -> payload.Peek:

@@ -25,6 +25,7 @@ from mindgw.gateway.delivery import Delivery, Ending
 from mindgw.gateway.flows import SHEDDABLE
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
+from mindgw.gateway.rates import Pass
 from mindgw.gateway.route import Outcome, Placement
 from mindgw.gateway.signals import Effect, Event, Fail, Fund, Head, LookUp, State
 from mindgw.gateway.stages import Stages
@@ -44,7 +45,7 @@ class Exchange:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_stages", "_stay",
+        "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_stages", "_stay",
         "_tally", "_watch", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -58,6 +59,8 @@ class Exchange:
 
         #: None until the key is known.
         self.caller: Caller | None = None
+        #: What it counts for in rates; None: it falls under none, or was not let in.
+        self._pass: Pass | None = None
         #: None until it has arrived; b"" from the first byte of the answer on, when no other worker can be asked any more.
         self._body: bytes | None = None
         #: The next two are None until it was admitted; the stay is again once it is over.
@@ -101,13 +104,14 @@ class Exchange:
         """True when it is, or was, with a worker that did not turn it down."""
         return self._tally.sent > self._tally.turned_down
 
-    @property
-    def notes(self) -> list[tuple[bytes, bytes]]:
-        """Headers of an answer: where it stood in the queue when it came, and the milliseconds it stood there."""
+    def notes(self, now: float) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer: how often its caller may ask, where it stood in the queue when it came, and the milliseconds it stood
+        there."""
+        rates = self._pass.headers(now) if self._pass is not None else []
         if self._tally.placed is None:
-            return []
+            return rates
         waited = round(self._tally.queued * 1000)
-        return [(b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
+        return [*rates, (b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What is to be done because of `event`; nothing, when the table has no arrow for it in this state."""
@@ -122,16 +126,30 @@ class Exchange:
 
     def open(self, now: float) -> list[Effect]:
         """The first thing to do for a new request: find out whose key it is. Call it once, before any event."""
+        rates, address = self._stages.accounts.rates, self.head.address
         try:
             key = credential(self.head.headers)
             self.caller = self._stages.auth.known(key, now)
+            if self.caller is None:
+                rates.patience(address, now)
         except errors.MindGWError as wrong:
-            return self._fail(wrong, now)
-        return [LookUp(key)] if self.caller is None else []
+            return self._fail(rates.blame(address, wrong, now), now)
+        return [LookUp(key)] if self.caller is None else self._let_in(self.caller, now)
 
     def identified(self, event: signals.Identified, now: float) -> list[Effect]:
         self.caller = event.caller
-        return self._admit(now)
+        return self._let_in(event.caller, now) or self._admit(now)
+
+    def _let_in(self, caller: Caller, now: float) -> list[Effect]:
+        """Whatever its head says that speaks against it."""
+        try:
+            admission.require_use(caller)
+            if caller.scope is not None:
+                caller.scope.admit(self.head.path, self.head.address)
+            self._pass = self._stages.accounts.rates.enter(caller, now)
+        except errors.PolicyError as wrong:
+            return self._fail(wrong, now)
+        return []
 
     def received(self, event: signals.Received, now: float) -> list[Effect]:
         self._body = event.body
@@ -173,12 +191,14 @@ class Exchange:
         assert self.caller is not None
         assert self._body is not None
         try:
-            self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
+            self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         self._tally.model, self._tally.stream, self._tally.size = ask.peek.model, ask.peek.stream, len(self._body)
         self._watch.admitted(ask, now)
         try:
+            if self._pass is not None:
+                self._pass.charge(ask, now)
             doubtful = self._bill.doubts(ask, self._body)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
@@ -229,6 +249,7 @@ class Exchange:
         self._tally.position = self._stay.ticket.position
         self._attempt = Attempt(partial(self._stages.post, self), placement)
         try:
+            admission.recheck(self._ask, placement.model)
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)
@@ -484,6 +505,8 @@ class Exchange:
             self._claim.end()
         if self.caller is not None:
             row = self._bill.close(self.caller, outcome, self._billed(outcome), now)
+            if self._pass is not None:
+                self._pass.end(row.prompt_tokens + row.completion_tokens, now)
             if outcome == "failed" and self._stay is not None:
                 self._bury(row, self._stay)
         if self._stay is not None:

@@ -164,7 +164,7 @@ class Pipeline:
         try:
             caller = await self._auth.look_up(key, self._now())
         except errors.MindGWError as wrong:
-            self.post(exchange, signals.Refused(wrong))
+            self.post(exchange, signals.Refused(self.accounts.rates.blame(exchange.head.address, wrong, self._now())))
         except Exception:  # the top of a task: the database is away or the code is wrong, and the client must hear something
             log.exception("looking up a key failed")
             away = errors.Draining("Keys cannot be checked at the moment.", code="auth_unavailable", retry_after=5)
@@ -206,11 +206,22 @@ class Pipeline:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
             self.post(exchange, signals.Stopped(wrong))
 
-    async def identify(self, headers: list[tuple[bytes, bytes]]) -> Caller:
-        """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated, and
+    async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
+        """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated,
+        RateLimited for an address that was wrong too often, Forbidden where the key is not good for the path or the address, and
         BadRequest for two keys."""
-        key = credential(headers)
-        return self._auth.known(key, self._now()) or await self._auth.look_up(key, self._now())
+        rates = self.accounts.rates
+        try:
+            key = credential(headers)
+            caller = self._auth.known(key, self._now())
+            if caller is None:
+                rates.patience(address, self._now())
+                caller = await self._auth.look_up(key, self._now())
+        except errors.Unauthenticated as wrong:
+            raise rates.blame(address, wrong, self._now()) from None
+        if caller.scope is not None:
+            caller.scope.admit(path, address)
+        return caller
 
     async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
         """Runs a request that is no stream on behalf of a key, in its turn and at its expense; the body of the answer. Raises what its
@@ -348,9 +359,11 @@ class Pipeline:
         """The budgets that requests fell under of late."""
         return self.accounts.quotas.standings()
 
-    def models(self) -> list[Offer]:
-        """What can be asked for now, by name."""
-        return [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
+    def models(self, caller: Caller | None = None) -> list[Offer]:
+        """What can be asked for now, by name; of a caller: by it."""
+        offers = [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
+        bounds = caller.scope if caller is not None else None
+        return offers if bounds is None else [offer for offer in offers if bounds.covers(offer.id, *offer.aliases)]
 
     def _place(self, needs: route.Needs) -> route.Placement | None:
         return route.place(self.fleet, needs, self._now())

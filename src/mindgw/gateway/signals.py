@@ -18,6 +18,8 @@ class Head(Struct, frozen=True, gc=False):
     path: str
     headers: list[tuple[bytes, bytes]]
     traceparent: str = ""
+    #: Network address of who asks, "" for none.
+    address: str = ""
 
 
 # What can happen to an exchange.

@@ -13,11 +13,13 @@ from mindgw.control.inbox import Inbox
 from mindgw.control.secrets import Secrets
 from mindgw.core.price import Price, Prices
 from mindgw.gateway.accounts import Accounts
+from mindgw.gateway.admission import Rate
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.quota import Quotas
+from mindgw.gateway.rates import Rates
 from mindgw.gateway.tag import Seal
 from mindgw.server.chores import Chore, all_but_the_bad
-from mindgw.store import fleet
+from mindgw.store import fleet, rates
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry
 
@@ -39,13 +41,14 @@ class Accounting:
         self.seal = Seal(secrets.sealing)
         prices = Prices((pattern, Price(*price)) for pattern, price in config.prices.items())
         self.quotas = Quotas(self.books, prices, config.quotas.output, counters)
+        self.rates = Rates(counters, config.limits.failures_address)
         self.meter = Meter(all_but_the_bad(self.books.append), counters)
         self.inbox = Inbox(database, self.books, self.seal.open, self._public_key)
 
     @property
     def accounts(self) -> Accounts:
         """What the request path needs of it."""
-        return Accounts(self.meter, self.quotas, self.seal)
+        return Accounts(self.meter, self.quotas, self.seal, self.rates)
 
     def receipts(self) -> dict[str, int]:
         """What the metrics tell of receipts, as `collector.RECEIPTS` has it."""
@@ -65,6 +68,9 @@ class Accounting:
         """The limits as the database has them now. One at a time: what was read first must not be believed last."""
         async with self._reading:
             self.quotas.adopt(await self.books.policies())
+            async with self._database.read() as session:
+                found = await rates.load(session)
+            self.rates.adopt({row.scope: Rate(row.rpm or 0, row.tpm or 0, row.concurrency or 0) for row in found}, monotonic())
 
     def writing(self) -> list[Chore]:
         """What must be done once more at the end."""

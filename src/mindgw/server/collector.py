@@ -83,10 +83,14 @@ class Collector:
             for code, count in counts.items():
                 family.add_metric([code], count)
             yield family
-        limits = CounterMetricFamily("mindgw_quota_exceeded", "Requests that a limit refused, or would have.", labels=["scope", "mode"])
-        for pair, count in self._counters.quota.items():
-            limits.add_metric(pair, count)
-        yield limits
+        for name, text, label, pairs in (
+            ("mindgw_quota_exceeded", "Requests that a limit refused, or would have.", "mode", self._counters.quota),
+            ("mindgw_rate_limited", "Requests that a rate refused; of addresses: those without a good key.", "limit", self._counters.rates),
+        ):
+            limits = CounterMetricFamily(name, text, labels=["scope", label])
+            for pair, count in pairs.items():
+                limits.add_metric(pair, count)
+            yield limits
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
 

@@ -50,7 +50,7 @@ class Front(Guarded):
             return
         counter = self._counter
         mark = Mark(self.headers, fields, counter.cors.headers(fields.get(b"origin")) if counter.cors.is_on else None)
-        hot = Hot(self, counter, path, self.headers, mark, declared(fields.get(b"content-length", b"")))
+        hot = Hot(self, counter, (path, self.asks()), self.headers, mark, declared(fields.get(b"content-length", b"")))
         if version != "1.1":
             hot.unframed()
         elif b"connection" in fields:

@@ -7,16 +7,19 @@ for a request.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from mindgw import errors
+from mindgw.addresses import Networks
 from mindgw.clock import monotonic
 
 #: Seconds between looks.
 TICK = 0.5
 #: Connections beyond the limit that are still told why they are refused.
 TOLD = 100
+
+
+NOBODY = Networks(())
 
 
 class Watched(Protocol):
@@ -29,8 +32,11 @@ class Watched(Protocol):
 class Guard:
     """Watches over all connections of a process."""
 
-    def __init__(self, most: int = 2**31, most_of_one: int = 2**31, clock: Callable[[], float] = monotonic) -> None:
-        """`most` connections at once, `most_of_one` of one address; this machine's own are any number."""
+    def __init__(
+        self, most: int = 2**31, most_of_one: int = 2**31, clock: Callable[[], float] = monotonic, trusted: Networks = NOBODY
+    ) -> None:
+        """`most` connections at once, `most_of_one` of one address; this machine's own and those of `trusted` proxies are any number."""
+        self.trusted = trusted
         self._clock = clock
         self._most = most
         self._most_of_one = most_of_one
@@ -80,19 +86,6 @@ class Guard:
     def _tick(self) -> None:
         self.look()
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched else None
-
-
-def group(host: str) -> str:
-    """Who is counted as one: an address, or the network of an IPv6 one; "" for this machine, where a proxy may speak for everybody."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is None:
-            return "" if address.is_loopback else address.exploded[:19]
-        address = address.ipv4_mapped
-    return "" if address.is_loopback else str(address)
 
 
 def _crowded(message: str) -> errors.MindGWError:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mindgw import errors
+from mindgw.clock import monotonic
 from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
@@ -58,6 +59,7 @@ class Hot:
     """One request. To the connection it is what uvicorn calls a cycle; to its exchange it is the lane."""
 
     __slots__ = (
+        "_address",
         "_connection",
         "_counter",
         "_exchange",
@@ -79,10 +81,11 @@ class Hot:
         "response_started",
     )  # fmt: skip
 
-    def __init__(self, connection: Any, counter: Counter, path: str, headers: Headers, mark: Mark, length: int) -> None:
+    def __init__(self, connection: Any, counter: Counter, where: tuple[str, str], headers: Headers, mark: Mark, length: int) -> None:
+        """`where`: the path that is asked for, and the address of who asks."""
         self._connection = connection
         self._counter = counter
-        self._path = path
+        self._path, self._address = where
         self._headers = headers
         self._mark = mark
         #: Bytes that its body is said to have.
@@ -114,7 +117,7 @@ class Hot:
     def open(self) -> None:
         """Its turn has come."""
         mark, counter = self._mark, self._counter
-        head = signals.Head(mark.request_id, self._path, self._headers, mark.traceparent)
+        head = signals.Head(mark.request_id, self._path, self._headers, mark.traceparent, self._address)
         try:
             exchange = counter.pipeline.open(head, self)
         except Exception:  # the top of a request: whatever it is, the client must hear something
@@ -195,11 +198,15 @@ class Hot:
             return
         if self._phase == _SERVING:
             self._answer(effects)
-        elif self._phase == _READING:
+        elif self._phase == _READING and not self._is_hopeless(effects[0]):
             self._held += effects
         else:
             assert isinstance(effects[0], signals.Fail)
             self._turn_away(effects[0].error)
+
+    def _is_hopeless(self, effect: signals.Effect) -> bool:
+        """Whether it is refused while there may be much of its body to come, which nobody needs to send then."""
+        return type(effect) is signals.Fail and unread(self._headers)
 
     def _answer(self, effects: list[signals.Effect]) -> None:
         connection, last = self._connection, effects[-1]
@@ -250,7 +257,7 @@ class Hot:
         exchange = self._exchange
         if exchange is None:
             return self._mark.lines()
-        return self._mark.lines(exchange.caller) + as_lines(exchange.notes)
+        return self._mark.lines(exchange.caller) + as_lines(exchange.notes(monotonic()))
 
     def whole(self, effect: signals.Answer) -> bytes:
         more = as_lines(effect.headers) if effect.headers else b""

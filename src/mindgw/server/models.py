@@ -6,23 +6,22 @@ from urllib.parse import unquote
 import msgspec
 
 from mindgw import errors
-from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.snapshot import Offer
 
 
-def answer_models(pipeline: Pipeline, path: str) -> bytes:
-    """The body; `path` is as the client sent it, so that an id may hold slashes either way. Raises ModelNotFound."""
+def answer_models(offers: list[Offer], path: str) -> bytes:
+    """The body; `offers` is what the caller may ask for, `path` as the client sent it, so that an id may hold slashes either way. Raises
+    ModelNotFound."""
     name = unquote(path.removeprefix("/v1/models").removeprefix("/"))
-    return msgspec.json.encode(_one(pipeline, name) if name else _all(pipeline))
+    return msgspec.json.encode(_one(offers, name) if name else _all(offers))
 
 
-def _all(pipeline: Pipeline) -> dict[str, Any]:
-    return {"object": "list", "data": [_model(offer) for offer in pipeline.models()]}
+def _all(offers: list[Offer]) -> dict[str, Any]:
+    return {"object": "list", "data": [_model(offer) for offer in offers]}
 
 
-def _one(pipeline: Pipeline, name: str) -> dict[str, Any]:
+def _one(offers: list[Offer], name: str) -> dict[str, Any]:
     """By its id, else by an alias."""
-    offers = pipeline.models()
     for offer in [*(offer for offer in offers if name == offer.id), *(offer for offer in offers if name in offer.aliases)]:
         return _model(offer)
     raise errors.ModelNotFound(f"The model '{name[:200]}' does not exist or no worker serves it.", param="model")

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from mindgw import errors
+from mindgw.clock import monotonic
 from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
@@ -60,19 +61,21 @@ class OpenAIDoor:
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         named = dict(headers)
+        address = scope["client"][0] if scope.get("client") else ""
         mark = Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
         if path in HOT and scope["method"] == "POST":
             lane = Lane()
             leaving = scope.get("extensions", {}).get(LEAVING)
             if leaving is not None:
                 leaving.append(lane.leave)
-            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), lane, mark, receive, send, leaving is None)
+            head = signals.Head(mark.request_id, path, headers, mark.traceparent, address)
+            await self._relay(head, lane, mark, receive, send, leaving is None)
         elif scope["method"] == "OPTIONS" and (allowed := self._cors.preflight(headers)):
             mark.report(path, HTTPStatus.NO_CONTENT)
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
             await send({"type": "http.response.body", "body": b""})
         elif path == "/v1/models" or path.startswith("/v1/models/"):
-            await self._models(scope["method"], path, headers, mark, send)
+            await self._models((scope["method"], path, address), headers, mark, send)
         else:
             wrong: errors.MindGWError = errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
             extra: Headers = []
@@ -81,13 +84,15 @@ class OpenAIDoor:
             mark.report(path, wrong.status, wrong.code)
             await turn_away(send, receive, headers, wrong, [*mark.headers(), *extra], mark.request_id)
 
-    async def _models(self, method: str, path: str, headers: Headers, mark: Mark, send: Send) -> None:
+    async def _models(self, asked: tuple[str, str, str], headers: Headers, mark: Mark, send: Send) -> None:
+        """`asked`: how, for what, and from where."""
+        method, path, address = asked
         caller = None
         try:
             if method not in ("GET", "HEAD"):
                 raise errors.MethodNotAllowed
-            caller = await self._pipeline.identify(headers)
-            body = answer_models(self._pipeline, path)
+            caller = await self._pipeline.identify(headers, path, address)
+            body = answer_models(self._pipeline.models(caller), path)
         except errors.MindGWError as wrong:
             mark.report(path, wrong.status, wrong.code, caller)
             allow = [(b"allow", b"GET, HEAD")] if isinstance(wrong, errors.MethodNotAllowed) else []
@@ -244,7 +249,7 @@ class Reply:
         await turn_away(self._send, receive, self._exchange.head.headers, effect.error, self._common(), self._mark.request_id)
 
     def _common(self) -> Headers:
-        return [*self._mark.headers(self._exchange.caller), *self._exchange.notes]
+        return [*self._mark.headers(self._exchange.caller), *self._exchange.notes(monotonic())]
 
 
 async def send_whole(send: Send, status: int, body: bytes, headers: Headers, head_only: bool = False) -> None:

@@ -65,6 +65,8 @@ def headers(wrong: errors.MindGWError) -> list[tuple[bytes, bytes]]:
         out.append((b"retry-after-ms", b"%d" % math.ceil(wrong.retry_after * 1000)))
     if wrong.code in _FINAL:
         out.append((b"x-should-retry", b"false"))
+    elif isinstance(wrong, errors.RateLimited):
+        out += [(b"x-should-retry", b"true" if wrong.worth_waiting else b"false"), *wrong.headers]
     if wrong.status == HTTPStatus.UNAUTHORIZED:
         out.append((b"www-authenticate", b"Bearer"))
     return out

@@ -14,9 +14,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
+from mindgw.addresses import client, group
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
-from mindgw.server.guard import Guard, group
+from mindgw.server.guard import Guard
 from mindgw.server.openai import LEAVING
 
 #: Most bytes of a request line and its headers, and most headers.
@@ -58,7 +59,9 @@ class Guarded(HttpToolsProtocol):
     def __init__(self, guard: Guard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guard = guard
-        #: Who it is counted as.
+        #: Its address, whether that is a proxy's who speaks for others, and who it is counted as.
+        self._peer = ""
+        self._speaks = False
         self._group = ""
         #: What it waits for, and since when by the guard's clock.
         self._awaited = _HEAD
@@ -90,7 +93,9 @@ class Guarded(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and self.client is not None:
             sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-        self._group = group(self.client[0]) if self.client else ""
+        self._peer = self.client[0] if self.client else ""
+        self._speaks = self._peer in self.guard.trusted
+        self._group = "" if self._speaks else group(self._peer)
         crowded = self.guard.enter(self, self._group)
         self._since = self.guard.now
         if crowded is not None:
@@ -200,9 +205,17 @@ class Guarded(HttpToolsProtocol):
 
     # -- requests and answers -------------------------------------------------------------------------------------
 
+    def asks(self) -> str:
+        """Address of who sent the head that was read last."""
+        if not self._speaks:
+            return self._peer
+        return client(self._peer, [value for name, value in self.headers if name == b"x-forwarded-for"], self.guard.trusted)
+
     def _begin(self, fields: dict[bytes, bytes], version: str) -> None:
         """A request whose head is good: uvicorn makes it wait for earlier ones, then serves it."""
         url, headers, expects = self.url, self.headers, self.expect_100_continue
+        if self._speaks:
+            self.client = (self.asks(), 0)
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)

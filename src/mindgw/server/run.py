@@ -17,6 +17,7 @@ import uvicorn
 import uvloop
 
 from mindgw import logs
+from mindgw.addresses import Networks
 from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
@@ -90,7 +91,7 @@ class GatewayServer(uvicorn.Server):
     """uvicorn with two listeners, one drain and one owner of signals."""
 
     def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None, listeners: Listeners) -> None:
-        guard = Guard(config.limits.connections, config.limits.connections_address)
+        guard = Guard(config.limits.connections, config.limits.connections_address, trusted=Networks(config.trusted_proxies))
         super().__init__(
             uvicorn.Config(
                 openai.beside(server.app, server.door),

@@ -1,0 +1,66 @@
+"""What a key is good for: models, routes, and networks that its holder may ask from. Nothing said means no bounds."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from msgspec import Struct
+
+from mindgw import errors
+from mindgw.addresses import Networks
+
+#: Routes by name; one covers whatever is below its path.
+ROUTES = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "models": "/v1/models",
+    "manage": "/api/v1",
+}
+#: Most patterns and routes of one key, and their longest.
+MOST, LONGEST = 100, 200
+
+
+class Scope(Struct, frozen=True, gc=False):
+    """The bounds of one key."""
+
+    #: Globs over the names of models; none: all models.
+    models: tuple[str, ...] = ()
+    #: Paths; none: all.
+    routes: tuple[str, ...] = ()
+    #: None: from anywhere.
+    addresses: Networks | None = None
+
+    def admit(self, path: str, address: str) -> None:
+        """Raises Forbidden."""
+        if self.routes and not any(path == route or path.startswith(route + "/") for route in self.routes):
+            raise errors.Forbidden(f"This API key is not good for {path[:200]}.", code="route_not_allowed")
+        if self.addresses is not None and address not in self.addresses:
+            raise errors.Forbidden(f"This API key is not good for requests from {address or 'there'}.", code="address_not_allowed")
+
+    def covers(self, *names: str) -> bool:
+        """Whether it is good for a model, by one of its names."""
+        return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
+
+
+def read(document: Mapping[str, Any]) -> Scope | None:
+    """The bounds that stand in a key's row; None for none. Raises ValueError for what is none of ours: better no request than any."""
+    if not document:
+        return None
+    models, routes, addresses = (document.get(field) or () for field in ("models", "routes", "addresses"))
+    if not (models or routes or addresses):
+        return None
+    paths = tuple(ROUTES.get(route, route).rstrip("/") for route in routes)
+    return Scope(tuple(models), paths, Networks(addresses) if addresses else None)
+
+
+def written(field: str, said: list[str]) -> list[str]:
+    """One list of them as it is kept, each once. Raises ValueError with a message that begins "must be"."""
+    if len(said) > MOST or any(not one.strip() or len(one) > LONGEST or not one.isprintable() for one in said):
+        raise ValueError(f"must be at most {MOST} texts of 1 to {LONGEST} printable characters")
+    said = list(dict.fromkeys(one.strip() for one in said))
+    if field == "addresses":
+        return list(Networks(said).texts)
+    if field == "routes" and any(one not in ROUTES and not one.startswith("/") for one in said):
+        raise ValueError(f"must be {', '.join(ROUTES)}, or a path such as /v1/embeddings")
+    return said
