@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mindgw import config, quantities, settings_file
+from mindgw import config, quantities, settings_edit
 from mindgw.config import Config, DeadLetters, Limits, Log, Metrics, Queueing, Timeouts
 from mindgw.errors import ConfigError
 from mindgw_agent import payload, wire
@@ -261,7 +261,7 @@ def test_shares_that_are_none_are_refused(text):
     ],
 )
 def test_a_setting_is_changed_where_it_stands(before, after):
-    assert settings_file.amend(before, {"listen": "127.0.0.1:2"}, "config.yaml") == after
+    assert settings_edit.amend(before, {"listen": "127.0.0.1:2"}, "config.yaml") == after
     assert parse(after).listen == "127.0.0.1:2"
 
 
@@ -273,7 +273,7 @@ def test_several_settings_are_changed_at_once():
         "public_url": "https://longer.example:12345",
         "tls_listen": "1.2.3.4:5",
     }
-    found = parse(settings_file.amend(text, changes, "config.yaml"))
+    found = parse(settings_edit.amend(text, changes, "config.yaml"))
     assert {key: getattr(found, key) for key in changes} == changes
 
 

@@ -77,10 +77,38 @@ def read(text: str, tree: type[msgspec.Struct], environ: Mapping[str, str], file
 
 def read_one(key: str, text: str, tree: type[msgspec.Struct], place: Place) -> Value:
     """The value of one dotted key of `tree`, said outside the file. Raises ConfigError; KeyError when there is no such key."""
+    kind = kind_of(key, tree)
+    if kind is None:
+        raise KeyError(key)
+    return _value(kind, key, text, place)
+
+
+def kind_of(key: str, tree: type[msgspec.Struct]) -> Any:
+    """What kind of value a dotted key has, as the tree has it; None when there is no such setting."""
     kind: Any = tree
     for name in key.split("."):
-        kind = get_type_hints(kind, include_extras=True)[name]
-    return _value(kind, key, text, place)
+        kinds = get_type_hints(kind, include_extras=True) if is_section(kind) else {}
+        kind = kinds.get(name)
+    return None if is_section(kind) else kind
+
+
+def is_section(kind: Any) -> bool:
+    """Whether it has settings in it."""
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def keys(tree: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, kind) of every setting."""
+    for name, kind in get_type_hints(tree, include_extras=True).items():
+        if is_section(kind):
+            yield from keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+def unknown(key: str, tree: type[msgspec.Struct]) -> ConfigError:
+    """The error about a key that somebody named, and that is not there."""
+    return ConfigError(f"command line: there is no setting {key!r}{_nearest(key, dict(keys(tree)))}", hint=_MEND)
 
 
 def write(values: Mapping[str, Any]) -> str:
@@ -124,7 +152,7 @@ def _section(node: yaml.Node | None, tree: type[msgspec.Struct], prefix: str, so
             raise source.place(key).wrong("is said twice", f"{prefix}{name}")
         seen.add(name)
         kind = kinds[name]
-        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        if is_section(kind):
             yield from _section(value, kind, f"{prefix}{name}.", source)
         elif value.tag != _NULL:
             yield prefix + name, _scalar(value, kind, prefix + name, source)

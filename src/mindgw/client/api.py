@@ -182,7 +182,7 @@ def drop_dead_letter(letter: str) -> Request:
     return Request("DELETE", _item("dead-letters", letter), fields=("id",))
 
 
-def _asked(path: str, **given: str | None) -> str:
+def asked(path: str, **given: str | None) -> str:
     """With what is given as a query."""
     query = urlencode({name: value for name, value in given.items() if value})
     return f"{_ROOT}/{path}{'?' if query else ''}{query}"
@@ -190,7 +190,7 @@ def _asked(path: str, **given: str | None) -> str:
 
 def list_quotas(scope: str | None = None) -> Request:
     """All limits, or those of one scope: key:ID, user:EMAIL, team:NAME, org:NAME or model:NAME."""
-    return Request("GET", _asked("quotas", scope=scope))
+    return Request("GET", asked("quotas", scope=scope))
 
 
 def set_quotas(scope: str, tokens: list[str], usd: list[str], on_exceed: str = "", *, version: int | None = None) -> Request:
@@ -205,16 +205,16 @@ def reset_quotas(scope: str, *, unit: str = "", period: str = "", version: int |
 
 
 def clear_quotas(scope: str, *, unit: str = "", period: str = "", version: int | None = None) -> Request:
-    return Request("DELETE", _asked("quotas", scope=scope, unit=unit, period=period), if_match=version, fields=("items",))
+    return Request("DELETE", asked("quotas", scope=scope, unit=unit, period=period), if_match=version, fields=("items",))
 
 
 def usage(by: str, *, since: str = "", until: str = "", **narrowed: str | None) -> Request:
     """`narrowed`: of which key, team, user or model."""
-    return Request("GET", _asked("usage", by=by, since=since, until=until, **narrowed), fields=("items", "total"))
+    return Request("GET", asked("usage", by=by, since=since, until=until, **narrowed), fields=("items", "total"))
 
 
 def ledger_entries(request_id: str) -> Request:
-    return Request("GET", _asked("ledger", request=request_id))
+    return Request("GET", asked("ledger", request=request_id))
 
 
 def verify_ledger() -> Request:
@@ -223,4 +223,4 @@ def verify_ledger() -> Request:
 
 
 def show_receipts(request_id: str) -> Request:
-    return Request("GET", _asked("receipts", request=request_id))
+    return Request("GET", asked("receipts", request=request_id))

@@ -9,7 +9,7 @@ import msgspec
 from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw import clock, config, settings_file
+from mindgw import clock, config, settings_edit
 from mindgw.config import Config
 from mindgw.control import certificates, invitation, lock, replica, secrets
 from mindgw.control.secrets import Secrets
@@ -210,7 +210,7 @@ def _settle(directory: Path, wishes: Wishes) -> tuple[Config, str]:
         return wanted, config.dump(wanted)
     if not changes:
         return wanted, ""
-    text = settings_file.amend(text, changes, str(file))
+    text = settings_edit.amend(text, changes, str(file))
     return config.parse(text, str(directory), file=str(file)), text
 
 
