@@ -114,6 +114,17 @@ class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output: int = 4096
 
 
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What API keys must keep to; unset: nothing."""
+
+    #: For how long a key is good at most, from its making on; unset: for good.
+    max_age: Duration = 0
+    #: After how long a key is refused until it is rotated; unset: never.
+    rotate_every: Duration = 0
+    #: After how long without use a key is refused until it is rotated; unset: never.
+    unused: Duration = 0
+
+
 class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is remembered of requests that failed for good."""
 
@@ -125,6 +136,15 @@ class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 30 * 86400
     #: Letters that are kept; beyond that the oldest go first.
     most: int = 10_000
+
+
+class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long people stay signed in."""
+
+    #: Since they signed in.
+    keep: Duration = 30 * 86400
+    #: For a token that is made from a session (`mindgw auth print-token`); an hour at most.
+    token: Duration = 900
 
 
 class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +160,13 @@ class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 86400
     #: Requests that are remembered; beyond that the oldest go first, those of API keys with more than a tenth of them before all others.
     most: int = 100_000
+
+
+class Audit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of who did what."""
+
+    #: For how long an entry stays in the database, at least; after that its day goes to a file in the folder `audit` of the data directory.
+    keep: Duration = 400 * 86400
 
 
 class Cors(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,10 +205,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     queue: Queueing = Queueing()
     quotas: Quotas = Quotas()
+    keys: Keys = Keys()
     #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.
     prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
     idempotency: Idempotency = Idempotency()
+    sessions: Sessions = Sessions()
+    audit: Audit = Audit()
     cors: Cors = Cors()
     #: Whether the server serves /v1/chat/completions, /v1/completions and /v1/embeddings beneath ASGI; through it they cost twice as much.
     fast_lane: bool = True
@@ -402,6 +432,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
     "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,
+    "sessions.token": lambda seconds: "" if seconds <= 3600 else "must be at most 1h",
     "metrics.listen": _address,
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),

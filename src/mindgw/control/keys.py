@@ -4,19 +4,25 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
+from mindgw.config import Keys as Policy
+from mindgw.control import key_bounds, key_policy
+from mindgw.control.key_bounds import Bounds
 from mindgw.control.pages import Page, page_of
 from mindgw.errors import BadRequest, Conflict, NotFound
 from mindgw.store import audit, keys, people
+from mindgw.store.audit import Who
 from mindgw.store.database import Database
 from mindgw.store.tables import Key, Team
 
 #: Classes of requests, the most urgent first.
 PRIORITIES = ("high", "normal", "batch", "sheddable")
+
+NO_POLICY = Policy()
 
 Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
 
@@ -37,8 +43,22 @@ class KeyView(Struct, frozen=True, kw_only=True):
     state: str
     #: How it looks in part, to recognise it by.
     masked: str
+    #: What it is good for: globs over models, routes, networks; empty: all.
+    models: list[str]
+    routes: list[str]
+    addresses: list[str]
+    #: Requests and tokens a minute, and requests at once; None: no limit of its own.
+    rpm: int | None
+    tpm: int | None
+    concurrency: int | None
+    labels: dict[str, str]
     created_at: datetime
     expires_at: datetime | None
+    #: When the server's policy ends it, unless it is rotated or used before; None: never.
+    ends_at: datetime | None
+    rotated_at: datetime | None
+    #: Until when the secret before the last rotation is good; None: there is none.
+    prior_until: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
     version: int
@@ -50,7 +70,7 @@ class KeyMade(KeyView, frozen=True, kw_only=True):
     key: str
 
 
-class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KeyWish(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a key to be made is like. Team and user are made when they do not exist; without a team it belongs to the default one."""
 
     name: Name
@@ -62,47 +82,76 @@ class KeyWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trusted_proxy: bool = False
     #: Name of the role that it acts with; that of the person that it belongs to, or user, when not given.
     role: str | None = None
+    #: When it ends; when not given, as late as the policy allows.
+    expires_at: datetime | None = None
 
 
-async def create(database: Database, pepper: bytes, actor: str, wish: KeyWish) -> KeyMade:
-    """Raises BadRequest when a name cannot be one, or there is no such class."""
-    if wish.priority not in {"", *PRIORITIES}:
-        known = f"{', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"
-        raise BadRequest(f"'priority' must be {known}, not {wish.priority[:63]!r}.", param="priority")
+class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be different from now on; what it does not name stays."""
+
+    name: Name | UnsetType = UNSET
+    #: Priority class: high, normal, batch or sheddable; empty: normal.
+    priority: str | UnsetType = UNSET
+    trusted_proxy: bool | UnsetType = UNSET
+    #: When it ends; null: as late as the policy allows.
+    expires_at: datetime | UnsetType | None = UNSET
+
+
+async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy = NO_POLICY) -> KeyMade:
+    """Raises BadRequest when a name cannot be one, there is no such class, or its bounds make no sense."""
+    check_priority(wish.priority)
+    expires_at = key_policy.check(wish.expires_at, clock.utcnow(), policy)
+    bounds = key_bounds.columns(wish, {})
     async with database.write() as session:
         org = await people.get_or_create_org(session)
         team = await people.get_or_create_team(session, org.id, wish.team or people.DEFAULT)
         user = await people.get_or_create_user(session, org.id, wish.user) if wish.user else None
         wanted = keys.NewKey(
-            name=_clean(wish.name),
+            name=clean(wish.name),
             org_id=org.id,
             team_id=team.id,
             user_id=user.id if user else None,
             role=wish.role,
             priority=wish.priority,
             trusted_proxy=wish.trusted_proxy,
+            expires_at=expires_at,
+            **bounds,
         )
         row, secret = await keys.create(session, wanted, pepper)
-        await audit.record(session, actor, "key.create", row.id, name=row.name, team=team.name, role=row.role)
-        (view,) = await _views(session, [row])
+        await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role)
+        (view,) = await views(session, [row], policy)
+    return made(view, secret)
+
+
+def made(view: KeyView, secret: str) -> KeyMade:
+    """A key with its secret."""
     return KeyMade(**{field: getattr(view, field) for field in view.__struct_fields__}, key=secret)
 
 
-async def listing(database: Database, *, after: str | None = None, limit: int) -> Page[KeyView]:
+def check_priority(priority: str) -> None:
+    """Raises BadRequest when there is no such class."""
+    if priority not in {"", *PRIORITIES}:
+        known = f"{', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"
+        raise BadRequest(f"'priority' must be {known}, not {priority[:63]!r}.", param="priority")
+
+
+async def listing(database: Database, *, after: str | None = None, limit: int, policy: Policy = NO_POLICY) -> Page[KeyView]:
     """Keys in the order of their making, revoked ones too."""
     async with database.read() as session:
         rows = await keys.page(session, after=after, limit=limit)
-        return page_of(await _views(session, rows), limit)
+        return page_of(await views(session, rows, policy), limit)
 
 
-async def show(database: Database, reference: str) -> KeyView:
+async def show(database: Database, reference: str, policy: Policy = NO_POLICY) -> KeyView:
     """`reference` is an id or a name. Raises NotFound, and Conflict when several good keys have that name."""
     async with database.read() as session:
-        (view,) = await _views(session, [await find(session, reference)])
+        (view,) = await views(session, [await find(session, reference)], policy)
         return view
 
 
-async def revoke(database: Database, actor: str, reference: str, revoked: Callable[[str], None], *, version: int | None = None) -> KeyView:
+async def revoke(
+    database: Database, who: Who | str, reference: str, revoked: Callable[[str], None], *, version: int | None = None
+) -> KeyView:
     """Ends a key; a second time changes nothing. Raises NotFound, Conflict, PreconditionFailed. The callback runs once the key is dead
     on the disk."""
     async with database.write() as session:
@@ -110,13 +159,13 @@ async def revoke(database: Database, actor: str, reference: str, revoked: Callab
         fresh = found.revoked_at is None
         row = await keys.revoke(session, found.id, clock.utcnow(), version=version)
         if fresh:
-            await audit.record(session, actor, "key.revoke", row.id, name=row.name)
-        (view,) = await _views(session, [row])
+            await audit.record(session, who, "key.revoke", row.id, name=row.name)
+        (view,) = await views(session, [row])
     revoked(view.id)
     return view
 
 
-def _clean(name: str) -> str:
+def clean(name: str) -> str:
     if not name.strip() or not name.isprintable():
         raise BadRequest("A key's name has printable characters and is not blank.", param="name")
     return name.strip()
@@ -135,7 +184,8 @@ async def find(session: AsyncSession, reference: str) -> Key:
     return named[0]
 
 
-async def _views(session: AsyncSession, rows: Sequence[Key]) -> list[KeyView]:
+async def views(session: AsyncSession, rows: Sequence[Key], policy: Policy = NO_POLICY) -> list[KeyView]:
+    """Keys without their secrets."""
     teams = await people.names(session, Team, {row.team_id for row in rows if row.team_id})
     users = await people.emails(session, {row.user_id for row in rows if row.user_id})
     now = clock.utcnow()
@@ -148,19 +198,29 @@ async def _views(session: AsyncSession, rows: Sequence[Key]) -> list[KeyView]:
             role=row.role,
             priority=row.priority,
             trusted_proxy=row.trusted_proxy,
-            state=_state(row, now),
+            state=_state(row, now, ends),
             masked=f"mgw_{row.id}_…{row.last4}",
+            models=row.scopes.get("models", []),
+            routes=row.scopes.get("routes", []),
+            addresses=row.scopes.get("addresses", []),
+            rpm=row.rpm,
+            tpm=row.tpm,
+            concurrency=row.concurrency,
+            labels=row.labels,
             created_at=row.created_at,
             expires_at=row.expires_at,
+            ends_at=ends,
+            rotated_at=row.rotated_at,
+            prior_until=row.prior_until if row.prior_until is not None and row.prior_until > now else None,
             revoked_at=row.revoked_at,
             last_used_at=row.last_used_at,
             version=row.version,
         )
-        for row in rows
+        for row, ends in ((row, key_policy.ends(row, policy)) for row in rows)
     ]
 
 
-def _state(row: Key, now: datetime) -> str:
+def _state(row: Key, now: datetime, ends: datetime | None) -> str:
     if row.revoked_at is not None:
         return "revoked"
-    return "expired" if row.expires_at is not None and row.expires_at <= now else "active"
+    return "expired" if ends is not None and ends <= now else "active"

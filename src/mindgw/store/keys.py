@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import or_, update
@@ -55,6 +55,11 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper_version: int = 1) -> tuple[Key, str]:
+    scopes: dict[str, Any] = {}
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    labels: dict[str, str] = {}
     """The row and the key itself, which exists nowhere else: show it once and forget it."""
     made = tokens.make_key()
     row = Key(
@@ -72,6 +77,18 @@ async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper
 async def get(session: AsyncSession, key_id: str) -> Key | None:
     """The key with this id, revoked ones too."""
     return await session.get(Key, key_id)
+
+async def rotate(session: AsyncSession, row: Key, pepper: bytes, now: datetime, until: datetime, *, version: int | None = None) -> str:
+    """Gives a key another secret; the one before is good until then, an earlier one no longer. Returns the key as it is now, which exists
+    nowhere else. Raises PreconditionFailed."""
+    secret = tokens.make_key().secret
+    text = f"{tokens.KEY_PREFIX}{row.id}_{secret}"
+    text += tokens.crc6(text)
+    before = {"prior_digest": row.digest, "prior_pepper_version": row.pepper_version, "prior_until": until}
+    rows.change(row, version, digest=digest(pepper, secret), pepper_version=1, last4=text[-4:], rotated_at=now, **before)
+    await session.flush()
+    return text
+
 
 
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
