@@ -14,6 +14,7 @@ from mindgw.errors import Conflict
 from mindgw.store import audit, rows
 from mindgw.store import keys as stored
 from mindgw.store.database import Database
+from mindgw.store.tables import Key
 
 #: Seconds for which the old secret may stay good: thirty days.
 LONGEST = 30 * 86400
@@ -40,7 +41,7 @@ async def change(database: Database, actor: str, reference: str, wish: KeyChange
     """Changes what a key is like; its requests that run go on as they began. Raises NotFound, Conflict, BadRequest, PreconditionFailed."""
     async with database.write() as session:
         found = await keys.find(session, reference)
-        row = await rows.locked(session, stored.Key, found.id) or found
+        row = await rows.locked(session, Key, found.id) or found
         if row.revoked_at is not None:
             raise Conflict("A revoked key stays as it was.", code="revoked_api_key")
         now = clock.utcnow()
@@ -66,7 +67,7 @@ async def rotate(database: Database, actor: str, reference: str, wish: Rotation,
     """Gives a key another secret. Raises NotFound, Conflict, PreconditionFailed."""
     async with database.write() as session:
         found = await keys.find(session, reference)
-        row = await rows.locked(session, stored.Key, found.id) or found
+        row = await rows.locked(session, Key, found.id) or found
         if row.revoked_at is not None:
             raise Conflict("A revoked key has no secret any more: make another one.", code="revoked_api_key")
         now = clock.utcnow()

@@ -11,6 +11,9 @@ class Live(Protocol):
     def snapshot(self) -> Snapshot:
         """What is connected and under way now."""
 
+    def forget_key(self, key_id: str) -> None:
+        """A key is another one on the disk: hold its next request to that."""
+
     def revoke_key(self, key_id: str) -> None:
         """A key is dead on the disk: refuse it from now on and end what it has running."""
 

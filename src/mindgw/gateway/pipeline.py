@@ -199,6 +199,10 @@ class Pipeline:
         if worker is not None:
             worker.link.goodbye(code, why)
 
+    def forget_key(self, key_id: str) -> None:
+        """The key is not what it was: its next request asks the database; those that run go on."""
+        self._auth.forget(key_id)
+
     def revoke_key(self, key_id: str) -> None:
         """Forgets the key and ends every request that it pays for."""
         self._auth.forget(key_id)
