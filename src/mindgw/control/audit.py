@@ -227,8 +227,14 @@ async def check(database: Database, own: Secrets, directory: Path) -> AsyncGener
                 if number <= MOST:
                     yield Wrong(seq=found.seq, what=found.what)
             yield Checking(checked=dict(counts))
-        end = await audit_chain.last(session)
-    yield Checked(ok=not number, broken=number, first=first or None, checked=dict(counts), end=EndView(end.seq, end.hash.hex()))
+    yield Checked(ok=not number, broken=number, first=first or None, checked=dict(counts), end=await end(database))
+
+
+async def end(database: Database) -> EndView:
+    """Where the chain ends now."""
+    async with database.read() as session:
+        found = await audit_chain.last(session)
+    return EndView(found.seq, found.hash.hex())
 
 
 def _vouched(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -5,7 +5,7 @@ as any are left, is charged what can be told from its body, and in the end what 
 Counts are this process's own and are not kept: every server of several allows as much as each rate says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mindgw import addresses, errors, metrics
 from mindgw.core.bucket import MINUTE, Bucket
@@ -118,6 +118,8 @@ class Rates:
         #: address -> what it may still do wrong.
         # bounded: by KNOWN
         self._failed: dict[str, Bucket] = {}
+        #: Told of every request without a good key: its address, and the code of the error.
+        self.on_failure: Callable[[str, str], None] = lambda address, code: None
 
     def adopt(self, rates: Mapping[str, Rate], now: float) -> None:
         """The rates of users, teams and organisations from now on."""
@@ -203,7 +205,10 @@ class Rates:
 
     def blame(self, address: str, wrong: errors.MindGWError, now: float) -> errors.MindGWError:
         """What a request is to be told that was refused before its key was known to be good: it is counted when that is why."""
-        who = addresses.group(address) if self._failures and isinstance(wrong, errors.Unauthenticated) else ""
+        if not isinstance(wrong, errors.Unauthenticated):
+            return wrong
+        self.on_failure(address, wrong.code)
+        who = addresses.group(address) if self._failures else ""
         if not who:
             return wrong
         moment = int(now * 1e6)
