@@ -1,10 +1,13 @@
 """The management API as values: what to ask, without asking it. One function a call; the transports carry them out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlencode
 
 _ROOT = "/api/v1"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,11 @@ def create_key(
     priority: str | None = None,
     trusted_proxy: bool = False,
     role: str | None = None,
+    bounds: Mapping[str, Any] = _NOTHING,
 ) -> Request:
-    """`team` and `user` (an e-mail address) are made when they do not exist."""
+    """`team` and `user` (an e-mail address) are made when they do not exist; `bounds`: what else is said of it, by field."""
     given = {"team": team, "user": user, "priority": priority, "trusted_proxy": trusted_proxy or None, "role": role}
-    said = {"name": name, **{key: value for key, value in given.items() if value is not None}}
+    said = {"name": name, **{key: value for key, value in given.items() if value is not None}, **bounds}
     return Request("POST", f"{_ROOT}/keys", said, fields=("id", "name", "key"))
 
 
