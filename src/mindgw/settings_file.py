@@ -158,6 +158,11 @@ def _section(node: yaml.Node | None, tree: type[msgspec.Struct], prefix: str, so
             yield prefix + name, _scalar(value, kind, prefix + name, source)
 
 
+def is_null(node: yaml.Node) -> bool:
+    """Whether nothing stands there."""
+    return node.tag == _NULL
+
+
 def _nearest(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
@@ -167,7 +172,7 @@ def _scalar(node: yaml.Node, kind: Any, key: str, source: _Source) -> Value:
     place = source.place(node)
     if not isinstance(node, yaml.ScalarNode):
         raise place.wrong("must be one value, not a list or a section", key)
-    text = _expand(node.value, source.environ, place, key)
+    text = expand(node.value, source.environ, place, key)
     if kind is str and node.tag != _TEXT:
         raise place.wrong(f"must be text, not {text!r}; write it in quotes", key)
     return _value(kind, key, text, place)
@@ -183,7 +188,9 @@ def _value(kind: Any, key: str, text: str, place: Place) -> Value:
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{")
 
 
-def _expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> str:
+def expand(text: str, environ: Mapping[str, str], place: Place, key: str) -> str:
+    """A value with what it takes from the environment; `place` and `key` say where it stands. Raises ConfigError."""
+
     def substitute(match: re.Match[str]) -> str:
         name, default = match[1], match[2]
         if match[0] == "$${":
