@@ -134,10 +134,28 @@ def test_a_certificate_for_another_name_is_refused_with_the_remedy(tmp_path: Pat
     assert f"--public-url https://127.0.0.1:{server.port}" in caught.value.hint
 
 
-def test_a_token_without_a_pin_is_no_use_over_tls(tmp_path: Path) -> None:
-    with pytest.raises(errors.Untrusted) as caught:
-        join.join(StateDir(tmp_path), a_token("https://127.0.0.1:1"))
-    assert (caught.value.code, caught.value.exit_code) == ("no_pin", 9)
+def test_a_token_without_a_pin_is_for_servers_that_the_system_believes(tmp_path: Path) -> None:
+    """Nobody else is told anything; and one that the system believes must still prove that it is the server of the token."""
+    authority = trustme.CA()
+    with recording(lambda _: answer(b"{}"), authority) as server:
+        token = a_token(f"https://127.0.0.1:{server.port}")
+        with pytest.raises(errors.Untrusted, match="is refused") as caught:
+            join.join(StateDir(tmp_path), token)
+        assert server.heard in ([], [b""])
+    assert "--public-pki" in caught.value.hint
+
+
+def test_a_server_with_a_public_certificate_must_be_the_one_of_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    (tmp_path / "roots.pem").write_bytes(authority.cert_pem.bytes())
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "roots.pem"))
+    state = StateDir(tmp_path / "agent")
+    with recording(lambda _: answer(b'{"nonce":"","server_version":"1","signature":""}'), authority) as server:
+        token = a_token(f"https://127.0.0.1:{server.port}")
+        with pytest.raises((errors.Untrusted, errors.Unreachable)):
+            join.join(state, token)
+        assert len(server.heard) == 1, "it is asked who it is, and told no more"
+        assert_no_secret(server, token, state)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One request at a time over HTTP to a server that is known by its pin: for joining and leaving, never for work.
 
-Follows no redirect, uses no proxy, believes no system certificate, reads no more than it must. Blocks; call it from a thread
-where an event loop runs.
+Follows no redirect, uses no proxy, reads no more than it must, and believes the system's authorities only when the token was made so
+(`--public-pki`): then it names no pin. Blocks; call it from a thread where an event loop runs.
 """
 
 import http.client
@@ -22,6 +22,8 @@ MAX_ANSWER = 64 * 1024
 _AGENT = {"User-Agent": f"mindgw-agent/{__version__}", "Accept": "application/json", "Connection": "close"}
 #: A proxy or a server on its way up or down: another URL, or a later try, may work.
 _PASSING = frozenset({502, 503, 504})
+#: Why a certificate is refused when the token names no pin.
+_PUBLIC = "the token is for a server with a public certificate (--public-pki), and no authority that this system knows vouches for this one"
 _REFUSALS: dict[str, type[errors.AgentError]] = {
     "join_token_expired": errors.TokenRefused,
     "join_token_used": errors.TokenRefused,
@@ -36,17 +38,17 @@ T = TypeVar("T")
 
 
 class Door:
-    """A server that may be told secrets: over TLS its CA is pinned, without TLS it is on a literal loopback address."""
+    """A server that may be told secrets: over TLS its CA is pinned or a public one, without TLS it is on a literal loopback address."""
 
     def __init__(self, address: Address, ca: bytes, issuer: str = "") -> None:
         #: Where it is.
         self.address = address
-        #: PEM of the CA that vouches for it; empty without TLS.
+        #: PEM of the CA that vouches for it; empty without TLS, and where a public one does.
         self.ca = ca
         #: Who issued the certificate that was seen there, for people.
         self.issuer = issuer
         #: Believes that CA alone; None without TLS.
-        self._context = identity.pinned_context(ca) if address.secure else None
+        self._context = (identity.pinned_context(ca) if ca else identity.public_context()) if address.secure else None
 
     def ask(self, path: str, question: msgspec.Struct, kind: type[T]) -> T:
         """POST a question. Raises `Unreachable`, `Untrusted`, or the error that the server's refusal stands for."""
@@ -54,7 +56,8 @@ class Door:
             status, answer, _ = _exchange(self.address, self._context, "POST", path, msgspec.json.encode(question))
         except errors.Untrusted as error:
             seen = f" (issued by {self.issuer})" if self.issuer else ""
-            raise errors.Untrusted(f"the certificate of {self.address.netloc}{seen} is refused: {error.message}", hint=error.hint) from None
+            hint = _PUBLIC if not self.ca and error.hint == identity.WRONG_SERVER else error.hint
+            raise errors.Untrusted(f"the certificate of {self.address.netloc}{seen} is refused: {error.message}", hint=hint) from None
         if status not in (200, 201):
             raise _refusal(self.address, status, answer)
         try:
@@ -67,16 +70,13 @@ def open_door(address: Address, pins: list[bytes]) -> Door:
     """Find out whether this is the pinned server, before it is told anything.
 
     Over TLS the server's CA file is read blindly and its pin checked; every question is then asked under that CA alone, so that
-    somebody who shows the right file but is not the server is told nothing either. Raises `Untrusted` or `Unreachable`.
+    somebody who shows the right file but is not the server is told nothing either. Without pins the system's authorities vouch for it;
+    that it is the server of the token it proves in its first answer. Raises `Untrusted` or `Unreachable`.
     """
     if not address.secure:
         return Door(address, b"")
     if not pins:
-        raise errors.Untrusted(
-            f"the join token has no pin for {address.root}",
-            hint="make a token on a server that was set up with --public-url",
-            code="no_pin",
-        )
+        return Door(address, b"")
     status, pem, certificate = _exchange(address, identity.blind_context(), "GET", enrolment.CA_PATH, b"")
     if status != 200:
         raise _stranger(address, f"it has no CA file (status {status})")

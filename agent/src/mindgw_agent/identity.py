@@ -69,6 +69,13 @@ def pinned_context(ca: bytes) -> ssl.SSLContext:
     return context
 
 
+def public_context() -> ssl.SSLContext:
+    """A context that believes the system's authorities and checks the host name: for servers behind a public certificate."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 def blind_context() -> ssl.SSLContext:
     """A context that believes anybody: only for reading the public CA file, whose pin is checked before anything else is said."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

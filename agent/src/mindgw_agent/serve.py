@@ -6,6 +6,7 @@ import logging
 import random
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -101,13 +102,20 @@ async def _run(state: StateDir, settings: Settings, roll: Callable[[], float]) -
         return await serve(state, settings, offer, roll)
 
 
+def _context(settings: Settings) -> ssl.SSLContext | None:
+    """Whom the agent believes over TLS; None: nobody, for it joined without."""
+    if settings.ca:
+        return identity.pinned_context(settings.ca.encode())
+    return None if settings.pins else identity.public_context()
+
+
 async def serve(state: StateDir, settings: Settings, offer: Offer[Any], roll: Callable[[], float] = random.random) -> int:
     """Probe, connect and carry until a signal; see `run`."""
     outbox = Outbox(state.outbox_file, settings.agent_id, fresh=not settings.last_epoch)
     outbox.open()
     tunnel = Tunnel(settings, state.private_key(), offer, outbox, partial(_keep_epoch, state))
     addresses = [address.parse(url) for url in settings.servers]
-    context = identity.pinned_context(settings.ca.encode()) if settings.ca else None
+    context = _context(settings)
     await offer.probe()
     link = asyncio.create_task(keep_connected(tunnel, addresses, context, roll))
     beside = [

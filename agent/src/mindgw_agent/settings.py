@@ -37,9 +37,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     servers: Annotated[list[str], msgspec.Meta(min_length=1)]
     #: The server's Ed25519 identity, public half.
     server_identity: Key
-    #: SHA-256 of the public keys of the CAs that may vouch for the server.
+    #: SHA-256 of the public keys of the CAs that may vouch for the server; empty: the system's authorities do.
     pins: list[Key] = []
-    #: PEM of the pinned CA; empty when every server is on a loopback address.
+    #: PEM of the pinned CA; empty when every server is on a loopback address, and where the system's authorities vouch.
     ca: str = ""
     #: Root URL of the engine; empty: look on the usual ports at each start.
     engine_url: str = ""

@@ -82,7 +82,7 @@ class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
     id: Id
     #: Seed of a one-use Ed25519 key; it never crosses the wire.
     secret: Key
-    #: SHA-256 of the public key (SPKI, DER) of each CA that may vouch for the server; empty on a loopback address.
+    #: SHA-256 of the public key (SPKI, DER) of each CA that may vouch for the server; empty: any that the agent's system knows.
     pins: Annotated[list[Key], msgspec.Meta(max_length=8)] = []
     #: The server's public Ed25519 identity key.
     srv: Key
