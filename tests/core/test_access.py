@@ -48,6 +48,10 @@ def test_what_names_no_permission_is_no_permission(text):
         mask(["read:keys", text])
 
 
+def test_what_another_release_permits_is_left_out():
+    assert access.known(["read:keys", "fly:keys", "read:nothing", "*:queue"]) == mask(["read:keys", "*:queue"])
+
+
 # -- roles -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,33 +1,36 @@
 import json
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.config import Limits
+from mindgw.core import access
 from mindgw.core.payload import Peek
 from mindgw.gateway import signals
-from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit
+from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, recheck, require_use
 from mindgw.gateway.route import Needs
 
 
-def check(model: str, kind: str) -> None:
-    """A fleet that has one model for everything."""
-    if model != "m":
-        raise errors.ModelNotFound(param="model")
+class Fleet:
+    """A FAKE: it has one model for everything, which goes by two names."""
+
+    def check(self, model: str, kind: str) -> None:
+        if model not in {"m", "big"}:
+            raise errors.ModelNotFound(param="model")
+
+    def names(self, model: str) -> set[str]:
+        return {model, "m", "big"}
 
 
 CALLER = Caller("k", "n", "o")
 FIELDS = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
 
 
-def only_m(model: str, kind: str) -> None:
-    if model != "m":
-        raise errors.ModelNotFound(param="model")
-
-
 def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
     body = json.dumps({"model": "m"} | FIELDS | fields).encode()
-    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), check)
+    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), Fleet())
 
 
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())
@@ -65,3 +68,44 @@ def test_a_long_address_is_not_repeated_whole():
     with pytest.raises(errors.UnsupportedMedia) as caught:
         ask(messages=[{"content": [{"image_url": {"url": "http://" + "x" * 9000}}]}])
     assert len(caught.value.message) < 400
+
+
+# -- who may ask for what ----------------------------------------------------------------------------------------------
+
+
+def rules(*texts: str) -> access.Models | None:
+    words = [text.split() for text in texts]
+    return access.compile_models(access.Rule(pattern, "user:u", effect == "allow", pattern) for effect, pattern in words)
+
+
+@pytest.mark.parametrize("name", ["m", "big"])
+@pytest.mark.parametrize(("texts", "good"), [(["allow m"], True), (["allow x*"], False), (["deny b*"], False), (["deny x"], True)])
+def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
+    caller = replace(CALLER, models=rules(*texts))
+    body = json.dumps({"model": name} | FIELDS).encode()
+    head = signals.Head("r", "/v1/chat/completions", [])
+    if good:
+        assert admit(caller, head, body, Limits(), Fleet()).peek.model == name
+        return
+    with pytest.raises(errors.ModelNotFound) as refused:
+        admit(caller, head, body, Limits(), Fleet())
+    assert refused.value.message == f"The model '{name}' does not exist or no worker serves it."
+
+
+def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():
+    asked = msgspec.structs.replace(ask(), caller=replace(CALLER, models=rules("deny big")))
+    recheck(asked, "m")
+    with pytest.raises(errors.ModelNotFound):
+        recheck(asked, "big")
+    recheck(ask(), "big")
+
+
+@pytest.mark.parametrize(("role", "good"), [("admin", True), ("operator", True), ("user", True), ("viewer", False)])
+def test_whoever_may_use_no_model_is_told_before_the_body_is_read(role, good):
+    caller = replace(CALLER, rights=access.combine([(access.BUILT_IN[role], None)]))
+    if good:
+        require_use(caller)
+        return
+    with pytest.raises(errors.Forbidden) as refused:
+        require_use(caller)
+    assert refused.value.code == "role_not_allowed"

@@ -12,7 +12,7 @@ from mindgw.gateway.auth import TTL, Auth, credential, shown
 from mindgw.store.keys import Holder
 from mindgw.store.tables import Key
 from mindgw_agent.tokens import crc6, make_key
-from tests.gateway.world import PEPPER, finished
+from tests.gateway.world import PEPPER, finished, rights_of
 from tests.gateway.world import make_key as make_row
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,7 +43,7 @@ class Door:
             await self.gate.wait()
         if self.away:
             raise errors.Draining(code="database_unavailable", retry_after=2)
-        return Holder(row, role=row.role or "user", welcome=key_id not in self.unwelcome) if row is not None else None
+        return Holder(row, rights=rights_of(row), welcome=key_id not in self.unwelcome) if row is not None else None
 
     def identify(self, key: str, now: float = 0.0):
         return self.auth.known(key, now) or finished(self.auth.look_up(key, now))
@@ -109,7 +109,7 @@ def test_a_good_key_is_its_rows_caller():
     key, row = make_row(org_id="o", team_id="t", user_id="u", role="admin", priority="high", trusted_proxy=True, name="n")
     caller = Door(row).identify(key)
     assert (caller.key_id, caller.name, caller.org_id, caller.team_id, caller.user_id) == (row.id, "n", "o", "t", "u")
-    assert (caller.role, caller.priority, caller.trusted_proxy) == ("admin", "high", True)
+    assert (caller.rights.roles, caller.priority, caller.trusted_proxy) == (("admin",), "high", True)
 
 
 def test_a_key_without_a_class_is_normal():

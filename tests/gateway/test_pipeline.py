@@ -72,7 +72,7 @@ async def test_management_asks_for_a_caller_too():
     world = World()
     key = world.add_key(role="admin")
     for header in ((b"authorization", b"Bearer " + key.encode()), (b"api-key", key.encode())):
-        assert (await world.pipeline.identify([(b"host", b"h"), header])).role == "admin"
+        assert (await world.pipeline.identify([(b"host", b"h"), header])).rights.roles == ("admin",)
     for headers in ([], [(b"api-key", b"nonsense")]):
         with pytest.raises(errors.Unauthenticated):
             await world.pipeline.identify(headers)

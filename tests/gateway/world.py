@@ -14,7 +14,7 @@ import msgspec
 
 from mindgw import errors, metrics
 from mindgw.config import Config, Limits, Timeouts
-from mindgw.core import price, quota, sse
+from mindgw.core import access, price, quota, sse
 from mindgw.core.quota import Budget
 from mindgw.gateway import signals
 from mindgw.gateway.accounts import Accounts
@@ -76,6 +76,11 @@ def knows(fleet: Fleet, name: str, kind: str = "chat") -> bool:
 def make_key(id: str | None = None, **columns: Any) -> tuple[str, Key]:
     made = tokens.make_key()
     return made.text, Key(**({"id": made.id, "name": "k", "org_id": "o", "digest": digest(PEPPER, made.secret)} | columns))
+
+
+def rights_of(row: Key) -> access.Rights:
+    """Those of a built-in role."""
+    return access.combine([(access.BUILT_IN[row.role or access.USER], None)])
 
 
 def greeting(key: bytes = SERVER) -> Handshake:
@@ -158,6 +163,8 @@ class World:
         self.found: list[str] = []
         #: Names of the teams of keys.
         self.teams: dict[str, str] = {}
+        #: Which models they may use.
+        self.rules: dict[str, access.Models | None] = {}
         self.rows: list[Entry] = []
         self.boxes: list[Box] = []
         self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
@@ -175,7 +182,7 @@ class World:
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.keys.get(key_id)
-        return Holder(row, self.teams.get(key_id, ""), role=row.role or "user") if row is not None else None
+        return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id)) if row is not None else None
 
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows

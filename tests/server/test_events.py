@@ -186,7 +186,7 @@ async def test_a_revoked_key_ends_its_feed_within_a_second(house):
 
 
 async def test_a_key_that_is_no_longer_an_admins_ends_its_feed(house, monkeypatch):
-    async def demoted(headers):
+    async def demoted(*_asked):
         raise errors.Forbidden
 
     async with house.watch() as socket:
@@ -199,7 +199,7 @@ async def test_a_database_that_is_away_ends_no_feed(house, monkeypatch):
     monkeypatch.setattr(events, "DOUBT", 0.01)
     asked = 0
 
-    async def away(headers):
+    async def away(*_asked):
         nonlocal asked
         asked += 1
         raise OverflowError

@@ -13,6 +13,8 @@ from sqlmodel import select
 
 from mindgw import clock, config
 from mindgw.control import secrets, setup
+from mindgw.control.principal import Home
+from mindgw.core import access
 from mindgw.errors import Unauthenticated
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
@@ -30,7 +32,7 @@ ROUTES = [
     ("GET", "/keys"), ("POST", "/keys"), ("GET", "/keys/x"), ("DELETE", "/keys/x"),
     ("GET", "/join-tokens"), ("POST", "/join-tokens"), ("DELETE", "/join-tokens/x"),
     ("GET", "/workers"), ("GET", "/workers/x"), ("DELETE", "/workers/x"),
-    ("GET", "/models"), ("GET", "/status"), ("GET", "/version"),
+    ("GET", "/models"), ("GET", "/status"),
     ("GET", "/queue"), ("GET", "/queue/stats"), ("GET", "/queue/x"), ("DELETE", "/queue/x"),
     ("POST", "/queue/x/bump"), ("POST", "/queue/pause"), ("POST", "/queue/resume"),
     ("GET", "/dead-letters"), ("GET", "/dead-letters/x"), ("DELETE", "/dead-letters/x"), ("POST", "/dead-letters/x/retry"),
@@ -57,13 +59,17 @@ class Floor:
         self.removed.append(worker_id)
 
 
-async def identify(headers: list[tuple[bytes, bytes]]) -> Caller:
-    """A FAKE of the key check: `admin` and `user` are keys."""
-    authorization = dict(headers).get(b"authorization")
-    if authorization not in {b"Bearer admin", b"Bearer user"}:
-        raise Unauthenticated
-    role = "admin" if authorization == b"Bearer admin" else "user"
-    return Caller(key_id="root", name="r", org_id="o", team_id="", user_id="", role=role, priority="", trusted_proxy=False)
+class Keys:
+    """A FAKE of the key check: `admin` and `user` are keys of the organisation that runs the server."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    async def __call__(self, headers: list[tuple[bytes, bytes]], path: str, address: str) -> Caller:
+        role = dict(headers).get(b"authorization", b"").removeprefix(b"Bearer ").decode()
+        if role not in {"admin", "user"}:
+            raise Unauthenticated
+        return Caller("root", "r", await self.home.id(), rights=access.combine([(access.BUILT_IN[role], None)]))
 
 
 def runs(*models, id="e", slots=4, used=1, **values):
@@ -105,7 +111,7 @@ def api(directory, floor, database):
 
     state = State(
         {
-            "database": database, "pipeline": floor, "identify": identify,
+            "database": database, "pipeline": floor, "home": Home(database), "identify": Keys(Home(database)),
             "secrets": secrets.load(directory), "config": config.load(None, directory),
         }
     )  # fmt: skip

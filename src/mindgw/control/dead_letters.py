@@ -17,6 +17,7 @@ from mindgw.control.pages import Page, page_of
 from mindgw.control.sealing import Safe
 from mindgw.errors import Conflict, MindGWError, Unauthenticated
 from mindgw.store import audit, dead_letters, keys, people
+from mindgw.store.audit import Who
 from mindgw.store.database import Database
 from mindgw.store.dead_letters import Letter
 from mindgw.store.tables import DeadLetter, Key, Team, Worker
@@ -118,7 +119,7 @@ async def show(database: Database, reference: str) -> LetterView:
         return await _view(session, reference)
 
 
-async def retry(database: Database, safe: Safe, actor: str, live: Live, retrying: set[str], reference: str) -> Retried:
+async def retry(database: Database, safe: Safe, who: Who | str, live: Live, retrying: set[str], reference: str) -> Retried:
     """Runs the request again on behalf of its key, which pays for it, and waits for the answer; cancelled, it ends the request. May be done
     again, also after it went well, but not at the same time: `retrying` has the ids of the letters that are under way. Raises NotFound,
     Conflict when that cannot be, and what goes wrong this time."""
@@ -130,35 +131,35 @@ async def retry(database: Database, safe: Safe, actor: str, live: Live, retrying
         raise Conflict(f"Letter {row.id} is being run again at this moment.", code="retry_under_way")
     retrying.add(row.id)
     try:
-        answer = await _run(database, actor, live, row, body)
+        answer = await _run(database, who, live, row, body)
     finally:
         retrying.discard(row.id)
     async with database.read() as session:
         return Retried(letter=await _view(session, row.id), answer=_decode_answer(answer))
 
 
-async def _run(database: Database, actor: str, live: Live, row: DeadLetter, body: bytes) -> bytes:
+async def _run(database: Database, who: Who | str, live: Live, row: DeadLetter, body: bytes) -> bytes:
     """The answer; how it ended is noted."""
     try:
         answer = await live.rerun(row.key_id, row.endpoint, _headers(row), body)
     except MindGWError as wrong:
-        await _note(database, actor, row, wrong.code)
+        await _note(database, who, row, wrong.code)
         if isinstance(wrong, Unauthenticated):  # its key died after we looked
             raise _key_is_gone(row) from None
         raise
     except asyncio.CancelledError:  # whoever waited for it hung up
-        await _note(database, actor, row, HUNG_UP)
+        await _note(database, who, row, HUNG_UP)
         raise
-    await _note(database, actor, row, "")
+    await _note(database, who, row, "")
     return answer
 
 
-async def drop(database: Database, actor: str, reference: str) -> LetterView:
+async def drop(database: Database, who: Who | str, reference: str) -> LetterView:
     """Takes a letter away, with its body. Raises NotFound."""
     async with database.write() as session:
         view = await _view(session, reference)
         await dead_letters.drop(session, view.id)
-        await audit.record(session, actor, "dead_letter.drop", view.id, request=view.request_id, key=view.key_id, code=view.code)
+        await audit.record(session, who, "dead_letter.drop", view.id, request=view.request_id, key=view.key_id, code=view.code)
     return view
 
 
@@ -172,10 +173,10 @@ def whole(body: bytes) -> bytes:
     return msgspec.json.encode({**fields, "stream": msgspec.Raw(b"false")} if "stream" in fields else fields)
 
 
-async def _note(database: Database, actor: str, row: DeadLetter, code: str) -> None:
+async def _note(database: Database, who: Who | str, row: DeadLetter, code: str) -> None:
     async with database.write() as session:
         await dead_letters.note_retry(session, row.id, clock.utcnow(), code)
-        await audit.record(session, actor, "dead_letter.retry", row.id, request=row.request_id, key=row.key_id, code=code)
+        await audit.record(session, who, "dead_letter.retry", row.id, request=row.request_id, key=row.key_id, code=code)
 
 
 def _check_key(key: Key | None, row: DeadLetter) -> None:

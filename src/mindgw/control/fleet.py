@@ -10,6 +10,7 @@ from msgspec import Struct
 from mindgw.control.pages import Page, page_of
 from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
 from mindgw.store import audit, fleet
+from mindgw.store.audit import Who, named
 from mindgw.store.database import Database
 from mindgw.store.tables import Worker
 from mindgw_agent.wire import Gpu, Model
@@ -76,14 +77,14 @@ async def worker(database: Database, snapshot: Snapshot, reference: str) -> Work
 
 
 async def remove(
-    database: Database, actor: str, reference: str, removed: Callable[[str], None], *, version: int | None = None
+    database: Database, who: Who | str, reference: str, removed: Callable[[str], None], *, version: int | None = None
 ) -> WorkerStatus:
     """Puts a worker out for good: its key is void from now on, its name is free. Raises NotFound, PreconditionFailed. The callback,
     which closes the tunnel, runs once that is on the disk."""
     async with database.write() as session:
         found = await fleet.find_worker(session, reference)
-        row = await fleet.set_state(session, found.id, "removed", reason=f"removed by {actor}", version=version)
-        await audit.record(session, actor, "worker.remove", row.id, name=row.name)
+        row = await fleet.set_state(session, found.id, "removed", reason=f"removed by {named(who)}", version=version)
+        await audit.record(session, who, "worker.remove", row.id, name=row.name)
     removed(row.id)
     return _status(row, None)
 

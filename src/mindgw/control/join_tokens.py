@@ -11,6 +11,7 @@ from mindgw.control.invitation import Terms
 from mindgw.control.pages import Page, page_of
 from mindgw.control.secrets import Secrets
 from mindgw.store import audit, fleet
+from mindgw.store.audit import Who, named
 from mindgw.store.database import Database
 from mindgw.store.tables import JoinToken
 
@@ -39,13 +40,13 @@ class JoinTokenMade(JoinTokenView, frozen=True, kw_only=True):
     token: str
 
 
-async def create(database: Database, secrets: Secrets, config: Config, actor: str, terms: Terms) -> JoinTokenMade:
+async def create(database: Database, secrets: Secrets, config: Config, who: Who | str, terms: Terms) -> JoinTokenMade:
     """Raises BadRequest when the terms make no sense."""
     now = clock.utcnow()
-    row, token = invitation.mint(secrets, config, now, terms, created_by=actor)
+    row, token = invitation.mint(secrets, config, now, terms, created_by=named(who))
     async with database.write() as session:
         await fleet.add_join_token(session, row)
-        await audit.record(session, actor, "join_token.create", row.id, max_uses=row.max_uses, name=row.name_bind)
+        await audit.record(session, who, "join_token.create", row.id, max_uses=row.max_uses, name=row.name_bind)
     view = _view(row, now)
     return JoinTokenMade(**{field: getattr(view, field) for field in view.__struct_fields__}, token=token)
 
@@ -58,13 +59,13 @@ async def listing(database: Database, *, after: str | None = None, limit: int) -
     return page_of([_view(row, now) for row in rows], limit)
 
 
-async def revoke(database: Database, actor: str, token_id: str, *, version: int | None = None) -> JoinTokenView:
+async def revoke(database: Database, who: Who | str, token_id: str, *, version: int | None = None) -> JoinTokenView:
     """Ends a token; a second time changes nothing, and workers that joined with it stay. Raises NotFound, PreconditionFailed."""
     now = clock.utcnow()
     async with database.write() as session:
         row = await fleet.revoke_join_token(session, token_id, now, version=version)
         if row.revoked_at == now:
-            await audit.record(session, actor, "join_token.revoke", row.id)
+            await audit.record(session, who, "join_token.revoke", row.id)
     return _view(row, now)
 
 

@@ -10,11 +10,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.config import Keys as Policy
-from mindgw.control import key_bounds, key_policy
+from mindgw.control import handing, key_bounds, key_policy
 from mindgw.control.key_bounds import Bounds
 from mindgw.control.pages import Page, page_of
 from mindgw.errors import BadRequest, Conflict, NotFound
-from mindgw.store import audit, keys, people
+from mindgw.store import audit, keys, people, tenants
 from mindgw.store.audit import Who
 from mindgw.store.database import Database
 from mindgw.store.tables import Key, Team
@@ -98,17 +98,19 @@ class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy = NO_POLICY) -> KeyMade:
-    """Raises BadRequest when a name cannot be one, there is no such class, or its bounds make no sense."""
+    """Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds make no sense, Forbidden for a role
+    with more rights than whoever makes it has."""
     check_priority(wish.priority)
     expires_at = key_policy.check(wish.expires_at, clock.utcnow(), policy)
     bounds = key_bounds.columns(wish, {})
     async with database.write() as session:
-        org = await people.get_or_create_org(session)
-        team = await people.get_or_create_team(session, org.id, wish.team or people.DEFAULT)
-        user = await people.get_or_create_user(session, org.id, wish.user) if wish.user else None
+        org_id = await tenants.own(session)
+        team = await people.get_or_create_team(session, org_id, wish.team or people.DEFAULT)
+        user = await people.get_or_create_user(session, org_id, wish.user) if wish.user else None
+        await handing.check_acting(session, who, org_id, user, wish.role)
         wanted = keys.NewKey(
             name=clean(wish.name),
-            org_id=org.id,
+            org_id=org_id,
             team_id=team.id,
             user_id=user.id if user else None,
             role=wish.role,

@@ -17,6 +17,9 @@ class Live(Protocol):
     def revoke_key(self, key_id: str) -> None:
         """A key is dead on the disk: refuse it from now on and end what it has running."""
 
+    def cut_user(self, user_id: str) -> None:
+        """A user is shut out on the disk: refuse their keys from now on and end what those have running."""
+
     def remove_worker(self, worker_id: str) -> None:
         """A worker is out on the disk: close its tunnel."""
 

@@ -9,6 +9,7 @@ from mindgw.control.pages import Page
 from mindgw.errors import BadRequest, NotFound
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.store import audit
+from mindgw.store.audit import Who
 from mindgw.store.database import Database
 
 __all__ = ["Entry", "Lists", "Stats", "Wanted", "bump", "cancel", "entry", "listing", "pause", "resume"]
@@ -64,41 +65,41 @@ def entry(live: Live, request_id: str) -> Entry:
     return found
 
 
-async def cancel(database: Database, actor: str, live: Live, request_id: str) -> Entry:
+async def cancel(database: Database, who: Who | str, live: Live, request_id: str) -> Entry:
     """Ends a request that waits or runs; its client hears why. Raises NotFound, also for one whose client is served or gone already."""
     found = entry(live, request_id)
     if not live.cancel_request(request_id):
         raise NotFound(f"Request {request_id!r} is over; its slot is about to be free.")
-    await _note(database, actor, "queue.cancel", request_id, key=found.key_id, model=found.model)
+    await _note(database, who, "queue.cancel", request_id, key=found.key_id, model=found.model)
     return found
 
 
-async def bump(database: Database, actor: str, live: Live, request_id: str) -> Entry:
+async def bump(database: Database, who: Who | str, live: Live, request_id: str) -> Entry:
     """Puts a request that waits before all others. Raises NotFound, also for one that runs already."""
     found = entry(live, request_id)
     if not live.bump_request(request_id):
         raise NotFound(f"Request {request_id!r} does not wait any more.", hint="`mindgw queue list` shows who waits")
-    await _note(database, actor, "queue.bump", request_id, key=found.key_id, model=found.model)
+    await _note(database, who, "queue.bump", request_id, key=found.key_id, model=found.model)
     return live.place_of(request_id) or found
 
 
-async def pause(database: Database, actor: str, live: Live, model: str) -> Stats:
+async def pause(database: Database, who: Who | str, live: Live, model: str) -> Stats:
     """Lets nobody have a slot, of one model or at all, until `resume`; who runs goes on. A restart of the server ends it."""
     live.pause_queue(model)
-    await _note(database, actor, "queue.pause", model)
+    await _note(database, who, "queue.pause", model)
     return live.queue_stats()
 
 
-async def resume(database: Database, actor: str, live: Live, model: str) -> Stats:
+async def resume(database: Database, who: Who | str, live: Live, model: str) -> Stats:
     """Ends one pause; without a model all of them."""
     live.resume_queue(model)
-    await _note(database, actor, "queue.resume", model)
+    await _note(database, who, "queue.resume", model)
     return live.queue_stats()
 
 
-async def _note(database: Database, actor: str, action: str, what: str, **detail: str) -> None:
+async def _note(database: Database, who: Who | str, action: str, what: str, **detail: str) -> None:
     async with database.write() as session:
-        await audit.record(session, actor, action, what or "*", **detail)
+        await audit.record(session, who, action, what or "*", **detail)
 
 
 def _unknown(request_id: str) -> NotFound:

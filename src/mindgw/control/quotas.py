@@ -17,6 +17,7 @@ from mindgw.core import quota
 from mindgw.errors import BadRequest, NotFound, PreconditionFailed
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.store import audit, budgets, quotas
+from mindgw.store.audit import Who
 from mindgw.store.database import Database
 from mindgw.store.quotas import Standing
 from mindgw.store.tables import Quota
@@ -110,7 +111,9 @@ class Ground(NamedTuple):
     snapshot: Snapshot
 
 
-async def put(database: Database, actor: str, wish: QuotaWish, changed: News, ground: Ground, *, version: int | None = None) -> QuotasSet:
+async def put(
+    database: Database, who: Who | str, wish: QuotaWish, changed: News, ground: Ground, *, version: int | None = None
+) -> QuotasSet:
     """Sets limits, all of them or none. Raises BadRequest, NotFound, Conflict, and PreconditionFailed when one of them is not at that
     version."""
     wanted = _limits(wish)
@@ -121,7 +124,7 @@ async def put(database: Database, actor: str, wish: QuotaWish, changed: News, gr
         scope = await scopes.find(session, wish.scope)
         for (unit, period), limit in wanted.items():
             row = Quota(scope=scope, unit=unit, period=period, lim=limit, on_exceed=wish.on_exceed)
-            await _put(session, actor, row, version)
+            await _put(session, who, row, version)
         views = await _views(session, scope, wanted)
     await changed()
     free = [] if ground.priced or not wish.usd else [_FREE]
@@ -141,20 +144,20 @@ def _unknown_model(stored: str, snapshot: Snapshot) -> list[str]:
     return [f"{name!r} is another name of {ids}: limits go by the id, this one never counts anything. Set one for model:{meant[0]}."]
 
 
-async def reset(database: Database, actor: str, choice: QuotaChoice, changed: News, *, version: int | None = None) -> Page[QuotaView]:
+async def reset(database: Database, who: Who | str, choice: QuotaChoice, changed: News, *, version: int | None = None) -> Page[QuotaView]:
     """Forgives what was used in the windows that it is now. Raises as `clear`."""
     async with database.write() as session:
         await budgets.guard(session, alone=True)
         rows = await _chosen(session, choice, version)
         for row in rows:
             before = await quotas.reset(session, row.scope, row.unit, row.period, _today())
-            await _note(session, actor, "quota.reset", row, window=before.window, forgiven=before.forgiven)
+            await _note(session, who, "quota.reset", row, window=before.window, forgiven=before.forgiven)
         views = await _views(session, rows[0].scope, [(row.unit, row.period) for row in rows])
     await changed()
     return Page(views)
 
 
-async def clear(database: Database, actor: str, choice: QuotaChoice, changed: News, *, version: int | None = None) -> Page[QuotaView]:
+async def clear(database: Database, who: Who | str, choice: QuotaChoice, changed: News, *, version: int | None = None) -> Page[QuotaView]:
     """Takes limits away; returns them as they were. Raises BadRequest, NotFound when there are none of these, Conflict,
     PreconditionFailed."""
     async with database.write() as session:
@@ -162,7 +165,7 @@ async def clear(database: Database, actor: str, choice: QuotaChoice, changed: Ne
         rows = await _chosen(session, choice, version)
         views = await _views(session, rows[0].scope, [(row.unit, row.period) for row in rows])
         for row in rows:
-            await _note(session, actor, "quota.clear", row)
+            await _note(session, who, "quota.clear", row)
             await quotas.clear(session, row.scope, row.unit, row.period)
     await changed()
     return Page(views)
@@ -185,14 +188,14 @@ def _limits(wish: QuotaWish) -> dict[Which, int]:
     return found
 
 
-async def _put(session: AsyncSession, actor: str, wanted: Quota, version: int | None) -> None:
+async def _put(session: AsyncSession, who: Who | str, wanted: Quota, version: int | None) -> None:
     before = await session.get(Quota, (wanted.scope, wanted.unit, wanted.period), populate_existing=True)
     if before is None and version is not None:
         raise PreconditionFailed(f"There is no limit for the {wanted.unit} per {wanted.period} any more.")
     wanted.on_exceed = wanted.on_exceed or (before.on_exceed if before is not None else quota.BLOCK)
     was: dict[str, int | str] = {"was": before.lim, "was_on_exceed": before.on_exceed} if before is not None else {}
     row = await quotas.put(session, wanted, _today(), version=version)
-    await _note(session, actor, "quota.set", row, limit=row.lim, on_exceed=row.on_exceed, **was)
+    await _note(session, who, "quota.set", row, limit=row.lim, on_exceed=row.on_exceed, **was)
 
 
 async def _chosen(session: AsyncSession, choice: QuotaChoice, version: int | None) -> Sequence[Quota]:
@@ -214,8 +217,8 @@ async def _chosen(session: AsyncSession, choice: QuotaChoice, version: int | Non
     return rows
 
 
-async def _note(session: AsyncSession, actor: str, action: str, row: Quota, **detail: int | str) -> None:
-    await audit.record(session, actor, action, row.scope, unit=row.unit, period=row.period, **detail)
+async def _note(session: AsyncSession, who: Who | str, action: str, row: Quota, **detail: int | str) -> None:
+    await audit.record(session, who, action, row.scope, unit=row.unit, period=row.period, **detail)
 
 
 async def _views(session: AsyncSession, scope: str | None, only: Iterable[Which] | None = None) -> list[QuotaView]:

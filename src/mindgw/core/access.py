@@ -52,13 +52,21 @@ def mask(permissions: Iterable[str]) -> int:
     """The bits of permissions such as `read:keys`, `*:keys`, `read:*`. Raises ValueError for what names none."""
     bits = 0
     for text in permissions:
-        verb, _, resource = text.partition(":")
-        meant = [bit for (does, what), bit in BITS.items() if verb in {does, _ANY} and resource in {what, _ANY}]
+        meant = _meant(text)
         if not meant:
             raise ValueError(f"{text[:80]!r} is no permission; one is a verb and a resource, such as read:keys or *:queue")
-        for bit in meant:
-            bits |= bit
+        bits |= meant
     return bits
+
+
+def _meant(text: str) -> int:
+    verb, _, resource = text.partition(":")
+    return sum(bit for (does, what), bit in BITS.items() if verb in {does, _ANY} and resource in {what, _ANY})
+
+
+def known(permissions: Iterable[str]) -> int:
+    """The bits of those permissions that there are: a role may be older or newer than this release."""
+    return mask(text for text in permissions if _meant(text))
 
 
 def names(bits: int) -> list[str]:

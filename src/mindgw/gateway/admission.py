@@ -1,7 +1,7 @@
 """May this caller ask this? Refuses only what is hopeless, and holds nothing."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
@@ -93,7 +93,7 @@ class Models(Protocol):
     def check(self, model: str, kind: str) -> None:
         """Raises the CallerError that says why it cannot be asked for."""
 
-    def names(self, model: str) -> Iterable[str]:
+    def names(self, model: str) -> Collection[str]:
         """All names that it goes by, this one too."""
 
 
@@ -118,6 +118,11 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     models.check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
     return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), _deadline(headers))
+
+
+def is_for(caller: Caller, names: Collection[str]) -> bool:
+    """Whether a model that goes by these names is for the caller."""
+    return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
 def recheck(ask: Ask, model: str) -> None:

@@ -141,7 +141,8 @@ class Auth:
             user_id=row.user_id or "",
             team=held.team,
             user=held.user,
-            role=held.role,
+            rights=held.rights,
+            models=held.models,
             priority=row.priority or "normal",
             trusted_proxy=row.trusted_proxy,
             rate=Rate(row.rpm or 0, row.tpm or 0, row.concurrency or 0) if row.rpm or row.tpm or row.concurrency else None,
@@ -155,9 +156,21 @@ class Auth:
 
     def forget(self, key_id: str) -> None:
         """Trusts nothing that is remembered of this key, from now on."""
+        self._forget(lambda caller: caller.key_id == key_id)
+
+    def forget_user(self, user_id: str) -> None:
+        """As `forget`, of all keys of a user."""
+        self._forget(lambda caller: caller.user_id == user_id)
+
+    def _forget(self, meant: Callable[[Caller], bool]) -> None:
         self._generation += 1
-        for place in [place for place, (caller, _) in self._known.items() if caller.key_id == key_id]:
+        for place in [place for place, (caller, _) in self._known.items() if meant(caller)]:
             del self._known[place]
+
+    def forget_all(self) -> None:
+        """Trusts nothing that is remembered, from now on."""
+        self._generation += 1
+        self._known.clear()
 
     def used(self) -> dict[str, datetime]:
         """Keys that were looked up since the last call, and when; what cannot be written goes back with `keep`."""

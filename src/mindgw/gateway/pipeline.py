@@ -19,8 +19,8 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.worker import State
+from mindgw.gateway import admission, route, signals
 from mindgw.gateway import lineup as views
-from mindgw.gateway import route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
@@ -210,6 +210,17 @@ class Pipeline:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
             self.post(exchange, signals.Stopped(wrong))
 
+    def cut_user(self, user_id: str) -> None:
+        """Forgets all keys of a user, and ends every request that one of them pays for."""
+        self._auth.forget_user(user_id)
+        wrong = errors.Unauthenticated("The holder of this API key may not use the gateway any more.", code="user_disabled")
+        for exchange in [e for e in self._running if e.caller is not None and e.caller.user_id == user_id]:
+            self.post(exchange, signals.Stopped(wrong))
+
+    def forget_callers(self) -> None:
+        """Asks the database again whoever it was, from the next request on: who may do what has changed."""
+        self._auth.forget_all()
+
     async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
         """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated,
         RateLimited for an address that was wrong too often, Forbidden where the key is not good for the path or the address, and
@@ -366,8 +377,7 @@ class Pipeline:
     def models(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name; of a caller: by it."""
         offers = [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
-        bounds = caller.scope if caller is not None else None
-        return offers if bounds is None else [offer for offer in offers if bounds.covers(offer.id, *offer.aliases)]
+        return [offer for offer in offers if caller is None or admission.is_for(caller, (offer.id, *offer.aliases))]
 
     def _place(self, needs: route.Needs) -> route.Placement | None:
         return route.place(self.fleet, needs, self._now())

@@ -18,6 +18,7 @@ from mindgw.clock import utcnow
 from mindgw.config import Config
 from mindgw.control import dead_letters
 from mindgw.control.feed import Feed
+from mindgw.control.principal import Home
 from mindgw.control.queue import Lists
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
@@ -87,6 +88,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
+    state.home, state.access_changed = Home(database), pipeline.forget_callers
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins))
     doors = [
         _mount("/v1", door, is_mount=True),

@@ -6,7 +6,7 @@ from litestar.enums import HttpMethod
 
 from mindgw import __version__
 from mindgw.server.collector import CONTENT_TYPE
-from mindgw.server.management.guard import require_admin
+from mindgw.server.management.guard import needs, require
 
 
 @route("/", http_method=[HttpMethod.GET, HttpMethod.HEAD], include_in_schema=False)
@@ -30,7 +30,7 @@ async def readyz(state: State) -> Response[bytes]:
     return Response(b'{"status":"not ready"}', media_type="application/json", status_code=503)
 
 
-@get("/metrics", include_in_schema=False, guards=[require_admin])
+@get("/metrics", include_in_schema=False, guards=[require], opt=needs("read", "metrics", home=True))
 async def scrape(state: State) -> Response[bytes]:
-    """Prometheus' text, for admin keys; `metrics.listen` serves it without one."""
+    """Prometheus' text, for keys that may read it; `metrics.listen` serves it without one."""
     return Response(state.collector.render(), headers={"content-type": CONTENT_TYPE})

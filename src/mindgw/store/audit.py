@@ -51,6 +51,11 @@ class Who(Protocol):
     def address(self) -> str: ...
 
 
+def named(who: Who | str) -> str:
+    """As the log names somebody."""
+    return who if isinstance(who, str) else who.actor
+
+
 async def record(session: AsyncSession, who: Who | str, action: str, target: str, **detail: Any) -> None:
     """`who` did `action` (noun.verb) to the object with id `target`. `detail` holds JSON values without fractions, and never a secret. It
     can be read once the transaction has committed. Raises TypeError or ValueError for values that have no one form."""

@@ -10,7 +10,10 @@ from sqlalchemy import or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from mindgw.core import access
+from mindgw.core.access import Models, Rights
 from mindgw.errors import NotFound
+from mindgw.store import access as roles
 from mindgw.store import rows
 from mindgw.store.tables import Key, Org, Team, User
 from mindgw_agent import tokens
@@ -35,8 +38,9 @@ class Holder(NamedTuple):
     #: Name of the team and address of the user, "" for none.
     team: str = ""
     user: str = ""
-    #: Name of the role that the key acts with.
-    role: str = "user"
+    #: What it may do, and which models it may use; None: all of them.
+    rights: Rights = access.NOTHING
+    models: Models | None = None
     #: Whether its user and its organisation may use the gateway.
     welcome: bool = True
 
@@ -51,15 +55,15 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     role: str | None = None
     priority: str = ""
     trusted_proxy: bool = False
-    expires_at: datetime | None = None
-
-
-async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper_version: int = 1) -> tuple[Key, str]:
     scopes: dict[str, Any] = {}
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
     labels: dict[str, str] = {}
+    expires_at: datetime | None = None
+
+
+async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper_version: int = 1) -> tuple[Key, str]:
     """The row and the key itself, which exists nowhere else: show it once and forget it."""
     made = tokens.make_key()
     row = Key(
@@ -74,10 +78,6 @@ async def create(session: AsyncSession, wanted: NewKey, pepper: bytes, *, pepper
     return row, made.text
 
 
-async def get(session: AsyncSession, key_id: str) -> Key | None:
-    """The key with this id, revoked ones too."""
-    return await session.get(Key, key_id)
-
 async def rotate(session: AsyncSession, row: Key, pepper: bytes, now: datetime, until: datetime, *, version: int | None = None) -> str:
     """Gives a key another secret; the one before is good until then, an earlier one no longer. Returns the key as it is now, which exists
     nowhere else. Raises PreconditionFailed."""
@@ -90,9 +90,13 @@ async def rotate(session: AsyncSession, row: Key, pepper: bytes, now: datetime, 
     return text
 
 
+async def get(session: AsyncSession, key_id: str) -> Key | None:
+    """The key with this id, revoked ones too."""
+    return await session.get(Key, key_id)
+
 
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
-    """The key with this id, revoked ones too, with the names of its team and user, its role, and whether they are welcome."""
+    """The key with this id, revoked ones too, with the names of its team and user, what it may do, and whether they are welcome."""
     facts = select(Key, Team.name, User, Org.state).join(Org, col(Key.org_id) == Org.id)
     joined = facts.join(Team, col(Key.team_id) == Team.id, isouter=True).join(User, col(Key.user_id) == User.id, isouter=True)
     found = (await session.exec(joined.where(Key.id == key_id))).first()
@@ -100,9 +104,11 @@ async def holder(session: AsyncSession, key_id: str) -> Holder | None:
         return None
     key, team, org = found[0], found[1] or "", found[3]
     user: User | None = found[2]
-    if user is None:
-        return Holder(key, team, "", key.role or "user", org == "active")
-    return Holder(key, team, user.email, key.role or user.role, org == "active" and user.state in WELCOME)
+    rights = await roles.rights(session, key.org_id, user, key.role)
+    about = roles.subjects(rights, key_id=key.id, user_id=key.user_id or "", team_id=key.team_id or "")
+    models = await roles.models(session, key.org_id, about)
+    welcome = org == "active" and (user is None or user.state in WELCOME)
+    return Holder(key, team, user.email if user is not None else "", rights, models, welcome)
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

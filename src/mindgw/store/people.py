@@ -69,7 +69,9 @@ async def _one(session: AsyncSession, row: V, *unique: Any) -> V:
     found = (await session.exec(wanted)).first()
     if found is None:
         await session.exec(rows.insert_once(session, type(row)).values(**row.model_dump()))
-        found = (await session.exec(wanted)).one()
+        found = (await session.exec(wanted)).first()
+    if found is None:  # it is there, in another organisation
+        raise Conflict("This name is taken.", code="taken", hint="choose another one")
     return found
 
 

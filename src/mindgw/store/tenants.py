@@ -12,7 +12,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.errors import InternalError
-from mindgw.store import tables
+from mindgw.store import people, tables
 from mindgw.store.tables import AccessRule, AuditEntry, DeadLetter, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Team, User
 
 #: Where a session keeps the organisation that it is confined to.
@@ -66,3 +66,8 @@ def _scoped(scope: Any, org_id: str, is_home: bool) -> ColumnElement[bool]:
     kinds = (("team", Team), ("user", User), ("key", Key))
     own = [col(scope).in_(select(literal(f"{kind}:") + col(table.id)).where(col(table.org_id) == org_id)) for kind, table in kinds]
     return or_(col(scope) == f"org:{org_id}", *own, *([col(scope).startswith("model:")] if is_home else []))
+
+
+async def own(session: AsyncSession) -> str:
+    """The organisation in which a session makes things: that which it is confined to, or the first one."""
+    return org_of(session) or (await people.get_or_create_org(session)).id

@@ -1,4 +1,4 @@
-"""The management API under /api/v1: thin doors in front of `mindgw.control`, for holders of an admin key."""
+"""The management API under /api/v1: thin doors in front of `mindgw.control`. What each takes stands beside it, see `guard`."""
 
 from http import HTTPStatus
 from typing import Any
@@ -20,12 +20,12 @@ ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, usage,
 
 
 def router() -> Router:
-    """The routes for an application whose state holds `database`, `pipeline`, `feed`, `identify`, `secrets` and `config`."""
+    """The routes for an application whose state is a `guard.Office`."""
     return Router(
         path="/api/v1",
         route_handlers=[handler for room in ROOMS for handler in room.HANDLERS],
-        guards=[guard.require_admin],
-        dependencies={"actor": Provide(guard.actor), "version": Provide(guard.if_match)},
+        guards=[guard.require],
+        dependencies={name: Provide(give) for name, give in guard.HANDED.items()},
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
@@ -41,7 +41,7 @@ class Description(JsonRenderPlugin):
     """The description of this API as JSON; a page to look at it would load scripts from elsewhere."""
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        scheme = {"type": "http", "scheme": "bearer", "description": "An admin key: mgw_…"}
+        scheme = {"type": "http", "scheme": "bearer", "description": "An API key: mgw_…"}
         components = {**openapi_schema.get("components", {}), "securitySchemes": {"key": scheme}}
         return super().render(request, {**openapi_schema, "components": components})
 

@@ -1,4 +1,4 @@
-"""/api/v1/events: a WebSocket on which an admin follows the live picture of the server, as plain ASGI.
+"""/api/v1/events: a WebSocket on which whoever runs the server follows the live picture of the server, as plain ASGI.
 
 A key that is not good is refused before the upgrade, with the status and the body of every other refusal. What the other side says is
 read and dropped.
@@ -31,7 +31,11 @@ STALL = 30.0
 PARTING = 1.0
 
 #: WebSocket close codes: ours say the same as the HTTP status behind the 4.
-BROKEN, TOO_SLOW, NO_KEY, NO_ADMIN = 1011, 1013, 4401, 4403
+BROKEN, TOO_SLOW, NO_KEY, NOT_ALLOWED = 1011, 1013, 4401, 4403
+
+
+#: What following takes.
+NEED = guard.Need("read", "events", home=True)
 
 
 class Parting(NamedTuple):
@@ -53,23 +57,23 @@ def router() -> Router:
 async def follow(scope: Scope, receive: Receive, send: Send) -> None:
     """Serves one WebSocket, from the upgrade to its end."""
     office = cast("guard.Office", Litestar.from_scope(scope).state)
-    headers = [(name.lower(), value) for name, value in scope["headers"]]
+    request = guard.asked(scope)
     if scope["type"] != ScopeType.WEBSOCKET:
-        await guard.admit(office, headers)
+        await guard.admit(office, request, NEED)
         raise BadRequest("This is a WebSocket: it must be asked for with an upgrade.", code="websocket_required")
     await receive()  # what asks for the upgrade
     try:
-        await guard.admit(office, headers)
+        await guard.admit(office, request, NEED)
         listener = office.feed.listen()
     except MindGWError as wrong:
-        await _refuse(wrong, scope, headers, send)
+        await _refuse(wrong, scope, request.headers, send)
         return
     except Exception:  # the top of a request; the framework would tell its client that it may not come in
         log.exception("a feed failed before it began")
-        await _refuse(InternalError(), scope, headers, send)
+        await _refuse(InternalError(), scope, request.headers, send)
         return
     try:
-        await _carry(listener, lambda: _until_doubted(office, headers), receive, send)
+        await _carry(listener, lambda: _until_doubted(office, request), receive, send)
     finally:
         listener.close()
 
@@ -97,14 +101,14 @@ async def _until_gone(receive: Any) -> Parting:
     return GONE
 
 
-async def _until_doubted(office: guard.Office, headers: list[tuple[bytes, bytes]]) -> Parting:
-    """Until the key is no longer an admin's: revoked, expired."""
+async def _until_doubted(office: guard.Office, request: guard.Asked) -> Parting:
+    """Until the key is good for it no longer: revoked, expired, of a lower role."""
     while True:
         await asyncio.sleep(DOUBT)
         try:
-            await guard.admit(office, headers)
+            await guard.admit(office, request, NEED)
         except Forbidden as wrong:
-            return Parting(NO_ADMIN, wrong.code)
+            return Parting(NOT_ALLOWED, wrong.code)
         except MindGWError as wrong:
             return Parting(NO_KEY, wrong.code)
         except faults.FAULTS:
@@ -129,7 +133,7 @@ async def _refuse(wrong: MindGWError, scope: Any, headers: list[tuple[bytes, byt
     mark = Mark(headers)
     mark.report(scope["path"], wrong.status, wrong.code)
     if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close", "code": NO_KEY if isinstance(wrong, Unauthenticated) else NO_ADMIN, "reason": wrong.code})
+        await send({"type": "websocket.close", "code": NO_KEY if isinstance(wrong, Unauthenticated) else NOT_ALLOWED, "reason": wrong.code})
         return
     body = problems.body(wrong, mark.request_id, wrong.hint or problems.HINTS.get(wrong.code, ""))
     own = [(b"content-type", b"application/json"), *problems.headers(wrong), *mark.ids()]

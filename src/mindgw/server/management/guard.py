@@ -1,8 +1,13 @@
-"""Who may manage: holders of an admin key. And what every handler of this folder is handed."""
+"""Who may manage what. Every route of this folder says what it takes, such as `opt=needs("read", "keys")`, and whoever may not do that is
+refused before the body is read. A route that says nothing is nobody's.
+
+What belongs to an organisation is asked of `database`, which every handler may be handed: it shows that organisation alone. What belongs to
+whoever runs the server (`needs(..., home=True)`) is refused to all other organisations.
+"""
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Final, NamedTuple, Protocol, cast
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -13,24 +18,66 @@ from litestar.params import HeaderParameter
 from mindgw.config import Config
 from mindgw.control.feed import Feed
 from mindgw.control.live import Live
+from mindgw.control.principal import Home, Principal
 from mindgw.control.queue import Lists
 from mindgw.control.secrets import Secrets
+from mindgw.core.access import BITS, Rights
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store.database import Database
 
+Headers = list[tuple[bytes, bytes]]
+
+#: Where a route's handler keeps what it takes.
+_OPT: Final = "needs"
+
+
+class Need(NamedTuple):
+    """What a route takes."""
+
+    verb: str
+    resource: str
+    #: Whether it belongs to whoever runs the server.
+    home: bool = False
+    #: Whether rights in one team are enough: the handler then keeps to `Principal.teams`.
+    team: bool = False
+
+
+def needs(verb: str, resource: str, *, home: bool = False, team: bool = False) -> dict[str, Need]:
+    """For a route's `opt`. Raises KeyError for what is no permission."""
+    assert BITS[verb, resource]
+    return {_OPT: Need(verb, resource, home, team)}
+
+
+def need_of(handler: BaseRouteHandler) -> Need | None:
+    """What a route takes; None: it does not say."""
+    found: Need | None = handler.opt.get(_OPT)
+    return found
+
 
 class Caller(Protocol):
-    """Whose key a request carries."""
+    """Whose key or session a request carries."""
 
     @property
     def key_id(self) -> str: ...
     @property
-    def role(self) -> str: ...
+    def session_id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def rights(self) -> Rights: ...
+
+
+class Identify(Protocol):
+    def __call__(self, headers: Headers, path: str = "", address: str = "", /) -> Awaitable[Caller]:
+        """Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys."""
 
 
 class Office(State):
     """The application's state, as this folder reads it."""
 
+    #: As whoever runs the server sees it; handlers of what belongs to an organisation take `database` instead.
     database: Database
     pipeline: Live
     feed: Feed
@@ -40,32 +87,76 @@ class Office(State):
     retrying: set[str]
     secrets: Secrets
     config: Config
-    #: Takes all headers; raises Unauthenticated, or BadRequest when they carry two different keys.
-    identify: Callable[[list[tuple[bytes, bytes]]], Awaitable[Caller]]
+    identify: Identify
+    #: Which organisation runs the server.
+    home: Home
     #: Has the running gateway read its limits again.
     quotas_changed: Callable[[], Awaitable[object]]
+    #: Has the running gateway ask again who may do what.
+    access_changed: Callable[[], None]
     #: Whether the ledger is being checked.
     verifying: bool
 
 
-async def admit(office: Office, headers: list[tuple[bytes, bytes]]) -> Caller:
-    """Whose admin key these headers carry, with names in lower case. Raises Unauthenticated, BadRequest, or Forbidden for a key that is
-    good but not an admin's."""
-    caller = await office.identify(headers)
-    if caller.role != "admin":
-        raise Forbidden("This needs an admin key.")
-    return caller
+class Asked(NamedTuple):
+    """The head of a request; names of headers are in lower case."""
+
+    headers: Headers
+    path: str
+    #: Network address of whoever asks, "" for none.
+    address: str
 
 
-async def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-    """As `admit`. Runs before the body is read."""
-    headers = [(name.lower(), value) for name, value in connection.scope["headers"]]
-    connection.state.actor = (await admit(cast("Office", connection.app.state), headers)).key_id
+def asked(scope: Any) -> Asked:
+    """What an ASGI scope says."""
+    client = scope.get("client")
+    return Asked([(name.lower(), value) for name, value in scope["headers"]], scope["path"], client[0] if client else "")
 
 
-async def actor(request: Request[Any, Any, State]) -> str:
-    """Id of the key that asks."""
-    return str(request.state.actor)
+async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
+    """Who asks. Raises Unauthenticated, BadRequest, and Forbidden for somebody who may not do that."""
+    caller = await office.identify(request.headers, request.path, request.address)
+    who = Principal(
+        org_id=caller.org_id,
+        is_home=caller.org_id == await office.home.id(),
+        rights=caller.rights,
+        user_id=caller.user_id,
+        key_id=caller.key_id,
+        session_id=getattr(caller, "session_id", ""),
+        address=request.address,
+    )
+    permit(who, need)
+    return who
+
+
+def permit(who: Principal, need: Need | None) -> None:
+    """Raises Forbidden."""
+    if need is None:
+        raise Forbidden
+    if not who.may(need.verb, need.resource, team=need.team):
+        roles = " and ".join(who.rights.roles) or "nothing"
+        raise Forbidden(f"This takes the permission {need.verb}:{need.resource}, which {roles} does not have.")
+    if need.home and not who.is_home:
+        raise Forbidden("This belongs to whoever runs the server.", code="not_yours")
+
+
+async def require(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """The guard of every route. Runs before the body is read."""
+    office = cast("Office", connection.app.state)
+    connection.state.who = await admit(office, asked(connection.scope), need_of(handler))
+
+
+async def who(request: Request[Any, Any, State]) -> Principal:
+    """Who asks."""
+    found: Principal = request.state.who
+    return found
+
+
+async def database(request: Request[Any, Any, State]) -> Database:
+    """What the organisation of whoever asks can see."""
+    asking: Principal = request.state.who
+    whole: Database = request.app.state.database
+    return whole.within(asking.org_id, is_home=asking.is_home)
 
 
 async def if_match(
@@ -78,3 +169,7 @@ async def if_match(
     if found is None:
         raise BadRequest("If-Match must be a version such as 3.", param="If-Match")
     return int(found[1])
+
+
+#: What every handler may be handed, by the name of its parameter.
+HANDED: Final[dict[str, Callable[..., Any]]] = {"who": who, "database": database, "version": if_match}

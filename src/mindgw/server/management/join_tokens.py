@@ -12,7 +12,8 @@ from mindgw.control import join_tokens
 from mindgw.control.invitation import Terms
 from mindgw.control.join_tokens import JoinTokenMade, JoinTokenView
 from mindgw.control.pages import Page
-from mindgw.server.management.guard import Office
+from mindgw.control.principal import Principal
+from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
 
 
@@ -25,27 +26,29 @@ class JoinTokenIn(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: str | None = None
     #: auto: who joins with it may serve at once; manual: an operator lets it in.
     approve: str = "auto"
+    #: Whether the boxes check a public certificate, such as that of a proxy in front, instead of this server's own.
+    public_pki: bool = False
 
 
-@get("/join-tokens")
+@get("/join-tokens", opt=needs("read", "join-tokens", home=True))
 async def list_join_tokens(state: Office, cursor: Cursor = None, limit: Limit = 1000) -> Page[JoinTokenView]:
     """Tokens in the order of their making, spent ones too."""
     return await join_tokens.listing(state.database, after=cursor, limit=limit)
 
 
-@post("/join-tokens")
-async def create_join_token(state: Office, data: JSONBody[JoinTokenIn], actor: NamedDependency[str]) -> JoinTokenMade:
+@post("/join-tokens", opt=needs("create", "join-tokens", home=True))
+async def create_join_token(state: Office, data: JSONBody[JoinTokenIn], who: NamedDependency[Principal]) -> JoinTokenMade:
     """Make a token. Its `token` is in this answer and nowhere else."""
-    terms = Terms(life=timedelta(seconds=data.ttl_seconds), max_uses=data.max_uses, name=data.name, approve=data.approve)
-    return await join_tokens.create(state.database, state.secrets, state.config, actor, terms)
+    terms = Terms(life=timedelta(seconds=data.ttl_seconds), max_uses=data.max_uses, name=data.name, approve=data.approve, public_pki=data.public_pki)
+    return await join_tokens.create(state.database, state.secrets, state.config, who, terms)
 
 
-@delete("/join-tokens/{token:str}", status_code=200)
+@delete("/join-tokens/{token:str}", status_code=200, opt=needs("delete", "join-tokens", home=True))
 async def revoke_join_token(
-    state: Office, token: FromPath[str], actor: NamedDependency[str], version: NamedDependency[int | None]
+    state: Office, token: FromPath[str], who: NamedDependency[Principal], version: NamedDependency[int | None]
 ) -> JoinTokenView:
     """Revoke a token. Workers that joined with it stay."""
-    return await join_tokens.revoke(state.database, actor, token, version=version)
+    return await join_tokens.revoke(state.database, who, token, version=version)
 
 
 HANDLERS = (list_join_tokens, create_join_token, revoke_join_token)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
@@ -15,7 +16,8 @@ from mindgw.control.ledger import EntryView
 from mindgw.control.pages import Page
 from mindgw.control.receipts import ReceiptView
 from mindgw.errors import Conflict
-from mindgw.server.management.guard import Office
+from mindgw.server.management.guard import Office, needs
+from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.ledger")
 
@@ -26,13 +28,13 @@ RequestId = Annotated[str, QueryParameter(name="request", max_length=1000, descr
 FAILED = b'{"state":"failed"}\n'
 
 
-@get("/ledger")
-async def show_entries(state: Office, request_id: RequestId) -> Page[EntryView]:
+@get("/ledger", opt=needs("read", "ledger"))
+async def show_entries(database: NamedDependency[Database], request_id: RequestId) -> Page[EntryView]:
     """All rows of the ledger about one request."""
-    return await ledger.entries(state.database, request_id)
+    return await ledger.entries(database, request_id)
 
 
-@get("/ledger/verify", media_type="application/x-ndjson")
+@get("/ledger/verify", media_type="application/x-ndjson", opt=needs("read", "ledger", home=True))
 async def verify_ledger(state: Office) -> Stream:
     """Look whether the books are right: JSON objects, one a line, as the check goes on. Their `state` is `checking` (how far it is),
     `broken` (something is wrong), and, in the last one, `done`, or `failed` when the check broke off. One check runs at a time."""
@@ -54,10 +56,10 @@ async def _lines(state: Office) -> AsyncIterator[bytes]:
         state.verifying = False
 
 
-@get("/receipts")
-async def show_receipts(state: Office, request_id: RequestId) -> Page[ReceiptView]:
+@get("/receipts", opt=needs("read", "ledger"))
+async def show_receipts(database: NamedDependency[Database], request_id: RequestId) -> Page[ReceiptView]:
     """What agents say that they delivered for one request, and whether it is true."""
-    return await receipts.of_request(state.database, request_id)
+    return await receipts.of_request(database, request_id)
 
 
 HANDLERS = (show_entries, verify_ledger, show_receipts)

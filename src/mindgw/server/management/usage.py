@@ -8,7 +8,8 @@ from litestar.params import FromQuery, QueryParameter
 
 from mindgw.control import usage
 from mindgw.control.usage import Summary
-from mindgw.server.management.guard import Office
+from mindgw.server.management.guard import needs
+from mindgw.store.database import Database
 
 Since = Annotated[str, QueryParameter(name="since", description="First UTC day, such as 2026-11-01, or a number of days, such as 7d.")]
 Until = Annotated[str, QueryParameter(name="until", description="Last UTC day, such as 2026-11-30.")]
@@ -21,13 +22,17 @@ async def narrowed(key: Whose = None, team: Whose = None, user: Whose = None, mo
     return {kind: name for kind, name in given.items() if name is not None}
 
 
-@get("/usage", dependencies={"narrowed": Provide(narrowed)})
+@get("/usage", dependencies={"narrowed": Provide(narrowed)}, opt=needs("read", "usage"))
 async def summarise_usage(
-    state: Office, narrowed: NamedDependency[dict[str, str]], by: FromQuery[str] = "key", since: Since = "", until: Until = ""
+    database: NamedDependency[Database],
+    narrowed: NamedDependency[dict[str, str]],
+    by: FromQuery[str] = "key",
+    since: Since = "",
+    until: Until = "",
 ) -> Summary:
     """What was used and what it cost, summed up by key, user, team, org, model, day or worker; of one key, team, user or model alone, if
     they are named."""
-    return await usage.summary(state.database, by, since, until, narrowed)
+    return await usage.summary(database, by, since, until, narrowed)
 
 
 HANDLERS = (summarise_usage,)

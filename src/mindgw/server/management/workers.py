@@ -7,28 +7,29 @@ from litestar.params import FromPath
 from mindgw.control import fleet
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
-from mindgw.server.management.guard import Office
+from mindgw.control.principal import Principal
+from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
 
 
-@get("/workers")
+@get("/workers", opt=needs("read", "workers", home=True))
 async def list_workers(state: Office, cursor: Cursor = None, limit: Limit = 1000) -> Page[WorkerStatus]:
     """Workers in the order of their joining, connected or not."""
     return await fleet.workers(state.database, state.pipeline.snapshot(), after=cursor, limit=limit)
 
 
-@get("/workers/{worker:str}")
+@get("/workers/{worker:str}", opt=needs("read", "workers", home=True))
 async def show_worker(state: Office, worker: FromPath[str]) -> WorkerStatus:
     """A worker by its name or its id."""
     return await fleet.worker(state.database, state.pipeline.snapshot(), worker)
 
 
-@delete("/workers/{worker:str}", status_code=200)
+@delete("/workers/{worker:str}", status_code=200, opt=needs("delete", "workers", home=True))
 async def remove_worker(
-    state: Office, worker: FromPath[str], actor: NamedDependency[str], version: NamedDependency[int | None]
+    state: Office, worker: FromPath[str], who: NamedDependency[Principal], version: NamedDependency[int | None]
 ) -> WorkerStatus:
     """Remove a worker for good: its agent's key is revoked and its tunnel closed."""
-    return await fleet.remove(state.database, actor, worker, state.pipeline.remove_worker, version=version)
+    return await fleet.remove(state.database, who, worker, state.pipeline.remove_worker, version=version)
 
 
 HANDLERS = (list_workers, show_worker, remove_worker)
