@@ -1,0 +1,200 @@
+"""What can be declared, in terms of the management API: what a server has of each kind, and the requests that make a change. PURE."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from mindgw.addresses import Networks
+from mindgw.client import api, people
+from mindgw.client import keys as existing
+from mindgw.client.api import Request
+from mindgw.client.plan import Change, Known
+from mindgw.declaration import Item
+from mindgw.settings_file import Place
+
+#: Domain of the addresses of service accounts.
+_SERVICE = "@service"
+#: The person that `mindgw init` makes.
+_FIRST = "admin@localhost"
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_LIMIT = re.compile(r"([0-9.]+)([kKmMgGtT]?)/(\w+)")
+#: Fields of a new object whose values are secrets, shown this once.
+SECRETS = ("key", "invitation")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How objects of one kind are read and changed."""
+
+    #: What lists them.
+    listing: Callable[[], Request]
+    #: The list as objects; `mine` is the id of the key that asks, which is never removed.
+    known: Callable[[Iterable[Mapping[str, Any]], str], list[Known]]
+    #: What carries a change out.
+    requests: Callable[[Change], list[Request]]
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+def _users(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+    found = []
+    for item in items:
+        email = str(item["email"])
+        kept = "it is the first administrator" if email == _FIRST else ""
+        fields = {"name": item.get("name") or "", "role": item.get("role")}
+        found.append(Known("users", email.removesuffix(_SERVICE), email, fields, item.get("version"), kept))
+    return found
+
+
+def _change_user(change: Change) -> list[Request]:
+    name, role = change.fields.get("name"), change.fields.get("role")
+    if change.known is not None:
+        if change.verb == "remove":
+            return [people.remove_user(change.known.reference, version=change.known.version)]
+        return [people.change_user(change.known.reference, role=role, name=name, version=change.known.version)]
+    if "@" in change.name:
+        return [people.invite_user(change.name, role=role, name=name)]
+    rename = [people.change_user(change.name + _SERVICE, name=name)] if name else []
+    return [people.create_service_account(change.name, role=role), *rename]
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+_KEY_FIELDS = (
+    *("team", "user", "role", "priority", "trusted_proxy", "models", "routes", "addresses", "rpm", "tpm", "concurrency", "labels"),
+    "expires_at",
+)
+
+
+def _keys(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+    good = [item for item in items if item.get("state") != "revoked"]
+    found = []
+    for item in good:
+        kept = "it is the key that asks" if item["id"] == mine else "it is an administrator's" if item.get("role") == "admin" else ""
+        fields = {name: item.get(name) for name in _KEY_FIELDS} | {"priority": item.get("priority") or "normal"}
+        found.append(Known("keys", str(item["name"]), str(item["id"]), in_form(fields), item.get("version"), kept))
+    return found
+
+
+def _change_key(change: Change) -> list[Request]:
+    if change.known is not None:
+        if change.verb == "remove":
+            return [api.revoke_key(change.known.reference, version=change.known.version)]
+        return [existing.change_key(change.known.reference, change.fields, version=change.known.version)]
+    said = {name: value for name, value in change.fields.items() if value is not None}
+    named = {name: said.pop(name) for name in ("team", "user", "priority", "role") if name in said}
+    return [api.create_key(change.name, **named, trusted_proxy=said.pop("trusted_proxy", False), bounds=said)]
+
+
+# -- rates -------------------------------------------------------------------------------------------------------------
+
+
+def _rates(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+    fields = ("rpm", "tpm", "concurrency")
+    return [
+        Known("rates", str(item["scope"]), str(item["scope"]), {name: item.get(name) for name in fields}, item.get("version"))
+        for item in items
+    ]
+
+
+def _change_rate(change: Change) -> list[Request]:
+    if change.known is None:
+        return [existing.set_rate(change.name, dict(change.fields))]
+    if change.verb == "remove":
+        return [existing.clear_rate(change.known.reference, version=change.known.version)]
+    return [existing.set_rate(change.known.reference, {**change.known.fields, **change.fields}, version=change.known.version)]
+
+
+# -- quotas ------------------------------------------------------------------------------------------------------------
+
+
+def limit(text: str) -> str:
+    """A limit in its one form: 5M/month and 5000000/month are the same. What is none stays as it is."""
+    found = _LIMIT.fullmatch(text)
+    if found is None:
+        return text
+    return f"{(Decimal(found[1]) * _FACTORS[found[2].lower()]).normalize():f}/{found[3]}"
+
+
+def _limits(texts: Iterable[str]) -> list[str]:
+    return sorted(map(limit, texts))
+
+
+def _quotas(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+    scopes: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        scopes.setdefault(str(item["scope"]), []).append(item)
+    found = []
+    for scope, own in scopes.items():
+        name = f"key:{own[0].get('name')}" if scope.startswith("key:") else scope
+        modes = {item.get("on_exceed") for item in own}
+        fields: dict[str, Any] = {
+            unit: _limits(f"{item['limit']}/{item['period']}" for item in own if item["unit"] == unit) for unit in ("tokens", "usd")
+        }
+        fields["on_exceed"] = modes.pop() if len(modes) == 1 else None
+        found.append(Known("quotas", name, scope, fields))
+    return found
+
+
+def _change_quota(change: Change) -> list[Request]:
+    scope = change.known.reference if change.known is not None else change.name
+    if change.verb == "remove":
+        return [api.clear_quotas(scope)]
+    before = change.known.fields if change.known is not None else {}
+    found = []
+    for unit in ("tokens", "usd"):
+        wanted = {text.partition("/")[2] for text in change.fields.get(unit, before.get(unit, ()))}
+        left = [text.partition("/")[2] for text in before.get(unit, ())]
+        found += [api.clear_quotas(scope, unit=unit, period=period) for period in left if period not in wanted]
+    said = {unit: list(change.fields.get(unit, before.get(unit, ()))) for unit in ("tokens", "usd")}
+    if any(said.values()):
+        found.append(api.set_quotas(scope, said["tokens"], said["usd"], change.fields.get("on_exceed", "")))
+    return found
+
+
+KINDS: Mapping[str, Kind] = {
+    "users": Kind(people.list_users, _users, _change_user),
+    "keys": Kind(api.list_keys, _keys, _change_key),
+    "rates": Kind(existing.list_rates, _rates, _change_rate),
+    "quotas": Kind(api.list_quotas, _quotas, _change_quota),
+}
+
+
+# -- what a file says, in the API's form -------------------------------------------------------------------------------
+
+_FORMS: Mapping[str, Callable[[Any], Any]] = {
+    "tokens": _limits,
+    "usd": _limits,
+    "models": sorted,
+    "routes": sorted,
+    "allow": sorted,
+    "deny": sorted,
+    "permissions": sorted,
+    "addresses": lambda texts: sorted(Networks(texts).texts),
+    "expires_at": lambda text: datetime.fromisoformat(text).astimezone(UTC).isoformat().replace("+00:00", "Z"),
+}
+
+
+def in_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of fields in their one form."""
+    return {name: value if value is None or name not in _FORMS else _FORMS[name](value) for name, value in fields.items()}
+
+
+def normal(item: Item) -> Item:
+    """As it is compared with what a server has."""
+    return Item(item.kind, item.name, in_form(item.fields), item.place)
+
+
+def declared(known: Iterable[Known], place: Place) -> list[Item]:
+    """What a server has as a file would declare it: without what is as it would be anyway."""
+    items = []
+    for one in known:
+        fields = {name: value for name, value in one.fields.items() if value not in (None, "", [], {}, False)}
+        if fields.get("priority") == "normal":
+            del fields["priority"]
+        items.append(Item(one.kind, one.name, fields, place))
+    return items
