@@ -560,6 +560,23 @@ def test_a_revoked_key_ends_its_requests_and_says_so(sent):
     assert box.cancelled == ([1] if sent else [])
 
 
+@pytest.mark.parametrize("sent", [True, False])
+def test_who_is_shut_out_has_nothing_running_any_more_with_any_key(sent):
+    world = World()
+    box = Box(world)
+    box.frozen = not sent
+    mine, too = world.add_key(user_id="u"), world.add_key(user_id="u")
+    running, waiting, body = world.ask(key=mine, stream=True), world.ask(key=too), Client(world, mine)
+    other, nobodys = world.ask(key=world.add_key(user_id="v")), world.ask()
+    world.pump()
+    world.pipeline.cut_user("u")
+    assert [client.code for client in (running, waiting, body)] == ["user_disabled"] * 3
+    assert [client.code for client in (other, nobodys)] == ["", ""]
+    assert [world.auth.known(key, world.clock()) for key in (mine, too)] == [None, None]
+    world.pump()
+    assert 1 in box.cancelled or not sent
+
+
 def test_a_request_whose_key_is_revoked_before_its_body_is_here_ends():
     world = World()
     world.ask()

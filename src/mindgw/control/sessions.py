@@ -21,8 +21,15 @@ class Sessions:
     """The sessions of one server's database."""
 
     def __init__(
-        self, database: Database, peppers: Mapping[int, bytes], passes: Passes, now: Callable[[], datetime] = clock.utcnow
+        self,
+        database: Database,
+        peppers: Mapping[int, bytes],
+        passes: Passes,
+        life: float,
+        now: Callable[[], datetime] = clock.utcnow,
     ) -> None:
+        #: Seconds that a new session is good for.
+        self.life = life
         self._database = database
         #: pepper version -> pepper.
         self._peppers = peppers
@@ -40,6 +47,11 @@ class Sessions:
         if parsed is None:
             raise Unauthenticated("This is not a session that was made here.", code="invalid_session")
         return self._good(await self._find(parsed[0]), parsed[1])
+
+    async def of(self, session_id: str) -> Signed | None:
+        """The session with this id, for whoever was let in by it; None when it is no session, or not good any more."""
+        signed = await self._find(session_id) if session_id else None
+        return self._alive(signed) if signed is not None else None
 
     async def _by_pass(self, text: str) -> Signed:
         said = self._passes.read(text, self._now().timestamp())

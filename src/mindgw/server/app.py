@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,11 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
-from mindgw.control import dead_letters
+from mindgw.control import dead_letters, segments
 from mindgw.control.feed import Feed
 from mindgw.control.principal import Home
 from mindgw.control.queue import Lists
+from mindgw.control.refusals import Watch
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
 from mindgw.gateway.auth import Auth
@@ -27,7 +29,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, problems, replays
+from mindgw.server import enrol, management, ops, problems, replays, sessions
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -47,7 +49,7 @@ FLUSH = 0.5
 REMEMBER = 10.0
 #: Seconds that work which is under way may take when the server stops.
 STUCK = 10.0
-MINUTE = 60.0
+SECOND, MINUTE = 1.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +72,20 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
     database.audit_key = secrets.audit_key
-
-    async def find(key_id: str) -> keys.Holder | None:
-        async with database.read() as session:
-            return await keys.holder(session, key_id)
-
-    auth = Auth(find, {1: secrets.pepper}, utcnow)
+    auth = Auth(_finder(database), {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
     pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay)
+    people = sessions.registry(config, secrets, database, pipeline.identify, accounting.rates)
     registry = Registry(database, secrets.identity)
-    pipeline.on_report = registry.seen
-    pipeline.on_receipts, pipeline.on_unlinked = accounting.inbox.take, accounting.inbox.forget
-    accounting.inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
+    inbox = accounting.inbox
+    pipeline.on_report, pipeline.on_receipts, pipeline.on_unlinked = registry.seen, inbox.take, inbox.forget
+    inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
-    state.identify, state.quotas_changed = pipeline.identify, accounting.refresh
+    state.identify, state.sessions, state.strangers = people.identity, people.sessions, accounting.rates
+    state.quotas_changed = accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     state.home, state.access_changed = Home(database), pipeline.forget_callers
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins))
@@ -94,15 +93,18 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         _mount("/v1", door, is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
-    beside = [
-        *accounting.writing(),
+    watch = Watch(database)
+    state.refusals, accounting.rates.on_failure = watch, watch.stranger
+    beside = [*accounting.writing(), replays_writing, *people.chores]
+    beside += [
+        Chore("telling of refusals", SECOND, watch.flush),
         Chore("writing what workers report", FLUSH, registry.flush),
         Chore("writing when keys were used", FLUSH, _touch(auth, database)),
         Chore("writing dead letters", FLUSH, partial(dead.flush, _writer(database, Safe(secrets.sealing)))),
-        replays_writing,
     ]
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
-    work = partial(_at_work, pipeline, registry, database, accounting, beside, forget, replays_forgetting)
+    tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
+    work = partial(_at_work, pipeline, registry, database, accounting, beside, forget, replays_forgetting, tend)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
 
@@ -112,8 +114,19 @@ def _application(
 ) -> Litestar:
     """The framework's half: management, operations, joining, and the doors that only hang in it."""
     return Litestar(
-        [*doors, ops.root, ops.healthz, ops.readyz, ops.scrape, enrol.router(), management.router(), management.followed()],
+        [
+            *doors,
+            ops.root,
+            ops.healthz,
+            ops.readyz,
+            ops.scrape,
+            enrol.router(),
+            management.router(),
+            management.entered(),
+            management.followed(),
+        ],
         state=state,
+        after_exception=[management.refused],
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
             title="MindGateway management API",
@@ -183,6 +196,14 @@ def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaita
     return write
 
 
+def _finder(database: Database) -> Callable[[str], Awaitable[keys.Holder | None]]:
+    async def find(key_id: str) -> keys.Holder | None:
+        async with database.read() as session:
+            return await keys.holder(session, key_id)
+
+    return find
+
+
 def _touch(auth: Auth, database: Database) -> Callable[[], Awaitable[None]]:
     async def touch() -> None:
         used = auth.used()
@@ -198,6 +219,15 @@ def _touch(auth: Auth, database: Database) -> Callable[[], Awaitable[None]]:
                 auth.keep(used)
 
     return touch
+
+
+def _tended(config: Config, secrets: Secrets, database: Database) -> Callable[[], Awaitable[None]]:
+    keep = timedelta(seconds=config.audit.keep)
+
+    async def tend() -> None:
+        await segments.tend(database, secrets, config.directory, keep, utcnow())
+
+    return tend
 
 
 def _swept(pipeline: Pipeline) -> Callable[[], Awaitable[None]]:

@@ -8,7 +8,8 @@ from sqlalchemy import delete, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.store import rows
+from mindgw.core.access import Rights
+from mindgw.store import access, rows
 from mindgw.store.keys import digest
 from mindgw.store.tables import Org, Session, User
 from mindgw_agent import tokens
@@ -23,6 +24,8 @@ class Signed(NamedTuple):
     session: Session
     user: User
     org: Org
+    #: What its user may do.
+    rights: Rights
 
 
 async def create(
@@ -48,7 +51,10 @@ async def find(session: AsyncSession, session_id: str) -> Signed | None:
     """The session with this id, one that has ended too."""
     joined = select(Session, User, Org).join(User, col(Session.user_id) == User.id).join(Org, col(User.org_id) == Org.id)
     found = (await session.exec(joined.where(Session.id == session_id))).first()
-    return Signed(*found) if found is not None else None
+    if found is None:
+        return None
+    row, user, org = found
+    return Signed(row, user, org, await access.rights(session, org.id, user))
 
 
 async def open_ones(session: AsyncSession, user_id: str, now: datetime) -> Sequence[Session]:

@@ -8,15 +8,33 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import ValidationException
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import Scope
 
 from mindgw.core.payload import plain
-from mindgw.errors import BadRequest, NotFound
+from mindgw.errors import BadRequest, Forbidden, NotFound
 from mindgw.server import problems
-from mindgw.server.management import dead_letters, events, guard, join_tokens, keys, ledger, models, queue, quotas, status, usage, workers
+from mindgw.server.management import (
+    audit,
+    dead_letters,
+    events,
+    guard,
+    invitations,
+    join_tokens,
+    keys,
+    ledger,
+    me,
+    models,
+    queue,
+    quotas,
+    status,
+    usage,
+    users,
+    workers,
+)
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, usage, ledger, status)
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, usage, ledger, status, users, me, audit)
 
 
 def router() -> Router:
@@ -30,6 +48,22 @@ def router() -> Router:
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
     )
+
+
+def entered() -> Router:
+    """The way in for who was invited, for the same application."""
+    return invitations.router(
+        exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit}, request_max_body_size=MAX_BODY
+    )
+
+
+async def refused(wrong: Exception, scope: Scope) -> None:
+    """For the application's `after_exception`: the audit log hears of it when somebody may not do what they asked a handler for; `guard`
+    tells of those whom it turns away itself."""
+    state = scope.get("state") or {}
+    if isinstance(wrong, Forbidden) and "who" in state:
+        need = guard.need_of(scope["route_handler"])
+        scope["litestar_app"].state.refusals.known(state["who"], wrong.code, guard.named(need))
 
 
 def followed() -> Router:

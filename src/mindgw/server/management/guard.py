@@ -17,13 +17,17 @@ from litestar.params import HeaderParameter
 
 from mindgw.config import Config
 from mindgw.control.feed import Feed
+from mindgw.control.identify import Strangers
 from mindgw.control.live import Live
 from mindgw.control.principal import Home, Principal
 from mindgw.control.queue import Lists
+from mindgw.control.refusals import Watch
 from mindgw.control.secrets import Secrets
+from mindgw.control.sessions import Sessions
 from mindgw.core.access import BITS, Rights
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store.database import Database
+from mindgw.store.tenants import View
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -88,6 +92,11 @@ class Office(State):
     secrets: Secrets
     config: Config
     identify: Identify
+    sessions: Sessions
+    #: Counts who comes without anything good.
+    strangers: Strangers
+    #: Tells the audit log who was refused.
+    refusals: Watch
     #: Which organisation runs the server.
     home: Home
     #: Has the running gateway read its limits again.
@@ -125,8 +134,17 @@ async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
         session_id=getattr(caller, "session_id", ""),
         address=request.address,
     )
-    permit(who, need)
+    try:
+        permit(who, need)
+    except Forbidden as wrong:
+        office.refusals.known(who, wrong.code, named(need))
+        raise
     return who
+
+
+def named(need: Need | None) -> str:
+    """The permission that was missing, as the audit log has it."""
+    return f"{need.verb}:{need.resource}" if need is not None else ""
 
 
 def permit(who: Principal, need: Need | None) -> None:
@@ -153,10 +171,12 @@ async def who(request: Request[Any, Any, State]) -> Principal:
 
 
 async def database(request: Request[Any, Any, State]) -> Database:
-    """What the organisation of whoever asks can see."""
+    """What whoever asks can see: their organisation, or, of a route for which rights in a team are enough, their teams."""
     asking: Principal = request.state.who
+    need = need_of(request.route_handler)
+    teams = asking.teams(need.verb, need.resource) if need is not None and need.team else None
     whole: Database = request.app.state.database
-    return whole.within(asking.org_id, is_home=asking.is_home)
+    return whole.within(View(asking.org_id, asking.is_home, teams))
 
 
 async def if_match(

@@ -1,0 +1,85 @@
+"""Who manages: whose key, session or pass a request carries."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from mindgw import clock
+from mindgw.control.sessions import Sessions, is_session
+from mindgw.core.access import Rights
+from mindgw.errors import MindGWError, Unauthenticated
+from mindgw.gateway.auth import credential
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Known(Protocol):
+    """Whose key it is."""
+
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def org_id(self) -> str: ...
+    @property
+    def rights(self) -> Rights: ...
+
+
+#: Takes headers, path and network address; keeps its own count of strangers.
+ByKey = Callable[[Headers, str, str], Awaitable[Known]]
+
+
+class Visitor(Struct, frozen=True, kw_only=True):
+    """Somebody who was let in, by a key or by a session."""
+
+    org_id: str
+    user_id: str
+    rights: Rights
+    #: One of both is empty.
+    key_id: str = ""
+    session_id: str = ""
+
+
+class Strangers(Protocol):
+    """Keeps count of addresses that come without anything good; moments are monotonic."""
+
+    def patience(self, address: str, now: float) -> None:
+        """Raises RateLimited for an address that was wrong too often."""
+
+    def blame(self, address: str, wrong: Unauthenticated, now: float) -> MindGWError:
+        """Counts one more; what it is to hear."""
+
+
+class Identity:
+    """Everybody who may come to the management API."""
+
+    def __init__(self, by_key: ByKey, sessions: Sessions, strangers: Strangers) -> None:
+        self._by_key = by_key
+        self._sessions = sessions
+        self._strangers = strangers
+
+    async def __call__(self, headers: Headers, path: str = "", address: str = "") -> Visitor:
+        """Names of headers are in lower case. Raises Unauthenticated, RateLimited for an address that was wrong too often, BadRequest
+        for two credentials, Forbidden where a key is not good for the path or the address."""
+        found = _session(headers)
+        if found is None:
+            caller = await self._by_key(headers, path, address)
+            return Visitor(org_id=caller.org_id, user_id=caller.user_id, rights=caller.rights, key_id=caller.key_id)
+        now = clock.monotonic()
+        self._strangers.patience(address, now)
+        try:
+            signed = await self._sessions.identify(found)
+        except Unauthenticated as wrong:
+            raise self._strangers.blame(address, wrong, now) from None
+        return Visitor(org_id=signed.org.id, user_id=signed.user.id, rights=signed.rights, session_id=signed.session.id)
+
+
+def _session(headers: Headers) -> str | None:
+    """The session or pass that the request carries; None when it carries a key, or what is refused as one."""
+    try:
+        found = credential(headers)
+    except Unauthenticated:
+        return None
+    return found if is_session(found) else None
