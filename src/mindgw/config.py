@@ -22,6 +22,8 @@ from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
 FILE = "config.yaml"
+#: A proxy in front of the server does TLS.
+OFF = "off"
 
 #: Where a setting stands that was given by a flag; errors about it begin so.
 _TYPED = "command line"
@@ -195,8 +197,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:8420"
     #: https://host:port that others reach the server by; empty: nobody else does.
     public_url: str = ""
-    #: HOST:PORT of the TLS listener; once checked it is set whenever public_url is.
+    #: HOST:PORT of the TLS listener; once checked it is set whenever public_url is, unless a proxy does TLS.
     tls_listen: str = ""
+    #: Who does TLS for public_url: empty: the server, with the certificate that `mindgw init` made; CERT:KEY: the server, with the
+    #: certificate and the key in these files; off: a proxy in front, so that tls_listen, if there is one, is plain HTTP for it.
+    tls: str = ""
     #: Proxies that are believed about who asks (X-Forwarded-For): addresses and networks such as "127.0.0.1, 10.0.0.0/8"; empty: none.
     trusted_proxies: NetworkList = ()
     #: "sqlite": a file in the data directory; or an address such as postgresql://user:password@host/name.
@@ -305,7 +310,7 @@ def parse(
 
 def dump(config: Config) -> str:
     """The text of a settings file that says what differs from the defaults; the data directory is where the file lies."""
-    derived = _default_tls(config.public_url) == config.tls_listen
+    derived = (config.tls != OFF and _default_tls(config.public_url) == config.tls_listen) or not config.tls_listen
     said = {key: value for key, value in _flat(config).items() if key != "data_dir" and not (derived and key == "tls_listen")}
     return _HEADER + settings_file.write(said)
 
@@ -340,8 +345,9 @@ def _check(values: Mapping[str, Value]) -> Config:
             raise found.place.wrong(f"{problem}, not {_shown(found.text)!r}", key)
     config = _build(Config, {key: found.value for key, found in values.items()}, "")
     public_url = config.public_url.rstrip("/")
-    config = msgspec.structs.replace(config, public_url=public_url, tls_listen=config.tls_listen or _default_tls(public_url))
-    involved = {key: values[key] for key in ("tls_listen", "public_url", "listen") if key in values}
+    own = "" if config.tls == OFF else _default_tls(public_url)
+    config = msgspec.structs.replace(config, public_url=public_url, tls_listen=config.tls_listen or own)
+    involved = {key: values[key] for key in ("tls", "tls_listen", "public_url", "listen", "trusted_proxies") if key in values}
     if involved and (problem := _clash(config)):
         # what was typed just now is to blame, the file was good without it
         key = next((key for key, value in involved.items() if value.place.file == _TYPED), next(iter(involved)))
@@ -367,11 +373,14 @@ def _build(kind: type[S], values: Mapping[str, Any], prefix: str) -> S:
 
 
 def _clash(config: Config) -> str:
-    if config.tls_listen and not config.public_url:
-        return "the TLS listener needs --public-url (public_url in the file), the https:// address that others reach the server by"
+    if (config.tls_listen or config.tls) and not config.public_url:
+        what = "TLS" if config.tls else "the TLS listener"
+        return f"{what} needs --public-url (public_url in the file), the https:// address that others reach the server by"
     if not config.tls_listen:
         return ""
     host, port = split_address(config.tls_listen)
+    if config.tls == OFF and not is_loopback(host) and not config.trusted_proxies:
+        return "plain HTTP on an address that others reach is for proxies alone: name them in trusted_proxies (or --trusted-proxies)"
     plain_host, plain_port = split_address(config.listen)
     if port == plain_port and host in {plain_host, "0.0.0.0", "::"}:  # noqa: S104 - nothing is bound here
         return f"the plain and the TLS listener would both take port {port}: give one of them another"
@@ -384,6 +393,11 @@ def _address(text: str) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _tls(text: str) -> str:
+    certificate, colon, key = text.rpartition(":")
+    return "" if text in ("", OFF) or (certificate and colon and key) else f"must be {OFF}, or CERT:KEY, two files"
 
 
 def _loopback(text: str) -> str:
@@ -427,6 +441,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "listen": _loopback,
     "public_url": lambda text: _public_url(text) if text else "",
     "tls_listen": _address,
+    "tls": _tls,
     "database": _database,
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),

@@ -29,10 +29,13 @@ def create(
     ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long it is good: 15m, 1h, 7d.")] = "1h",
     uses: Annotated[int, typer.Option("--uses", "--max-uses", min=1, help="How many boxes may join with it.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="The only worker name that it is good for.")] = None,
+    public_pki: Annotated[
+        bool, typer.Option("--public-pki", help="The server is behind a public certificate: boxes check that, not its own CA.")
+    ] = False,
 ) -> None:
     """Make a token. Whoever joins with it may serve at once: mindgw agent join TOKEN"""
     run = invocation(ctx)
-    made = run.server().call(api.create_join_token(ttl_seconds=seconds(ttl), max_uses=uses, name=name))
+    made = run.server().call(api.create_join_token(ttl_seconds=seconds(ttl), max_uses=uses, name=name, public_pki=public_pki))
     run.render.created(made, secret="token", name="id")
     times = "once" if uses == 1 else f"{uses} times"
     run.render.success(f"Join token {made['id']}, good {times}, expires {ahead(made['expires_at'], clock.utcnow())}")

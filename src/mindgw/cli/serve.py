@@ -20,6 +20,12 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
     public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
     listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
+    tls: Annotated[
+        str | None, typer.Option("--tls", metavar="off|CERT:KEY", help="off: a proxy in front does it; else two files; else our own.")
+    ] = None,
+    trusted_proxies: Annotated[
+        str | None, typer.Option("--trusted-proxies", metavar="CIDR,...", help="Who is believed about who asks (X-Forwarded-For).")
+    ] = None,
     log_format: Annotated[str | None, typer.Option("--log-format", metavar="auto|text|json")] = None,
     log_level: Annotated[str | None, typer.Option("--log-level", metavar="debug|info|warning|error")] = None,
 ) -> int:
@@ -36,6 +42,8 @@ def serve(
         # without TLS there is one listener, so it is the one that is meant
         "listen": plain if secure else listen or plain,
         "tls_listen": listen if secure else None,
+        "tls": tls,
+        "trusted_proxies": trusted_proxies,
         "log.format": log_format,
         "log.level": log_level,
     }
@@ -43,6 +51,8 @@ def serve(
         "public_url": "--public-url",
         "listen": "--port" if secure or listen is None else "--listen",
         "tls_listen": "--listen",
+        "tls": "--tls",
+        "trusted_proxies": "--trusted-proxies",
         "log.format": "--log-format",
         "log.level": "--log-level",
     }

@@ -72,8 +72,11 @@ def list_join_tokens() -> Request:
     return Request("GET", f"{_ROOT}/join-tokens")
 
 
-def create_join_token(*, ttl_seconds: int, max_uses: int, name: str | None = None, approve: str = "auto") -> Request:
+def create_join_token(
+    *, ttl_seconds: int, max_uses: int, name: str | None = None, approve: str = "auto", public_pki: bool = False
+) -> Request:
     body: dict[str, Any] = {"ttl_seconds": ttl_seconds, "max_uses": max_uses, "approve": approve}
+    body |= {"public_pki": True} if public_pki else {}
     return Request("POST", f"{_ROOT}/join-tokens", body if name is None else {**body, "name": name}, fields=("id", "token", "expires_at"))
 
 

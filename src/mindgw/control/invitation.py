@@ -29,19 +29,25 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     #: "auto" lets the worker serve at once, "manual" makes it wait for an operator.
     approve: str = "auto"
+    #: Whether the system's authorities vouch for the server: a public certificate, and no pin. Always so where another than the server
+    #: itself sees to the certificate.
+    public_pki: bool = False
 
 
 def mint(secrets: Secrets, config: Config, now: datetime, terms: Terms | None = None, *, created_by: str = "") -> tuple[JoinToken, str]:
     """The row to store with `fleet.add_join_token`, and the token itself, which exists nowhere else. Raises BadRequest."""
     terms = terms or Terms()
     _check(terms)
+    if terms.public_pki and not config.public_url:
+        hint = "`mindgw init --public-url https://…` says where others reach this server"
+        raise BadRequest("A public certificate is for a server with a public URL.", param="public_pki", hint=hint)
     token_id, secret = os.urandom(_ID), os.urandom(_SECRET)
     expires_at = now + terms.life
     text = tokens.JoinToken(
         urls=list(dict.fromkeys((config.root_url, config.loopback_url))),
         id=token_id,
         secret=secret,
-        pins=[secrets.ca_pin],
+        pins=[] if terms.public_pki or config.tls else [secrets.ca_pin],
         srv=secrets.public_identity,
         exp=int(expires_at.timestamp()),
     ).encode()

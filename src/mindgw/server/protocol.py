@@ -100,6 +100,8 @@ class Guarded(HttpToolsProtocol):
         self._since = self.guard.now
         if crowded is not None:
             self._refuse(crowded)
+        elif self._group and self.scheme == "http":
+            self._refuse(errors.Forbidden("Plain HTTP is for this machine and for trusted proxies alone.", code="plain_http"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.leave(self, self._group)

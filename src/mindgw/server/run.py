@@ -19,9 +19,10 @@ import uvloop
 from mindgw import logs
 from mindgw.addresses import Networks
 from mindgw.clock import monotonic
-from mindgw.config import Config, notify_address
+from mindgw.config import OFF, Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
+from mindgw.errors import ConfigError
 from mindgw.server import front, openai, scrape
 from mindgw.server.app import Server, build
 from mindgw.server.guard import Guard
@@ -78,12 +79,21 @@ def make_room(files: int) -> None:
 
 def _tls(config: Config, known: Secrets, context: ssl.SSLContext | None = None) -> ssl.SSLContext | None:
     """The context of the TLS listener, with a certificate that is good for a while yet; None without a public URL."""
-    if not config.public_url:
+    if not config.public_url or config.tls == OFF:
         return None
-    setup.renew(config, known)
     context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(config.directory / "server.pem", config.directory / "server.key")
+    if not config.tls:
+        setup.renew(config, known)
+        context.load_cert_chain(config.directory / "server.pem", config.directory / "server.key")
+        return context
+    certificate, _, key = config.tls.rpartition(":")
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as wrong:
+        why = wrong.strerror or str(wrong)
+        hint = "CERT is the whole chain and KEY its key, both PEM, and who runs the server may read them"
+        raise ConfigError(f"the certificate {certificate} with the key {key} cannot be used: {why}", hint=hint) from None
     return context
 
 
@@ -123,27 +133,38 @@ class GatewayServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accepts connections; says where once it does everywhere."""
         await super().startup(sockets)
+        self.servers.extend([await self._accept(taken, self._tls) for taken in self._listeners.tls.sockets])
         if self._tls is not None:
-            self.servers.extend([await self._accept_tls(taken, self._tls) for taken in self._listeners.tls.sockets])
             asyncio.get_running_loop().call_later(DAY, self._renew)
         self._scrapes = [await scrape.listen(taken, self._server.collector) for taken in self._listeners.metrics.sockets]
         if self.started:
-            log.info("listening on http://%s%s", self._settings.listen, f" and {self._settings.public_url}" if self._tls else "")
+            log.info("listening on http://%s%s", self._settings.listen, self._beside())
             notify("READY=1")
 
-    async def _accept_tls(self, taken: socket.socket, tls: ssl.SSLContext) -> asyncio.Server:
+    def _beside(self) -> str:
+        """What else it listens on, for the log."""
+        settings = self._settings
+        if self._tls is not None:
+            return f" and {settings.public_url}"
+        return f" and http://{settings.tls_listen}, for proxies" if settings.tls_listen else ""
+
+    async def _accept(self, taken: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+        """Serves a socket; without TLS it is for proxies that do it."""
         return await asyncio.get_running_loop().create_server(
             self._protocol,
             sock=taken,
             ssl=tls,
             backlog=self.config.backlog,
-            ssl_handshake_timeout=HANDSHAKE,
-            ssl_shutdown_timeout=CLOSING,
+            ssl_handshake_timeout=HANDSHAKE if tls else None,
+            ssl_shutdown_timeout=CLOSING if tls else None,
         )
 
     def _renew(self) -> None:
         """Once a day: new connections get a fresh certificate before the old one ends."""
-        _tls(self._settings, self._server.app.state.secrets, self._tls)
+        try:
+            _tls(self._settings, self._server.app.state.secrets, self._tls)
+        except ConfigError as wrong:  # somebody is just replacing the files: the old certificate is good a while yet
+            log.warning("%s; the one before stays in use", wrong)
         asyncio.get_running_loop().call_later(DAY, self._renew)
 
     def _protocol(self) -> asyncio.Protocol:
