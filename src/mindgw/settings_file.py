@@ -92,6 +92,11 @@ def kind_of(key: str, tree: type[msgspec.Struct]) -> Any:
     return None if is_section(kind) else kind
 
 
+def kinds_in(tree: type[msgspec.Struct]) -> dict[str, Any]:
+    """Name -> kind of what stands directly in a section."""
+    return get_type_hints(tree, include_extras=True)
+
+
 def is_section(kind: Any) -> bool:
     """Whether it has settings in it."""
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,0 +1,101 @@
+"""Who did what through the management API, what was refused, and whether the record of it is right, over HTTP."""
+
+import json
+
+import pytest
+from sqlalchemy import text
+
+from tests.server.site import site
+
+
+async def entries(place, **asked):
+    answer = await place.call("GET", "/audit", params=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+async def words(place, path):
+    answer = await place.call("GET", path)
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+async def test_a_change_is_there_with_who_and_from_where(tmp_path):
+    async with site(tmp_path / "data") as place:
+        made = await place.new_key("bot")
+        await place.call("DELETE", f"/keys/{made['id']}")
+        revoked, created = await entries(place, object=made["id"])
+        assert (revoked["action"], created["action"]) == ("key.revoke", "key.create")
+        assert (created["name"], created["address"], created["outcome"]) == ("admin", "127.0.0.1", "ok")
+        assert created["actor"] and created["org_id"] and len(created["hash"]) == 64
+        assert created["detail"]["name"] == "bot"
+        assert [one["seq"] for one in await entries(place, action="key.*", limit=1)] == [revoked["seq"]]
+
+
+async def test_a_stranger_is_there_once_however_often_it_comes(tmp_path):
+    async with site(tmp_path / "data") as place:
+        for _ in range(20):
+            assert (await place.http.get("/v1/models", headers={"authorization": "Bearer nonsense"})).status_code in {401, 429}
+        for _ in range(20):
+            assert (await place.http.get("/api/v1/keys", headers={"authorization": "Bearer nonsense"})).status_code in {401, 429}
+        await place.server.app.state.refusals.flush()
+        found = await entries(place, outcome="refused")
+        assert [(one["action"], one["actor"], one["address"]) for one in found] == [("request.refuse", "", "127.0.0.1")]
+        assert found[0]["detail"] == {"code": "invalid_api_key", "count": 40}
+
+
+async def test_somebody_who_may_not_is_there_with_what_was_asked(tmp_path):
+    async with site(tmp_path / "data") as place:
+        made = await place.new_key("bot")
+        answer = await place.http.post("/api/v1/keys", json={"name": "x"}, headers={"authorization": f"Bearer {made['key']}"})
+        assert answer.status_code == 403
+        await place.server.app.state.refusals.flush()
+        found = await entries(place, outcome="refused")
+        assert [(one["name"], one["object"], one["detail"]["code"]) for one in found] == [("bot", "create:keys", "forbidden")]
+        assert await entries(place, actor="bot") == found
+
+
+async def test_news_are_read_behind_a_number(tmp_path):
+    async with site(tmp_path / "data") as place:
+        before = (await entries(place, limit=1))[0]["seq"]
+        await place.new_key("bot")
+        page = (await place.call("GET", "/audit/news", params={"after": before})).json()
+        assert [one["action"] for one in page["items"]] == ["key.create"]
+        again = (await place.call("GET", "/audit/news", params={"after": page["next"]})).json()
+        assert (again["items"], again["next"]) == ([], page["next"])
+
+
+async def test_an_export_ends_with_the_end_of_the_chain(tmp_path):
+    async with site(tmp_path / "data") as place:
+        await place.new_key("bot")
+        *lines, last = await words(place, "/audit/export")
+        assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+        assert last == {"end": {"seq": lines[-1]["seq"], "hash": lines[-1]["hash"]}}
+
+
+async def test_a_record_that_was_changed_is_named(tmp_path):
+    async with site(tmp_path / "data") as place:
+        await place.new_key("bot")
+        *_, done = await words(place, "/audit/verify")
+        assert (done["state"], done["ok"], done["first"], done["broken"]) == ("done", True, None, 0)
+        assert done["end"]["seq"] == done["checked"]["entries"]
+        async with place.database.write() as session:
+            await (await session.connection()).execute(text("UPDATE audit SET actor = 'somebody' WHERE seq = 2"))
+        found = await words(place, "/audit/verify")
+        assert next(word for word in found if word["state"] == "broken")["seq"] == 2
+        assert (found[-1]["ok"], found[-1]["first"]) == (False, 2)
+
+
+@pytest.mark.parametrize("path", ["/audit", "/audit/news", "/audit/export"])
+async def test_what_cannot_be_meant_is_refused_before_anything_is_sent(tmp_path, path):
+    async with site(tmp_path / "data") as place:
+        answer = await place.call("GET", path, params={"since": "yesterday"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
+
+
+async def test_secrets_are_not_in_it(tmp_path):
+    async with site(tmp_path / "data") as place:
+        made = await place.new_key("bot")
+        token = (await place.call("POST", "/join-tokens", json={})).json()["token"]
+        text_of_it = json.dumps([*await words(place, "/audit/export"), *await entries(place)])
+        assert made["key"] not in text_of_it and token not in text_of_it and made["key"][16:] not in text_of_it
