@@ -129,7 +129,7 @@ async def test_an_operator_who_is_shut_out_gets_back_in_from_the_servers_own_dis
     async with database.read() as session:
         held = await keys.holder(session, tokens.parse_key(made.api_key)[0])
     await database.close()
-    assert (held.welcome, held.role) == (True, "admin")
+    assert (held.welcome, held.rights.roles) == (True, ("admin",))
     assert [(user.state, user.role) for user in await rows(tmp_path, User)] == [("active", "admin")]
     assert {entry.action for entry in await rows(tmp_path, AuditEntry)} >= {"user.enable" if state == "disabled" else "user.create"}
     assert (await initialise(tmp_path)).api_key is None

@@ -14,6 +14,7 @@ from sqlmodel import select
 from mindgw import clock, config
 from mindgw.control import secrets, setup
 from mindgw.control.principal import Home
+from mindgw.control.refusals import Watch
 from mindgw.core import access
 from mindgw.errors import Unauthenticated
 from mindgw.gateway.admission import Caller
@@ -111,7 +112,7 @@ def api(directory, floor, database):
 
     state = State(
         {
-            "database": database, "pipeline": floor, "home": Home(database), "identify": Keys(Home(database)),
+            "database": database, "pipeline": floor, "home": Home(database), "identify": Keys(Home(database)), "refusals": Watch(database),
             "secrets": secrets.load(directory), "config": config.load(None, directory),
         }
     )  # fmt: skip

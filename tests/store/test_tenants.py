@@ -5,7 +5,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col, func, select
 
 from mindgw.clock import utcnow
-from mindgw.errors import InternalError
+from mindgw.errors import Forbidden, InternalError
 from mindgw.store import tenants
 from mindgw.store.tables import (
     AccessRule,
@@ -23,6 +23,7 @@ from mindgw.store.tables import (
     User,
     metadata,
 )
+from mindgw.store.tenants import View
 
 #: Tables that belong to whoever runs the server, and those that nobody's request reads by their class.
 OF_THE_SERVER = {
@@ -74,7 +75,7 @@ async def two(database):
 
 
 def test_every_table_is_somebodys():
-    confined = {table.__tablename__ for table in tenants._criteria("o", True)}
+    confined = {table.__tablename__ for table in tenants._criteria(View("o", True))}
     assert confined == {table.__tablename__ for table in SEEN}
     assert confined | OF_THE_SERVER == set(metadata.tables)
     assert {name for name, table in metadata.tables.items() if "org_id" in table.columns} <= confined
@@ -82,7 +83,7 @@ def test_every_table_is_somebodys():
 
 @pytest.mark.parametrize("table", SEEN)
 async def test_nothing_is_found_of_another_organisation(two, table):
-    async with two.within("a", is_home=False).read() as session:
+    async with two.within(View("a", False)).read() as session:
         found = (await session.exec(select(table))).all()
         assert found
         assert all("bb" not in str(row.model_dump()) for row in found)
@@ -96,7 +97,7 @@ async def test_nothing_is_found_of_another_organisation(two, table):
 async def test_an_id_of_another_organisation_is_an_id_of_nothing(two, table):
     async with two.write() as session:
         theirs = next(row for row in (await session.exec(select(table))).all() if row.id.endswith("bb"))
-    async with two.within("a", is_home=True).write() as session:
+    async with two.within(View("a", True)).write() as session:
         assert await session.get(table, theirs.id) is None
         assert await session.get(table, theirs.id, with_for_update=True, populate_existing=True) is None
         columns = select(col(table.id)).where(col(table.id) == theirs.id)
@@ -104,7 +105,7 @@ async def test_an_id_of_another_organisation_is_an_id_of_nothing(two, table):
 
 
 async def test_no_change_reaches_another_organisation(two):
-    async with two.within("a", is_home=True).write() as session:
+    async with two.within(View("a", True)).write() as session:
         await session.exec(update(Key).values(name="taken"))
         await session.exec(delete(AccessRule))
     async with two.read() as session:
@@ -115,14 +116,14 @@ async def test_no_change_reaches_another_organisation(two):
 async def test_a_join_is_confined_on_both_sides(two):
     async with two.write() as session:
         (await session.get(Key, "k-a")).team_id = "t-bb"  # which nothing that we have would do
-    async with two.within("a", is_home=True).read() as session:
+    async with two.within(View("a", True)).read() as session:
         joined = select(Key.id, Team.name).join(Team, col(Key.team_id) == Team.id, isouter=True)
         assert (await session.exec(joined)).all() == [("k-a", None)]
 
 
 async def test_what_is_nobodys_is_for_whoever_runs_the_server(two):
     for is_home in (True, False):
-        async with two.within("a", is_home=is_home).read() as session:
+        async with two.within(View("a", is_home)).read() as session:
             scopes = set((await session.exec(select(Quota.scope))).all())
             assert ("model:m" in scopes) is is_home
             assert ("e" in (await session.exec(select(AuditEntry.id))).all()) is is_home
@@ -131,14 +132,32 @@ async def test_what_is_nobodys_is_for_whoever_runs_the_server(two):
 @pytest.mark.parametrize("is_home", [True, False])
 async def test_nothing_is_stored_for_another_organisation(two, is_home):
     with pytest.raises(InternalError, match="Team"):
-        async with two.within("a", is_home=is_home).write() as session:
+        async with two.within(View("a", is_home)).write() as session:
             session.add(Team(org_id="bb", name="ours now"))
     async with two.read() as session:
         assert (await session.exec(select(Team).where(Team.name == "ours now"))).all() == []
 
 
 async def test_a_session_says_what_it_is_confined_to(two):
-    async with two.within("a", is_home=False).read() as session:
+    async with two.within(View("a", False)).read() as session:
         assert tenants.org_of(session) == "a"
     async with two.read() as session:
         assert tenants.org_of(session) is None
+
+
+async def test_rights_in_a_team_show_its_keys_and_no_others(two):
+    async with two.write() as session:
+        session.add(Team(id="t2", org_id="a", name="two"))
+        await session.flush()
+        session.add(Key(id="k2", name="k2", org_id="a", team_id="t2", digest=b"d"))
+    async with two.within(View("a", teams=frozenset({"t2", "t-bb"}))).read() as session:
+        assert (await session.exec(select(Key.id))).all() == ["k2"]
+        assert (await session.exec(select(Team.id))).all() == ["t2"]
+        assert await session.get(Key, "k-a") is None
+
+
+@pytest.mark.parametrize("team", [None, "t-a"])
+async def test_rights_in_a_team_make_no_keys_elsewhere(two, team):
+    with pytest.raises(Forbidden):
+        async with two.within(View("a", teams=frozenset({"t2"}))).write() as session:
+            session.add(Key(id="k2", name="k2", org_id="a", team_id=team, digest=b"d"))

@@ -35,6 +35,9 @@ class Live(Protocol):
     def place_of(self, request_id: str) -> Entry | None:
         """A request that waits or runs; None when there is none of this id."""
 
+    def org_of(self, request_id: str) -> str:
+        """Id of the organisation whose request waits or runs; "" when there is none of this id."""
+
     def queue_stats(self) -> Stats:
         """The queue in numbers."""
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from mindgw.control.live import Live
 from mindgw.control.pages import Page
+from mindgw.control.principal import Principal
 from mindgw.errors import BadRequest, NotFound
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.store import audit
@@ -57,17 +58,22 @@ async def listing(live: Live, lists: Lists, wanted: Wanted, *, cursor: str | Non
     return Page(await live.places_of(ids), following)
 
 
-def entry(live: Live, request_id: str) -> Entry:
-    """One request under way. Raises NotFound."""
+def seen_by(who: Principal) -> str:
+    """Id of the organisation whose requests somebody sees; "" for whoever runs the server, and with it the queue of all."""
+    return "" if who.is_home else who.org_id
+
+
+def entry(live: Live, request_id: str, org_id: str = "") -> Entry:
+    """One request under way, of that organisation if one is given. Raises NotFound."""
     found = live.place_of(request_id)
-    if found is None:
+    if found is None or (org_id and live.org_of(request_id) != org_id):
         raise _unknown(request_id)
     return found
 
 
-async def cancel(database: Database, who: Who | str, live: Live, request_id: str) -> Entry:
+async def cancel(database: Database, who: Principal, live: Live, request_id: str) -> Entry:
     """Ends a request that waits or runs; its client hears why. Raises NotFound, also for one whose client is served or gone already."""
-    found = entry(live, request_id)
+    found = entry(live, request_id, seen_by(who))
     if not live.cancel_request(request_id):
         raise NotFound(f"Request {request_id!r} is over; its slot is about to be free.")
     await _note(database, who, "queue.cancel", request_id, key=found.key_id, model=found.model)

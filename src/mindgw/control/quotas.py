@@ -225,8 +225,9 @@ async def _views(session: AsyncSession, scope: str | None, only: Iterable[Which]
     day = _today()
     standings = await quotas.standings(session, day, scope=scope)
     chosen = None if only is None else set(only)
-    shown = [one for one in standings if chosen is None or (one.unit, one.period) in chosen]
     versions = {(row.scope, row.unit, row.period): row.version for row in await _rows(session, scope)}
+    seen = [one for one in standings if (one.scope, one.unit, one.period) in versions]  # of the organisation that asks
+    shown = [one for one in seen if chosen is None or (one.unit, one.period) in chosen]
     named = await scopes.named(session, {one.scope for one in shown})
     return [_view(one, named[one.scope], versions[one.scope, one.unit, one.period], day) for one in shown]
 

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.control import recount
 from mindgw.control.pages import Page
 from mindgw.errors import NotFound
-from mindgw.store import fleet, ledger, receipts
+from mindgw.store import fleet, ledger, receipts, tenants
 from mindgw.store.database import Database
 from mindgw.store.entries import TERMINAL
 from mindgw.store.receipts import Vouched
@@ -84,13 +84,23 @@ async def of_request(database: Database, request_id: str) -> Page[ReceiptView]:
     """All receipts of a request, by attempt. Raises NotFound when there is none."""
     async with database.read() as session:
         vouched = await receipts.get(session, request_id)
-        if not vouched:
+        if not vouched or not await _is_seen(session, request_id):
             raise NotFound(
                 f"There is no receipt of request {request_id[:80]!r}.",
                 hint="only attempts that reached an engine have one, and its agent may not have brought it yet: `mindgw ledger show ID`",
             )
         rows, _ = await ledger.of_request(session, request_id)
         return Page([await _view(session, one, rows) for one in vouched])
+
+
+async def _is_seen(session: AsyncSession, request_id: str) -> bool:
+    """Whether the receipts of a request are for whom the session is for: they stand with its rows in the ledger, and without any they are a
+    matter of whoever runs the server."""
+    view = tenants.view_of(session)
+    if view is None:
+        return True
+    orgs = await ledger.orgs_of(session, request_id)
+    return view.org_id in orgs or (view.is_home and not orgs)
 
 
 async def _view(session: AsyncSession, vouched: Vouched, rows: Sequence[LedgerRow]) -> ReceiptView:

@@ -7,8 +7,8 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.control import keys
-from mindgw.errors import BadRequest, Conflict, NotFound
-from mindgw.store import budgets
+from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound
+from mindgw.store import budgets, tenants
 from mindgw.store.tables import Key, Org, Team, User, Worker
 
 KINDS = ("key", "user", "team", "org", "model")
@@ -27,10 +27,13 @@ _COLUMNS: dict[str, tuple[Any, Any]] = {
 
 
 async def find(session: AsyncSession, text: str) -> str:
-    """A scope as it is stored. Raises BadRequest when it is none, and what `lookup` raises."""
+    """A scope as it is stored. Raises BadRequest when it is none, Forbidden, and what `lookup` raises."""
     kind, colon, name = text.strip().partition(":")
     if not colon or kind not in KINDS:
         raise BadRequest(f"{_WRITTEN}, not {text[:80]!r}.", param="scope")
+    view = tenants.view_of(session)
+    if kind == "model" and view is not None and not view.is_home:
+        raise Forbidden("What is about a model for everybody belongs to whoever runs the server.", code="not_yours")
     return f"{kind}:{await lookup(session, kind, name)}"
 
 

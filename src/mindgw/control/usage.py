@@ -10,7 +10,7 @@ from mindgw import clock
 from mindgw.control import scopes
 from mindgw.control.amounts import dollars
 from mindgw.errors import BadRequest
-from mindgw.store import totals
+from mindgw.store import tenants, totals
 from mindgw.store.database import Database
 from mindgw.store.totals import Total
 
@@ -67,6 +67,8 @@ async def summary(database: Database, by: str, since: str, until: str, narrowed:
         raise BadRequest(f"'since' ({first}) is after 'until' ({last}).", param="since")
     async with database.read() as session:
         where = {kind: await scopes.lookup(session, kind, name) for kind, name in narrowed.items()}
+        own = tenants.org_of(session)
+        where |= {"org": own} if own is not None else {}
         found = await totals.totals(session, by, first.isoformat(), last.isoformat(), where)
         names = await scopes.names(session, by, [total.name for total in found])
     items = [_view(total, names[total.name]) for total in found]

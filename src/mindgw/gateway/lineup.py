@@ -111,10 +111,12 @@ class Wanted(Struct, frozen=True, kw_only=True):
     user: str = ""
     #: Id or name of the key.
     key: str = ""
+    #: Id of the organisation.
+    org_id: str = ""
 
     def has(self, ticket: Ticket, request: Request) -> bool:
         """Whether a request that waits or runs is among them."""
-        _org, team, user, key_id, end_user = ticket.flow.path
+        org_id, team, user, key_id, end_user = ticket.flow.path
         key = request.caller.name if request.caller is not None else ""
         return (
             self.state in {"", "waiting" if ticket.waiting else "running"}
@@ -122,6 +124,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
             and self.team in {"", team}
             and self.user in {"", user, end_user}
             and self.key in {"", key_id, key}
+            and self.org_id in {"", org_id}
         )
 
 

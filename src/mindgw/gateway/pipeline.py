@@ -365,6 +365,11 @@ class Pipeline:
         """A request that waits or runs; None when there is none of this id."""
         return views.find(self._running, self.queue, self._taken, self._now(), request_id)
 
+    def org_of(self, request_id: str) -> str:
+        """Id of the organisation whose request waits or runs; "" when there is none of this id."""
+        exchange = self._find(request_id)
+        return exchange.caller.org_id if exchange is not None and exchange.caller is not None else ""
+
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
         running = sum(worker.used for worker in self.fleet.workers.values())

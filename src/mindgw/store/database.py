@@ -27,6 +27,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw import clock
 from mindgw.errors import ConfigError, Draining
 from mindgw.store import audit, schema, tenants
+from mindgw.store.tenants import View
 
 T = TypeVar("T")
 
@@ -101,8 +102,8 @@ class Database:
         self.backups = backups or (self.file.parent / "backups" if self.file else None)
         #: Key of the chain of the audit log, for all that is recorded through this object; set by whoever knows it.
         self.audit_key = b""
-        #: The organisation that its sessions are confined to, and whether that one runs the server; None: they see all.
-        self._confined: tuple[str, bool] | None = None
+        #: What its sessions are confined to; None: they see all.
+        self._view: View | None = None
         #: Engine whose transactions may write.
         self._writer = _sqlite(self.url, begin="BEGIN IMMEDIATE", pool_size=1, max_overflow=0) if self.file else self._pooled()
         #: Engine whose transactions cannot write and see one moment.
@@ -112,10 +113,10 @@ class Database:
             else self._writer.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         )
 
-    def within(self, org_id: str, *, is_home: bool) -> Self:
-        """The same database as one organisation sees it, see `tenants`; it shares all connections."""
+    def within(self, view: View) -> Self:
+        """The same database as somebody sees it; it shares all connections."""
         same = copy.copy(self)
-        same._confined = org_id, is_home  # noqa: SLF001 - its own kind
+        same._view = view  # noqa: SLF001 - its own kind
         return same
 
     @property
@@ -154,8 +155,8 @@ class Database:
         try:
             facts = {audit.KEY: self.audit_key}
             async with AsyncSession(engine, expire_on_commit=False, info=facts) as session, contextlib.AsyncExitStack() as stack:
-                if self._confined is not None:
-                    tenants.confine(session, self._confined[0], is_home=self._confined[1])
+                if self._view is not None:
+                    tenants.confine(session, self._view)
                 if writes:
                     await stack.enter_async_context(session.begin())
                 await self._reach(session)  # takes the write lock of SQLite, before anything is read under it

@@ -272,3 +272,9 @@ async def of_request(session: AsyncSession, request_id: str) -> tuple[Sequence[L
     rows = await session.exec(pick(LedgerRow).where(LedgerRow.request_id == request_id).order_by(col(LedgerRow.id)))
     receipts = await session.exec(pick(Receipt).where(Receipt.request_id == request_id).order_by(col(Receipt.attempt), col(Receipt.at)))
     return rows.all(), receipts.all()
+
+
+async def orgs_of(session: AsyncSession, request_id: str) -> set[str]:
+    """The organisations that a request was booked on, whatever the session is confined to."""
+    query = select(LEDGER.c.org_id).where(LEDGER.c.request_id == request_id)
+    return set((await (await session.connection()).execute(query)).scalars())

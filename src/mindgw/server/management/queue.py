@@ -34,12 +34,15 @@ async def wanted(
     team: Annotated[str, _only("team", "those of the team of this name")] = "",
     user: Annotated[str, _only("user", "those of this person, or of this end user behind a trusted proxy")] = "",
     key: Annotated[str, _only("key", "those of the key of this id or name")] = "",
+    *,
+    who: NamedDependency[Principal],
 ) -> Wanted:
     """What a list of the queue is to have. Raises BadRequest."""
     if which not in {"", "waiting", "running", "all"}:
         raise BadRequest("state must be waiting, running or all.", param="state")
     state = which or ("all" if running else "waiting")
-    return Wanted(state="" if state == "all" else state, model=model, team=team, user=user, key=key)
+    own = queue.seen_by(who)
+    return Wanted(state="" if state == "all" else state, model=model, team=team, user=user, key=key, org_id=own)
 
 
 @get("/queue", dependencies={"wanted": Provide(wanted)}, opt=needs("read", "queue"))
@@ -56,9 +59,9 @@ async def show_stats(state: Office) -> Stats:
 
 
 @get("/queue/{entry:str}", opt=needs("read", "queue"))
-async def show_entry(state: Office, entry: FromPath[str]) -> Entry:
+async def show_entry(state: Office, entry: FromPath[str], who: NamedDependency[Principal]) -> Entry:
     """One request that waits or runs."""
-    return queue.entry(state.pipeline, entry)
+    return queue.entry(state.pipeline, entry, queue.seen_by(who))
 
 
 @delete("/queue/{entry:str}", status_code=200, opt=needs("delete", "queue"))
