@@ -90,6 +90,12 @@ class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be different from now on; what it does not name stays."""
 
     name: Name | UnsetType = UNSET
+    #: Team that it belongs to; made when missing.
+    team: Name | UnsetType = UNSET
+    #: E-mail address of who it belongs to; made when missing; null: nobody.
+    user: Name | UnsetType | None = UNSET
+    #: Name of the role that it acts with; null: that of the person that it belongs to, or user.
+    role: str | UnsetType | None = UNSET
     #: Priority class: high, normal, batch or sheddable; empty: normal.
     priority: str | UnsetType = UNSET
     trusted_proxy: bool | UnsetType = UNSET

@@ -17,7 +17,8 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
-from mindgw.control import dead_letters, segments
+from mindgw.config import Keys as Policy
+from mindgw.control import dead_letters, key_policy, segments
 from mindgw.control.feed import Feed
 from mindgw.control.principal import Home
 from mindgw.control.queue import Lists
@@ -72,7 +73,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
     database.audit_key = secrets.audit_key
-    auth = Auth(_finder(database), {1: secrets.pepper}, utcnow)
+    auth = Auth(_finder(database, config.keys), {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
@@ -196,10 +197,11 @@ def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaita
     return write
 
 
-def _finder(database: Database) -> Callable[[str], Awaitable[keys.Holder | None]]:
+def _finder(database: Database, policy: Policy) -> Callable[[str], Awaitable[keys.Holder | None]]:
     async def find(key_id: str) -> keys.Holder | None:
         async with database.read() as session:
-            return await keys.holder(session, key_id)
+            found = await keys.holder(session, key_id)
+        return key_policy.bound(found, policy)
 
     return find
 

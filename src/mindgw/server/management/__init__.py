@@ -26,6 +26,7 @@ from mindgw.server.management import (
     models,
     queue,
     quotas,
+    rates,
     status,
     usage,
     users,
@@ -34,7 +35,7 @@ from mindgw.server.management import (
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, usage, ledger, status, users, me, audit)
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit)
 
 
 def router() -> Router:
