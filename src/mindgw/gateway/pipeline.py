@@ -9,7 +9,7 @@ loan of a limit) needs the database: to ask it is the one kind of task that a re
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -364,6 +364,10 @@ class Pipeline:
     def place_of(self, request_id: str) -> views.Entry | None:
         """A request that waits or runs; None when there is none of this id."""
         return views.find(self._running, self.queue, self._taken, self._now(), request_id)
+
+    def names_of(self, model: str) -> Collection[str]:
+        """All names of the models that may answer to this one, itself too."""
+        return self.fleet.names(model)
 
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""

@@ -27,6 +27,7 @@ from mindgw.server.management import (
     queue,
     quotas,
     rates,
+    roles,
     status,
     usage,
     users,
@@ -35,7 +36,7 @@ from mindgw.server.management import (
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit)
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles)
 
 
 def router() -> Router:

@@ -1,0 +1,160 @@
+"""Which models are for whom, as management sees it: rules that allow and rules that deny. Every change is audited in its own transaction;
+the running gateway hears of it when it is on the disk."""
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw.control import handing, scopes
+from mindgw.control.pages import Page
+from mindgw.control.principal import Principal
+from mindgw.core import access as kernel
+from mindgw.errors import BadRequest, NotFound, PreconditionFailed
+from mindgw.store import access, audit, tenants, users
+from mindgw.store.database import Database
+from mindgw.store.tables import AccessRule, User
+
+KINDS = ("role", "team", "user", "key")
+_WRITTEN = "A rule is about role:NAME, team:NAME, user:EMAIL or key:ID"
+
+#: Told that who may use what has changed.
+News = Callable[[], None]
+
+
+class RuleView(Struct, frozen=True, kw_only=True):
+    """A rule."""
+
+    id: str
+    #: As people write it: role:NAME, team:NAME, user:EMAIL or key:ID.
+    subject: str
+    #: allow or deny.
+    effect: str
+    #: A glob over the names of models.
+    pattern: str
+    created_at: datetime
+
+
+class RuleWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a rule to be made says. Whoever is allowed some models may use no others; what is denied is denied, whatever allows it."""
+
+    subject: Annotated[str, Meta(min_length=1, max_length=scopes.MAX)]
+    effect: Literal["allow", "deny"]
+    #: `*` stands for any characters, `?` for one.
+    pattern: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class ModelUse(Struct, frozen=True, kw_only=True):
+    """Whether somebody may use a model."""
+
+    user: str
+    model: str
+    allowed: bool
+    #: The rule that says so; None: there is none that would have to, or, where it is not allowed, none that allows it.
+    rule: RuleView | None
+    #: In words.
+    reason: str
+
+
+async def listing(database: Database, subject: str | None = None) -> Page[RuleView]:
+    """All rules in the order of their making, or those about one subject. Raises BadRequest, NotFound for a subject that is not there."""
+    async with database.read() as session:
+        org_id = await tenants.own(session)
+        about = None if subject is None else [await _stored(session, org_id, subject)]
+        return Page(await _views(session, await access.rules(session, org_id, about)))
+
+
+async def add(database: Database, who: Principal, wish: RuleWish, told: News) -> RuleView:
+    """Makes a rule; a second time there is still one. Raises BadRequest, NotFound, Conflict, Forbidden for a rule about a role or person
+    that is not below that of who asks."""
+    pattern = wish.pattern.strip()
+    if not pattern or not pattern.isprintable():
+        raise BadRequest("'pattern' must have printable characters.", param="pattern")
+    async with database.write() as session:
+        org_id = await tenants.own(session)
+        subject = await _stored(session, org_id, wish.subject)
+        await _check(session, who, org_id, subject)
+        row = await access.add_rule(session, AccessRule(org_id=org_id, subject=subject, effect=wish.effect, pattern=pattern))
+        await audit.record(session, who, "access.add", row.id, subject=subject, effect=row.effect, pattern=row.pattern)
+        (view,) = await _views(session, [row])
+    told()
+    return view
+
+
+async def remove(database: Database, who: Principal, rule_id: str, told: News, *, version: int | None = None) -> RuleView:
+    """Takes a rule away. Raises NotFound, Forbidden as `add` does, PreconditionFailed: no rule is ever changed, so all
+    are at version 1."""
+    async with database.write() as session:
+        org_id = await tenants.own(session)
+        row = await access.drop_rule(session, org_id, rule_id)
+        if version not in {None, 1}:
+            raise PreconditionFailed(f"It is at version 1 by now, not {version}.")
+        await _check(session, who, org_id, row.subject)
+        await audit.record(session, who, "access.remove", row.id, subject=row.subject, effect=row.effect, pattern=row.pattern)
+        (view,) = await _views(session, [row])
+    told()
+    return view
+
+
+async def decide(database: Database, user: str, model: str, names: Collection[str]) -> ModelUse:
+    """Whether somebody may use a model that goes by these names, and what says so; rules about keys and their teams are left out. Raises
+    NotFound."""
+    async with database.read() as session:
+        org_id = await tenants.own(session)
+        row = await users.find(session, org_id, user)
+        rights = await access.rights(session, org_id, row)
+        models = await access.models(session, org_id, access.subjects(rights, user_id=row.id))
+        said = kernel.Allow() if models is None else models.decide(names)
+        rule = None
+        if said.rule is not None:
+            found = [each for each in await access.rules(session, org_id, [said.rule.subject]) if each.id == said.rule.id]
+            (rule,) = await _views(session, found)
+    if not rights.may(kernel.USE, "models"):
+        return _use(row, model, None, f"the role {' and '.join(rights.roles)} may not use models")
+    if isinstance(said, kernel.Deny):
+        return _use(row, model, rule, "a rule denies it" if rule else "there are rules that allow models, and none of them this one")
+    return _use(row, model, rule, "a rule allows it" if rule else "no rule speaks against it", allowed=True)
+
+
+def _use(user: User, model: str, rule: RuleView | None, reason: str, *, allowed: bool = False) -> ModelUse:
+    return ModelUse(user=user.email, model=model, allowed=allowed, rule=rule, reason=reason)
+
+
+async def _check(session: AsyncSession, who: Principal, org_id: str, subject: str) -> None:
+    """Raises Forbidden unless who asks stands above the role or the person that a rule is about."""
+    kind, _, id = subject.partition(":")
+    if kind == "role":
+        known = await access.roles(session, org_id, [id])
+        handing.check_person(who, kernel.combine([(known[id], None)]))
+    elif kind == "user":
+        try:
+            row = await users.find(session, org_id, id)
+        except NotFound:  # removed meanwhile: nobody stands above who takes the rule away
+            return
+        handing.check_person(who, await access.rights(session, org_id, row))
+
+
+async def _stored(session: AsyncSession, org_id: str, text: str) -> str:
+    """A subject as it is stored. Raises BadRequest, NotFound, Conflict."""
+    kind, colon, name = text.strip().partition(":")
+    if not colon or kind not in KINDS:
+        raise BadRequest(f"{_WRITTEN}, not {text[:80]!r}.", param="subject")
+    if kind == "role":
+        return f"role:{(await access.role(session, org_id, name.strip())).name}"
+    return f"{kind}:{await scopes.lookup(session, kind, name)}"
+
+
+async def _views(session: AsyncSession, found: Sequence[AccessRule]) -> list[RuleView]:
+    named = await scopes.named(session, {row.subject for row in found})
+    return [
+        RuleView(
+            id=row.id,
+            subject=scopes.written(row.subject, named[row.subject]),
+            effect=row.effect,
+            pattern=row.pattern,
+            created_at=row.created_at,
+        )
+        for row in found
+    ]
