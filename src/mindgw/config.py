@@ -254,6 +254,11 @@ def notify_address(environ: Mapping[str, str] = os.environ) -> str:
     return environ.get("NOTIFY_SOCKET", "")
 
 
+def environment() -> Mapping[str, str]:
+    """What values of an operator's file may take in."""
+    return os.environ
+
+
 def load(
     file: Path | None = None,
     data_dir: str | Path | None = None,
@@ -342,7 +347,7 @@ def _check(values: Mapping[str, Value]) -> Config:
     for key, check in _CHECKS.items():
         found = values.get(key)
         if found is not None and (problem := check(found.value)):
-            raise found.place.wrong(f"{problem}, not {_shown(found.text)!r}", key)
+            raise found.place.wrong(f"{problem}, not {masked(found.text)!r}", key)
     config = _build(Config, {key: found.value for key, found in values.items()}, "")
     public_url = config.public_url.rstrip("/")
     own = "" if config.tls == OFF else _default_tls(public_url)
@@ -454,6 +459,6 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def _shown(text: str) -> str:
+def masked(text: str) -> str:
     """The value without the password that an address may hold."""
     return re.sub(r"(//[^/@\s:]*:)[^@\s]*@", r"\1***@", text)

@@ -49,12 +49,14 @@ class UserFields(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class KeyFields(Struct, kw_only=True, forbid_unknown_fields=True):
-    """An API key. Team and user are those that it was made with: they do not change."""
+    """An API key. Team, user and role are those that it was made with: they do not change."""
 
     #: Team that it belongs to; made when missing.
     team: str | UnsetType = UNSET
     #: Address of the person that it belongs to.
     user: str | UnsetType = UNSET
+    #: Name of the role that it acts with; that of the person that it belongs to, or user, when not given.
+    role: str | UnsetType = UNSET
     #: high, normal, batch or sheddable.
     priority: Annotated[str, Meta(pattern="^(high|normal|batch|sheddable)$")] | UnsetType = UNSET
     #: Whether its requests may name the end user.

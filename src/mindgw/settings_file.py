@@ -58,6 +58,8 @@ class Value(msgspec.Struct, frozen=True):
     #: What was written, after the environment was put in.
     text: str
     place: Place
+    #: Whether some of it came from the environment.
+    is_foreign: bool = False
 
 
 class _Source(msgspec.Struct, frozen=True):
@@ -180,7 +182,8 @@ def _scalar(node: yaml.Node, kind: Any, key: str, source: _Source) -> Value:
     text = expand(node.value, source.environ, place, key)
     if kind is str and node.tag != _TEXT:
         raise place.wrong(f"must be text, not {text!r}; write it in quotes", key)
-    return _value(kind, key, text, place)
+    found = _value(kind, key, text, place)
+    return msgspec.structs.replace(found, is_foreign=any(match[1] for match in _VARIABLE.finditer(node.value)))
 
 
 def _value(kind: Any, key: str, text: str, place: Place) -> Value:

@@ -1,7 +1,7 @@
 """The audit log as management sees it: read, handed out, checked. Changes record themselves, see `store.audit`."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest
 from mindgw.quantities import duration
 from mindgw.store import audit, audit_chain
+from mindgw.store.audit_chain import Broken
 from mindgw.store.database import Database
 from mindgw.store.tables import AuditEntry, Key, Session, User
 from mindgw_agent import identity
@@ -214,20 +215,22 @@ async def check(database: Database, own: Secrets, directory: Path) -> AsyncGener
     """Looks at all entries, in the database and in the files of `directory` that it has archived; the last word is `Checked`."""
     counts: Counter[str] = Counter()
     number, first = 0, 0
-    verify = partial(_vouched, own.public_identity)
+    yield Checking(checked={})
     async with database.read() as session:
-        yield Checking(checked={})
-        for look in (
-            segments.broken(session, own.audit_key, directory, counts),
-            audit_chain.broken(session, own.audit_key, verify, counts),
-        ):
-            async for found in look:
-                number += 1
-                first = min(first or found.seq, found.seq)
-                if number <= MOST:
-                    yield Wrong(seq=found.seq, what=found.what)
-            yield Checking(checked=dict(counts))
+        async for found in _broken(session, own, directory, counts):
+            number += 1
+            first = min(first or found.seq, found.seq)
+            if number <= MOST:
+                yield Wrong(seq=found.seq, what=found.what)
+    yield Checking(checked=dict(counts))
     yield Checked(ok=not number, broken=number, first=first or None, checked=dict(counts), end=await end(database))
+
+
+async def _broken(session: AsyncSession, own: Secrets, directory: Path, counts: Counter[str]) -> AsyncIterator[Broken]:
+    async for found in segments.broken(session, own.audit_key, directory, counts):
+        yield found
+    async for found in audit_chain.broken(session, own.audit_key, partial(_vouched, own.public_identity), counts):
+        yield found
 
 
 async def end(database: Database) -> EndView:

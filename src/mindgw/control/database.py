@@ -120,11 +120,15 @@ async def downgrade(settings: Config, move: Move) -> Move:
         async with _open(settings) as database:
             await _refuse_company(database)
             database.audit_key = secrets.load(settings.directory).audit_key
-            if move.before == schema.head():  # an older one may have no such log yet
-                async with database.write() as session:
-                    await audit.record(session, setup.LOCAL, "database.downgrade", move.after, before=move.before)
+            await _note(database, move)
             backup = await database.downgrade(move.after)
     return Move(before=move.before, after=move.after, backup=backup)
+
+
+async def _note(database: Database, move: Move) -> None:
+    if move.before == schema.head():  # an older one may have no such log yet
+        async with database.write() as session:
+            await audit.record(session, setup.LOCAL, "database.downgrade", move.after, before=move.before)
 
 
 async def check(settings: Config) -> Report:

@@ -1,0 +1,50 @@
+"""The settings of a server as they are in force, and where each comes from. PURE."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mindgw import config, settings_file
+from mindgw.config import Config
+from mindgw.settings_file import Value
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One setting."""
+
+    #: With its section before it.
+    key: str
+    #: As a file would say it; the password of an address is left out.
+    value: str
+    #: "default", or the file and the line; and whether some of it came from the environment.
+    origin: str
+    #: Whether that is what it would be without a file.
+    is_default: bool
+
+
+def effective(text: str, data_dir: str, environ: Mapping[str, str], *, file: str = config.FILE) -> list[Setting]:
+    """All settings that a text comes to, in the order of the example. Raises ConfigError."""
+    found = config.parse(text, data_dir, environ, file=file)
+    plain = config.parse("", data_dir, {})
+    said = settings_file.read(text, Config, environ, file)
+    return [_setting(key, found, plain, said.get(key)) for key, _ in settings_file.keys(Config)]
+
+
+def _setting(key: str, found: Config, plain: Config, said: Value | None) -> Setting:
+    value = _at(found, key)
+    origin = "default" if said is None else f"{said.place}{' and the environment' if said.is_foreign else ''}"
+    return Setting(key, _shown(value), origin, value == _at(plain, key))
+
+
+def _at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = getattr(tree, name)
+    return tree
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return config.masked(value)
+    written = settings_file.written(value)
+    return written[1:-1] if written.startswith('"') else written
