@@ -670,7 +670,7 @@ def test_a_stream_that_waits_hears_where_it_stands():
     box.data(EVENT)
     box.close()
     assert client.body.endswith(EVENT + DONE)
-    assert dict(client.exchange.notes(world.clock()))[b"x-mindgw-queue-position"] == b"2"
+    assert dict(client.exchange.notes(world.clock))[b"x-mindgw-queue-position"] == b"2"
 
 
 def test_news_of_the_queue_come_as_chunks_for_who_asks():

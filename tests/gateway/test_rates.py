@@ -23,7 +23,7 @@ def caller(**fields) -> Caller:
 def told(client: Client) -> dict[str, str]:
     """What its headers say of rates."""
     error = client.error
-    pairs = error.headers if isinstance(error, errors.RateLimited) else client.exchange.notes(client._world.clock())
+    pairs = error.headers if isinstance(error, errors.RateLimited) else client.exchange.notes(client._world.clock)
     return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in pairs if name.startswith(b"x-ratelimit-")}
 
 

@@ -16,6 +16,7 @@ import uvicorn
 import uvloop
 
 from mindgw import clock
+from mindgw.addresses import Networks
 from mindgw.config import Config, Limits
 from mindgw.config import Cors as CorsSettings
 from mindgw.server import front
@@ -37,14 +38,21 @@ PIECE = EVENT * 400
 class Hall:
     """A server at work, until `close`. Everything but sockets is done on its loop: `do`."""
 
-    def __init__(self, lane: str, limits: Limits | None = None, origins: str = "", make: Callable[..., Any] | None = None) -> None:
-        """`make` may make the connections' protocol in place of `front.lane`."""
+    def __init__(
+        self,
+        lane: str,
+        limits: Limits | None = None,
+        origins: str = "",
+        make: Callable[..., Any] | None = None,
+        trusted: tuple[str, ...] = (),
+    ) -> None:
+        """`make` may make the connections' protocol in place of `front.lane`; `trusted` are proxies."""
         self.config = Config("/nowhere", limits=limits or Limits(), fast_lane=LANES[lane], cors=CorsSettings(origins=origins))
         self._make = make or front.lane
         #: Seconds that connections believe to have gone by besides.
         self.passed = 0.0
         now = lambda: clock.monotonic() + self.passed  # noqa: E731
-        self.guard = Guard(self.config.limits.connections, self.config.limits.connections_address, now)
+        self.guard = Guard(self.config.limits.connections, self.config.limits.connections_address, now, Networks(trusted))
         #: Scenes that wait go on once it is set.
         self.gate = threading.Event()
         #: Bytes that the engine has been able to say in endless scenes.
@@ -132,7 +140,7 @@ class Hall:
         self.server = uvicorn.Server(
             uvicorn.Config(
                 rooms, port=0, http=made, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-                headers=[("server", "mindgw")], timeout_graceful_shutdown=1,
+                headers=[("server", "mindgw")], timeout_graceful_shutdown=1, proxy_headers=False,
             )
         )  # fmt: skip
         serving = asyncio.ensure_future(self.server._serve())

@@ -104,10 +104,10 @@ class Exchange:
         """True when it is, or was, with a worker that did not turn it down."""
         return self._tally.sent > self._tally.turned_down
 
-    def notes(self, now: float) -> list[tuple[bytes, bytes]]:
+    def notes(self, clock: Callable[[], float]) -> list[tuple[bytes, bytes]]:
         """Headers of an answer: how often its caller may ask, where it stood in the queue when it came, and the milliseconds it stood
         there."""
-        rates = self._pass.headers(now) if self._pass is not None else []
+        rates = self._pass.headers(clock()) if self._pass is not None else []
         if self._tally.placed is None:
             return rates
         waited = round(self._tally.queued * 1000)

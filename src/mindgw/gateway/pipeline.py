@@ -73,7 +73,7 @@ class Pipeline:
     ) -> None:
         self._auth = auth
         #: Monotonic seconds.
-        self._now = now
+        self.clock = self._now = now
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
         self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())

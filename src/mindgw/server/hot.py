@@ -11,7 +11,6 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mindgw import errors
-from mindgw.clock import monotonic
 from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
@@ -257,7 +256,7 @@ class Hot:
         exchange = self._exchange
         if exchange is None:
             return self._mark.lines()
-        return self._mark.lines(exchange.caller) + as_lines(exchange.notes(monotonic()))
+        return self._mark.lines(exchange.caller) + as_lines(exchange.notes(self._counter.pipeline.clock))
 
     def whole(self, effect: signals.Answer) -> bytes:
         more = as_lines(effect.headers) if effect.headers else b""

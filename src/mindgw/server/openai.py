@@ -7,11 +7,11 @@ that waits for the client to hang up. What the lane writes is bounded by the wor
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from mindgw import errors
-from mindgw.clock import monotonic
 from mindgw.core import sse
 from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
@@ -28,9 +28,14 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+#: Takes a caller of the pipeline's; the body of its answer. Raises MindGWError.
+Made = Callable[[Any], Awaitable[bytes]]
+
 #: Name of the scope's extension to which a door adds what is called when the client leaves: it spares each request a task that waits.
 LEAVING = "mindgw.leaving"
 
+#: What a key has used.
+USAGE = "/v1/me/usage"
 HOT = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
 _JSON = (b"content-type", b"application/json")
@@ -44,7 +49,11 @@ _STREAM = [
 class OpenAIDoor:
     """`/v1`: the hot endpoints through the pipeline, the list of models from memory."""
 
-    def __init__(self, pipeline: Pipeline, body_limit: int, cors: Cors) -> None:
+    def __init__(
+        self, pipeline: Pipeline, body_limit: int, cors: Cors, usage: Callable[[str, Any], Awaitable[bytes]] | None = None
+    ) -> None:
+        """`usage` takes the query of `USAGE` and a caller; None: there is no such path."""
+        self._usage = usage
         self._pipeline = pipeline
         self._body_limit = body_limit
         self._cors = cors
@@ -75,7 +84,10 @@ class OpenAIDoor:
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
             await send({"type": "http.response.body", "body": b""})
         elif path == "/v1/models" or path.startswith("/v1/models/"):
-            await self._models((scope["method"], path, address), headers, mark, send)
+            await self._answer((scope["method"], path, address), headers, mark, send, self._models(path))
+        elif path == USAGE and self._usage is not None:
+            used = partial(self._usage, scope.get("query_string", b"").decode("latin-1"))
+            await self._answer((scope["method"], path, address), headers, mark, send, used)
         else:
             wrong: errors.MindGWError = errors.NotFound(f"Unknown path: {path[:200]}.", code="unknown_url")
             extra: Headers = []
@@ -84,15 +96,21 @@ class OpenAIDoor:
             mark.report(path, wrong.status, wrong.code)
             await turn_away(send, receive, headers, wrong, [*mark.headers(), *extra], mark.request_id)
 
-    async def _models(self, asked: tuple[str, str, str], headers: Headers, mark: Mark, send: Send) -> None:
-        """`asked`: how, for what, and from where."""
+    def _models(self, path: str) -> Made:
+        async def made(caller: Any) -> bytes:
+            return answer_models(self._pipeline.models(caller), path)
+
+        return made
+
+    async def _answer(self, asked: tuple[str, str, str], headers: Headers, mark: Mark, send: Send, made: Made) -> None:
+        """What is read and not streamed. `asked`: how, for what, and from where."""
         method, path, address = asked
         caller = None
         try:
             if method not in ("GET", "HEAD"):
                 raise errors.MethodNotAllowed
             caller = await self._pipeline.identify(headers, path, address)
-            body = answer_models(self._pipeline.models(caller), path)
+            body = await made(caller)
         except errors.MindGWError as wrong:
             mark.report(path, wrong.status, wrong.code, caller)
             allow = [(b"allow", b"GET, HEAD")] if isinstance(wrong, errors.MethodNotAllowed) else []
@@ -104,7 +122,7 @@ class OpenAIDoor:
 
     async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, watch: bool) -> None:
         exchange = self._pipeline.open(head, lane)
-        reply = Reply(exchange, mark, send)
+        reply = Reply(exchange, mark, send, self._pipeline.clock)
         try:
             await self._converse(exchange, lane, reply, receive, watch)
         finally:
@@ -116,7 +134,10 @@ class OpenAIDoor:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
-            body = await read_body(receive, exchange.head.headers, self._body_limit)
+            body = await self._read(exchange, lane, receive)
+            if body is None:
+                await reply.turn_away(lane.effects[0], receive)
+                return
         except Hungup:
             self._pipeline.post(exchange, signals.Gone())
             return
@@ -132,6 +153,20 @@ class OpenAIDoor:
             if watcher is not None:
                 watcher.cancel()
             self._pipeline.post(exchange, signals.Gone())
+
+    async def _read(self, exchange: Exchange, lane: "Lane", receive: Receive) -> bytes | None:
+        """Its body; None when it was refused before all of that came: nobody needs to send what nobody will read."""
+        headers = exchange.head.headers
+        reading = read_body(receive, headers, self._body_limit)
+        if exchange.caller is not None or not unread(headers):
+            return await reading
+        body, refusal = asyncio.ensure_future(reading), asyncio.ensure_future(lane.wait())
+        try:
+            await asyncio.wait((body, refusal), return_when=asyncio.FIRST_COMPLETED)
+            return await body if body.done() or not lane.effects else None
+        finally:
+            refusal.cancel()
+            body.cancel()
 
     async def _serve(self, exchange: Exchange, lane: "Lane", reply: "Reply") -> None:
         while not lane.gone:
@@ -211,10 +246,11 @@ class Lane:
 class Reply:
     """Writes one answer to an ASGI client."""
 
-    __slots__ = ("_exchange", "_mark", "_send", "end")
+    __slots__ = ("_clock", "_exchange", "_mark", "_send", "end")
 
-    def __init__(self, exchange: Exchange, mark: Mark, send: Send) -> None:
+    def __init__(self, exchange: Exchange, mark: Mark, send: Send, clock: Callable[[], float]) -> None:
         self._exchange = exchange
+        self._clock = clock
         self._mark = mark
         self._send = send
         #: Status and code of the error that it heard; those of a client which left before there was one.
@@ -249,7 +285,7 @@ class Reply:
         await turn_away(self._send, receive, self._exchange.head.headers, effect.error, self._common(), self._mark.request_id)
 
     def _common(self) -> Headers:
-        return [*self._mark.headers(self._exchange.caller), *self._exchange.notes(monotonic())]
+        return [*self._mark.headers(self._exchange.caller), *self._exchange.notes(self._clock)]
 
 
 async def send_whole(send: Send, status: int, body: bytes, headers: Headers, head_only: bool = False) -> None:

@@ -39,7 +39,9 @@ async def list_join_tokens(state: Office, cursor: Cursor = None, limit: Limit = 
 @post("/join-tokens", opt=needs("create", "join-tokens", home=True))
 async def create_join_token(state: Office, data: JSONBody[JoinTokenIn], who: NamedDependency[Principal]) -> JoinTokenMade:
     """Make a token. Its `token` is in this answer and nowhere else."""
-    terms = Terms(life=timedelta(seconds=data.ttl_seconds), max_uses=data.max_uses, name=data.name, approve=data.approve, public_pki=data.public_pki)
+    terms = Terms(
+        life=timedelta(seconds=data.ttl_seconds), max_uses=data.max_uses, name=data.name, approve=data.approve, public_pki=data.public_pki
+    )
     return await join_tokens.create(state.database, state.secrets, state.config, who, terms)
 
 
