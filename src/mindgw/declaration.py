@@ -31,10 +31,10 @@ Limit = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?[kKmMgGtT]?/(day|month|t
 
 
 class RoleFields(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A role beside those that are built in."""
+    """A role beside those that are built in. It never changes: a role of another name can take its place."""
 
     #: The higher one may give the lower one: admin is 100, operator 75, user 50, viewer 25.
-    rank: Annotated[int, Meta(ge=0, le=99)]
+    rank: Annotated[int, Meta(ge=1, le=99)]
     #: Each "verb:resource", either may be `*`.
     permissions: list[Annotated[str, Meta(pattern=r"^([a-z]+|\*):([a-z-]+|\*)$")]]
 
@@ -122,7 +122,7 @@ class Section(Struct, frozen=True):
 
 #: In the order in which they are made; they are removed the other way round.
 SECTIONS: Mapping[str, Section] = {
-    "roles": Section(RoleFields, r"[a-z0-9][a-z0-9._-]{0,62}", "lower-case letters, digits, dots and dashes"),
+    "roles": Section(RoleFields, r"[a-z][a-z0-9-]{0,39}", "up to 40 lower-case letters, digits and dashes"),
     "users": Section(UserFields, r"[^@\s]{1,100}@[^@\s]{1,100}|[a-z0-9][a-z0-9._-]{0,62}", "an address, or the name of a service account"),
     "keys": Section(KeyFields, _TEXT, "1 to 200 printable characters"),
     "rates": Section(RateFields, rf"(user|team|org):{_TEXT}", "user:EMAIL, team:NAME or org:NAME"),

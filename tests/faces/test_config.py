@@ -166,6 +166,13 @@ keys:
     addresses: [10.0.0.0/8]
     rpm: ${{RPM:-60}}
     expires_at: 2999-01-01
+roles:
+  auditor-{mark}: {{rank: 30, permissions: ["read:*"]}}
+rates:
+  user:ana-{mark}@example.org: {{rpm: 600}}
+access:
+  team:nlp-{mark}: {{allow: ["llama*", qwen], deny: "*-72b"}}
+  key:bot-{mark}: {{deny: [secret]}}
 quotas:
   team:nlp-{mark}: {{tokens: [5M/month, 100k/day], usd: 12.50/month, on_exceed: soft}}
 """
@@ -177,13 +184,13 @@ def test_what_is_declared_is_made_once(admin, wanted):
     path, mark = wanted
     assert admin("config", "diff", str(path)).code == 3
     dry = read(admin("config", "apply", "-f", str(path), "--dry-run", "--json"))
-    assert (dry["create"], dry["secrets"]) == (4, [])
+    assert (dry["create"], dry["secrets"]) == (8, [])
     done = admin("config", "apply", "-f", str(path))
     assert done.code == 0, done.err
     secrets = dict(line.split() for line in done.out.splitlines())
     assert set(secrets) == {f"keys.bot-{mark}", f"users.ana-{mark}@example.org"}
     assert secrets[f"keys.bot-{mark}"].startswith("mgw_")
-    assert "✓ +4 ~0 -0" in done.err
+    assert "✓ +8 ~0 -0" in done.err
     again = admin("config", "apply", "-f", str(path))
     assert (again.code, again.out) == (0, "")
     assert "has all that is declared" in again.err

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from mindgw import declaration
 from mindgw.client import kinds
-from mindgw.client.kinds import KINDS
+from mindgw.client.kinds import KINDS, Asking
 from mindgw.client.plan import Known, counted, plan
 from mindgw.declaration import Declared, Item
 from mindgw.errors import ConfigError
 from mindgw.settings_file import Place
+
+MINE = Asking("id-mine", lambda: {"id-bot": "bot"})
 
 
 def declared(text):
@@ -20,18 +22,18 @@ def declared(text):
 
 def key(name, **fields):
     item = {"id": f"id-{name}", "name": name, "state": "active", "priority": "", "models": [], "version": 3, **fields}
-    return KINDS["keys"].known([item], "id-mine")[0]
+    return KINDS["keys"].known([item], MINE)[0]
 
 
 def user(email, **fields):
-    return KINDS["users"].known([{"email": email, "role": "user", "name": "", "version": 2, **fields}], "")[0]
+    return KINDS["users"].known([{"email": email, "role": "user", "name": "", "version": 2, **fields}], MINE)[0]
 
 
 def quotas(*limits):
     items = [
         dict(zip(("scope", "name", "unit", "period", "limit", "on_exceed"), limit, strict=True)) for limit in limits
     ]  # fmt: skip
-    return KINDS["quotas"].known(items, "")
+    return KINDS["quotas"].known(items, MINE)
 
 
 def told(changes):
@@ -129,9 +131,77 @@ def test_what_cannot_be_changed_is_told_with_its_place(there, part):
     assert part in str(refused.value)
 
 
+def rule(id, subject, effect, pattern):
+    return {"id": id, "subject": subject, "effect": effect, "pattern": pattern}
+
+
+def test_rules_are_added_and_taken_away_one_by_one():
+    items = [
+        rule("r1", "role:user", "allow", "a*"),
+        rule("r2", "role:user", "deny", "b"),
+        rule("r3", "key:id-bot", "deny", "c"),
+        rule("r4", "team:old", "deny", "d"),
+    ]
+    there = KINDS["access"].known(items, MINE)
+    same = declared("access: {'role:user': {allow: a*, deny: [b]}, 'key:bot': {deny: c}, 'team:old': {}}")
+    assert plan(same, there, prune=True) == []
+    wanted = declared("access: {'role:user': {allow: [a*, z]}, 'key:bot': {deny: []}, 'team:nlp': {deny: [q]}}")
+    assert requests(plan(wanted, there, prune=True)) == [
+        ("POST", "/api/v1/access/rules", {"subject": "role:user", "effect": "allow", "pattern": "z"}, None),
+        ("DELETE", "/api/v1/access/rules/r3", None, None),
+        ("POST", "/api/v1/access/rules", {"subject": "team:nlp", "effect": "deny", "pattern": "q"}, None),
+        ("DELETE", "/api/v1/access/rules/r4", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "same"),
+    [
+        (["read:*"], True),
+        (["read:keys", "read:audit"], True),
+        (["read:keys"], False),
+        (["*:keys"], False),
+        (["read:*", "use:models"], False),
+    ],
+)
+def test_a_role_is_what_its_patterns_come_to(said, same):
+    items = [
+        {"name": "auditor", "rank": 30, "permissions": ["read:keys", "read:audit"], "built_in": False, "version": 1},
+        {"name": "admin", "rank": 100, "permissions": [], "built_in": True, "version": 0},
+    ]
+    (there,) = KINDS["roles"].known(items, MINE)
+    wanted = declared(f"roles: {{auditor: {{rank: 30, permissions: {said}}}}}")
+    if same:
+        assert plan(wanted, [there]) == []
+    else:
+        with pytest.raises(ConfigError, match="cannot become"):
+            plan(wanted, [there])
+
+
+def test_a_role_is_made_first_and_removed_last():
+    wanted = declared("users: {ana@x.org: {role: auditor}}\nroles: {auditor: {rank: 30, permissions: ['read:*']}}")
+    assert requests(plan(wanted, []))[0] == (
+        "POST", "/api/v1/roles", {"name": "auditor", "permissions": ["read:*"], "rank": 30}, None,
+    )  # fmt: skip
+    old = Known("roles", "old", "old", {}, 4)
+    changes = plan(declared("users:\nroles:\n"), [old, user("ana@x.org")], prune=True)
+    assert [change.path for change in changes] == ["users.ana@x.org", "roles.old"]
+    assert requests(changes)[1] == ("DELETE", "/api/v1/roles/old", None, 4)
+
+
+def test_a_rate_is_set_whole():
+    there = KINDS["rates"].known([{"scope": "team:nlp", "rpm": 5, "tpm": None, "concurrency": 2, "version": 3}], MINE)
+    wanted = declared("rates: {'team:nlp': {rpm: 9, concurrency: null}, 'team:x': {rpm: 1}}")
+    assert requests(plan(wanted, there)) == [
+        ("PUT", "/api/v1/rates", {"scope": "team:nlp", "rpm": 9, "tpm": None, "concurrency": None}, 3),
+        ("PUT", "/api/v1/rates", {"scope": "team:x", "rpm": 1}, None),
+    ]
+    assert requests(plan(declared("rates:\n"), there, prune=True)) == [("DELETE", "/api/v1/rates?scope=team%3Anlp", None, 3)]
+
+
 def test_revoked_keys_do_not_count():
     item = {"id": "i", "name": "bot", "state": "revoked"}
-    assert KINDS["keys"].known([item], "") == []
+    assert KINDS["keys"].known([item], MINE) == []
 
 
 @pytest.mark.parametrize(

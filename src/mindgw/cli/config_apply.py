@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -107,11 +108,11 @@ def _planned(run: Invocation, server: "Server", file: Path, *, prune: bool) -> "
 
 def _there(server: "Server", sections: Iterable[str]) -> "list[Known]":
     """What the server has of these kinds."""
-    from mindgw.client.kinds import KINDS
+    from mindgw.client.kinds import KINDS, Asking
 
-    asking = re.match(r"mgw_([0-9A-Za-z]{10})_", server.token)
-    mine = asking[1] if asking else ""
-    return [known for name, kind in KINDS.items() if name in set(sections) for known in kind.known(server.items(kind.listing()), mine)]
+    key = re.match(r"mgw_([0-9A-Za-z]{10})_", server.token)
+    asking = Asking(key[1] if key else "", cache(lambda: {item["id"]: item["name"] for item in server.items(KINDS["keys"].listing())}))
+    return [known for name, kind in KINDS.items() if name in set(sections) for known in kind.known(server.items(kind.listing()), asking)]
 
 
 def _confirm(run: Invocation, gone: "Sequence[Change]") -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mindgw.addresses import Networks
-from mindgw.client import api, people
+from mindgw.client import api, people, roles
 from mindgw.client import keys as existing
 from mindgw.client.api import Request
 from mindgw.client.plan import Change, Known
@@ -26,21 +26,48 @@ SECRETS = ("key", "invitation")
 
 
 @dataclass(frozen=True)
+class Asking:
+    """Who asks, and what helps to understand the answers."""
+
+    #: Id of the key that asks; empty: it is a session.
+    key: str
+    #: id -> name of the keys that are good.
+    key_names: Callable[[], Mapping[str, str]] = dict
+
+
+@dataclass(frozen=True)
 class Kind:
     """How objects of one kind are read and changed."""
 
     #: What lists them.
     listing: Callable[[], Request]
-    #: The list as objects; `mine` is the id of the key that asks, which is never removed.
-    known: Callable[[Iterable[Mapping[str, Any]], str], list[Known]]
+    #: The list as objects.
+    known: Callable[[Iterable[Mapping[str, Any]], Asking], list[Known]]
     #: What carries a change out.
     requests: Callable[[Change], list[Request]]
+
+
+# -- roles -------------------------------------------------------------------------------------------------------------
+
+
+def _roles(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
+    return [
+        Known("roles", item["name"], item["name"], in_form({name: item.get(name) for name in ("rank", "permissions")}), item.get("version"))
+        for item in items
+        if not item.get("built_in")
+    ]
+
+
+def _change_role(change: Change) -> list[Request]:
+    if change.known is None:
+        return [roles.create(change.name, list(change.fields["permissions"]), change.fields["rank"])]
+    return [roles.remove(change.known.reference, version=change.known.version)]
 
 
 # -- users -------------------------------------------------------------------------------------------------------------
 
 
-def _users(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+def _users(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
     found = []
     for item in items:
         email = str(item["email"])
@@ -70,11 +97,11 @@ _KEY_FIELDS = (
 )
 
 
-def _keys(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+def _keys(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
     good = [item for item in items if item.get("state") != "revoked"]
     found = []
     for item in good:
-        kept = "it is the key that asks" if item["id"] == mine else "it is an administrator's" if item.get("role") == "admin" else ""
+        kept = "it is the key that asks" if item["id"] == asking.key else "it is an administrator's" if item.get("role") == "admin" else ""
         fields = {name: item.get(name) for name in _KEY_FIELDS} | {"priority": item.get("priority") or "normal"}
         found.append(Known("keys", str(item["name"]), str(item["id"]), in_form(fields), item.get("version"), kept))
     return found
@@ -93,7 +120,7 @@ def _change_key(change: Change) -> list[Request]:
 # -- rates -------------------------------------------------------------------------------------------------------------
 
 
-def _rates(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+def _rates(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
     fields = ("rpm", "tpm", "concurrency")
     return [
         Known("rates", str(item["scope"]), str(item["scope"]), {name: item.get(name) for name in fields}, item.get("version"))
@@ -124,7 +151,7 @@ def _limits(texts: Iterable[str]) -> list[str]:
     return sorted(map(limit, texts))
 
 
-def _quotas(items: Iterable[Mapping[str, Any]], mine: str) -> list[Known]:
+def _quotas(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
     scopes: dict[str, list[Mapping[str, Any]]] = {}
     for item in items:
         scopes.setdefault(str(item["scope"]), []).append(item)
@@ -156,11 +183,43 @@ def _change_quota(change: Change) -> list[Request]:
     return found
 
 
+# -- access ------------------------------------------------------------------------------------------------------------
+
+_EFFECTS = ("allow", "deny")
+
+
+def _access(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
+    subjects: dict[str, list[Mapping[str, Any]]] = {}
+    for item in items:
+        subjects.setdefault(str(item["subject"]), []).append(item)
+    found = []
+    for subject, rules in subjects.items():
+        kind, _, id = subject.partition(":")
+        name = f"key:{asking.key_names().get(id, id)}" if kind == "key" else subject
+        fields = {effect: sorted(rule["pattern"] for rule in rules if rule["effect"] == effect) for effect in _EFFECTS}
+        parts = {f"{rule['effect']} {rule['pattern']}": str(rule["id"]) for rule in rules}
+        found.append(Known("access", name, subject, fields, parts=parts))
+    return found
+
+
+def _change_access(change: Change) -> list[Request]:
+    parts = change.known.parts if change.known is not None else {}
+    subject = change.known.reference if change.known is not None else change.name
+    if change.verb == "remove":
+        return [roles.remove_rule(rule) for rule in parts.values()]
+    wanted = {f"{effect} {pattern}": (effect, pattern) for effect in _EFFECTS for pattern in change.fields.get(effect, ())}
+    gone = [rule for part, rule in parts.items() if part.partition(" ")[0] in change.fields and part not in wanted]
+    added = [roles.add_rule(subject, effect, pattern) for part, (effect, pattern) in wanted.items() if part not in parts]
+    return [*added, *map(roles.remove_rule, gone)]
+
+
 KINDS: Mapping[str, Kind] = {
+    "roles": Kind(roles.listing, _roles, _change_role),
     "users": Kind(people.list_users, _users, _change_user),
     "keys": Kind(api.list_keys, _keys, _change_key),
     "rates": Kind(existing.list_rates, _rates, _change_rate),
     "quotas": Kind(api.list_quotas, _quotas, _change_quota),
+    "access": Kind(roles.rules, _access, _change_access),
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from mindgw.declaration import SECTIONS, Declared, Item
@@ -26,6 +27,8 @@ class Known:
     version: int | None = None
     #: Why it is never removed because a file does not name it; empty: it may be.
     kept: str = ""
+    #: What the API calls its parts, where it has some.
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Change:
 
 
 #: kind -> fields that only a new object can be given.
-FIXED: Mapping[str, frozenset[str]] = {"keys": frozenset({"team", "user", "role"})}
+FIXED: Mapping[str, frozenset[str]] = {"keys": frozenset({"team", "user", "role"}), "roles": frozenset({"rank", "permissions"})}
 
 
 def plan(declared: Declared, known: Iterable[Known], *, prune: bool = False) -> list[Change]:
@@ -82,7 +85,7 @@ def plan(declared: Declared, known: Iterable[Known], *, prune: bool = False) -> 
 def _of(item: Item, known: Known | None) -> Change | None:
     if known is None:
         return Change("create", item.kind, item.name, item.fields, place=str(item.place))
-    differs = {name: value for name, value in item.fields.items() if known.fields.get(name) != value}
+    differs = {name: value for name, value in item.fields.items() if not _same(name, known.fields.get(name), value)}
     for name in FIXED.get(item.kind, ()):
         if name in differs:
             what = f"is {known.fields.get(name)!r} and cannot become {differs[name]!r}"
@@ -90,6 +93,18 @@ def _of(item: Item, known: Known | None) -> Change | None:
                 f"{item.place}: {item.path}.{name}: {what}", hint="give the new one another name, or remove the old one first"
             )
     return Change("update", item.kind, item.name, differs, known, str(item.place)) if differs else None
+
+
+def _same(name: str, there: Any, wanted: Any) -> bool:
+    return _permit_the_same(there or [], wanted) if name == "permissions" else bool(there == wanted)
+
+
+def _permit_the_same(there: Iterable[str], wanted: Iterable[str]) -> bool:
+    """Whether these are the permissions that the wanted ones, in which `*` may stand, come to."""
+    named, patterns = list(there), list(wanted)
+    return all(any(fnmatchcase(one, pattern) for pattern in patterns) for one in named) and all(
+        any(fnmatchcase(one, pattern) for one in named) for pattern in patterns
+    )
 
 
 def counted(changes: Iterable[Change]) -> dict[str, int]:
