@@ -9,7 +9,7 @@ from sqlalchemy.engine import Engine
 
 from mindgw.control.identify import Identity
 from mindgw.control.passes import Passes
-from mindgw.control.sessions import NOTED, Sessions, is_session
+from mindgw.control.sessions import NOTED, TTL, Sessions, is_session
 from mindgw.core import access
 from mindgw.errors import BadRequest, RateLimited, Unauthenticated
 from mindgw.gateway.admission import Caller
@@ -29,7 +29,9 @@ class Place:
         self.database = database
         self.now = NOON
         self.passes = Passes(b"k" * 32, "f" * 32)
-        self.sessions = Sessions(database, {1: PEPPER}, self.passes, LIFE, lambda: self.now)
+        #: Monotonic seconds.
+        self.ticks = 0.0
+        self.sessions = Sessions(database, {1: PEPPER}, self.passes, LIFE, lambda: self.now, lambda: self.ticks)
 
     async def open(self) -> "Place":
         async with self.database.write() as session:
@@ -40,6 +42,7 @@ class Place:
         return self
 
     async def change(self, table, id, **values):
+        """As if another server of this database did it."""
         async with self.database.write() as session:
             row = await session.get(table, id)
             for name, value in values.items():
@@ -86,7 +89,56 @@ async def test_it_is_refused_from_the_moment_that_it_is_not_good(place, change, 
     assert await place.code(credential) == ""
     table, values = change
     await place.change(table, {Session: place.id, User: place.user}.get(table, place.org), **values)
+    place.ticks += TTL
     assert await place.code(credential) == code
+
+
+async def test_what_another_server_ends_is_over_here_a_second_later_and_what_this_one_ends_at_once(place):
+    assert await place.code() == ""
+    await place.change(Session, place.id, revoked_at=NOON)
+    place.ticks += TTL - 0.001
+    assert await place.code() == ""
+    place.sessions.forget()
+    assert await place.code() == "revoked_session"
+
+
+async def test_a_session_that_is_remembered_is_compared_all_the_same(place):
+    assert await place.code() == ""
+    wrong = f"mgws_{place.id}_{'0' * 32}"
+    assert await place.code(wrong + crc6(wrong)) == "invalid_session"
+    place.now = NOON + timedelta(seconds=LIFE)
+    assert await place.code() == "expired_session"
+
+
+async def test_a_slow_look_up_brings_nothing_back(place, monkeypatch):
+    """It began before the session was ended, and comes to its end after that."""
+    began, go = asyncio.Event(), asyncio.Event()
+    quick = sessions.find
+
+    async def slow(*asked):
+        found = await quick(*asked)
+        began.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(sessions, "find", slow)
+    asking = asyncio.create_task(place.code())
+    await began.wait()
+    await place.change(Session, place.id, revoked_at=NOON)
+    place.sessions.forget()
+    go.set()
+    assert await asking == "revoked_session"
+    assert await place.code() == "revoked_session"
+
+
+async def test_no_more_rows_are_remembered_than_there_is_room_for(place, monkeypatch):
+    monkeypatch.setattr("mindgw.control.sessions.CAPACITY", 2)
+    for _ in range(4):
+        async with place.database.write() as session:
+            _, text = await sessions.create(session, place.user, PEPPER, at=NOON, until=NOON + timedelta(seconds=LIFE))
+        assert await place.code(text) == ""
+        assert await place.code(make_session().text) == "invalid_session"
+    assert len(place.sessions._rows) == 2
 
 
 async def test_a_session_ends_in_time(place):
@@ -122,6 +174,7 @@ async def test_what_is_forged_is_refused(place):
     ]
     assert [await place.code(text) for text in strangers] == ["invalid_token"] * 4
     await place.change(Session, place.id, pepper_version=2)
+    place.sessions.forget()
     assert await place.code() == "invalid_session"
 
 
@@ -148,9 +201,11 @@ async def test_when_it_was_seen_is_noted_once_a_minute(place):
     assert await noted() is None
     await place.code()
     assert await noted() == NOON
+    place.ticks += TTL
     place.now = NOON + timedelta(seconds=NOTED - 1)
     await place.code()
     assert await noted() == NOON
+    place.ticks += TTL
     place.now = NOON + timedelta(seconds=NOTED)
     await place.code()
     await place.code("mgws_nonsense")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from datetime import timedelta
 
 import pytest
 import uvicorn
@@ -10,13 +11,18 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import USER_AGENT
 
-from mindgw import config, errors
+from mindgw import clock, config, errors
 from mindgw.control import feed, keys, secrets, setup
+from mindgw.control import people as control
 from mindgw.control.keys import KeyWish
+from mindgw.control.principal import Principal
+from mindgw.core import access
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import run
 from mindgw.server.app import Server, build
 from mindgw.server.management import events
+from mindgw.server.management.users import cut
+from mindgw.store import people, sessions, users
 from mindgw.store.database import Database
 
 PATH = "/api/v1/events"
@@ -181,6 +187,29 @@ async def test_a_revoked_key_ends_its_feed_within_a_second(house):
         async with asyncio.timeout(1.0):
             assert await closed(socket) == (4401, "revoked_api_key")
         await heard(other)
+        house.made.pipeline.pause_queue()
+        assert (await heard(other))["stats"] == {"paused": True}
+
+
+@pytest.mark.parametrize("by_pass", [False, True])
+async def test_who_is_shut_out_has_no_feed_any_more(house, by_pass):
+    office = house.made.app.state
+    async with house.made.database.write() as session:
+        org = await people.get_or_create_org(session)
+        for email in ("ana@example.com", "bob@example.com"):
+            await users.obtain(session, users.NewUser(org_id=org.id, email=email, role="viewer"))
+        ana, bob = [(await users.find(session, org.id, email)).id for email in ("ana@example.com", "bob@example.com")]
+        now, pepper = clock.utcnow(), office.secrets.pepper
+        held = [(await sessions.create(session, id, pepper, at=now, until=now + timedelta(1)))[1] for id in (ana, bob)]
+    if by_pass:
+        held = [office.sessions.make_pass(await office.sessions.identify(text), 60)[0] for text in held]
+    root = Principal(org_id=org.id, is_home=True, rights=access.combine([(access.BUILT_IN["admin"], None)]), key_id="root")
+    async with house.watch(held[0]) as socket, house.watch(held[1]) as other:
+        await heard(socket)
+        await heard(other)
+        await control.disable(house.made.database, root, ana, cut(office))
+        async with asyncio.timeout(1.0):
+            assert await closed(socket) == (4401, "revoked_session")
         house.made.pipeline.pause_queue()
         assert (await heard(other))["stats"] == {"paused": True}
 

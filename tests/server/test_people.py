@@ -12,7 +12,7 @@ from mindgw import clock
 from mindgw.gateway import signals
 from mindgw.store.tables import AuditEntry, Org, Role, Session, User
 from mindgw_agent.tokens import make_invitation, make_session, parse_invitation, parse_session
-from tests.gateway.world import Box, Client, engine
+from tests.gateway.world import JSON, Box, Client, engine
 from tests.server.site import site
 
 ANA = "ana@example.com"
@@ -299,6 +299,33 @@ async def test_limits_and_usage_are_ones_own(house):
         used = (await person.call("GET", "/me/usage", params={"by": "key"})).json()
         assert (used["by"], used["items"], used["total"]["requests"]) == ("key", [], 0)
     assert await ana.code("GET", "/me/usage?by=nonsense") == (400, "invalid_request")
+
+
+async def test_a_key_asks_what_it_has_used_where_it_asks_everything_else(house):
+    one, two = await house.new_key("one"), await house.new_key("two")
+    box = Box(house.world, "box", engine("m"))
+    client = Client(house.world, one["key"])
+    client.post(signals.Received(b'{"model":"m","messages":[{"role":"user","content":"x"}]}'))
+    await house.until(lambda: box.requests)
+    box.head(200, JSON, b'{"usage":{"prompt_tokens":3,"completion_tokens":4}}')
+    box.close()
+    await house.until(lambda: client.end is not None)
+
+    async def asked(key, query="", method="GET"):
+        return await house.http.request(method, f"/v1/me/usage{query}", headers={"authorization": f"Bearer {key}"})
+
+    async with asyncio.timeout(20):
+        while not (used := (await asked(one["key"])).json())["items"]:
+            await asyncio.sleep(0.05)  # until it is written
+    assert (used["by"], used["total"]["requests"], used["total"]["tokens_in"], used["total"]["tokens_out"]) == ("day", 1, 3, 4)
+    assert (await asked(one["key"], "?by=model&since=1d")).json()["items"][0]["name"] == "m"
+    assert (await asked(two["key"])).json()["items"] == []
+    for query in ("?by=nonsense", "?since=x", "?since=2026-02-30", "?" + "&".join(f"a{n}=1" for n in range(99)), "?by=%ff"):
+        assert (await asked(one["key"], query)).status_code == 400
+    assert (await asked(one["key"], method="POST")).status_code == 405
+    assert (await asked("mgw_nonsense")).status_code == 401
+    ana = await enter(house)
+    assert (await asked(ana.credential)).status_code == 401
 
 
 # -- being shut out

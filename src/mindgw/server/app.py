@@ -37,6 +37,7 @@ from mindgw.server.chores import Chore, all_but_the_bad
 from mindgw.server.collector import Collector
 from mindgw.server.cors import Cors
 from mindgw.server.openai import OpenAIDoor
+from mindgw.server.own_usage import own_usage
 from mindgw.store import dead_letters as stored
 from mindgw.store import keys
 from mindgw.store.database import Database
@@ -88,8 +89,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state.identify, state.sessions, state.strangers = people.identity, people.sessions, accounting.rates
     state.quotas_changed = accounting.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
-    state.home, state.access_changed = Home(database), pipeline.forget_callers
-    door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins))
+    state.home, state.access_changed = Home(database), _both(pipeline.forget_callers, people.sessions.forget)
+    door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins), own_usage(database))
     doors = [
         _mount("/v1", door, is_mount=True),
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
@@ -195,6 +196,14 @@ def _writer(database: Database, safe: Safe) -> Callable[[Sequence[Sent]], Awaita
         await good(await asyncio.to_thread(dead_letters.seal, safe, sent))
 
     return write
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 def _finder(database: Database, policy: Policy) -> Callable[[str], Awaitable[keys.Holder | None]]:

@@ -81,9 +81,11 @@ async def list_my_sessions(database: Scoped, who: Who) -> Page[SessionView]:
 
 
 @delete("/me/sessions/{session:str}", status_code=200, opt=needs("delete", "me"))
-async def end_my_session(database: Scoped, who: Who, session: FromPath[str]) -> Ended:
+async def end_my_session(state: Office, database: Scoped, who: Who, session: FromPath[str]) -> Ended:
     """Sign out; `current` is the session that asks."""
-    return Ended(await me.end_session(database, who, session))
+    ended = Ended(await me.end_session(database, who, session))
+    state.sessions.forget()
+    return ended
 
 
 @post("/me/token", status_code=200, opt=needs("create", "me"))

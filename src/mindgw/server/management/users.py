@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from mindgw.control import people
 from mindgw.control.pages import Page
-from mindgw.control.people import Invite, Invited, ServiceWish, SessionView, UserChange, UserView
+from mindgw.control.people import Cut, Invite, Invited, ServiceWish, SessionView, UserChange, UserView
 from mindgw.control.principal import Principal
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
@@ -16,6 +16,16 @@ from mindgw.store.database import Database
 Scoped = NamedDependency[Database]
 Who = NamedDependency[Principal]
 Version = NamedDependency[int | None]
+
+
+def cut(state: Office) -> Cut:
+    """Ends what a user has running here, and lets nobody in on what is remembered of them."""
+
+    def end(user_id: str) -> None:
+        state.sessions.forget()
+        state.pipeline.cut_user(user_id)
+
+    return end
 
 
 class Ended(Struct, frozen=True):
@@ -62,19 +72,19 @@ async def change_user(
 @post("/users/{user:str}/disable", status_code=200, opt=needs("update", "users"))
 async def disable_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Shut somebody out: keys are refused and sessions are over from now on, and what they have running ends."""
-    return await people.disable(database, who, user, state.pipeline.cut_user, version=version)
+    return await people.disable(database, who, user, cut(state), version=version)
 
 
 @post("/users/{user:str}/enable", status_code=200, opt=needs("update", "users"))
 async def enable_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Let somebody in again, with the keys of before."""
-    return await people.enable(database, who, user, state.pipeline.cut_user, version=version)
+    return await people.enable(database, who, user, cut(state), version=version)
 
 
 @delete("/users/{user:str}", status_code=200, opt=needs("delete", "users"))
 async def remove_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Remove somebody: keys, sessions and roles end for good. What they used keeps their name."""
-    return await people.remove(database, who, user, state.pipeline.cut_user, version=version)
+    return await people.remove(database, who, user, cut(state), version=version)
 
 
 @get("/users/{user:str}/sessions", opt=needs("read", "sessions"))
@@ -84,9 +94,11 @@ async def list_sessions(database: Scoped, who: Who, user: FromPath[str]) -> Page
 
 
 @delete("/users/{user:str}/sessions", status_code=200, opt=needs("delete", "sessions"))
-async def end_sessions(database: Scoped, who: Who, user: FromPath[str]) -> Ended:
+async def end_sessions(state: Office, database: Scoped, who: Who, user: FromPath[str]) -> Ended:
     """Sign somebody out everywhere."""
-    return Ended(await people.end_sessions(database, who, user))
+    ended = Ended(await people.end_sessions(database, who, user))
+    state.sessions.forget()
+    return ended
 
 
 HANDLERS = (
