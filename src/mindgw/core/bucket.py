@@ -28,7 +28,7 @@ class Bucket:
 
     def left(self, now: int) -> int:
         """Whole pieces that are in it; below 0 when it owes some."""
-        return self.limit + -self._paid(now) // MINUTE
+        return self.limit + -(self._paid(now) if self._owed else 0) // MINUTE
 
     def take(self, pieces: int, now: int) -> None:
         """Takes them out, whether they are there or not."""
@@ -57,5 +57,6 @@ class Bucket:
         passed = now - self._at
         if passed > 0:
             self._at = now
-            self._owed = max(0, self._owed - passed * self.limit)
+            owed = self._owed - passed * self.limit
+            self._owed = max(0, owed)
         return self._owed

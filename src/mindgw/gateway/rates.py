@@ -17,6 +17,11 @@ Headers = list[tuple[bytes, bytes]]
 KNOWN = 10_000
 #: Seconds after which it is worth asking again when it depends on when others are done.
 SOON = 1.0
+#: Names of the headers of each count.
+_NAMES = [
+    (what, (b"x-ratelimit-limit-" + word, b"x-ratelimit-remaining-" + word, b"x-ratelimit-reset-" + word))
+    for what, word in (("requests", b"requests"), ("tokens", b"tokens"))
+]
 #: How each kind of scope is called.
 _KINDS = {"key": "API key", "user": "user", "team": "team", "org": "organization"}
 
@@ -81,7 +86,8 @@ class Pass:
 
     def end(self, tokens: int, now: float) -> None:
         """It is over, and took so many."""
-        self._take(tokens, int(now * 1e6))
+        if tokens != self._charged:
+            self._take(tokens, int(now * 1e6))
         for gauge in self._gauges:
             gauge.running -= 1
 
@@ -159,10 +165,11 @@ class Rates:
     def _check(self, gauge: Gauge, gauges: tuple[Gauge, ...], moment: int) -> None:
         if gauge.concurrency and gauge.running >= gauge.concurrency:
             self._refuse(gauge, "concurrency", (gauge.concurrency, gauge.running, SOON), gauges, moment)
-        for bucket, what in ((gauge.requests, "requests"), (gauge.tokens, "tokens")):
-            if bucket is not None and (left := bucket.left(moment)) < 1:
-                wait = bucket.wait(1, moment) / 1e6
-                self._refuse(gauge, what, (bucket.limit, bucket.limit - left, wait), gauges, moment)
+        requests, tokens = gauge.requests, gauge.tokens
+        if requests is not None and requests.left(moment) < 1:
+            self._refuse(gauge, "requests", _figures(requests, moment), gauges, moment)
+        if tokens is not None and tokens.left(moment) < 1:
+            self._refuse(gauge, "tokens", _figures(tokens, moment), gauges, moment)
 
     def _refuse(self, gauge: Gauge, what: str, figures: tuple[int, int, float], gauges: tuple[Gauge, ...], moment: int) -> None:
         kind, _, id = gauge.scope.partition(":")
@@ -234,6 +241,11 @@ class Rates:
         return errors.RateLimited("Your address has sent too many requests without a valid API key.", retry_after=wait)
 
 
+def _figures(bucket: Bucket, moment: int) -> tuple[int, int, float]:
+    """Its limit, what is used of it, and the seconds until one more is in it."""
+    return bucket.limit, bucket.limit - bucket.left(moment), bucket.wait(1, moment) / 1e6
+
+
 def _scopes(caller: Caller) -> tuple[str, ...]:
     pairs = (("user", caller.user_id), ("team", caller.team_id), ("org", caller.org_id))
     return tuple(f"{kind}:{id}" for kind, id in pairs if id)
@@ -248,18 +260,17 @@ def _too_large(gauge: Gauge, limit: int, asked: int, headers: Headers) -> errors
 def _standing(gauges: tuple[Gauge, ...], moment: int) -> Headers:
     """The headers that clients read: of requests and of tokens, as the scope has them that has least."""
     found: Headers = []
-    for what, buckets in (
-        (b"requests", [gauge.requests for gauge in gauges if gauge.requests is not None]),
-        (b"tokens", [gauge.tokens for gauge in gauges if gauge.tokens is not None]),
-    ):
-        if not buckets:
-            continue
-        least = min(buckets, key=lambda bucket: bucket.left(moment))
-        found += [
-            (b"x-ratelimit-limit-" + what, b"%d" % least.limit),
-            (b"x-ratelimit-remaining-" + what, b"%d" % max(0, least.left(moment))),
-            (b"x-ratelimit-reset-" + what, duration(least.full_in(moment)).encode()),
-        ]
+    for what, names in _NAMES:
+        least, left = None, 0
+        for gauge in gauges:
+            bucket: Bucket | None = getattr(gauge, what)
+            if bucket is not None and ((has := bucket.left(moment)) < left or least is None):
+                least, left = bucket, has
+        if least is not None:
+            limit, remaining, reset = names
+            found.append((limit, b"%d" % least.limit))
+            found.append((remaining, b"%d" % max(0, left)))
+            found.append((reset, duration(least.full_in(moment)).encode()))
     return found
 
 
