@@ -7,7 +7,8 @@ import subprocess
 import msgspec
 import pytest
 
-from mindgw import config
+from mindgw import config, declaration
+from mindgw.errors import ConfigError
 from tests.house import ROOT
 
 EXAMPLE = (ROOT / "templates/config.example.yaml").read_text()
@@ -27,6 +28,24 @@ def test_the_example_with_everything_switched_on_is_valid():
     assert read.tls_listen == "0.0.0.0:8443"
     assert read.metrics.listen == "127.0.0.1:9420"
     assert read.database == "postgresql://mindgw:secret@db.example.com/mindgw"
+
+
+@pytest.mark.parametrize("place", ["dev", "staging", "production"])
+def test_settings_for_a_kind_of_place_are_valid(place):
+    text = (ROOT / f"templates/config.{place}.yaml").read_text()
+    environ = {"MINDGW_DATABASE": "postgresql://mindgw:secret@db.example.com/mindgw"} if place == "production" else {}
+    assert config.parse(text, "D", environ) != config.parse("", "D", {})
+
+
+def test_settings_for_production_say_what_the_environment_lacks():
+    with pytest.raises(ConfigError, match=r"database: the environment has no MINDGW_DATABASE"):
+        config.parse((ROOT / "templates/config.production.yaml").read_text(), "D", {})
+
+
+@pytest.mark.parametrize("place", ["dev", "staging", "production"])
+def test_declarations_for_a_kind_of_place_are_valid(place):
+    path = ROOT / f"templates/gateway.{place}.yaml"
+    assert declaration.read(path.read_text(), {}, path.name).items
 
 
 def keys(tree, prefix=""):

@@ -6,7 +6,8 @@ from mindgw.errors import ConfigError
 
 def test_units_are_rendered_for_this_data_and_this_command(tmp_path):
     made = templates.write(["systemd", "config"], tmp_path)
-    assert [path.name for path in made] == ["mindgw.service", "mindgw-agent.service", "config.example.yaml"]
+    assert [path.name for path in made][:3] == ["mindgw.service", "mindgw-agent.service", "config.example.yaml"]
+    assert {"config.production.yaml", "gateway.dev.yaml"} <= {path.name for path in made}
     unit = made[0].read_text()
     assert f"ExecStart={templates.command()} serve --data-dir {tmp_path}\n" in unit
     assert "/var/lib/mindgw-agent" in made[1].read_text() and "/usr/local/bin" not in unit

@@ -8,6 +8,7 @@ import pytest
 
 from mindgw import config
 from tests.faces.conftest import Terminal
+from tests.house import ROOT
 
 
 def read(result):
@@ -197,6 +198,17 @@ def test_what_is_declared_is_made_once(admin, wanted):
     assert admin("config", "diff", str(path)).code == 0
     shown = read(admin("keys", "show", f"bot-{mark}", "--json"))
     assert (shown["models"], shown["rpm"], shown["expires_at"]) == (["llama*", "qwen"], 60, "2999-01-01T00:00:00Z")
+
+
+@pytest.mark.parametrize("place", ["dev", "staging", "production"])
+def test_every_example_can_be_applied_and_comes_to_nothing_the_second_time(admin, place):
+    path = ROOT / f"templates/gateway.{place}.yaml"
+    done = admin("config", "apply", "-f", str(path))
+    assert done.code == 0, done.err
+    assert admin("config", "diff", str(path)).code == 0
+    for line in done.out.splitlines():
+        if line.startswith("keys."):
+            admin("keys", "revoke", line.split()[1], "--yes")
 
 
 def test_what_is_declared_in_another_way_is_changed(admin, wanted, monkeypatch):

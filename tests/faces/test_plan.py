@@ -95,7 +95,7 @@ def test_limits_that_are_not_named_any_more_are_taken_away():
     )
     assert requests(plan(wanted, there)) == [
         ("DELETE", "/api/v1/quotas?scope=team%3Anlp&unit=tokens&period=month", None, None),
-        ("PUT", "/api/v1/quotas", {"scope": "team:nlp", "tokens": ["7/day"], "usd": ["1/day"], "on_exceed": ""}, None),
+        ("PUT", "/api/v1/quotas", {"scope": "team:nlp", "tokens": ["7/day"], "usd": ["1/day"], "on_exceed": "soft"}, None),
     ]
 
 

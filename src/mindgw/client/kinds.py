@@ -179,7 +179,8 @@ def _change_quota(change: Change) -> list[Request]:
         found += [api.clear_quotas(scope, unit=unit, period=period) for period in left if period not in wanted]
     said = {unit: list(change.fields.get(unit, before.get(unit, ()))) for unit in ("tokens", "usd")}
     if any(said.values()):
-        found.append(api.set_quotas(scope, said["tokens"], said["usd"], change.fields.get("on_exceed", "")))
+        mode = change.fields.get("on_exceed") or before.get("on_exceed") or ""  # a limit that is new would block
+        found.append(api.set_quotas(scope, said["tokens"], said["usd"], mode))
     return found
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from mindgw.errors import ConfigError
 from mindgw_agent import private_files
 
+#: Settings, and declarations for `mindgw config apply`, of three kinds of places.
+_LIKE = tuple(f"{kind}.{place}.yaml" for kind in ("config", "gateway") for place in ("dev", "staging", "production"))
+
 #: What may be asked for -> the files that it is made of.
-SETS = {"systemd": ("mindgw.service", "mindgw-agent.service"), "config": ("config.example.yaml",)}
+SETS = {"systemd": ("mindgw.service", "mindgw-agent.service"), "config": ("config.example.yaml", *_LIKE)}
 
 #: Where the templates expect the data and the command.
 _DATA, _COMMAND = "/var/lib/mindgw", "/usr/local/bin/mindgw"
