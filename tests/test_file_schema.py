@@ -56,10 +56,11 @@ def _fits_mapping(value, schema):
 class Texts(yaml.SafeLoader):
     """As editors read YAML: a day is text."""
 
-    yaml_implicit_resolvers = {
-        first: [one for one in found if one[0] != "tag:yaml.org,2002:timestamp"]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+Texts.yaml_implicit_resolvers = {
+    first: [one for one in found if one[0] != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 EXAMPLES = sorted((ROOT / "templates").glob("*.yaml"))
