@@ -13,9 +13,10 @@ from sqlalchemy.engine import Engine
 
 from mindgw import config
 from mindgw.control import secrets, setup
+from mindgw.control.passes import Passes
 from mindgw.server.app import build
 from mindgw.store.database import Database
-from mindgw_agent.tokens import make_key, parse_key
+from mindgw_agent.tokens import make_key, make_session, parse_key
 
 CARRIERS = ["authorization", "x-api-key", "api-key"]
 PATHS = [("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/api/v1/keys"), ("GET", "/metrics")]
@@ -53,13 +54,26 @@ def ask(client, method, path, carrier, value):
     return client.request(method, path, headers=[(carrier.encode(), value)], content=b"{}" if method == "POST" else None)
 
 
+def mistyped(good: bytes) -> st.SearchStrategy[bytes]:
+    """One character of it is another."""
+    return st.integers(0, len(good) - 1).map(
+        lambda place: good[:place] + (b"0" if good[place : place + 1] != b"0" else b"1") + good[place + 1 :]
+    )
+
+
 hostile = st.one_of(
     st.binary(max_size=200),
+    st.deferred(lambda: mistyped(SESSION)),
+    st.deferred(lambda: mistyped(PASS)),
+    st.sampled_from([b"mgws_", b"mgws_' OR 1=1--", b"eyJ..", b"eyJhbGciOiJub25lIn0.e30.", b"eyJ" + b"a" * 8000 + b".b.c"]),
     st.sampled_from([b"' OR 1=1--", b'"; DROP TABLE keys;--', b"\xff" * 8192, b"mgw_" + b"a" * 10 + b"_" + b"b" * 38, b"%00", b"mgw_"]),
     st.integers(0, 52).map(lambda place: GOOD[:place] + (b"0" if GOOD[place : place + 1] != b"0" else b"1") + GOOD[place + 1 :]),
 ).filter(lambda value: not set(value) & {0, 10, 13})
 
 GOOD = make_key().text.encode()
+SESSION = make_session().text.encode()
+#: Of another server.
+PASS = Passes(b"k" * 32, "f" * 32).make("0" * 26, "0" * 10, 1_800_000_000, 900).encode()
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -71,7 +85,9 @@ def test_garbage_costs_no_statement(client, place, carrier, value):
         answer = ask(client, *place, carrier, value)
     assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
     assert answer.headers["content-type"] == "application/json"
-    assert [statement for statement in seen if "keys" in statement] == []  # what runs beside the requests has statements of its own
+    assert [
+        statement for statement in seen if "keys" in statement or "sessions" in statement
+    ] == []  # what runs beside the requests has statements of its own
 
 
 def test_what_could_be_a_key_costs_one(client):

@@ -22,7 +22,7 @@ def choose(options: Options, environment: Environment, *, anonymous: bool = Fals
         return server
     token = environment.token or (credentials.find(context.fingerprint) if context and context.fingerprint else None)
     if not token:
-        hint = "set MINDGW_TOKEN to an API key of that server; `mindgw init --new-admin-key` on the server makes one"
+        hint = f"`mindgw login {url}` keeps one, MINDGW_TOKEN names one; `mindgw init --new-admin-key` on the server makes one"
         raise NotLoggedIn(f"no key for {url} is known here", hint=hint)
     return replace(server, token=token)
 
@@ -35,7 +35,7 @@ def _place(options: Options, environment: Environment) -> tuple[str, Context | N
         return root_url(url), known.at(root_url(url))
     context = known.get(options.context or environment.context)
     if context is None:
-        hint = "`mindgw init` makes one on this machine; for another use --server URL with MINDGW_TOKEN"
+        hint = "`mindgw login URL` gets to know one; `mindgw init` makes one on this machine"
         raise NotLoggedIn("no server is known here", hint=hint)
     return context.url, context
 

@@ -31,6 +31,7 @@ HINTS = {
     "missing_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "revoked_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "expired_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
+    **dict.fromkeys(("invalid_session", "revoked_session", "expired_session", "invalid_token"), "sign in again: `mindgw users accept`"),
     "forbidden": "`mindgw keys create NAME --admin` makes an admin key",
     "version_mismatch": "read the object again: somebody has changed it meanwhile",
     "server_draining": "try again when the server is back",
