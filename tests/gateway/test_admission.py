@@ -93,11 +93,11 @@ def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
 
 
 def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():
-    asked = msgspec.structs.replace(ask(), caller=replace(CALLER, models=rules("deny big")))
-    recheck(asked, "m")
+    asked = msgspec.structs.replace(ask(), caller=replace(CALLER, models=rules("deny large")))
+    recheck(asked, "m", Fleet())
     with pytest.raises(errors.ModelNotFound):
-        recheck(asked, "big")
-    recheck(ask(), "big")
+        recheck(asked, "large", Fleet())
+    recheck(ask(), "large", Fleet())
 
 
 @pytest.mark.parametrize(("role", "good"), [("admin", True), ("operator", True), ("user", True), ("viewer", False)])

@@ -1,13 +1,15 @@
-"""`mindgw models`: what the GPU boxes serve."""
+"""`mindgw models`: what the GPU boxes serve, and for whom."""
 
 import typer
 
+from mindgw.cli import model_access
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import invocation
 from mindgw.cli.render import Column
 from mindgw.client import api
 
-app = noun("Models: what the GPU boxes serve.")
+app = noun("Models: what the GPU boxes serve, and for whom.")
+app.add_typer(model_access.app, name="access")
 
 COLUMNS = (
     Column("ID", lambda model: str(model.get("id", ""))),

@@ -125,10 +125,10 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def recheck(ask: Ask, model: str) -> None:
-    """Raises ModelNotFound when the model that would answer is not for the caller: nobody knew what the asked name stands for while all
-    its workers were away."""
-    if ask.caller.models is not None and not ask.caller.models.permits((ask.peek.model, model)):
+def recheck(ask: Ask, model: str, models: Models) -> None:
+    """Raises ModelNotFound when the model that would answer, by its id, is not for the caller: nobody knew what the asked name stands for
+    while all its workers were away."""
+    if ask.caller.models is not None and not ask.caller.models.permits({model, *models.names(ask.peek.model)}):
         raise _not_found(ask.peek.model)
 
 

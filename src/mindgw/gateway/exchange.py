@@ -249,7 +249,7 @@ class Exchange:
         self._tally.position = self._stay.ticket.position
         self._attempt = Attempt(partial(self._stages.post, self), placement)
         try:
-            admission.recheck(self._ask, placement.model)
+            admission.recheck(self._ask, placement.model, self._stages.fleet)
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)
