@@ -17,13 +17,11 @@ import platformdirs
 
 from mindgw import settings_file
 from mindgw.errors import ConfigError
-from mindgw.quantities import Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
+from mindgw.quantities import OFF, Certificate, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
 FILE = "config.yaml"
-#: A proxy in front of the server does TLS.
-OFF = "off"
 
 #: Where a setting stands that was given by a flag; errors about it begin so.
 _TYPED = "command line"
@@ -201,7 +199,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_listen: str = ""
     #: Who does TLS for public_url: empty: the server, with the certificate that `mindgw init` made; CERT:KEY: the server, with the
     #: certificate and the key in these files; off: a proxy in front, so that tls_listen, if there is one, is plain HTTP for it.
-    tls: str = ""
+    tls: Certificate = ""
     #: Proxies that are believed about who asks (X-Forwarded-For): addresses and networks such as "127.0.0.1, 10.0.0.0/8"; empty: none.
     trusted_proxies: NetworkList = ()
     #: "sqlite": a file in the data directory; or an address such as postgresql://user:password@host/name.
@@ -400,11 +398,6 @@ def _address(text: str) -> str:
     return ""
 
 
-def _tls(text: str) -> str:
-    certificate, colon, key = text.rpartition(":")
-    return "" if text in ("", OFF) or (certificate and colon and key) else f"must be {OFF}, or CERT:KEY, two files"
-
-
 def _loopback(text: str) -> str:
     try:
         good = is_loopback(split_address(text)[0])
@@ -446,7 +439,6 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "listen": _loopback,
     "public_url": lambda text: _public_url(text) if text else "",
     "tls_listen": _address,
-    "tls": _tls,
     "database": _database,
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),

@@ -23,6 +23,7 @@ _KINDS: dict[Any, dict[str, Any]] = {
     quantities.Shares: {"type": "string"},
     quantities.PriceTable: {"type": "string"},
     quantities.NetworkList: {"type": "string"},
+    quantities.Certificate: {"type": ["string", "boolean"]},
 }
 
 

@@ -20,6 +20,11 @@ PriceTable = Annotated[dict[str, tuple[int, int]], "prices"]
 #: Networks, each as an address or ADDRESS/BITS; written as "10.0.0.0/8, 192.0.2.7".
 NetworkList = Annotated[tuple[str, ...], "networks"]
 
+#: Who does TLS: "" the server, with its own certificate; "off" somebody in front; written as "CERT:KEY" the server, with these files.
+Certificate = Annotated[str, "certificate"]
+#: The word for a proxy in front that does TLS.
+OFF = "off"
+
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHARE = re.compile(r"((?:team|user):[^=,]{1,200})=([0-9]{1,6}(?:\.[0-9]{1,6})?)")
 _AMOUNT = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,6})0*)?")
@@ -60,6 +65,15 @@ def count(text: str) -> int:
 def networks(text: str) -> tuple[str, ...]:
     """Networks as they are written shortest."""
     return Networks(filter(None, (part.strip() for part in text.split(",")))).texts
+
+
+def certificate(text: str) -> str:
+    """Who does TLS."""
+    wanted = text.strip()
+    file, colon, key = wanted.rpartition(":")
+    if wanted not in ("", OFF) and not (file and colon and key):
+        raise ValueError(f"must be {OFF}, or CERT:KEY, two files")
+    return wanted
 
 
 def switch(text: str) -> bool:

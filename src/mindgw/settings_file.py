@@ -27,6 +27,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     quantities.Shares: quantities.shares,
     quantities.PriceTable: quantities.prices,
     quantities.NetworkList: quantities.networks,
+    quantities.Certificate: quantities.certificate,
 }
 
 

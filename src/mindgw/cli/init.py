@@ -36,7 +36,7 @@ def init(
         Path | None,
         typer.Option("--secrets-from", metavar="DIR", help="Be a second server of the Postgres of the one whose data is in DIR."),
     ] = None,
-    with_: Annotated[list[str] | None, typer.Option("--with", metavar="systemd|config", help="Also render these templates.")] = None,
+    with_: Annotated[list[str] | None, typer.Option("--with", metavar="systemd|config|nginx|caddy", help="Also render these templates.")] = None,
 ) -> None:
     """Make what a server needs; what is there stays: mindgw init --public-url https://gw.lab:8443"""
     from mindgw import config

@@ -5,7 +5,10 @@ import sys
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from mindgw import config
+from mindgw.config import Config
 from mindgw.errors import ConfigError
 from mindgw_agent import private_files
 
@@ -13,10 +16,17 @@ from mindgw_agent import private_files
 _LIKE = tuple(f"{kind}.{place}.yaml" for kind in ("config", "gateway") for place in ("dev", "staging", "production"))
 
 #: What may be asked for -> the files that it is made of.
-SETS = {"systemd": ("mindgw.service", "mindgw-agent.service"), "config": ("config.example.yaml", *_LIKE)}
+SETS = {
+    "nginx": ("nginx.conf",),
+    "caddy": ("Caddyfile",),
+    "systemd": ("mindgw.service", "mindgw-agent.service"),
+    "config": ("config.example.yaml", *_LIKE),
+}
 
-#: Where the templates expect the data and the command.
+#: Where the templates expect the data and the command; and what a site in front is called, and where it finds the server.
 _DATA, _COMMAND = "/var/lib/mindgw", "/usr/local/bin/mindgw"
+_SITE, _SERVER = "gw.example.com", "127.0.0.1:8420"
+_SITES = frozenset({"nginx.conf", "Caddyfile"})
 
 
 def source(name: str) -> Traversable:
@@ -34,8 +44,20 @@ def command() -> str:
 def render(name: str, directory: Path, program: str) -> str:
     """The text of a template for this data directory and this command. The agent's own directory is another machine's: it stays."""
     text = source(name).read_text()
+    if name in _SITES:
+        return _site(text, config.load(None, directory))
     kept = f"{_DATA}-agent"
     return text.replace(kept, "\0").replace(_DATA, str(directory)).replace("\0", kept).replace(_COMMAND, program)
+
+
+def _site(text: str, settings: Config) -> str:
+    """A site in front of the server: its name, its port, and where the server is."""
+    parts = urlsplit(settings.public_url or f"https://{_SITE}")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or _SITE
+    text = text.replace(_SERVER, settings.listen)
+    if parts.port:
+        text = text.replace(":443", f":{parts.port}").replace("listen 443", f"listen {parts.port}")
+    return text.replace(_SITE, host)
 
 
 def check(wanted: list[str]) -> None:

@@ -19,10 +19,11 @@ import uvloop
 from mindgw import logs
 from mindgw.addresses import Networks
 from mindgw.clock import monotonic
-from mindgw.config import OFF, Config, notify_address
+from mindgw.config import Config, notify_address
 from mindgw.control import lock, secrets, setup
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
+from mindgw.quantities import OFF
 from mindgw.server import front, openai, scrape
 from mindgw.server.app import Server, build
 from mindgw.server.guard import Guard
