@@ -30,7 +30,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, problems, replays, sessions
+from mindgw.server import enrol, management, ops, pages, problems, replays, sessions
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -118,6 +118,7 @@ def _application(
     return Litestar(
         [
             *doors,
+            *pages.HANDLERS,
             ops.root,
             ops.healthz,
             ops.readyz,
