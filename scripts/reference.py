@@ -20,11 +20,12 @@ from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
 from mindgw.control import feed
+from mindgw.core import access
 from mindgw.gateway import lineup, snapshot
 from mindgw.gateway.lineup import Stats
 from mindgw.gateway.snapshot import Snapshot
-from mindgw.server import collector
-from mindgw.server.management import events
+from mindgw.server import collector, management
+from mindgw.server.management import events, guard
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs/reference"
@@ -319,7 +320,60 @@ def events_page() -> str:
 
 
 #: File name -> what writes its text.
-WRITERS = {"settings.md": settings_page, "errors.md": errors_page, "metrics.md": metrics_page, "events.md": events_page, "cli.md": cli_page}
+# ---- who may do what
+
+
+def doors() -> Iterator[tuple[str, str, guard.Need]]:
+    """Method, path and need of every route, in the order of the rooms."""
+    for room in management.ROOMS:
+        for handler in room.HANDLERS:
+            need = guard.need_of(handler)
+            for path in sorted(handler.paths):
+                for method in sorted(handler.http_methods):
+                    assert need is not None
+                    yield method, "/api/v1" + re.sub(r"{(\w+)(:\w+)?}", r"{\1}", path), need
+    yield "GET", "/api/v1/events", events.NEED
+    yield "GET", "/metrics", guard.Need("read", "metrics", home=True)
+
+
+_ROUTES = (
+    "Whatever is not here is refused, and so is whoever lacks the permission, before the body is read. Routes of whoever *runs the server* "
+    "are for its own organisation alone, the first that there was. Those for which it is enough to be *in the team* show holders of a role "
+    "in one team what belongs to that team.\n"
+)
+
+
+def access_page() -> str:
+    roles = sorted(access.BUILT_IN.values(), key=lambda role: -role.rank)
+    held = [(f"`{verb}:{what}`", *("yes" if role.mask & bit else "" for role in roles)) for (verb, what), bit in access.BITS.items()]
+    routes = [
+        (f"`{method} {path}`", f"`{need.verb}:{need.resource}`", *("yes" if role.mask & access.BITS[need[:2]] else "" for role in roles),
+         "runs the server" if need.home else "is in the team" if need.team else "")
+        for method, path, need in doors()
+    ]  # fmt: skip
+    names = tuple(role.name for role in roles)
+    return "\n".join(
+        [
+            "# Who may do what\n",
+            WRITTEN,
+            "A permission is a verb and what it is done to. Roles are sets of them; `mindgw roles create` makes more.\n",
+            "## Permissions\n",
+            table(("Permission", *(f"{role.name} ({role.rank})" for role in roles)), held),
+            "## Routes\n",
+            _ROUTES,
+            table(("Route", "Takes", *names, "Only for who"), routes),
+        ]
+    )
+
+
+WRITERS = {
+    "settings.md": settings_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+    "events.md": events_page,
+    "access.md": access_page,
+    "cli.md": cli_page,
+}
 
 
 def main(arguments: list[str]) -> int:

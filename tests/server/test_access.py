@@ -200,6 +200,8 @@ async def test_a_role_in_a_team_holds_there_alone(place):
         ("POST", "/roles", {"name": "mine", "permissions": ["update:config"], "rank": 10}),
         ("POST", "/keys", {"name": "k", "role": "admin"}),
         ("POST", "/keys", {"name": "k", "user": "admin@localhost"}),
+        ("POST", "/keys/admin/rotate", {}),
+        ("PATCH", "/keys/admin", {"name": "mine"}),
         ("POST", "/access/rules", {"subject": "role:admin", "effect": "deny", "pattern": "*"}),
         ("POST", "/access/rules", {"subject": "user:admin@localhost", "effect": "deny", "pattern": "*"}),
     ],
@@ -212,7 +214,7 @@ async def test_nobody_gives_what_they_do_not_stand_above(place, method, path, bo
     op, _ = await invite(place, "op@x.org", "operator"), await invite(place, "ada@x.org")
     await place.call("POST", "/roles/deputy/bindings", json={"user": "op@x.org"})
     before = [(await place.call("GET", f"/roles/{name}")).json() for name in access.BUILT_IN]
-    refused = await place.call(method, path, headers=op, **({"json": body} if body else {}))
+    refused = await place.call(method, path, headers=op, **({} if body is None else {"json": body}))
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "role_too_high"), refused.text
     assert [(await place.call("GET", f"/roles/{name}")).json() for name in access.BUILT_IN] == before
     assert len((await place.call("GET", "/keys")).json()["items"]) == 1
