@@ -2,9 +2,11 @@
 
 import json
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
+from mindgw_agent import enrolment
 from tests.server.site import site
 
 
@@ -42,6 +44,20 @@ async def test_a_stranger_is_there_once_however_often_it_comes(tmp_path):
         found = await entries(place, outcome="refused")
         assert [(one["action"], one["actor"], one["address"]) for one in found] == [("request.refuse", "", "127.0.0.1")]
         assert found[0]["detail"] == {"code": "invalid_api_key", "count": 40}
+
+
+async def test_an_invitation_and_a_join_that_are_refused_are_there(tmp_path):
+    async with site(tmp_path / "data") as place:
+        refused = await place.http.post("/api/v1/invitations/accept", json={"invitation": "mgwi_x"}, headers={"authorization": ""})
+        assert refused.status_code == 401
+        asked = enrolment.Application(
+            token_id="0" * 16, agent_nonce=bytes(32), server_nonce=bytes(32), public_key=bytes(32), proof=bytes(64), signature=bytes(64)
+        )
+        joined = await place.http.post(enrolment.JOIN_PATH, content=msgspec.json.encode(asked), headers={"authorization": ""})
+        assert joined.status_code == 401
+        await place.server.app.state.refusals.flush()
+        found = {one["detail"]["code"]: one["address"] for one in await entries(place, outcome="refused")}
+        assert found == {refused.json()["error"]["code"]: "127.0.0.1", "join_challenge_expired": "127.0.0.1"}
 
 
 async def test_somebody_who_may_not_is_there_with_what_was_asked(tmp_path):

@@ -20,8 +20,8 @@ from mindgw.core import chain
 from mindgw.store import audit, rows
 from mindgw.store.tables import AuditEntry, AuditHead
 
-#: Entries that are in memory at once.
-PAGE = 1000
+#: Entries that are in memory at once, and that are hashed before others have their turn.
+PAGE = 200
 #: The entry that says that a segment has left the database; its object is the day of the head.
 ARCHIVE = "audit.archive"
 

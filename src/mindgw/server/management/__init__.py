@@ -11,7 +11,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import Scope
 
 from mindgw.core.payload import plain
-from mindgw.errors import BadRequest, Forbidden, NotFound
+from mindgw.errors import BadRequest, Forbidden, NotFound, Unauthenticated
 from mindgw.server import problems
 from mindgw.server.management import (
     audit,
@@ -60,12 +60,13 @@ def entered() -> Router:
 
 
 async def refused(wrong: Exception, scope: Scope) -> None:
-    """For the application's `after_exception`: the audit log hears of it when somebody may not do what they asked a handler for; `guard`
-    tells of those whom it turns away itself."""
-    state = scope.get("state") or {}
+    """For the application's `after_exception`: the audit log hears of it when somebody may not do what they asked a handler for, and when
+    an agent may not join. `guard` tells of those whom it turns away itself, the count of strangers of those without a good key."""
+    watch, state = scope["litestar_app"].state.refusals, scope.get("state") or {}
     if isinstance(wrong, Forbidden) and "who" in state:
-        need = guard.need_of(scope["route_handler"])
-        scope["litestar_app"].state.refusals.known(state["who"], wrong.code, guard.named(need))
+        watch.known(state["who"], wrong.code, guard.named(guard.need_of(scope["route_handler"])))
+    elif isinstance(wrong, Forbidden | Unauthenticated) and scope["path"].startswith("/agent/"):
+        watch.stranger(guard.asked(scope).address, wrong.code)
 
 
 def followed() -> Router:
