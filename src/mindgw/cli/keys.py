@@ -69,14 +69,15 @@ def create(
     expires: bounds.Expires = None,
     labels: bounds.Labels = None,
     trusted_proxy: Annotated[bool, typer.Option("--trusted-proxy", help="Its requests may name the end user.")] = False,
-    admin: Annotated[bool, typer.Option("--admin", help="May manage the gateway, too.")] = False,
+    role: Annotated[str | None, typer.Option("--role", metavar="ROLE", help="What it may do; else what its person may.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="The same as --role admin.")] = False,
 ) -> None:
     """Make a key. It is printed this once: mindgw keys create ci-bot -q > key"""
     run = invocation(ctx)
     lists = {"models": models, "routes": routes, "addresses": networks, "labels": labels}
     more = bounds.said(lists, bounds.rates(rpm, tpm, concurrency), expires)
     request = api.create_key(
-        name, team=team, user=user, priority=priority, trusted_proxy=trusted_proxy, role="admin" if admin else None, bounds=more
+        name, team=team, user=user, priority=priority, trusted_proxy=trusted_proxy, role="admin" if admin else role, bounds=more
     )
     made = run.server().call(request)
     run.render.created(made, secret="key", name="id")

@@ -25,7 +25,7 @@ COLUMNS = (
     Column("NAME", lambda role: str(role.get("name", ""))),
     Column("RANK", lambda role: str(role.get("rank", "–"))),
     Column("PERMISSIONS", lambda role: str(len(role.get("permissions") or []))),
-    Column("MADE BY", lambda role: "built in" if role.get("built_in") else "you"),
+    Column("MADE BY", lambda role: "the program" if role.get("built_in") else "somebody here"),
 )
 _HOLDERS = (
     Column("USER", lambda one: str(one.get("user", ""))),
@@ -138,4 +138,4 @@ def _explain(ctx: typer.Context, said: Item) -> None:
 
 
 def _where(binding: Item) -> str:
-    return f"in team {binding['team']}" if binding.get("team") else "in everything"
+    return f"in team {binding['team']}" if binding.get("team") else "everywhere"
