@@ -1,4 +1,6 @@
 import asyncio
+import random
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +22,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 #: A key that nobody has; made once, so that every example damages the same one.
 MISTYPED = make_key().text
+
+
+#: Keys that differ in their last characters alone.
+MANY = 100_000
 
 
 class Door:
@@ -304,3 +310,32 @@ def test_what_could_not_be_written_is_told_again_unless_there_is_news():
     earlier = NOW - timedelta(minutes=1)
     door.auth.keep({row.id: earlier, "other": earlier})
     assert door.auth.used() == {row.id: NOW, "other": earlier}
+
+
+def test_keys_that_begin_alike_are_never_taken_for_each_other(monkeypatch):
+    monkeypatch.setattr(auth, "CAPACITY", 2 * MANY)
+    door = Door().auth
+    start = f"{MISTYPED[:41]}"
+    alike = [text + crc6(text) for text in (f"{start}{number:06d}" for number in range(2 * MANY))]
+    for number, key in enumerate(alike[:MANY]):
+        door._remember(key, auth.Caller(str(number), "", "o"), 0.0)
+    assert [door.known(key, 1.0).key_id for key in alike[:MANY]] == [str(number) for number in range(MANY)]
+    assert not any(door.known(key, 1.0) for key in alike[MANY:])
+
+
+def test_a_hundred_thousand_hostile_headers_are_refused_without_a_look_up():
+    dice, door, heard = random.Random(7), Door(), Counter()
+    for number in range(MANY):
+        key = list(MISTYPED)
+        for _ in range(dice.randint(1, 5)):
+            key[dice.randrange(len(key))] = chr(dice.choice([0, 10, 32, 48, 95, 127, 255, dice.randrange(256)]))
+        text = "".join(key).encode("latin-1")
+        value = (text, text * dice.randint(2, 40), dice.randbytes(dice.randrange(80)), text[: dice.randrange(52)])[number % 4]
+        try:
+            found = door.auth.known(credential([(b"authorization", b"Bearer " + value)]), 0.0)
+        except errors.Unauthenticated as refused:
+            heard[refused.status] += 1
+        else:
+            assert found is None  # by chance it was put right again
+    assert heard[401] > MANY - 100
+    assert door.found == []
