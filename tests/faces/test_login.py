@@ -150,6 +150,29 @@ def test_signing_in_again_needs_no_address_and_replaces_the_key(cli, fake, types
     assert credentials.find(known.get().fingerprint) == SESSION
 
 
+def test_one_may_be_several_people_on_one_server(cli, fake, types):
+    for name, token in (("ana", KEY), ("root", SESSION)):
+        types(token)
+        assert cli("login", fake.url, "--with-token", "--name", name).code == 0
+    known = contexts.load()
+    assert [credentials.find(known.get(name).fingerprint) for name in ("ana", "root")] == [KEY, SESSION]
+    types(KEY)
+    assert cli("login", fake.url, "--with-token", "--name", "root").code == 0
+    assert credentials.find(contexts.load().get("root").fingerprint) == KEY
+
+
+def test_the_name_of_another_server_is_taken(cli, fake, types):
+    """Else its key would go to this one, or this one's to it."""
+    lab = Context("lab", "https://lab.example", "PEM", "f1")
+    contexts.save(Contexts().put(lab))
+    for _ in range(2):
+        types(KEY)
+        assert cli("login", fake.url, "--with-token", "--name", "lab").code == 7
+        assert fake.asked == []
+        contexts.save(Contexts().put(lab).put(Context("here", fake.url, "", "f2")))
+    assert contexts.load().get("lab") == lab
+
+
 def test_a_server_cannot_claim_the_name_of_another(cli, fake, types):
     """A key is kept under a name that is made here, so no server can have another's key sent to it."""
     contexts.save(Contexts().put(Context("lab", "https://lab.example", "PEM", "f1")))

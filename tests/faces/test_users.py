@@ -66,14 +66,30 @@ def test_who_accepts_is_signed_in(ana, email, gateway, monkeypatch):
 
 
 def test_an_invitation_is_good_once_and_comes_from_stdin_too(admin, ana, invitation, gateway, email, monkeypatch):
-    again = ana("users", "accept", invitation, "--server", gateway.url)
+    again = ana("users", "accept", invitation, "--server", gateway.url, "-y")
     assert again.code == 4
     assert invitation[-38:] not in again.err
     monkeypatch.setenv("MINDGW_TOKEN", gateway.key)
     fresh = admin("users", "invite", email, "-q").out
     monkeypatch.delenv("MINDGW_TOKEN")
     monkeypatch.setattr("sys.stdin", io.StringIO(fresh))
-    assert ana("users", "accept", "-", "--server", gateway.url).code == 0
+    assert ana("users", "accept", "-", "--server", gateway.url, "-y").code == 0
+
+
+def test_a_key_that_is_kept_is_not_replaced_unasked(admin, ana, email, gateway, monkeypatch):
+    first = credentials.find(contexts.load().get("lab").fingerprint)
+    monkeypatch.setenv("MINDGW_TOKEN", gateway.key)
+    second, third = (admin("users", "invite", email, "-q").out.strip() for _ in range(2))
+    monkeypatch.delenv("MINDGW_TOKEN")
+    refused = ana("users", "accept", third, "--server", gateway.url)
+    assert refused.code == 2
+    assert "--name keeps both" in refused.err
+    assert ana("users", "accept", third, "--server", gateway.url, "--name", "other").code == 0
+    known = contexts.load()
+    assert known.current == "other"
+    assert credentials.find(known.get("lab").fingerprint) == first != credentials.find(known.get("other").fingerprint)
+    assert read(ana("whoami", "--json", "-c", "lab"))["user"] == email
+    assert second != third
 
 
 @pytest.mark.parametrize("text", ["", "hello", "mgw_0123456789_x", "mgwj1_x"])
@@ -163,7 +179,7 @@ def test_a_session_elsewhere_is_ended(admin, ana, gateway, email, monkeypatch):
     other = admin("users", "invite", email, "-q").out.strip()
     monkeypatch.delenv("MINDGW_TOKEN")
     before = {each["id"] for each in read(ana("me", "sessions", "--json"))["items"]}
-    assert ana("users", "accept", other, "--server", gateway.url).code == 0
+    assert ana("users", "accept", other, "--server", gateway.url, "-y").code == 0
     assert ana("me", "sign-out", *before).code == 0
     assert [each["current"] for each in read(ana("me", "sessions", "--json"))["items"]] == [True]
     assert ana("me", "sign-out", "0123456789").code == 6

@@ -3,8 +3,7 @@
 import getpass
 import re
 import sys
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
@@ -44,7 +43,7 @@ def login(
     ] = False,
 ) -> None:
     """Keep a key for a server, once it is seen to be good: mindgw login https://gw.lab:8443 --with-token < key"""
-    from mindgw.cli.trust import meet
+    from mindgw.cli.trust import besides, meet
 
     run = invocation(ctx)
     context = _context(run, url)
@@ -54,8 +53,7 @@ def login(
             raise UsageProblem("which server?", hint="mindgw login https://gw.lab:8443")
         known = context.name if context else ""
         context = meet(run, clean(name or known or urlsplit(root).hostname or "server"), root, ca=ca, ca_sha256=ca_sha256)
-    elif name:
-        context = replace(context, name=clean(name))
+    context = besides(context, clean(name) if name else "")
     token = read_token(run, with_token=with_token)
     who = _server(run, context, token).call(people.me())
     kept = keep(context, token)
@@ -173,8 +171,3 @@ def _end(run: Invocation, context: Context, token: str) -> None:
         return
     except ClientError as problem:
         run.render.warn(f"the session could not be ended on {context.url}: {problem.message}")
-
-
-def signed_in(run: Invocation, context: Context, answer: dict[str, Any]) -> str:
-    """Keeps the session of an answer; returns where."""
-    return keep(context, str(answer["session"]))

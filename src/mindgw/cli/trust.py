@@ -9,7 +9,7 @@ from pathlib import Path
 from mindgw.cli.invocation import Invocation
 from mindgw.client import api, contexts
 from mindgw.client.contexts import Context
-from mindgw.client.errors import ClientError, NotMindGW, Unreachable, UsageProblem
+from mindgw.client.errors import Clash, ClientError, NotMindGW, Unreachable, UsageProblem
 from mindgw.client.transport import Server, fetch_unverified
 
 #: Longest CA file that is read.
@@ -24,16 +24,35 @@ def meet(run: Invocation, name: str, url: str, *, ca: Path | None = None, ca_sha
     server = Server.at(url, timeout=run.options.timeout, note=run.render.wire)
     known = contexts.load().at(server.url)
     if known is not None and not ca and not ca_sha256:
-        return replace(known, fingerprint=known.fingerprint or _own_name(known.url, known.ca_pem))
+        return known if known.fingerprint else replace(known, fingerprint=own_name(known.name, known.url, known.ca_pem))
     pem = _authority(run, server, ca, ca_sha256)
     if known is not None and known.ca_pem == pem and known.fingerprint:
         return known
-    return Context(name, server.url, pem, _own_name(server.url, pem))
+    _others(name, server.url)
+    return Context(name, server.url, pem, own_name(name, server.url, pem))
 
 
-def _own_name(url: str, pem: str) -> str:
+def besides(context: Context, name: str) -> Context:
+    """The same server under another name, with a key of its own: one may be several people there. Raises Clash when that is the name of
+    another server."""
+    if name in {"", context.name}:
+        return context
+    known = _others(name, context.url)
+    made = replace(context, name=name, fingerprint=own_name(name, context.url, context.ca_pem))
+    return known if known is not None and known.ca_pem == context.ca_pem and known.fingerprint else made
+
+
+def _others(name: str, url: str) -> Context | None:
+    """What is known under that name. Raises Clash when it is another server, whose key this one must not get."""
+    known = contexts.load().items.get(name)
+    if known is not None and known.url != url:
+        raise Clash(f"the context {name!r} is {known.url}", hint="choose another one with --name")
+    return known
+
+
+def own_name(name: str, url: str, pem: str) -> str:
     """Under this a key for that server is kept: never what a server says of itself, or one could ask for another's key."""
-    return "at-" + hashlib.sha256(f"{url}\n{pem}".encode()).hexdigest()[:32]
+    return "at-" + hashlib.sha256(f"{name}\n{url}\n{pem}".encode()).hexdigest()[:32]
 
 
 def _authority(run: Invocation, server: Server, ca: Path | None, ca_sha256: str) -> str:

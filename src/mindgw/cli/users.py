@@ -12,7 +12,7 @@ from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column
-from mindgw.client import contexts, people
+from mindgw.client import contexts, credentials, people
 from mindgw.client.errors import UsageProblem
 from mindgw.client.redaction import redact
 
@@ -88,7 +88,7 @@ def accept(
     from urllib.parse import urlsplit
 
     from mindgw.cli.login import keep
-    from mindgw.cli.trust import meet
+    from mindgw.cli.trust import besides, meet
     from mindgw.client.transport import Server
 
     run = invocation(ctx)
@@ -101,6 +101,9 @@ def accept(
     if not url:
         raise UsageProblem("which server?", hint="mindgw users accept INVITATION --server https://gw.lab:8443")
     context = meet(run, clean(name or urlsplit(url).hostname or "server"), url, ca=ca, ca_sha256=ca_sha256)
+    context = besides(context, name)
+    if credentials.find(context.fingerprint):
+        run.confirm(f"There is a key for {context.url} in the context {context.name} already. Replace it? --name keeps both.")
     server = Server.at(context.url, ca_pem=context.ca_pem or None, timeout=run.options.timeout, note=run.render.wire)
     made: dict[str, Any] = server.call(people.accept_invitation(text))
     kept = keep(context, str(made["session"]))
