@@ -39,6 +39,21 @@ class RoleFields(Struct, kw_only=True, forbid_unknown_fields=True):
     permissions: list[Annotated[str, Meta(pattern=r"^([a-z]+|\*):([a-z-]+|\*)$")]]
 
 
+class OrgFields(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An organisation, for whoever runs the server. Its own roles, users, keys and limits are declared with a key of its own."""
+
+    #: What routing must keep to, such as {region: eu}.
+    labels: Labels | UnsetType = UNSET
+    #: active or disabled.
+    state: Annotated[str, Meta(pattern="^(active|disabled)$")] | UnsetType = UNSET
+    #: Address of its first administrator, who is invited when it is made; afterwards it says nothing.
+    admin: str | UnsetType = UNSET
+
+
+class TeamFields(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A team; keys make theirs, too."""
+
+
 class UserFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """Somebody, by their address; or, by a name without @, a service account."""
 
@@ -122,6 +137,8 @@ class Section(Struct, frozen=True):
 
 #: In the order in which they are made; they are removed the other way round.
 SECTIONS: Mapping[str, Section] = {
+    "orgs": Section(OrgFields, _TEXT, "1 to 200 printable characters"),
+    "teams": Section(TeamFields, _TEXT, "1 to 200 printable characters"),
     "roles": Section(RoleFields, r"[a-z][a-z0-9-]{0,39}", "up to 40 lower-case letters, digits and dashes"),
     "users": Section(UserFields, r"[^@\s]{1,100}@[^@\s]{1,100}|[a-z0-9][a-z0-9._-]{0,62}", "an address, or the name of a service account"),
     "keys": Section(KeyFields, _TEXT, "1 to 200 printable characters"),

@@ -69,6 +69,10 @@ async def test_every_change_is_in_the_log(place):
     await does("role.remove", "DELETE", "/roles/auditor", pattern="/roles/x")
     rule = await does("access.add", "POST", "/access/rules", {"subject": "role:user", "effect": "deny", "pattern": "x*"})
     await does("access.remove", "DELETE", f"/access/rules/{rule['id']}", pattern="/access/rules/x")
+    # organisations and teams
+    await does("team.create", "POST", "/teams", {"name": "vision"})
+    await does("org.create", "POST", "/orgs", {"name": "acme", "admin": "boss@acme.example"})
+    await does("org.update", "PATCH", "/orgs/acme", {"labels": {"region": "eu"}}, pattern="/orgs/x")
     # people
     await does("user.create", "POST", "/service-accounts", {"name": "ci"})
     await does("user.update", "PATCH", "/users/ana@x.org", {"name": "Ana"}, pattern="/users/x")

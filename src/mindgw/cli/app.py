@@ -42,6 +42,8 @@ MOUNTS = (
     Mount("usage", "mindgw.cli.usage:app", "What was used, and what it cost.", "Manage"),
     Mount("ledger", "mindgw.cli.ledger:app", "What is written down about every request, and whether it is right.", "Manage"),
     Mount("receipt", "mindgw.cli.receipt:app", "What the agents have signed about a request.", "Manage", ("receipts",)),
+    Mount("teams", "mindgw.cli.teams:app", "Whose keys share limits.", "Manage", ("team",)),
+    Mount("orgs", "mindgw.cli.orgs:app", "Organisations that share a server.", "Manage", ("org",), is_hidden=True),
     Mount("config", "mindgw.cli.config:app", "Settings of a server; files that declare what it is to have.", "Manage"),
     Mount("audit", "mindgw.cli.audit:app", "Who did what, what was refused, and whether the record is right.", "Manage"),
     Mount("db", "mindgw.cli.db:app", "The database: its state, its schema, what is broken.", "Manage"),

@@ -40,6 +40,8 @@ class Mount:
     section: str
     #: Other names, shown nowhere.
     aliases: tuple[str, ...] = field(default=())
+    #: Not in the help of all: most people never need it.
+    is_hidden: bool = False
 
 
 def _directory(text: str) -> Path:
@@ -76,7 +78,7 @@ def lazy_group(mounts: Sequence[Mount]) -> type[TyperGroup]:
 
     class LazyGroup(NounGroup):
         def list_commands(self, ctx: Any) -> list[str]:
-            return [mount.name for mount in mounts]
+            return [mount.name for mount in mounts if not mount.is_hidden]
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:
             mount = by_name.get(cmd_name)
@@ -96,9 +98,10 @@ def lazy_group(mounts: Sequence[Mount]) -> type[TyperGroup]:
                 raise
 
         def format_commands(self, ctx: Any, formatter: Any) -> None:
-            for section in dict.fromkeys(mount.section for mount in mounts):
+            shown = [mount for mount in mounts if not mount.is_hidden]
+            for section in dict.fromkeys(mount.section for mount in shown):
                 with formatter.section(section):
-                    formatter.write_dl([(mount.name, mount.help) for mount in mounts if mount.section == section])
+                    formatter.write_dl([(mount.name, mount.help) for mount in shown if mount.section == section])
 
     return LazyGroup
 

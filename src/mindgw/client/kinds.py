@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mindgw.addresses import Networks
-from mindgw.client import api, people, roles
+from mindgw.client import api, orgs, people, roles
 from mindgw.client import keys as existing
 from mindgw.client.api import Request
 from mindgw.client.plan import Change, Known
@@ -45,6 +45,39 @@ class Kind:
     known: Callable[[Iterable[Mapping[str, Any]], Asking], list[Known]]
     #: What carries a change out.
     requests: Callable[[Change], list[Request]]
+
+
+# -- organisations and teams -------------------------------------------------------------------------------------------
+
+
+def _orgs(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
+    return [
+        Known(
+            "orgs",
+            item["name"],
+            item["id"],
+            {"labels": item.get("labels") or {}, "state": item.get("state")},
+            item.get("version"),
+            "organisations stay",
+        )
+        for item in items
+    ]
+
+
+def _change_org(change: Change) -> list[Request]:
+    if change.known is not None:
+        return [orgs.change(change.known.reference, change.fields, version=change.known.version)]
+    made = orgs.create(change.name, labels=change.fields.get("labels"), admin=change.fields.get("admin"))
+    state = change.fields.get("state", "active")
+    return [made, *([orgs.change(change.name, {"state": state})] if state != "active" else [])]
+
+
+def _teams(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
+    return [Known("teams", item["name"], item["id"], {}, item.get("version"), "teams stay") for item in items]
+
+
+def _change_team(change: Change) -> list[Request]:
+    return [orgs.create_team(change.name)]
 
 
 # -- roles -------------------------------------------------------------------------------------------------------------
@@ -215,6 +248,8 @@ def _change_access(change: Change) -> list[Request]:
 
 
 KINDS: Mapping[str, Kind] = {
+    "orgs": Kind(orgs.listing, _orgs, _change_org),
+    "teams": Kind(orgs.teams, _teams, _change_team),
     "roles": Kind(roles.listing, _roles, _change_role),
     "users": Kind(people.list_users, _users, _change_user),
     "keys": Kind(api.list_keys, _keys, _change_key),
@@ -256,5 +291,7 @@ def declared(known: Iterable[Known], place: Place) -> list[Item]:
         fields = {name: value for name, value in one.fields.items() if value not in (None, "", [], {}, False)}
         if fields.get("priority") == "normal":
             del fields["priority"]
+        if one.kind == "orgs" and fields.get("state") == "active":
+            del fields["state"]
         items.append(Item(one.kind, one.name, fields, place))
     return items

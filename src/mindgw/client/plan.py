@@ -59,6 +59,10 @@ class Change:
 FIXED: Mapping[str, frozenset[str]] = {"keys": frozenset({"team", "user", "role"}), "roles": frozenset({"rank", "permissions"})}
 
 
+#: kind -> fields that say something about a new object alone.
+FIRST: Mapping[str, frozenset[str]] = {"orgs": frozenset({"admin"})}
+
+
 def plan(declared: Declared, known: Iterable[Known], *, prune: bool = False) -> list[Change]:
     """In the order in which it is to be done; nothing when all is as declared. With `prune` what a section does not name is removed, but
     for what is kept. Raises ConfigError for what cannot be changed."""
@@ -85,7 +89,8 @@ def plan(declared: Declared, known: Iterable[Known], *, prune: bool = False) -> 
 def _of(item: Item, known: Known | None) -> Change | None:
     if known is None:
         return Change("create", item.kind, item.name, item.fields, place=str(item.place))
-    differs = {name: value for name, value in item.fields.items() if not _same(name, known.fields.get(name), value)}
+    said = {name: value for name, value in item.fields.items() if name not in FIRST.get(item.kind, ())}
+    differs = {name: value for name, value in said.items() if not _same(name, known.fields.get(name), value)}
     for name in FIXED.get(item.kind, ()):
         if name in differs:
             what = f"is {known.fields.get(name)!r} and cannot become {differs[name]!r}"

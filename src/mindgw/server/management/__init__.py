@@ -24,6 +24,7 @@ from mindgw.server.management import (
     ledger,
     me,
     models,
+    orgs,
     queue,
     quotas,
     rates,
@@ -36,7 +37,7 @@ from mindgw.server.management import (
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles)
+ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles, orgs)
 
 
 def router() -> Router:

@@ -1,0 +1,162 @@
+"""Organisations and teams as management sees them. Organisations belong to whoever runs the server; teams to their organisation."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import asdict
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from mindgw import clock
+from mindgw.control.key_bounds import Labels
+from mindgw.control.pages import Page, page_of
+from mindgw.control.people import INVITED_FOR
+from mindgw.control.principal import Principal
+from mindgw.errors import Conflict, NotFound
+from mindgw.store import audit, people, rows, tenants, users
+from mindgw.store.database import Database
+from mindgw.store.tables import Key, Org, Team, User
+from mindgw.store.users import DISABLED, INVITED, NewUser
+
+Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
+#: Ends what a user, or a key, has running, and has them asked for again.
+Cut = Callable[[str], None]
+
+
+class OrgView(Struct, frozen=True, kw_only=True):
+    """An organisation."""
+
+    id: str
+    name: str
+    #: active or disabled.
+    state: str
+    #: What routing must keep to, such as {"region": "eu"}.
+    labels: dict[str, str]
+    created_at: datetime
+    version: int
+
+
+class OrgMade(OrgView, frozen=True, kw_only=True):
+    """A new one, with what lets its first administrator in, which is never shown again; None: nobody was named."""
+
+    invitation: str | None
+
+
+class OrgWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an organisation to be made is like."""
+
+    name: Name
+    labels: Labels = {}
+    #: E-mail address of its first administrator, who is invited.
+    admin: Name | None = None
+
+
+class OrgChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be different."""
+
+    labels: Labels | UnsetType = UNSET
+    #: Nobody of a disabled one is let in, by any key or session.
+    state: Literal["active", "disabled"] | UnsetType = UNSET
+
+
+class TeamView(Struct, frozen=True, kw_only=True):
+    """A team."""
+
+    id: str
+    name: str
+    created_at: datetime
+    version: int
+
+
+class TeamWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a team to be made is like."""
+
+    name: Name
+
+
+# -- organisations -----------------------------------------------------------------------------------------------------
+
+
+async def listing(database: Database, *, after: str | None = None, limit: int) -> Page[OrgView]:
+    """In the order of their making: the first one runs the server."""
+    async with database.read() as session:
+        return page_of([_view(row) for row in await rows.page(session, Org, after=after, limit=limit)], limit)
+
+
+async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWish) -> OrgMade:
+    """Raises BadRequest, and Conflict when there is one of this name, or somebody of this address."""
+    name = people.clean_name(wish.name, "name")
+    async with database.write() as session:
+        if (await session.exec(select(Org.id).where(Org.name == name))).first() is not None:
+            raise Conflict(f"There is an organisation {name!r} already.", code="org_exists")
+        row = await people.get_or_create_org(session, name)
+        row.labels = dict(wish.labels)
+        await session.flush()
+        await audit.record(session, who, "org.create", row.id, name=name, labels=row.labels)
+        invitation = await _first(session, pepper, who, row, wish.admin) if wish.admin else None
+        shown = _view(row)
+    return OrgMade(**asdict(shown), invitation=invitation)
+
+
+async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org, address: str) -> str:
+    wanted = NewUser(org_id=org.id, email=people.clean_email(address), role="admin", state=INVITED)
+    user, made = await users.obtain(session, wanted)
+    if not made:
+        raise Conflict(f"The address {wanted.email} is taken.", param="admin")
+    text = await users.invite(session, user, pepper, clock.utcnow() + timedelta(seconds=INVITED_FOR))
+    await audit.record(session, who, "user.invite", user.id, email=user.email, role=user.role, org=org.name)
+    return text
+
+
+async def change(
+    database: Database, who: Principal, reference: str, wish: OrgChange, cut: tuple[Cut, Cut], *, version: int | None
+) -> OrgView:
+    """Changes an organisation, by its id or name; `cut` takes ids of users, and of keys, whose work is ended when it is disabled. Raises
+    NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
+    changed = {name: value for name, value in asdict(wish).items() if value is not UNSET}
+    async with database.write() as session:
+        row = (await session.exec(select(Org).where((Org.id == reference) | (Org.name == reference)).with_for_update())).first()
+        if row is None:
+            raise NotFound(f"There is no organisation {reference[:80]!r}.")
+        if row.id == who.org_id and changed.get("state") == DISABLED:
+            raise Conflict("That is the organisation that runs this server.", code="org_home")
+        rows.change(row, version, **changed)
+        await audit.record(session, who, "org.update", row.id, name=row.name, **changed)
+        theirs = select(User.id).where(User.org_id == row.id), select(Key.id).where(Key.org_id == row.id, col(Key.user_id).is_(None))
+        gone = [(await session.exec(each)).all() for each in theirs] if "state" in changed else []
+        shown = _view(row)
+    for end, ids in zip(cut, gone, strict=False):
+        for each in ids:
+            end(each)
+    return shown
+
+
+def _view(row: Org) -> OrgView:
+    return OrgView(id=row.id, name=row.name, state=row.state, labels=row.labels, created_at=row.created_at, version=row.version)
+
+
+# -- teams -------------------------------------------------------------------------------------------------------------
+
+
+async def teams(database: Database, *, after: str | None = None, limit: int) -> Page[TeamView]:
+    """In the order of their making."""
+    async with database.read() as session:
+        return page_of([_team(row) for row in await rows.page(session, Team, after=after, limit=limit)], limit)
+
+
+async def create_team(database: Database, who: Principal, wish: TeamWish) -> TeamView:
+    """Raises BadRequest, and Conflict when there is one of this name."""
+    name = people.clean_name(wish.name, "name")
+    async with database.write() as session:
+        org_id = await tenants.own(session)
+        if (await session.exec(select(Team.id).where(Team.org_id == org_id, Team.name == name))).first() is not None:
+            raise Conflict(f"There is a team {name!r} already.", code="team_exists")
+        row = await people.get_or_create_team(session, org_id, name)
+        await audit.record(session, who, "team.create", row.id, name=name)
+        return _team(row)
+
+
+def _team(row: Team) -> TeamView:
+    return TeamView(id=row.id, name=row.name, created_at=row.created_at, version=row.version)
