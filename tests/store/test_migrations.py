@@ -212,6 +212,21 @@ async def test_who_was_an_admin_is_one_and_nobody_else_becomes_one(database):
     assert await pairs(database, "SELECT id, admin FROM keys") == {"all": True, "little": False}
 
 
+async def test_who_is_in_two_organisations_goes_back_as_two_people(database):
+    made = "'2026-01-01 00:00:00+00', 1"
+    await execute(
+        database,
+        *(f"INSERT INTO orgs (id, name, created_at, version) VALUES ('{id}', '{id}', {made})" for id in ("o", "p")),
+        *(
+            "INSERT INTO users (id, org_id, email, name, role, state, service, created_at, version) "
+            f"VALUES ('{id}', '{org}', 'ada@x', '', 'user', 'active', false, {made})"
+            for id, org in (("1", "o"), ("2", "p"))
+        ),
+    )
+    await database.downgrade("0004")
+    assert await pairs(database, "SELECT id, email FROM users") == {"1": "ada@x", "2": "2.ada@x"}
+
+
 async def pairs(database, query):
     async with database.read() as session:
         return {row[0]: row[1] for row in await (await session.connection()).execute(text(query))}

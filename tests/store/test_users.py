@@ -50,17 +50,17 @@ async def test_somebody_is_made_once_and_found_by_address_and_id(session, org):
             await users.find(session, org.id, nobody)
 
 
-async def test_nobody_is_found_or_made_across_organisations(session, org):
+async def test_organisations_know_nothing_of_each_others_people(session, org):
     row = await made(session, org)
     other = await people.get_or_create_org(session, "other")
     for reference in (row.id, ANA):
         with pytest.raises(NotFound):
             await users.find(session, other.id, reference)
     assert list(await users.page(session, other.id)) == []
-    with pytest.raises(Conflict):
-        await users.obtain(session, NewUser(org_id=other.id, email=ANA))
-    with pytest.raises(Conflict):
-        await people.get_or_create_user(session, other.id, ANA)
+    theirs = await made(session, other, role="viewer")
+    assert (theirs.id != row.id, theirs.email, theirs.org_id) == (True, ANA, other.id)
+    assert (await people.get_or_create_user(session, other.id, ANA)).id == theirs.id
+    assert (await users.find(session, org.id, ANA)).id == row.id
 
 
 async def test_an_invitation_replaces_the_one_before_it(session, org):
@@ -112,7 +112,7 @@ async def test_a_key_tells_whether_its_holder_is_welcome(session, org, state, or
     row.state, org.state = state, org_state
     await session.flush()
     found = await keys.holder(session, key.id)
-    assert (found.user, found.role, found.welcome) == (ANA, "viewer", state in {"active", "invited"} and org_state == "active")
+    assert (found.user, found.rights.roles, found.welcome) == (ANA, ("viewer",), state in {"active", "invited"} and org_state == "active")
     assert (await keys.holder(session, nobodys.id)).welcome == (org_state == "active")
 
 

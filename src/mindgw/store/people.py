@@ -32,11 +32,9 @@ async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEF
 
 
 async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", role: str = "user") -> User:
-    """The user with that address, compared without regard to case; name and role of one who exists stay as they are. Raises Conflict for
-    somebody of another organisation, and for who was disabled or removed."""
-    row = await _one(session, User(org_id=org_id, email=clean_email(email), name=name, role=role), User.email)
-    if row.org_id != org_id:
-        raise Conflict(f"The address {row.email} is taken.", param="user")
+    """The user with that address, compared without regard to case; name and role of one who exists stay as they are. Raises
+    Conflict for who was disabled or removed."""
+    row = await _one(session, User(org_id=org_id, email=clean_email(email), name=name, role=role), User.org_id, User.email)
     if row.state not in {"active", "invited"}:
         raise Conflict(f"{row.email} is {row.state}.", param="user", hint="`mindgw users enable` or `mindgw users invite` brings them back")
     return row

@@ -8,7 +8,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.errors import Conflict, NotFound
+from mindgw.errors import NotFound
 from mindgw.store import rows
 from mindgw.store.ids import new_id
 from mindgw.store.keys import digest
@@ -52,13 +52,12 @@ async def page(session: AsyncSession, org_id: str, *, after: str | None = None, 
 
 async def obtain(session: AsyncSession, wanted: NewUser) -> tuple[User, bool]:
     """The user with that address, locked, and whether it was made now; whoever had been removed comes back as a new one, under the old
-    id. Raises Conflict for the address of somebody in another organisation."""
+    id."""
     made = new_id()
     row = User(**msgspec.structs.asdict(wanted), id=made)
     await session.exec(rows.insert_once(session, User).values(**row.model_dump()))
-    found = (await session.exec(select(User).where(User.email == wanted.email).with_for_update())).first()
-    if found is None or found.org_id != wanted.org_id:  # a session that is confined does not even see it
-        raise Conflict(f"The address {wanted.email} is taken.", param="email")
+    same = User.org_id == wanted.org_id, User.email == wanted.email
+    found = (await session.exec(select(User).where(*same).with_for_update())).one()
     await session.refresh(found)
     if found.state != REMOVED:
         return found, found.id == made

@@ -32,11 +32,13 @@ class Team(Versioned, table=True):
 
 class User(Versioned, table=True):
     __tablename__ = "users"
+    #: Organisations know nothing of each other, not even whom the others have.
+    __table_args__ = (UniqueConstraint("org_id", "email"),)
 
     id: str = Field(default_factory=new_id, primary_key=True)
     org_id: str = Field(foreign_key="orgs.id", index=True)
     #: Always lower case: one person is one row however the address is typed.
-    email: str = Field(unique=True)
+    email: str
     name: str = ""
     #: Name of its role in the whole organisation; `role_bindings` may add others.
     role: str = "user"

@@ -27,6 +27,12 @@ def downgrade() -> None:
     op.drop_index("ix_audit_org_id", "audit")
     op.drop_index("ix_audit_seq", "audit")
     _drop("audit", "seq", "org_id", "address", "outcome", "hash")
+    # whoever is in several organisations stays who they are in the first
+    op.execute(
+        "UPDATE users SET email = id || '.' || email WHERE EXISTS "
+        "(SELECT 1 FROM users AS first WHERE first.email = users.email AND first.id < users.id)"
+    )
+    _addresses(("org_id", "email"), ("email",))
     for table in ("users", "keys"):
         op.add_column(table, sa.Column("admin", sa.Boolean(), nullable=False, server_default=sa.false()))
         op.execute(f"UPDATE {table} SET admin = true WHERE role = 'admin'")
@@ -53,6 +59,16 @@ def _people() -> None:
     op.add_column("users", sa.Column("invite_digest", sa.LargeBinary(), nullable=True))
     op.add_column("users", sa.Column("invite_expires_at", MOMENT, nullable=True))
     op.add_column("users", sa.Column("last_seen_at", MOMENT, nullable=True))
+
+    _addresses(("email",), ("org_id", "email"))
+
+
+def _addresses(before: tuple[str, ...], after: tuple[str, ...]) -> None:
+    """What makes a person one: the address alone, or within an organisation."""
+    old, new = (f"uq_users_{'_'.join(columns)}" for columns in (before, after))
+    with op.batch_alter_table("users") as users:
+        users.drop_constraint(old, type_="unique")
+        users.create_unique_constraint(new, list(after))
 
 
 def _keys() -> None:
