@@ -302,3 +302,38 @@ def test_only_a_literal_address_is_loopback():
         "127.1.2.3",
         "::1",
     ]
+
+
+# -- TLS and proxies ---------------------------------------------------------------------------------------------------
+
+
+def test_a_proxy_in_front_may_do_tls():
+    behind = config.parse("public_url: https://gw.example.com\ntls: off\ntrusted_proxies: 127.0.0.1, 10.0.0.0/8\n", "D", {})
+    assert (behind.tls, behind.tls_listen, behind.trusted_proxies) == ("off", "", ("127.0.0.1/32", "10.0.0.0/8"))
+    own = config.parse("public_url: https://gw.example.com:8443\ntls: /a/cert.pem:/a/key.pem\n", "D", {})
+    assert (own.tls, own.tls_listen) == ("/a/cert.pem:/a/key.pem", "0.0.0.0:8443")
+    for read in (behind, own):
+        assert config.parse(config.dump(read), "D", {}) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tls: off", "--public-url"),
+        ("public_url: https://x\ntls: off\ntls_listen: 0.0.0.0:80", "trusted_proxies"),
+        ("public_url: https://x\ntls: off\ntls_listen: 10.0.0.2:80", "trusted_proxies"),
+        ("public_url: https://x\ntls: sometimes", "CERT:KEY"),
+        ("trusted_proxies: 10.0.0.1/8", "without bits behind the mask"),
+        ("trusted_proxies: everybody", "must be addresses or networks"),
+        ("keys:\n  max_age: 0", "must be a time"),
+        ("limits:\n  failures_address: 0", "at least 1"),
+    ],
+)
+def test_what_would_leave_a_door_open_is_refused(text, says):
+    with pytest.raises(ConfigError, match="config.yaml") as refused:
+        config.parse(text, "D", {})
+    assert says in refused.value.message
+
+
+def test_plain_http_on_loopback_needs_no_proxies():
+    assert config.parse("public_url: https://x\ntls: off\ntls_listen: 127.0.0.1:80", "D", {}).tls_listen == "127.0.0.1:80"

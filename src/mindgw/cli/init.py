@@ -30,13 +30,21 @@ def init(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Port on the loopback address.")] = None,
     public_url: Annotated[str | None, typer.Option("--public-url", metavar="URL", help="https://host:port for everybody else.")] = None,
     listen: Annotated[str | None, typer.Option("--listen", metavar="HOST:PORT", help="For --public-url; else all addresses.")] = None,
+    tls: Annotated[
+        str | None, typer.Option("--tls", metavar="off|CERT:KEY", help="off: a proxy in front does it; else two files; else our own.")
+    ] = None,
+    trusted_proxies: Annotated[
+        str | None, typer.Option("--trusted-proxies", metavar="CIDR,...", help="Who is believed about who asks (X-Forwarded-For).")
+    ] = None,
     database: Annotated[str | None, typer.Option("--db", metavar="sqlite|URL", help="Where the database is.")] = None,
     new_admin_key: Annotated[bool, typer.Option("--new-admin-key", help="Make another admin key: the first is lost.")] = False,
     secrets_from: Annotated[
         Path | None,
         typer.Option("--secrets-from", metavar="DIR", help="Be a second server of the Postgres of the one whose data is in DIR."),
     ] = None,
-    with_: Annotated[list[str] | None, typer.Option("--with", metavar="systemd|config|nginx|caddy", help="Also render these templates.")] = None,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", metavar="systemd|config|nginx|caddy", help="Also render these templates.")
+    ] = None,
 ) -> None:
     """Make what a server needs; what is there stays: mindgw init --public-url https://gw.lab:8443"""
     from mindgw import config
@@ -45,7 +53,14 @@ def init(
     run = invocation(ctx)
     templates.check(with_ or [])
     wishes = setup.Wishes(
-        port=port, public_url=public_url, tls_listen=listen, database=database, new_admin_key=new_admin_key, secrets_from=secrets_from
+        port=port,
+        public_url=public_url,
+        tls_listen=listen,
+        tls=tls,
+        trusted_proxies=trusted_proxies,
+        database=database,
+        new_admin_key=new_admin_key,
+        secrets_from=secrets_from,
     )
     made = asyncio.run(setup.initialise(config.data_directory(data_dir), wishes))
     for file in templates.write(with_ or [], Path(made.data_dir)):

@@ -24,7 +24,10 @@ from mindgw_agent import private_files
 LOCAL = "local"
 
 #: Settings that `init` writes -> the flag that says them.
-_FLAGS = {"listen": "--port", "public_url": "--public-url", "tls_listen": "--listen", "database": "--db"}
+_FLAGS = {"listen": "--port", "public_url": "--public-url", "tls_listen": "--listen", "database": "--db"} | {
+    "tls": "--tls",
+    "trusted_proxies": "--trusted-proxies",
+}
 
 #: By these a directory is known as a server's: nothing else of what a server keeps comes before one of them.
 _MARKS = frozenset({config.FILE, "mindgw.db", *secrets.FILES})
@@ -41,6 +44,10 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     #: HOST:PORT of the TLS listener.
     tls_listen: str | None = None
+    #: "off", CERT:KEY, or empty for the server's own certificate.
+    tls: str | None = None
+    #: Networks with commas between.
+    trusted_proxies: str | None = None
     #: "sqlite" or an address.
     database: str | None = None
     #: Make another admin key, although there is one.
@@ -55,7 +62,7 @@ class InitResult(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str
     #: Ends in /v1.
     base_url: str
-    #: Root URL for everybody.
+    #: Root URL for the commands of this machine: that of everybody, unless another CA than the server's own vouches for that.
     root_url: str
     #: The admin key that was made now; None when there was one already.
     api_key: str | None
@@ -109,7 +116,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
     return InitResult(
         data_dir=str(directory),
         base_url=f"{settings.root_url}/v1",
-        root_url=settings.root_url,
+        root_url=settings.loopback_url if settings.tls else settings.root_url,
         api_key=key,
         admin=admin,
         join_token=token,
@@ -225,6 +232,7 @@ def _write(file: Path, text: str) -> None:
 
 def _changes(current: Config, wishes: Wishes) -> dict[str, str]:
     said = {"public_url": wishes.public_url, "tls_listen": wishes.tls_listen, "database": wishes.database}
+    said |= {"tls": wishes.tls, "trusted_proxies": wishes.trusted_proxies}
     changes = {key: value.rstrip("/") for key, value in said.items() if value is not None}
     if wishes.port is not None:
         host, _ = split_address(current.listen)
