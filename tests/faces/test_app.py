@@ -13,7 +13,10 @@ SLOW = {"aiohttp", "alembic", "litestar", "rich", "sqlalchemy", "sqlmodel", "tex
 #: Every command that the scripts of operators rely on.
 PROMISED = """init|serve|quickstart|status|chat|version|keys create|keys list|keys show|keys revoke|join-tokens create|join-tokens list
 |join-tokens revoke|queue list|queue watch|queue show|queue cancel|queue bump|queue pause|queue resume|queue stats
-|agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export"""
+|agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export|ca fingerprint
+|login|logout|whoami|auth status|auth print-token|contexts list|contexts show|contexts use|contexts add|contexts rename|contexts remove
+|users invite|users accept|users list|users show|users role|users disable|users enable|users remove|users sessions|users create
+|me|me limits|me usage|me models|me queue|me sessions|me sign-out|me keys list|me keys create|me keys revoke"""
 
 
 def test_without_words_it_shows_its_help(cli):
@@ -32,7 +35,9 @@ def test_every_promised_command_has_help(cli, command):
         assert shown.err == ""
 
 
-@pytest.mark.parametrize("noun", ["keys", "key", "workers", "models", "join-tokens", "ca", "agent"])
+@pytest.mark.parametrize(
+    "noun", ["keys", "key", "workers", "models", "join-tokens", "ca", "agent", "users", "user", "contexts", "context", "auth"]
+)
 def test_a_noun_alone_shows_its_help(cli, noun):
     shown = cli(noun)
     assert (shown.code, shown.err) == (0, "")

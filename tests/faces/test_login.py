@@ -213,6 +213,38 @@ def test_another_authority_than_the_one_that_is_named_ends_it(cli, fake, secured
     assert contexts.load() == Contexts()
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_certificate_that_the_system_vouches_for_needs_no_flag(cli, fake, secured, types, tmp_path, monkeypatch, status):
+    url, pem = secured
+    (tmp_path / "system.pem").write_text(pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    assert cli("contexts", "add", "public", url).code == 0 if status == 200 else True
+    types(KEY)
+    fake.status, fake.then = status, []
+    fake.body = json.dumps(WHO).encode() if status == 200 else b'{"error":{"message":"This server has no CA.","code":"not_found"}}'
+    done = cli("login", url, "--with-token")
+    assert done.code == (0 if status == 200 else 6)
+    assert [context.ca_pem for context in contexts.load().items.values()] == ([""] if status == 200 else [])
+
+
+def test_a_server_that_is_known_without_a_name_for_its_key_gets_one(cli, fake, types):
+    contexts.save(Contexts().put(Context("old", fake.url)))
+    types(KEY)
+    assert cli("login", "--with-token").code == 0
+    known = contexts.load().get()
+    assert (known.name, credentials.find(known.fingerprint)) == ("old", KEY)
+
+
+def test_what_is_to_be_compared_is_shown_on_the_server(cli, fake, secured):
+    url, pem = secured
+    contexts.save(Contexts().put(Context("lab", url, pem, "f1")))
+    shown = cli("ca", "fingerprint", "-q")
+    assert (shown.code, shown.out.strip().replace(":", "")) == (0, sha256(pem))
+    assert json.loads(cli("ca", "fingerprint", "--json").out)["sha256"] == shown.out.strip()
+    contexts.save(Contexts().put(Context("lab", url, "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "f1")))
+    assert cli("ca", "fingerprint").code == 1
+
+
 def test_a_number_that_is_none_is_refused(cli, secured, types):
     types(KEY)
     assert cli("login", secured[0], "--with-token", "--ca-sha256", "12:34").code == 2

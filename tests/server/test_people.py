@@ -10,7 +10,7 @@ from sqlmodel import select
 
 from mindgw import clock
 from mindgw.gateway import signals
-from mindgw.store.tables import AuditEntry, Org, Role, Session, User
+from mindgw.store.tables import AccessRule, AuditEntry, Org, Role, RoleBinding, Session, Team, User
 from mindgw_agent.tokens import make_invitation, make_session, parse_invitation, parse_session
 from tests.gateway.world import JSON, Box, Client, engine
 from tests.server.site import site
@@ -299,6 +299,61 @@ async def test_limits_and_usage_are_ones_own(house):
         used = (await person.call("GET", "/me/usage", params={"by": "key"})).json()
         assert (used["by"], used["items"], used["total"]["requests"]) == ("key", [], 0)
     assert await ana.code("GET", "/me/usage?by=nonsense") == (400, "invalid_request")
+
+
+async def test_models_and_the_queue_are_what_one_may_see_of_them(house):
+    ana, bob = await enter(house), await enter(house, "bob@example.com")
+    bound = (await ana.call("POST", "/me/keys", json={"name": "bound", "models": ["llama*"]})).json()
+    free = (await ana.call("POST", "/me/keys", json={"name": "free"})).json()
+    box = Box(house.world, "box", engine("llama3", slots=1), engine("secret", id="e2"))
+    async with house.database.write() as session:
+        org = (await session.exec(select(Org.id))).one()
+        session.add(AccessRule(org_id=org, subject="role:user", effect="deny", pattern="secret"))
+    house.server.app.state.access_changed()
+
+    async def seen(person):
+        return [model["id"] for model in (await person.call("GET", "/me/models")).json()["items"]]
+
+    async with asyncio.timeout(20):
+        while await seen(Person(house, house.key)) != ["llama3", "secret"]:
+            house.world.pump()
+            await asyncio.sleep(0.01)
+    assert await seen(ana) == ["llama3"]
+    assert await seen(Person(house, bound["key"])) == ["llama3"]
+    assert (await house.call("PATCH", f"/keys/{bound['id']}", json={"models": ["qwen*"]})).status_code == 200
+    assert await seen(Person(house, bound["key"])) == []
+
+    running, waiting = Client(house.world, free["key"]), Client(house.world, free["key"])
+    for client in (running, waiting):
+        client.post(signals.Received(b'{"model":"llama3","messages":[{"role":"user","content":"x"}]}'))
+        await house.until(lambda: box.requests)
+    for person in (ana, Person(house, free["key"])):
+        entries = (await person.call("GET", "/me/queue")).json()["items"]
+        assert [(entry["state"], entry["key"]) for entry in entries] == [("waiting", "free"), ("running", "free")]
+    for person in (bob, Person(house, bound["key"]), Person(house, house.key)):
+        assert (await person.call("GET", "/me/queue")).json()["items"] == []
+
+
+async def test_a_person_with_a_role_in_a_team_makes_keys_of_that_team(house):
+    ana = await enter(house)
+    await house.new_key("first", team="nlp")
+    async with house.database.write() as session:
+        team = (await session.exec(select(Team.id).where(Team.name == "nlp"))).one()
+        session.add(RoleBinding(user_id=(await session.exec(select(User.id).where(User.email == ANA))).one(), role="user", team_id=team))
+    assert (await ana.call("POST", "/me/keys", json={"name": "k", "team": "nlp"})).json()["team"] == "nlp"
+    assert await ana.code("POST", "/me/keys", json={"name": "k", "team": "other"}) == (403, "not_your_team")
+
+
+async def test_there_is_an_end_to_ones_own_keys(house, monkeypatch):
+    monkeypatch.setattr("mindgw.control.me.MOST_KEYS", 1)
+    ana = await enter(house)
+    assert await ana.code("POST", "/me/keys", json={"name": "one"}) == (201, "")
+    assert await ana.code("POST", "/me/keys", json={"name": "two"}) == (409, "too_many_keys")
+    await ana.call("DELETE", "/me/keys/one")
+    for name in ("three", "three"):
+        monkeypatch.setattr("mindgw.control.me.MOST_KEYS", 9)
+        assert await ana.code("POST", "/me/keys", json={"name": name}) == (201, "")
+    assert await ana.code("DELETE", "/me/keys/three") == (409, "conflict")
 
 
 async def test_a_key_asks_what_it_has_used_where_it_asks_everything_else(house):

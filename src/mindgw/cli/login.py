@@ -47,7 +47,7 @@ def login(
 
     run = invocation(ctx)
     context = _context(run, url)
-    if context is None or ca or ca_sha256:
+    if context is None or not context.fingerprint or ca or ca_sha256:
         root = url or (context.url if context else "") or run.options.server or run.environment.server
         if not root:
             raise UsageProblem("which server?", hint="mindgw login https://gw.lab:8443")
@@ -143,16 +143,14 @@ def keep(context: Context, token: str) -> str:
 
 
 def _context(run: Invocation, url: str) -> Context | None:
-    """The server that is meant, when it is known here and has a name under which a key can be kept. Raises Missing."""
+    """The server that is meant, when it is known here. Raises Missing."""
     known = contexts.load()
     address = url or run.options.server or ("" if run.options.context else run.environment.server)
     if address:
         from mindgw.client.api import root_url
 
-        context = known.at(root_url(address))
-    else:
-        context = known.get(run.options.context or run.environment.context)
-    return context if context is not None and context.fingerprint else None
+        return known.at(root_url(address))
+    return known.get(run.options.context or run.environment.context)
 
 
 def _server(run: Invocation, context: Context, token: str) -> "Server":
