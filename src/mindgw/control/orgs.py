@@ -86,7 +86,7 @@ async def listing(database: Database, *, after: str | None = None, limit: int) -
 
 
 async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWish) -> OrgMade:
-    """Raises BadRequest, and Conflict when there is one of this name, or somebody of this address."""
+    """Raises BadRequest, and Conflict when there is one of this name."""
     name = people.clean_name(wish.name, "name")
     async with database.write() as session:
         if (await session.exec(select(Org.id).where(Org.name == name))).first() is not None:
@@ -102,9 +102,7 @@ async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWis
 
 async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org, address: str) -> str:
     wanted = NewUser(org_id=org.id, email=people.clean_email(address), role="admin", state=INVITED)
-    user, made = await users.obtain(session, wanted)
-    if not made:
-        raise Conflict(f"The address {wanted.email} is taken.", param="admin")
+    user, _ = await users.obtain(session, wanted)
     text = await users.invite(session, user, pepper, clock.utcnow() + timedelta(seconds=INVITED_FOR))
     await audit.record(session, who, "user.invite", user.id, email=user.email, role=user.role, org=org.name)
     return text
