@@ -3,9 +3,11 @@
 import asyncio
 import os
 
+import msgspec
+
 from mindgw import clock, config
 from mindgw.control import secrets
-from mindgw.store import epochs, fleet, ledger, receipts
+from mindgw.store import epochs, fleet, ledger, people, receipts
 from mindgw.store.database import Database
 from mindgw_agent import identity, wire
 from tests.store.books import entry
@@ -31,8 +33,9 @@ def book(gateway, *entries):
     async def work(session):
         now = clock.utcnow()
         begun = await epochs.begin(session, f"books {os.urandom(4).hex()}", now)
+        own = (await people.get_or_create_org(session)).id
         writer = ledger.Writer(begun.id, secrets.load(gateway.data_dir).chain_key, 0, begun.genesis)
-        await ledger.commit(session, writer, entries)
+        await ledger.commit(session, writer, [msgspec.structs.replace(entry, org_id=own) for entry in entries])
         await epochs.end(session, begun.id, now)
 
     in_database(gateway, work)

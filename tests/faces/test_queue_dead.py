@@ -8,7 +8,7 @@ import pytest
 
 from mindgw import clock, config
 from mindgw.cli import queue_dead
-from mindgw.store import dead_letters
+from mindgw.store import dead_letters, people
 from mindgw.store.database import Database
 from mindgw.store.dead_letters import Letter
 from tests.faces.conftest import Terminal
@@ -36,7 +36,8 @@ def letter(gateway, admin):
         async def work():
             database = Database(config.load(None, gateway.data_dir).database_url)
             async with database.write() as session:
-                await dead_letters.append(session, [Letter(**(facts | fields))])
+                own = (await people.get_or_create_org(session)).id
+                await dead_letters.append(session, [Letter(**(facts | {"org_id": own} | fields))])
             await database.close()
 
         asyncio.run(work())

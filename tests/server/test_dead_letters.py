@@ -66,8 +66,9 @@ async def put(place, number=0, **fields):
     """A letter in the database; its id."""
     at = clock.utcnow()
     facts = {
-        "id": f"l{number:03}", "request_id": f"req-{number}", "key_id": "0123456789", "org_id": "o", "model": "m", "endpoint": CHAT,
-        "fault": "engine", "status": 502, "code": "engine_error", "message": "m", "started_at": at, "failed_at": at,
+        "id": f"l{number:03}", "request_id": f"req-{number}", "key_id": "0123456789", "org_id": await place.server.app.state.home.id(),
+        "model": "m", "endpoint": CHAT, "fault": "engine", "status": 502, "code": "engine_error", "message": "m",
+        "started_at": at, "failed_at": at,
     }  # fmt: skip
     async with place.database.write() as session:
         await stored.append(session, [Letter(**(facts | fields))])
@@ -332,7 +333,8 @@ async def test_one_letter_that_cannot_be_written_keeps_no_other_back(tmp_path, c
     )  # fmt: skip
     bad = msgspec.structs.replace(good, id="b", request_id="r-b", status=None)
     async with site(tmp_path / "data") as place:
-        write = assembly._writer(place.database, Safe(b"k" * 32))
+        write, own = assembly._writer(place.database, Safe(b"k" * 32)), await place.server.app.state.home.id()
+        good, bad = (msgspec.structs.replace(letter, org_id=own) for letter in (good, bad))
         await write([(good, None), (bad, b"the body"), (msgspec.structs.replace(good, id="c", request_id="r-c"), b"x")])
         assert [letter["id"] for letter in await letters(place, 2)] == ["c", "a"]
     (record,) = [record for record in caplog.records if record.levelname == "CRITICAL"]
