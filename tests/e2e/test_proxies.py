@@ -211,6 +211,15 @@ def test_who_asks_is_known_whatever_the_client_says(site: Site) -> None:
                 assert found.status_code == status, found.text
 
 
+def test_who_opens_a_websocket_is_known_too(site: Site, request: pytest.FixtureRequest) -> None:
+    """What a trusted proxy says of it is believed, and nobody else."""
+    key = site.new_key("--admin", "--from", "192.0.2.0/24")
+    upgrade = ("connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==")
+    with Raw(site.world.port) as raw:
+        raw.send(head("/api/v1/events", f"authorization: Bearer {key}", "x-forwarded-for: 192.0.2.7", *upgrade, method="GET"))
+        assert raw.answer(head_only=True).status == (403 if "[own]" in request.node.name else 101)
+
+
 def test_the_management_api_and_the_feed_go_through(site: Site) -> None:
     listed = site.world.run("keys", "list", "--json", env={"MINDGW_TOKEN": site.world.key, "MINDGW_SERVER": site.url})
     assert json.loads(listed.stdout)["items"]

@@ -144,6 +144,8 @@ class Guarded(HttpToolsProtocol):
             self._refuse(errors.BadRequest("An upgrade must wait for the answer before it."))
             return
         self.guard.leave(self, self._group)
+        if self._speaks:
+            self.ws_protocol_class = partial(_speaking_for, self.asks(), self.ws_protocol_class)  # type: ignore[assignment]
         self.handle_websocket_upgrade()
 
     def pause_writing(self) -> None:
@@ -348,6 +350,13 @@ class Guarded(HttpToolsProtocol):
 
 #: Headers that mean something else to somebody else when there are two of them.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
+def _speaking_for(asks: str, make: Any, **given: Any) -> Any:
+    """A WebSocket's protocol, on a connection on which a proxy speaks for that address."""
+    made = make(**given)
+    made.asks = asks
+    return made
 
 
 def _repeated(headers: Headers) -> list[bytes]:

@@ -51,6 +51,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Address of who asks, when a proxy says so; "" for the one that has connected.
+        self.asks = ""
         self.close_timeout = CLOSING
         #: Who hears of messages; None while a coroutine greets, and once the socket is gone.
         self._listener: Listener | None = None
@@ -61,6 +63,11 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._is_text = False
 
     # -- the greeting ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        if self.asks:
+            self.client = (self.asks, 0)
 
     async def send(self, message: Any) -> None:
         """A whole answer in place of the upgrade is an end like others; uvicorn would report it as a defect."""
