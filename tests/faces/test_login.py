@@ -207,7 +207,7 @@ def test_an_authority_that_is_named_is_pinned_before_the_key_is_sent(cli, fake, 
 def test_another_authority_than_the_one_that_is_named_ends_it(cli, fake, secured, types):
     types(KEY)
     done = cli("login", secured[0], "--with-token", "--ca-sha256", "0" * 64)
-    assert done.code == 1
+    assert done.code == 9
     assert "another CA" in done.err
     assert not any("authorization" in headers for _, _, headers, _ in fake.asked)
     assert contexts.load() == Contexts()

@@ -69,7 +69,7 @@ def _authority(run: Invocation, server: Server, ca: Path | None, ca_sha256: str)
         run.confirm("Is that what `mindgw ca export` shows on the server?")
     elif _digits(ca_sha256) != _digits(fingerprint):
         hint = "compare it on the server: `mindgw ca fingerprint`; somebody may be in between"
-        raise ClientError(f"{server.url} shows another CA than --ca-sha256 names", hint=hint, code="wrong_ca")
+        raise Unreachable(f"{server.url} shows another CA than --ca-sha256 names", hint=hint, code="wrong_ca")
     return pem
 
 
