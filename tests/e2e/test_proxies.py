@@ -259,3 +259,30 @@ def test_tls_that_makes_no_sense_is_refused_with_what_to_do(tmp_path: Path) -> N
         missing = refusal(made, *url, "--tls", f"{tmp_path}/none.pem:{tmp_path}/none.key", "--listen", f"127.0.0.1:{free_port()}")
         assert "none.pem" in missing and "No such file" in missing
         assert "must be addresses or networks" in refusal(made, "--trusted-proxies", "10.0.0.1/8")
+
+
+def other_address() -> str:
+    """An address of this machine that is not loopback; "" when it has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+        sock.connect(("192.0.2.1", 9))  # nothing is sent
+        return str(sock.getsockname()[0])
+    return ""
+
+
+def test_plain_http_is_for_trusted_proxies_alone(tmp_path: Path) -> None:
+    address = other_address()
+    if not address or address.startswith("127."):
+        pytest.skip("not run: this machine has no address but loopback")
+    with world(tmp_path / "w") as made:
+        port = free_port()
+        plain = ("--tls", "off", "--listen", f"0.0.0.0:{port}")
+        made.initialise("--public-url", f"https://{HOST}", *plain, "--trusted-proxies", "198.51.100.1")
+        made.serve()
+        headers = {"authorization": f"Bearer {made.key}"}
+        refused = httpx.get(f"http://{address}:{port}/v1/models", headers=headers, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "plain_http")
+        assert httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers, trust_env=False).status_code == 200
+        assert made.server is not None
+        made.server.stop()
+        made.serve("--trusted-proxies", address)
+        assert httpx.get(f"http://{address}:{port}/v1/models", headers=headers, trust_env=False).status_code == 200
