@@ -261,6 +261,13 @@ def test_what_most_ask_for_is_plain():
         assert peek(**({"messages": hello} | extra)).text is None
 
 
+def test_what_a_plain_chat_comes_to():
+    said = [{"role": "system", "content": "brief"}, {"role": "user", "name": "zoë", "content": "é"}]
+    assert peek(messages=said, n=2, max_tokens=5).text == payload.Text(len("systembrief") + len("user" + "name") + 4 + 2, 2, 2, 1)
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert peek(messages=said, **{name: None}).text is None
+
+
 def test_half_a_character_is_called_by_its_name():
     seen = payload.peek(b'{"model": "m", "messages": [{"role": "user", "content": "cut \\ud83d"}]}', CHAT, most_n=8)
     assert isinstance(seen, Invalid)
