@@ -17,6 +17,8 @@ from mindgw_agent import wire
 
 #: Largest error answer of an engine that is read, in bytes.
 MAX_ERROR = 2**20
+#: Events of an answer that hold no token: its beginning and its end. Where an engine counts its tokens, they are not taken for some.
+UNSPOKEN = 2
 #: Events beyond what is paid for that may be no tokens: roles, ends.
 SLACK = 16
 #: Why an answer is shorter than it might be.
@@ -84,7 +86,7 @@ class Delivery:
             return usage.bounded(known.prompt, fold.events, known.cached, "counted")
         # some engines say with each event how many tokens are in what was sent so far
         seen = fold.tokens
-        return usage.bounded(seen.prompt or known.prompt, max(fold.events, seen.completion), seen.cached, seen.source)
+        return usage.bounded(seen.prompt or known.prompt, max(fold.events - UNSPOKEN, seen.completion), seen.cached, seen.source)
 
     def restart(self) -> None:
         """Another worker begins from the start; only before the first byte."""
