@@ -15,6 +15,13 @@ from tests.server.hall import LANES, chat, hall
 MIB = 2**20
 
 
+def is_late(answer) -> bool:
+    """It was refused for its pace, and has a name by which the log knows it."""
+    name = answer.headers["x-mindgw-request-id"]
+    assert name.startswith("req-") and answer.error["request_id"] == name
+    return (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close")
+
+
 @pytest.fixture(scope="module", params=LANES)
 def lane(request):
     with hall(request.param) as made:
@@ -52,8 +59,7 @@ def test_a_head_that_drips_is_refused(here, path):
         for byte in cold(path, "a: b", method="POST")[:-1]:
             raw.send(bytes([byte]))
         assert here.passes_until(raw) >= protocol.PATIENCE - 2
-        answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(raw.answer()) and raw.ended()
 
 
 @pytest.mark.parametrize("path", ["hot", "/deaf"])
@@ -94,8 +100,30 @@ def test_a_body_that_drips_is_refused_and_every_byte_buys_time(here, path):
         raw.send(head(path, f"authorization: Bearer {here.key}", "content-length: 100000") + b"x" * (40 * protocol.SLOWEST))
         bought = here.passes_until(raw)
         assert bought >= protocol.BODY + 40 - 2
+        assert is_late(raw.answer()) and raw.ended()
+
+
+def test_a_late_body_goes_by_the_name_of_its_request(here):
+    with here.raw() as raw:
+        raw.send(head(CHAT, f"authorization: Bearer {here.key}", "x-request-id: theirs", "content-length: 100000"))
+        here.passes_until(raw)
         answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(answer) and answer.headers["x-request-id"] == "theirs"
+    here.idle()
+    rows = {row.request_id: row for row in here.settled()}
+    row = rows[answer.headers["x-mindgw-request-id"]]
+    assert (row.status, row.error_code) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("path", ["/", ""])
+def test_what_is_refused_without_being_understood_has_a_name_too(here, path, caplog):
+    caplog.set_level("INFO", "mindgw.request")
+    with here.raw() as raw:
+        raw.send(b"GET %b HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n" % path.encode())
+        answer = raw.answer()
+    name = answer.headers["x-mindgw-request-id"]
+    assert (answer.status, answer.error["request_id"]) == (400, name)
+    here.until(lambda: [record for record in caplog.records if name in record.getMessage()], "the log has it")
 
 
 def test_a_body_that_nobody_waits_for_ends_the_connection(here):
