@@ -180,7 +180,7 @@ class Hot:
 
     def call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends it without a word; `wrong` is what its client hears from somebody else."""
-        exchange = self._exchange
+        exchange, self.body = self._exchange, b""
         if wrong is not None:
             self.end = wrong.status, wrong.code
         self._over()

@@ -67,6 +67,8 @@ class Guarded(HttpToolsProtocol):
         self._since = 0.0
         #: Bytes of the body so far.
         self._got = 0
+        #: How many of them the guard knows of: those of a body that is not whole when all that came was read.
+        self._held = 0
         #: When what is not read any more must be over.
         self._rest_until = 0.0
         #: Bytes that came since the parser last made something of them; and of the last read.
@@ -100,6 +102,7 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.leave(self, self._group)
         self._deaf = True
+        self._weigh()
         self.pipeline.clear()
         # uvicorn tells the last request alone, and an earlier one may still be served
         if self._served is not None and not self._served.response_complete:
@@ -124,6 +127,20 @@ class Guarded(HttpToolsProtocol):
         else:
             if self._dry > MAX_HEAD:
                 self._refuse(errors.HeadTooLarge())
+        if self._held or self._awaited == _BODY:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Tells the guard what is held of a body; an answer that has begun drops the rest of it."""
+        held = self._got if self._awaited == _BODY and not self._deaf and not self.cycle.response_started else 0
+        if held != self._held:
+            self._held = held
+            self.guard.hold(self, held)
+
+    def make_way(self, wrong: errors.MindGWError) -> None:
+        """Called by the guard."""
+        self._held = 0
+        self._refuse(wrong)
 
     def _upgrade(self, rest: bytes) -> None:
         """To a WebSocket. Any other wish is ignored, as it may be: the request is read again without it, for the parser has left it at its
@@ -249,6 +266,7 @@ class Guarded(HttpToolsProtocol):
     def _call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends the request that is served without an answer; `wrong` is what its client hears, None when it hears nothing any more."""
         self._served.disconnected = True
+        self._served.body = b""
         self._served.message_event.set()
         self._ties.cut(wrong)
 
@@ -312,6 +330,7 @@ class Guarded(HttpToolsProtocol):
         if self._deaf:
             return
         self._deaf = True
+        self._weigh()
         if self.guard.is_overrun:
             self.transport.abort()
             return
