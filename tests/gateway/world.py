@@ -30,7 +30,7 @@ from mindgw.gateway.replay import Replay
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes
-from mindgw.store.keys import Holder, digest
+from mindgw.store.keys import Change, Holder, digest
 from mindgw.store.quotas import Lent, Want
 from mindgw.store.tables import Key
 from mindgw_agent import identity, session, tokens, wire
@@ -155,11 +155,13 @@ class World:
         #: Rows of the database, and the ids that were looked for.
         self.keys: dict[str, Key] = {}
         self.found: list[str] = []
+        #: What the database has noted of changes.
+        self.noted = [Change(1, "", "", datetime.now(UTC))]
         #: Names of the teams of keys.
         self.teams: dict[str, str] = {}
         self.rows: list[Entry] = []
         self.boxes: list[Box] = []
-        self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
+        self.auth = Auth(self._find, self._changes, {1: PEPPER}, lambda: datetime.now(UTC))
         counters = metrics.Counters()
         self.meter = Meter(self._append, counters)
         self.vault = Vault()
@@ -173,6 +175,9 @@ class World:
         self.found.append(key_id)
         row = self.keys.get(key_id)
         return Holder(row, self.teams.get(key_id, "")) if row is not None else None
+
+    async def _changes(self, since: Change | None) -> list[Change]:
+        return [noted for noted in self.noted if noted.id >= since.id] if since else self.noted[-1:]
 
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows

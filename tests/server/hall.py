@@ -44,7 +44,7 @@ class Hall:
         #: Seconds that connections believe to have gone by besides.
         self.passed = 0.0
         now = lambda: clock.monotonic() + self.passed  # noqa: E731
-        self.guard = Guard(self.config.limits.connections, self.config.limits.connections_address, now)
+        self.guard = Guard(self.config.limits.connections, self.config.limits.connections_address, self.config.limits.bodies, now)
         #: Scenes that wait go on once it is set.
         self.gate = threading.Event()
         #: Bytes that the engine has been able to say in endless scenes.

@@ -410,3 +410,20 @@ async def test_a_socket_that_nobody_reads_is_gone_soon_after_its_door_gave_it_up
     writer.close()
     server.should_exit = True
     await serving
+
+
+async def test_on_a_socket_of_another_make_an_agent_is_turned_away_and_the_log_says_why(caplog):
+    """A door that hangs in somebody's own server, say."""
+    door = AgentsDoor(World().pipeline, Registry(None, SERVER), "127.0.0.1:1", lambda worker_id: None)
+    config = uvicorn.Config(door, host="127.0.0.1", port=0, ws="websockets-sansio", log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"ws://127.0.0.1:{port}{wire.PATH}", subprotocols=[wire.SUBPROTOCOL])
+    assert refused.value.response.status_code == 403
+    assert [record.getMessage() for record in caplog.records if "not that of `mindgw serve`" in record.getMessage()]
+    assert "KeyError" not in caplog.text
+    server.should_exit = True
+    await serving

@@ -15,6 +15,13 @@ from tests.server.hall import LANES, chat, hall
 MIB = 2**20
 
 
+def is_late(answer) -> bool:
+    """It was refused for its pace, and has a name by which the log knows it."""
+    name = answer.headers["x-mindgw-request-id"]
+    assert name.startswith("req-") and answer.error["request_id"] == name
+    return (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close")
+
+
 @pytest.fixture(scope="module", params=LANES)
 def lane(request):
     with hall(request.param) as made:
@@ -52,8 +59,7 @@ def test_a_head_that_drips_is_refused(here, path):
         for byte in cold(path, "a: b", method="POST")[:-1]:
             raw.send(bytes([byte]))
         assert here.passes_until(raw) >= protocol.PATIENCE - 2
-        answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(raw.answer()) and raw.ended()
 
 
 @pytest.mark.parametrize("path", ["hot", "/deaf"])
@@ -94,8 +100,30 @@ def test_a_body_that_drips_is_refused_and_every_byte_buys_time(here, path):
         raw.send(head(path, f"authorization: Bearer {here.key}", "content-length: 100000") + b"x" * (40 * protocol.SLOWEST))
         bought = here.passes_until(raw)
         assert bought >= protocol.BODY + 40 - 2
+        assert is_late(raw.answer()) and raw.ended()
+
+
+def test_a_late_body_goes_by_the_name_of_its_request(here):
+    with here.raw() as raw:
+        raw.send(head(CHAT, f"authorization: Bearer {here.key}", "x-request-id: theirs", "content-length: 100000"))
+        here.passes_until(raw)
         answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(answer) and answer.headers["x-request-id"] == "theirs"
+    here.idle()
+    rows = {row.request_id: row for row in here.settled()}
+    row = rows[answer.headers["x-mindgw-request-id"]]
+    assert (row.status, row.error_code) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("path", ["/", ""])
+def test_what_is_refused_without_being_understood_has_a_name_too(here, path, caplog):
+    caplog.set_level("INFO", "mindgw.request")
+    with here.raw() as raw:
+        raw.send(b"GET %b HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n" % path.encode())
+        answer = raw.answer()
+    name = answer.headers["x-mindgw-request-id"]
+    assert (answer.status, answer.error["request_id"]) == (400, name)
+    here.until(lambda: [record for record in caplog.records if name in record.getMessage()], "the log has it")
 
 
 def test_a_body_that_nobody_waits_for_ends_the_connection(here):
@@ -124,6 +152,71 @@ def test_who_keeps_sending_after_a_refusal_is_cut_off(here, monkeypatch):
             while True:
                 raw.send(b"1\r\nx\r\n")
                 here.passes(0.5)
+
+
+@pytest.fixture(params=LANES)
+def narrow(request):
+    """A server that holds 300 kB of bodies at most."""
+    with hall(request.param, limits=Limits(bodies=300_000)) as made:
+        yield made
+
+
+def long(here, path):
+    """The request of 200 kB in two pieces: a third of its bytes are missing in the first."""
+    body = chat("plain", pad="x" * 200_000)
+    whole = head(path, f"authorization: Bearer {here.key}", "x-request-id: theirs", f"content-length: {len(body)}") + body
+    return whole[:-70_000], whole[-70_000:]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/echo"])
+def test_what_is_being_sent_is_bounded_and_the_slowest_makes_way(narrow, path):
+    first, rest = long(narrow, path)
+    with ExitStack() as stack:
+        slow, second, third = (stack.enter_context(narrow.raw()) for _ in range(3))
+        for raw in (slow, second):
+            before = narrow.do(lambda: narrow.guard.held)
+            raw.send(first)
+            narrow.until(lambda before=before: narrow.guard.held >= before + 130_000, "it is held")
+        third.send(first)
+        answer = slow.answer()
+        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (503, "too_many_bytes", "close")
+        assert answer.headers["x-request-id"] == "theirs" and answer.headers["x-mindgw-request-id"] == answer.error["request_id"]
+        assert int(answer.headers["retry-after"]) > 0
+        slow.send(rest)  # is taken in and dropped
+        narrow.until(lambda: 260_000 <= narrow.guard.held <= 300_000, "the others are held")
+        with narrow.raw() as small:
+            small.send(request(narrow.key, chat("plain"), path))
+            assert small.answer().status == 200
+        for raw in (second, third):
+            raw.send(rest)
+            assert raw.answer().status == 200
+    narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+
+
+@pytest.mark.parametrize("how", ["leaves", "is late", "is refused", "says nonsense"])
+def test_nothing_is_held_for_who_does_not_send_the_rest(narrow, how):
+    first, _ = long(narrow, CHAT)
+    with narrow.raw() as raw:
+        if how == "says nonsense":
+            raw.send(head(CHAT, f"authorization: Bearer {narrow.key}", "transfer-encoding: chunked") + b"10000\r\n" + b"x" * 65536)
+        elif how == "is refused":
+            raw.send(head(CHAT, "authorization: Bearer bad", "content-length: 200000") + b"x" * 100_000)
+            assert raw.answer().status == 401
+            raw.send(b"x" * 1000)
+        else:
+            raw.send(first)
+        if how != "is refused":
+            narrow.until(lambda: narrow.guard.held > 0, "it is held")
+        if how == "is late":
+            narrow.passes_until(raw)
+            assert raw.answer().status == 408
+        if how == "says nonsense":
+            raw.send(b"nonsense\r\n")
+            assert raw.answer().status == 400
+        if how != "leaves":
+            narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+    narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+    assert not narrow.do(lambda: narrow.guard._bodies)
 
 
 # -- clients that do not read --------------------------------------------------------------------------------------------

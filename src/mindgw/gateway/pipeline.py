@@ -90,6 +90,9 @@ class Pipeline:
         self._running: set[Exchange] = set()
         #: Look-ups of keys and of answers, and loans, that are under way.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Keys with requests under way that may be good no longer.
+        # bounded: one entry per key of a request
+        self._doubted: set[str] = set()
         #: True once no new requests are taken.
         self.draining = False
         self._started = self._measured = self._now()
@@ -202,9 +205,23 @@ class Pipeline:
     def revoke_key(self, key_id: str) -> None:
         """Forgets the key and ends every request that it pays for."""
         self._auth.forget(key_id)
-        wrong = errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
+        self._cut(key_id, errors.Unauthenticated("This API key was revoked.", code="revoked_api_key"))
+
+    def _cut(self, key_id: str, wrong: errors.Unauthenticated) -> None:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
             self.post(exchange, signals.Stopped(wrong))
+
+    async def check_keys(self) -> None:
+        """To be called a few times a second: hears of keys that were changed by others, and ends requests of those that are no longer
+        good. Raises what the database raises, and goes on there the next time."""
+        touched = await self._auth.check(self._now())
+        self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
+        for key_id in list(self._doubted):
+            try:
+                await self._auth.holder(key_id)
+            except errors.Unauthenticated as wrong:
+                self._cut(key_id, wrong)
+            self._doubted.discard(key_id)
 
     async def identify(self, headers: list[tuple[bytes, bytes]]) -> Caller:
         """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated, and

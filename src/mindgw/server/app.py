@@ -42,6 +42,8 @@ log = logging.getLogger("mindgw.server")
 #: Seconds between looks at who waits too long, and between writes of what was used and seen.
 SWEEP = 0.25
 FLUSH = 0.5
+#: Seconds between looks at what has changed of keys: what another server revokes is refused here after that.
+CHECK = 0.5
 #: Seconds between writes of what the fair order knows, and between looks for what is too old to be kept.
 REMEMBER = 10.0
 #: Seconds that work which is under way may take when the server stops.
@@ -73,7 +75,11 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         async with database.read() as session:
             return await keys.holder(session, key_id)
 
-    auth = Auth(find, {1: secrets.pepper}, utcnow)
+    async def changes(since: keys.Change | None) -> list[keys.Change]:
+        async with database.read() as session:
+            return await keys.changes(session, since)
+
+    auth = Auth(find, changes, {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
@@ -148,7 +154,8 @@ async def _at_work(
     await memory.recall()
     await accounting.begin()
     writing = [*writing, Chore("writing how far flows are ahead", REMEMBER, memory.flush)]
-    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *accounting.others(), *others]
+    checking = Chore("asking what has changed of keys", CHECK, pipeline.check_keys)
+    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), checking, *writing, *accounting.others(), *others]
     tasks = [asyncio.create_task(chore.forever()) for chore in chores]
     try:
         yield

@@ -122,6 +122,9 @@ class Front(Guarded):
         else:
             super()._call_off(wrong)
 
+    def _mark(self) -> Mark:
+        return self._served.mark if type(self._served) is Hot else super()._mark()
+
 
 def lane(config: Config, pipeline: Pipeline, guard: Guard) -> Callable[..., Guarded]:
     """What makes the protocol of a connection, for uvicorn's `http`."""

@@ -1,11 +1,11 @@
-"""How many connections there may be, and one clock for all of them.
+"""How many connections there may be, how much they may hold of what is not whole yet, and one clock for all of them.
 
 A connection that waits for its client notes since when, in seconds of a coarse clock, and is looked at twice a second: no timer is set
 for a request.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from typing import Protocol
@@ -25,12 +25,18 @@ class Watched(Protocol):
     def look(self, now: float) -> None:
         """Ends what takes too long; must not raise."""
 
+    def make_way(self, wrong: errors.MindGWError) -> None:
+        """Drops what it holds of a body, and says why if it still can; must not raise."""
+
 
 class Guard:
     """Watches over all connections of a process."""
 
-    def __init__(self, most: int = 2**31, most_of_one: int = 2**31, clock: Callable[[], float] = monotonic) -> None:
-        """`most` connections at once, `most_of_one` of one address; this machine's own are any number."""
+    def __init__(
+        self, most: int = 2**31, most_of_one: int = 2**31, most_bytes: int = 2**62, clock: Callable[[], float] = monotonic
+    ) -> None:
+        """`most` connections at once, `most_of_one` of one address, this machine's own are any number; `most_bytes` of bodies that are
+        still being sent."""
         self._clock = clock
         self._most = most
         self._most_of_one = most_of_one
@@ -43,6 +49,11 @@ class Guard:
         #: Connections by address.
         self._of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
+        self._most_bytes = most_bytes
+        #: What is held of bodies that are still being sent, in all and by connection, longest under way first.
+        # bounded: by the connections
+        self._bodies: OrderedDict[Watched, int] = OrderedDict()
+        self.held = 0
 
     def enter(self, connection: Watched, address: str) -> errors.MindGWError | None:
         """Watches a new connection until it leaves; the error that it must hear if it cannot stay."""
@@ -71,6 +82,19 @@ class Guard:
         if not self._of[address]:
             del self._of[address]
 
+    def hold(self, connection: Watched, size: int) -> None:
+        """Notes that a connection holds `size` bytes of a body that is not whole yet; 0 when it holds none any more. When all hold too
+        much, whoever has been sending for longest makes way: that is who is slowest."""
+        self.held += size - self._bodies.get(connection, 0)
+        if size:
+            self._bodies[connection] = size
+        else:
+            self._bodies.pop(connection, None)
+        while self.held > self._most_bytes:
+            slowest, held = self._bodies.popitem(last=False)
+            self.held -= held
+            slowest.make_way(_too_much())
+
     def look(self) -> None:
         """Looks at all connections."""
         self.now = self._clock()
@@ -97,3 +121,8 @@ def group(host: str) -> str:
 
 def _crowded(message: str) -> errors.MindGWError:
     return errors.Draining(message, code="too_many_connections", retry_after=1)
+
+
+def _too_much() -> errors.MindGWError:
+    message = "Too much is being sent to the server at once, and this request has taken longest."
+    return errors.Draining(message, code="too_many_bytes", retry_after=1)

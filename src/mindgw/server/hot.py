@@ -67,7 +67,6 @@ class Hot:
         "_held",
         "_is_whole",
         "_length",
-        "_mark",
         "_path",
         "_phase",
         "_unpaid",
@@ -75,6 +74,7 @@ class Hot:
         "end",
         "keep_alive",
         "lingers",
+        "mark",
         "response_complete",
         "response_started",
     )  # fmt: skip
@@ -84,7 +84,8 @@ class Hot:
         self._counter = counter
         self._path = path
         self._headers = headers
-        self._mark = mark
+        #: What it goes by.
+        self.mark = mark
         #: Bytes that its body is said to have.
         self._length = length
         #: None before its turn and after its end.
@@ -113,7 +114,7 @@ class Hot:
 
     def open(self) -> None:
         """Its turn has come."""
-        mark, counter = self._mark, self._counter
+        mark, counter = self.mark, self._counter
         head = signals.Head(mark.request_id, self._path, self._headers, mark.traceparent)
         try:
             exchange = counter.pipeline.open(head, self)
@@ -179,7 +180,7 @@ class Hot:
 
     def call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends it without a word; `wrong` is what its client hears from somebody else."""
-        exchange = self._exchange
+        exchange, self.body = self._exchange, b""
         if wrong is not None:
             self.end = wrong.status, wrong.code
         self._over()
@@ -239,7 +240,7 @@ class Hot:
         self.response_complete = True
         exchange, self._exchange = self._exchange, None
         if exchange is None or exchange.caller is None:
-            self._mark.report(self._path, *self.end)
+            self.mark.report(self._path, *self.end)
 
     # -- what is written ------------------------------------------------------------------------------------------
 
@@ -249,8 +250,8 @@ class Hot:
     def _common(self) -> bytes:
         exchange = self._exchange
         if exchange is None:
-            return self._mark.lines()
-        return self._mark.lines(exchange.caller) + as_lines(exchange.notes)
+            return self.mark.lines()
+        return self.mark.lines(exchange.caller) + as_lines(exchange.notes)
 
     def whole(self, effect: signals.Answer) -> bytes:
         more = as_lines(effect.headers) if effect.headers else b""
@@ -275,12 +276,12 @@ class Hot:
         if not effect.begun:
             return self._failure(wrong)
         self.end = wrong.status, wrong.code
-        event = sse.event(problems.body(wrong, self._mark.request_id))
+        event = sse.event(problems.body(wrong, self.mark.request_id))
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._framed else event
 
     def _failure(self, wrong: errors.MindGWError) -> bytes:
         self.end = wrong.status, wrong.code
-        body = problems.body(wrong, self._mark.request_id)
+        body = problems.body(wrong, self.mark.request_id)
         more = as_lines(problems.headers(wrong))
         close = b"" if self.keep_alive else _CLOSE
         return b"%b%b%d\r\n%b%b%b\r\n%b" % (self._head(wrong.status), _JSON, len(body), self._common(), more, close, body)

@@ -18,7 +18,7 @@ from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
 from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
 from mindgw.server.cors import Cors
-from mindgw.server.marks import Mark
+from mindgw.server.marks import Mark, Ties, ties_of
 from mindgw.server.models import answer_models
 
 log = logging.getLogger("mindgw.server")
@@ -26,9 +26,6 @@ log = logging.getLogger("mindgw.server")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-
-#: Name of the scope's extension to which a door adds what is called when the client leaves: it spares each request a task that waits.
-LEAVING = "mindgw.leaving"
 
 HOT = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 
@@ -60,13 +57,16 @@ class OpenAIDoor:
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         named = dict(headers)
-        mark = Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
+        ties = ties_of(scope)
+        mark = ties.mark if ties is not None else None
+        mark = mark or Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
+        if ties is not None:
+            ties.mark = mark
         if path in HOT and scope["method"] == "POST":
             lane = Lane()
-            leaving = scope.get("extensions", {}).get(LEAVING)
-            if leaving is not None:
-                leaving.append(lane.leave)
-            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), lane, mark, receive, send, leaving is None)
+            if ties is not None:
+                ties.leave = lane.leave
+            await self._relay(signals.Head(mark.request_id, path, headers, mark.traceparent), lane, mark, receive, send, ties)
         elif scope["method"] == "OPTIONS" and (allowed := self._cors.preflight(headers)):
             mark.report(path, HTTPStatus.NO_CONTENT)
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
@@ -97,30 +97,33 @@ class OpenAIDoor:
             mark.report(path, HTTPStatus.OK, caller=caller)
             await send_whole(send, HTTPStatus.OK, body, mark.headers(caller), method == "HEAD")
 
-    async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, watch: bool) -> None:
+    async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, ties: Ties | None) -> None:
         exchange = self._pipeline.open(head, lane)
         reply = Reply(exchange, mark, send)
         try:
-            await self._converse(exchange, lane, reply, receive, watch)
+            await self._converse(exchange, lane, reply, receive, ties)
         finally:
             if exchange.caller is None:
                 mark.report(head.path, *reply.end)
 
-    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive, watch: bool) -> None:
+    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive, ties: Ties | None) -> None:
         try:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
             body = await read_body(receive, exchange.head.headers, self._body_limit)
         except Hungup:
-            self._pipeline.post(exchange, signals.Gone())
+            wrong = ties.wrong if ties is not None else None
+            if wrong is not None:
+                reply.end = wrong.status, wrong.code
+            self._pipeline.post(exchange, signals.Refused(wrong) if wrong is not None else signals.Gone())
             return
-        except errors.MindGWError as wrong:
-            self._pipeline.post(exchange, signals.Refused(wrong))
+        except errors.MindGWError as refusal:
+            self._pipeline.post(exchange, signals.Refused(refusal))
             await reply.turn_away(lane.effects[0], receive)
             return
         self._pipeline.post(exchange, signals.Received(body))
-        watcher = asyncio.ensure_future(_hangs_up(receive, lane)) if watch else None
+        watcher = asyncio.ensure_future(_hangs_up(receive, lane)) if ties is None else None
         try:
             await self._serve(exchange, lane, reply)
         finally:

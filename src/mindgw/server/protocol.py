@@ -4,7 +4,7 @@ A client has `PATIENCE` for a head, a pace for a body, and may not leave what it
 little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from socket import IPPROTO_TCP
@@ -17,7 +17,7 @@ from mindgw import errors
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard, group
-from mindgw.server.openai import LEAVING
+from mindgw.server.marks import TIES, Mark, Ties
 
 #: Most bytes of a request line and its headers, and most headers.
 MAX_HEAD = 64 * 1024
@@ -58,6 +58,8 @@ class Guarded(HttpToolsProtocol):
     def __init__(self, guard: Guard, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guard = guard
+        #: What the last head asked for.
+        self.url = b""
         #: Who it is counted as.
         self._group = ""
         #: What it waits for, and since when by the guard's clock.
@@ -65,6 +67,8 @@ class Guarded(HttpToolsProtocol):
         self._since = 0.0
         #: Bytes of the body so far.
         self._got = 0
+        #: How many of them the guard knows of: those of a body that is not whole when all that came was read.
+        self._held = 0
         #: When what is not read any more must be over.
         self._rest_until = 0.0
         #: Bytes that came since the parser last made something of them; and of the last read.
@@ -77,9 +81,8 @@ class Guarded(HttpToolsProtocol):
         self._declined = b""
         #: The request that is being answered; None before the first.
         self._served: Any = None
-        #: What is called when the client of the request that is served by ASGI leaves.
-        # bounded: by one
-        self._leaving: list[Callable[[], None]] = []
+        #: What the request that is served by ASGI is told.
+        self._ties = Ties()
         #: True once nothing more is heard: it was refused, or its last answer is written.
         self._deaf = False
 
@@ -99,6 +102,7 @@ class Guarded(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.leave(self, self._group)
         self._deaf = True
+        self._weigh()
         self.pipeline.clear()
         # uvicorn tells the last request alone, and an earlier one may still be served
         if self._served is not None and not self._served.response_complete:
@@ -123,6 +127,20 @@ class Guarded(HttpToolsProtocol):
         else:
             if self._dry > MAX_HEAD:
                 self._refuse(errors.HeadTooLarge())
+        if self._held or self._awaited == _BODY:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Tells the guard what is held of a body; an answer that has begun drops the rest of it."""
+        held = self._got if self._awaited == _BODY and not self._deaf and not self.cycle.response_started else 0
+        if held != self._held:
+            self._held = held
+            self.guard.hold(self, held)
+
+    def make_way(self, wrong: errors.MindGWError) -> None:
+        """Called by the guard."""
+        self._held = 0
+        self._refuse(wrong)
 
     def _upgrade(self, rest: bytes) -> None:
         """To a WebSocket. Any other wish is ignored, as it may be: the request is read again without it, for the parser has left it at its
@@ -211,8 +229,8 @@ class Guarded(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
-        self._leaving.clear()
-        cycle.scope["extensions"] = {LEAVING: self._leaving}  # type: ignore[dict-item]
+        self._ties = Ties()
+        cycle.scope["extensions"] = {TIES: self._ties}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, partial(_unframed, app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     def on_response_complete(self) -> None:
@@ -248,10 +266,14 @@ class Guarded(HttpToolsProtocol):
     def _call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends the request that is served without an answer; `wrong` is what its client hears, None when it hears nothing any more."""
         self._served.disconnected = True
+        self._served.body = b""
         self._served.message_event.set()
-        for leave in self._leaving:
-            leave()
-        self._leaving.clear()
+        self._ties.cut(wrong)
+
+    def _mark(self) -> Mark:
+        """What the request that is served goes by; its door takes it over if that has not begun."""
+        self._ties.mark = self._ties.mark or Mark(self._served.scope["headers"])
+        return self._ties.mark
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -308,18 +330,26 @@ class Guarded(HttpToolsProtocol):
         if self._deaf:
             return
         self._deaf = True
+        self._weigh()
         if self.guard.is_overrun:
             self.transport.abort()
             return
+        known = None if self._between() else self._mark()
         if not self._forestall(wrong):
             self.transport.close()
             return
-        self.transport.write(_answer(wrong, self.server_state.default_headers))
+        self.transport.write(_answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
         if not self.transport.can_write_eof():
             self.transport.close()
             return
         self.transport.write_eof()
         self._linger()
+
+    def _named(self, wrong: errors.MindGWError) -> Mark:
+        """A mark for what has none, under which a line in the log says that it was refused."""
+        mark = Mark([])
+        mark.report(self.url.decode("latin-1"), wrong.status, wrong.code)
+        return mark
 
     def _forestall(self, wrong: errors.MindGWError) -> bool:
         """True when the next answer may be ours; one that is being prepared is called off."""
@@ -367,11 +397,12 @@ async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: 
     await app(scope, receive, plain)
 
 
-def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    body = problems.body(wrong)
+def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]], mark: Mark) -> bytes:
+    body = problems.body(wrong, mark.request_id)
     own = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *mark.ids(),
         *problems.headers(wrong),
         (b"connection", b"close"),
     ]

@@ -90,7 +90,7 @@ class GatewayServer(uvicorn.Server):
     """uvicorn with two listeners, one drain and one owner of signals."""
 
     def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None, listeners: Listeners) -> None:
-        guard = Guard(config.limits.connections, config.limits.connections_address)
+        guard = Guard(config.limits.connections, config.limits.connections_address, config.limits.bodies)
         super().__init__(
             uvicorn.Config(
                 openai.beside(server.app, server.door),

@@ -315,7 +315,7 @@ class Fair:
         if len(parent.children) - (OTHERS in parent.children) >= self._fanout:
             forgotten = next((idle for idle in parent.idle if idle != OTHERS), None)
             if forgotten is not None:
-                del parent.idle[forgotten], parent.children[forgotten]
+                parent.forget(forgotten)
             else:
                 name = OTHERS
                 if (others := parent.children.get(name)) is not None:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlmodel import Field
 
-from mindgw.store.tables.columns import UTCDateTime, Versioned
+from mindgw.store.tables.columns import Row, Serial, UTCDateTime, Versioned
 
 
 class Key(Versioned, table=True):
@@ -31,3 +31,16 @@ class Key(Versioned, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     #: Written at most once a minute, so it may lag.
     last_used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class KeyChange(Row, table=True):
+    """That a key is not what it was, or its team or user. Triggers write these rows and keep the newest thousand, never none: numbers
+    become visible in their order, so that who knows the newest row misses nothing by reading on from there."""
+
+    __tablename__ = "key_changes"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=Serial)
+    #: Table of the row that was changed or deleted, and its id; empty: nothing was, this is the first row of all.
+    noun: str
+    row_id: str
+    at: datetime = Field(sa_type=UTCDateTime, nullable=False)
