@@ -56,17 +56,20 @@ class Guard:
         self.held = 0
 
     def enter(self, connection: Watched, address: str) -> errors.MindGWError | None:
-        """Watches a new connection until it leaves; the error that it must hear if it cannot stay."""
+        """Watches a new connection until it leaves; the error that it must hear if it cannot stay. One too many of its address is not even
+        watched."""
         self.now = self._clock()
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK, self._tick)
+        if address and self._of[address] >= self._most_of_one:
+            return _crowded("Your address has as many connections as one may have.")
         self._watched.add(connection)
         self._of[address] += 1
-        if len(self._watched) > self._most:
-            return _crowded("The server has as many connections as it takes.")
-        if address and self._of[address] > self._most_of_one:
-            return _crowded("Your address has as many connections as one may have.")
-        return None
+        return _crowded("The server has as many connections as it takes.") if len(self._watched) > self._most else None
+
+    def watches(self, connection: Watched) -> bool:
+        """Whether it counts: one that its address has no right to does not, and has no time to be told why."""
+        return connection in self._watched
 
     @property
     def is_overrun(self) -> bool:

@@ -64,7 +64,6 @@ class Hot:
         "_expects",
         "_framed",
         "_headers",
-        "_held",
         "_is_whole",
         "_length",
         "_path",
@@ -94,8 +93,6 @@ class Hot:
         #: The body so far, and whether that is all of it.
         self.body: bytes | bytearray = b""
         self._is_whole = False
-        #: What came back before the body was whole.
-        self._held: list[signals.Effect] = []
         #: True when something was written which the transport did not take at once.
         self._unpaid = False
         #: Whether the client waits to be asked for its body.
@@ -158,19 +155,14 @@ class Hot:
     def _serve(self) -> None:
         self._phase = _SERVING
         body, self.body = self.body, b""
-        if self._held:
-            self._answer(self._held)
-        elif self._exchange is not None:
+        if self._exchange is not None:
             self._counter.pipeline.post(self._exchange, signals.Received(bytes(body)))
 
     def _refuse(self, wrong: errors.MindGWError) -> None:
         assert self._exchange is not None
         self._phase = _OPENING
         self.body = b""
-        if self._held:
-            self.perform(self._held)
-        else:
-            self._counter.pipeline.post(self._exchange, signals.Refused(wrong))
+        self._counter.pipeline.post(self._exchange, signals.Refused(wrong))
 
     def drained(self) -> None:
         """The transport takes more."""
@@ -196,10 +188,9 @@ class Hot:
             return
         if self._phase == _SERVING:
             self._answer(effects)
-        elif self._phase == _READING:
-            self._held += effects
-        else:
+        else:  # nobody waits for the rest of a body that nobody will read
             assert isinstance(effects[0], signals.Fail)
+            self.body = b""
             self._turn_away(effects[0].error)
 
     def _answer(self, effects: list[signals.Effect]) -> None:

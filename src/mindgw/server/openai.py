@@ -16,7 +16,7 @@ from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
-from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
+from mindgw.server.bodies import Answered, Headers, Hungup, linger, read_body, unread
 from mindgw.server.cors import Cors
 from mindgw.server.marks import Mark, Ties, ties_of
 from mindgw.server.models import answer_models
@@ -111,7 +111,10 @@ class OpenAIDoor:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
-            body = await read_body(receive, exchange.head.headers, self._body_limit)
+            body = await read_body(receive, exchange.head.headers, self._body_limit, lane.effects)
+        except Answered:
+            await reply.turn_away(lane.effects[0], receive)
+            return
         except Hungup:
             wrong = ties.wrong if ties is not None else None
             if wrong is not None:

@@ -11,6 +11,7 @@ from socket import IPPROTO_TCP
 from typing import Any, Final
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
@@ -28,7 +29,7 @@ MAX_WAITING = 64
 PATIENCE = 10.0
 #: Seconds for which nothing need be asked on a connection.
 IDLE = 75.0
-#: Seconds for a body, and bytes that buy one more: whoever sends slower than that is cut off.
+#: Seconds for a body, and bytes a second for which it may take that long again: whoever sends slower is cut off.
 BODY = 60.0
 SLOWEST = 1024
 #: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
@@ -65,8 +66,9 @@ class Guarded(HttpToolsProtocol):
         #: What it waits for, and since when by the guard's clock.
         self._awaited = _HEAD
         self._since = 0.0
-        #: Bytes of the body so far.
+        #: Bytes of the body so far, and when its pace was last found good.
         self._got = 0
+        self._got_then = 0
         #: How many of them the guard knows of: those of a body that is not whole when all that came was read.
         self._held = 0
         #: When what is not read any more must be over.
@@ -74,6 +76,8 @@ class Guarded(HttpToolsProtocol):
         #: Bytes that came since the parser last made something of them; and of the last read.
         self._dry = 0
         self._read = 0
+        #: Most bytes of the head under way that came with the end of an earlier request.
+        self._lead = 0
         #: Since when the client has not read, None while it does; and what was left for it then.
         self._stalled: float | None = None
         self._backlog = 0
@@ -98,6 +102,8 @@ class Guarded(HttpToolsProtocol):
         self._since = self.guard.now
         if crowded is not None:
             self._refuse(crowded)
+            if not self.guard.watches(self):
+                self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.leave(self, self._group)
@@ -176,28 +182,37 @@ class Guarded(HttpToolsProtocol):
         self._awaited = _HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) > MAX_FIELDS:
+            self._refuse(errors.HeadTooLarge())
+            raise ValueError("too many")  # the parser goes no further
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._deaf:
             raise ValueError("nothing more is heard")
         headers, fields = self.headers, dict(self.headers)
-        if (self._read > MAX_HEAD or self._dry > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
+        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
         version = self.parser.get_http_version()
+        if version not in _VERSIONS or b"#" in self.url:
+            raise ValueError("nobody speaks so")
         if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
             raise ValueError("said twice")
-        if b"host" not in fields and version == "1.1":
+        host = fields.get(b"host")
+        if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
             raise ValueError("a request names one host")
-        if b"transfer-encoding" in fields and (b"content-length" in fields or version == "1.0"):
+        if b"transfer-encoding" in fields and (
+            b"content-length" in fields or version == "1.0" or fields[b"transfer-encoding"].lower() != b"chunked"
+        ):
             raise ValueError("a body has one length")
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
-            self._declined = _without_upgrade(self.parser.get_method(), self.url, headers)
+            self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
         if len(self.pipeline) >= MAX_WAITING:
+            self._hear_no_more()
             raise ValueError("too many requests at once")
-        self._awaited, self._since, self._got, self._dry = _BODY, self.guard.now, 0, 0
+        self._awaited, self._since, self._got, self._got_then, self._dry, self._lead = _BODY, self.guard.now, 0, 0, 0, 0
         self.expect_100_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         self._begin(fields, version)
         if b"upgrade" not in fields or not self.parser.should_upgrade():
@@ -207,11 +222,20 @@ class Guarded(HttpToolsProtocol):
         self._dry = 0
         self._got += len(body)
         super().on_body(body)
+        if self.cycle is not self._served and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """So much of a body came before its turn that reading should stop, and then nobody would notice that the client leaves: what came
+        before it is still answered, and nothing else."""
+        self.pipeline.popleft()
+        self._hear_no_more()
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         if self._declined:
             return
-        self._dry = 0
+        self._dry, self._lead = 0, self._read
         self._awaited = _NOTHING
         super().on_message_complete()
         self._rest()
@@ -253,6 +277,12 @@ class Guarded(HttpToolsProtocol):
         else:
             self._served.keep_alive = False
 
+    def _hear_no_more(self) -> None:
+        """The last answer is that to the last request that waits."""
+        last = self.pipeline[0][0] if self.pipeline else self._served
+        last.keep_alive = False
+        self._deaf = True
+
     def _rest(self) -> None:
         """Waits for the next request, when the last one has come and was answered."""
         if self._awaited <= _HEAD and self._between():
@@ -289,7 +319,7 @@ class Guarded(HttpToolsProtocol):
                 self.transport.abort()
         elif awaited == _HEAD and waited >= PATIENCE:
             self._look_at_head(now)
-        elif awaited == _BODY and waited >= BODY + self._got / SLOWEST:
+        elif awaited == _BODY and waited >= BODY:
             self._look_at_body(now)
         elif (awaited == _REQUEST and waited >= IDLE) or (awaited == _REST and (waited >= SILENCE or now >= self._rest_until)):
             self.transport.close()
@@ -311,10 +341,10 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_body(self, now: float) -> None:
-        if self._between():
+        if self.flow.read_paused or self._got - self._got_then >= BODY * SLOWEST:
+            self._since, self._got_then = now, self._got  # it is fast enough, or it is we who make it wait
+        elif self._between():
             self.transport.close()
-        elif self.flow.read_paused:
-            self._since = now  # it is we who make it wait
         else:
             self._refuse(errors.RequestTimeout())
 
@@ -361,6 +391,9 @@ class Guarded(HttpToolsProtocol):
         return True
 
 
+_VERSIONS = frozenset({"1.0", "1.1"})
+#: Characters that a host and its port are made of.
+_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 #: Headers that mean something else to somebody else when there are two of them.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
@@ -371,12 +404,12 @@ def _repeated(headers: Headers) -> list[bytes]:
     return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
-def _without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
+def _without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
     """The head, without the wish to speak something else."""
     closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
     kept = [pair for pair in headers if pair[0] not in (b"connection", b"upgrade", b"http2-settings")]
     lines = [b"%b: %b\r\n" % pair for pair in (*kept, *([(b"connection", b"close")] if closes else []))]
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, url, b"".join(lines))
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
 
 
 def _is_too_large(url: bytes, headers: Headers) -> bool:
