@@ -227,7 +227,7 @@ class Exchange:
         assert self._body is not None
         assert self._stay is not None
         self._tally.position = self._stay.ticket.position
-        self._attempt = Attempt(partial(self._stages.post, self), placement)
+        self._attempt = Attempt(self._stages.post, self, placement)
         try:
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
@@ -259,7 +259,7 @@ class Exchange:
         assert self._body is not None
         assert self._stay is not None
         placement = self._attempt.placement
-        self._tally.send(self._attempt.worker, placement.model, now)
+        self._tally.send(placement.seat.owner, placement.model, now)
         self._enter(State.SENT, now)
         if placement.seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
@@ -272,17 +272,25 @@ class Exchange:
     # -- relay ----------------------------------------------------------------------------------------------------
 
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
+        """All of an answer that came at once: what its first bytes lead to decides what its end means."""
+        effects = self._begin(event.head, now)
+        return effects if event.close is None else effects + self.handle(signals.Closed(event.close), now)
+
+    def _begin(self, head: wire.Head, now: float) -> list[Effect]:
         assert self._ask is not None
         self._watch.heard = now
         try:
-            self._delivery.head(event.status, event.content_type, self._ask.peek, self._stages.limits)
+            self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
         self.state = State.RELAYING  # nothing is due earlier than before
-        return []
+        return self._take(head.body, now) if head.body else []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
-        data, tally = event.data, self._tally
+        return self._take(event.data, now)
+
+    def _take(self, data: bytes, now: float) -> list[Effect]:
+        tally = self._tally
         self._watch.heard = now
         self._owed += len(data)
         tally.bytes += len(data)
@@ -362,7 +370,7 @@ class Exchange:
         assert self._attempt is not None
         self._stages.fleet.rest(self._attempt.placement.seat, now)
         outcome = Outcome.LOST if close.code == "engine_unreachable" else Outcome.BUSY
-        return self._again(outcome, self._leave_worker().worker, relay.error_of_close(close), now)
+        return self._again(outcome, self._leave_worker().placement.seat.owner, relay.error_of_close(close), now)
 
     def lost(self, event: signals.Lost, now: float) -> list[Effect]:
         """Before the first byte another worker is tried; after it the caller hears of the loss."""
@@ -375,7 +383,7 @@ class Exchange:
         attempt = self._leave_worker()
         self._delivery.restart()
         self._watch.queued = now
-        return self._again(Outcome.LOST, attempt.worker, wrong, now)
+        return self._again(Outcome.LOST, attempt.placement.seat.owner, wrong, now)
 
     def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Asks the policy for another attempt; the caller hears `wrong` when there is none."""

@@ -64,10 +64,10 @@ class Funded(Struct, frozen=True):
 
 
 class Answered(Struct, frozen=True, gc=False):
-    """The engine's status line and content type."""
+    """The answer began: the engine's status line and content type, its first bytes, and how it ended when that is all of it."""
 
-    status: int
-    content_type: str
+    head: wire.Head
+    close: wire.Close | None = None
 
 
 class Data(Struct, frozen=True, gc=False):
