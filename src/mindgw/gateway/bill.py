@@ -133,7 +133,7 @@ class Bill:
         tag = Tag(
             self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
             ask.peek.stream, self.day, prices.version, (value.input, value.output), held, accounts.seal.epoch,
-            round(tally.started.timestamp() * 1000), round(tally.queued * 1000), budgets, most, tally.size,
+            round(tally.started * 1000), round(tally.queued * 1000), budgets, most, tally.size,
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
 

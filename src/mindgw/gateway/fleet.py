@@ -102,35 +102,39 @@ class Seat:
 
     def names(self) -> Collection[str]:
         """All names that its models go by."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._models.keys()
 
     def lines(self) -> frozenset[tuple[str, str]]:
         """(model name, kind) of everything that its slots can serve."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._lines
 
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._models.get(name)
 
     def _look(self) -> None:
-        """Reads the report, once."""
-        if self._read is not self.engine:
-            self._read, models = self.engine, self.engine.models
-            self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
-            self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
+        """Reads the report."""
+        self._read, models = self.engine, self.engine.models
+        self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
+        self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
 
 
-class Lease:
-    """One slot of a seat, given back exactly once."""
+class Placement:
+    """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
 
-    __slots__ = ("_fleet", "_held", "seat")
+    __slots__ = ("_fleet", "_held", "model", "seat")
 
-    def __init__(self, fleet: "Fleet", seat: Seat) -> None:
+    def __init__(self, fleet: "Fleet", seat: Seat, model: str) -> None:
         self._fleet = fleet
         self.seat = seat
+        #: The name by which this worker's engine knows the model.
+        self.model = model
         self._held = True
         fleet.turns += 1
         seat.turn = fleet.turns
@@ -230,9 +234,9 @@ class Fleet:
         """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased."""
         seat.rests_until = now + REST
 
-    def lease(self, seat: Seat) -> Lease:
-        """Takes one slot of a seat that is free."""
-        return Lease(self, seat)
+    def lease(self, seat: Seat, model: str = "") -> Placement:
+        """Takes one slot of a seat that is free, for a model that its engine knows by that name."""
+        return Placement(self, seat, model)
 
     def seats(self, model: str, kind: str) -> Iterator[Seat]:
         """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""

@@ -71,8 +71,8 @@ class Pace:
         """Units that a ticket is expected to take."""
         line = ticket.line
         ticket.sort = sort = (ticket.flow.path, line)
-        expected = self._lengths.expected(sort, line)
-        return W_IN * ticket.prompt + W_OUT * (min(expected, ticket.cap) if ticket.cap is not None else expected)
+        expected, cap = self._lengths.expected(sort, line), ticket.cap
+        return W_IN * ticket.prompt + W_OUT * (expected if cap is None or expected <= cap else cap)
 
     def joined(self, ticket: Ticket, now: float) -> None:
         """It waits from now on."""
@@ -125,8 +125,8 @@ class Pace:
         self._order.settle(ticket.entry, units)
         self._count(ticket, pool, units, now)
         if completion:
-            cap = ticket.cap
-            self._lengths.learn(min(completion, cap if cap is not None else _LONGEST), ticket.sort, ticket.line)
+            most = ticket.cap if ticket.cap is not None else _LONGEST
+            self._lengths.learn(completion if completion <= most else most, ticket.sort, ticket.line)  # noqa: FURB136 (min() is a call)
 
     def measure(self, now: float) -> None:
         """To be called about once a second."""
@@ -173,7 +173,7 @@ class Pace:
 
     def _produced(self, ticket: Ticket, pool: Pool, now: float) -> float:
         """Tokens of the answer so far; of one that comes in one piece, as many as were expected by now."""
-        counted = ticket.produced()
+        counted = ticket.holder.produced()
         if counted is not None:
             return counted
         assert ticket.entry is not None

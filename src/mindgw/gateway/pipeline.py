@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -36,6 +37,7 @@ from mindgw.gateway.snapshot import BudgetView, EngineView, Offer, Snapshot, Wor
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
+from mindgw.gateway.watch import Watch
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
@@ -76,9 +78,11 @@ class Pipeline:
         self._now = now
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
+        aging = config.queue.aging.by_rank()
+        self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
+        watch = Watch(config.timeouts, self.fleet, self.queue)
         self._stages = Stages(
-            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead, replay
+            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, wall, self._today, self.post, dead, replay
         )
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -351,9 +355,6 @@ class Pipeline:
     def models(self) -> list[Offer]:
         """What can be asked for now, by name."""
         return [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
-
-    def _place(self, needs: route.Needs) -> route.Placement | None:
-        return route.place(self.fleet, needs, self._now())
 
     def _today(self) -> str:
         return self.day
