@@ -236,8 +236,13 @@ def build_head(status: int, content_type: str, body: bytes = b"") -> bytes:
 
 def parse_head(payload: bytes) -> Head:
     """The beginning of an answer, fit to be put into HTTP headers as it is."""
-    start = head_size(HEAD, payload)
-    status, _ = _ANSWER.unpack_from(payload)
+    try:
+        status, length = _ANSWER.unpack_from(payload)
+    except struct.error:
+        raise ProtocolError("the head of a stream is cut") from None
+    start = _ANSWER.size + length
+    if start > len(payload):
+        raise ProtocolError("the head of a stream is cut")
     name = payload[_ANSWER.size : start]
     content_type = _plain(name)
     if content_type is None or not 100 <= status <= 599:

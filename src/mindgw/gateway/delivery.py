@@ -67,13 +67,6 @@ class Delivery:
         found = self._fold.fault if isinstance(self._fold, relay.StreamRelay) else None
         return relay.error_of(found) if found is not None else None
 
-    @property
-    def is_over(self) -> bool:
-        """True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
-        never comes to."""
-        fold = self._fold
-        return isinstance(fold, relay.StreamRelay) and (fold.fault is not None or 0 < self.paid < fold.events - SLACK)
-
     def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
         """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
         when nothing did: an answer in one piece arrives whole or not at all."""
@@ -101,10 +94,17 @@ class Delivery:
             self._fold = relay.StreamRelay(peek.include_usage)
 
     def feed(self, data: bytes) -> bytes:
-        """What leaves for the client now; look at `fault` afterwards. Raises EngineFailed when the answer is not one."""
+        """What leaves for the client now; look at `is_over` afterwards. Raises EngineFailed when the answer is not one."""
         fold = self._fold
         assert fold is not None
-        return fold.feed(data) or b""
+        return fold.feed(data)
+
+    @property
+    def is_over(self) -> bool:
+        """True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
+        never comes to."""
+        fold = self._fold
+        return fold is not None and (fold.fault is not None or 0 < self.paid < fold.events - SLACK)
 
     def write(self, data: bytes) -> list[Effect]:
         """Writes to the stream, which begins with that when it has not."""
@@ -142,8 +142,10 @@ class Delivery:
         """Tokens as the agent sums up what its engine reported (some report each choice apart), else as the engine's report passed by
         here, else as the agent counted them; without a word of it about that the events that passed by, on top of `guess`."""
         told = close.usage if close is not None else None
+        if told is not None and told.source == "engine":
+            return usage.bounded(told.prompt, told.completion, told.cached, told.source)
         seen = self._fold.tokens if self._fold is not None else None
-        if seen is not None and (told is None or told.source != "engine"):
+        if seen is not None:
             return seen
         if told is not None:
             return usage.bounded(told.prompt, told.completion, told.cached, told.source)

@@ -191,7 +191,10 @@ class Exchange(Request):
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
         """All of an answer that came at once: what its first bytes lead to decides what its end means."""
         effects = self._begin(event.head, now)
-        return effects if event.close is None else effects + self.handle(signals.Closed(event.close), now)
+        if event.close is not None:
+            return effects + self.handle(signals.Closed(event.close), now)
+        self._pay_for_held()
+        return effects
 
     def _begin(self, head: wire.Head, now: float) -> list[Effect]:
         assert self._ask is not None
@@ -204,25 +207,30 @@ class Exchange(Request):
         return self._take(head.body, now) if head.body else []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
-        return self._take(event.data, now)
+        effects = self._take(event.data, now)
+        self._pay_for_held()
+        return effects
+
+    def _pay_for_held(self) -> None:
+        """What is kept here, or came to nothing, has not to leave first."""
+        if self._tally.stuck is None and self.state is State.RELAYING:
+            self._pay()
 
     def _take(self, data: bytes, now: float) -> list[Effect]:
-        tally = self._tally
-        self._tally.heard = now
-        self._owed += len(data)
-        tally.bytes += len(data)
+        tally, delivery, size = self._tally, self._delivery, len(data)
+        tally.heard = now
+        self._owed += size
+        tally.bytes += size
         if tally.first is None:
             self._first_byte(now)
         try:
-            out = self._delivery.feed(data)
+            out = delivery.feed(data)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
         effects = self._write(out, now) if out else []
-        if self._delivery.is_over:
-            fault = self._delivery.fault
+        if delivery.is_over:
+            fault = delivery.fault
             return effects + (self._abandon(fault, now) if fault is not None else self._cut(now))
-        if not out and tally.stuck is None:
-            self._pay()
         return effects
 
     def _cut(self, now: float) -> list[Effect]:
@@ -256,19 +264,19 @@ class Exchange(Request):
 
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
         """1 nothing was begun there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
-        close = event.close
-        if not self._delivery.started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
+        close, delivery, tally = event.close, self._delivery, self._tally
+        if not delivery.started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
             return self._turned_down(close, now)
         self._release(close, now)
-        if close.outcome != "done" or not self._delivery.started:  # 2
+        if close.outcome != "done" or not delivery.started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
-            effects = self._delivery.complete(self._tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
+            effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        self._tally.status = 200
-        self._tally.tokens = self._delivery.used(close, self._tally.tokens)
-        return [*effects, *self._finish("done", now)]
+        tally.status = 200
+        tally.tokens = delivery.used(close, tally.tokens)
+        return effects + self._finish("done", now)
 
     def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
         """The seat rests before its slot is given back, or the next in line would be sent there."""

@@ -144,8 +144,13 @@ def _mirror(part: dict[str, Any]) -> bool:
 
 def read_usage(document: bytes | msgspec.Raw) -> usage.Tokens | None:
     """Tokens of an encoded `usage` object; None when it is not one."""
+    reported = _read_reported(document)
+    return usage.tokens(reported) if reported is not None else None
+
+
+def _read_reported(document: bytes | msgspec.Raw) -> usage.Reported | None:
     try:
-        return usage.tokens(_decode_usage(document))
+        return _decode_usage(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -153,18 +158,26 @@ def read_usage(document: bytes | msgspec.Raw) -> usage.Tokens | None:
 class Whole:
     """One answer that leaves in one piece."""
 
-    __slots__ = ("_body", "_limit", "tokens")
+    __slots__ = ("_body", "_limit", "_reported")
+
+    #: As of a stream in which nothing has passed by yet.
+    events, fault = 0, None
 
     def __init__(self, limit: int) -> None:
         #: What came; most answers come at once.
         self._body: bytes | bytearray = b""
         #: The most bytes there may be.
         self._limit = limit
-        #: Usage as the engine reported it; None when it has not.
-        self.tokens: usage.Tokens | None = None
+        #: Usage as the engine wrote it; None when it has not.
+        self._reported: usage.Reported | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Keeps a piece; raises EngineFailed when the answer outgrows the limit."""
+    @property
+    def tokens(self) -> usage.Tokens | None:
+        """Usage as the engine reported it; None when it has not, or `answer` was not called yet."""
+        return usage.tokens(self._reported) if self._reported is not None else None
+
+    def feed(self, data: bytes) -> bytes:
+        """Keeps a piece, so that nothing leaves; raises EngineFailed when the answer outgrows the limit."""
         if len(self._body) + len(data) > self._limit:
             raise errors.EngineFailed(f"The engine's answer is larger than {self._limit} bytes.")
         if self._body:
@@ -172,6 +185,7 @@ class Whole:
             self._body += data
         else:
             self._body = data
+        return b""
 
     def raw(self) -> bytes:
         """The body as the engine sent it."""
@@ -182,7 +196,7 @@ class Whole:
         body = self.raw()
         if body.find(b'"reasoning') < 0:
             try:
-                self.tokens = usage.tokens(_decode_quickly(body).usage)
+                self._reported = _decode_quickly(body).usage
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # it has no usage that can be read, or it is no answer at all
             else:
@@ -193,7 +207,7 @@ class Whole:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
         if document.usage is not _ABSENT:
-            self.tokens = read_usage(document.usage)
+            self._reported = _read_reported(document.usage)
         return _encode(whole) if whole is not None and mirror_reasoning(whole) else body
 
 
