@@ -27,21 +27,12 @@ class Attempt:
 
     def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes, tag: bytes) -> None:
         """Sends the request, with its billing tag."""
+        placement, peek = self.placement, ask.peek
+        # by place: by name they cost three times as much
         meta = wire.Meta(
-            request_id=head.request_id,
-            path=ask.path,
-            model=self.placement.model,
-            engine=self.placement.seat.engine.id,
-            stream=ask.peek.stream,
-            include_usage=ask.peek.include_usage,
-            timeout=patience.total,
-            first_token=patience.first_token,
-            idle=patience.idle,
-            connect=patience.connect,
-            traceparent=head.traceparent,
-            tag=tag,
-            length=len(body),
-        )
+            head.request_id, ask.path, placement.model, len(body), placement.seat.engine.id, peek.stream, peek.include_usage,
+            patience.total, patience.first_token, patience.idle, patience.connect, head.traceparent, tag,
+        )  # fmt: skip
         self._stream = self._link.open(self, meta, body)
 
     def consumed(self, size: int) -> None:

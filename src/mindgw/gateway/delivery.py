@@ -39,7 +39,7 @@ class Ending(Struct, frozen=True):
 class Delivery:
     """One answer on its way."""
 
-    __slots__ = ("_fold", "_status", "begun", "paid")
+    __slots__ = ("_fold", "_status", "begun", "is_over", "paid")
 
     def __init__(self) -> None:
         #: Folds the answer; None until the engine's head came.
@@ -50,6 +50,9 @@ class Delivery:
         self.begun = False
         #: Tokens that somebody pays for; 0: as many as come.
         self.paid = 0
+        #: True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
+        #: never comes to.
+        self.is_over = False
 
     @property
     def started(self) -> bool:
@@ -97,14 +100,9 @@ class Delivery:
         """What leaves for the client now; look at `is_over` afterwards. Raises EngineFailed when the answer is not one."""
         fold = self._fold
         assert fold is not None
-        return fold.feed(data)
-
-    @property
-    def is_over(self) -> bool:
-        """True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
-        never comes to."""
-        fold = self._fold
-        return fold is not None and (fold.fault is not None or 0 < self.paid < fold.events - SLACK)
+        out = fold.feed(data)
+        self.is_over = fold.fault is not None or 0 < self.paid < fold.events - SLACK
+        return out
 
     def write(self, data: bytes) -> list[Effect]:
         """Writes to the stream, which begins with that when it has not."""

@@ -193,7 +193,8 @@ class Exchange(Request):
         effects = self._begin(event.head, now)
         if event.close is not None:
             return effects + self.handle(signals.Closed(event.close), now)
-        self._pay_for_held()
+        if not effects and self._tally.stuck is None:
+            self._pay()
         return effects
 
     def _begin(self, head: wire.Head, now: float) -> list[Effect]:
@@ -208,13 +209,9 @@ class Exchange(Request):
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
         effects = self._take(event.data, now)
-        self._pay_for_held()
+        if not effects and self._tally.stuck is None:
+            self._pay()  # what is kept here, or came to nothing, has not to leave first
         return effects
-
-    def _pay_for_held(self) -> None:
-        """What is kept here, or came to nothing, has not to leave first."""
-        if self._tally.stuck is None and self.state is State.RELAYING:
-            self._pay()
 
     def _take(self, data: bytes, now: float) -> list[Effect]:
         tally, delivery, size = self._tally, self._delivery, len(data)
@@ -254,7 +251,8 @@ class Exchange(Request):
         if owed:
             tally.heard = now  # a worker that is owed credit may have been silent because it must, and has its full time from now on
         watch = self._stages.watch
-        if self.state is not State.RELAYING or self.due > watch.next_ping(tally):
+        # no ping to a client that is being answered is due before that
+        if self.state is not State.RELAYING or self.due > tally.heard + watch.keepalive:
             self.due = min(self.due, watch.next_sign(tally, waiting=self.state is State.WAITING, begun=self._delivery.begun))
         if owed:
             self._pay()

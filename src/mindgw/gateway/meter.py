@@ -166,36 +166,14 @@ class Tally:
         self.rise(now)
         arrived, first = self.arrived, self.first
         return Entry(
-            request_id=request[0],
-            attempt=money.attempt,
-            kind=money.kind,
-            key_id=payer.key_id,
-            user_id=payer.user_id or None,
-            team_id=payer.team_id or None,
-            org_id=payer.org_id,
-            model=self.model,
-            worker_id=self.worker,
-            endpoint=request[1],
-            stream=self.stream,
-            status=self.status,
-            outcome=outcome,
-            error_code=self.error,
-            prompt_tokens=tokens.prompt,
-            completion_tokens=tokens.completion,
-            cached_tokens=tokens.cached,
-            source=tokens.source,
-            queued_ms=_ms(self.queued),
-            ttft_ms=_ms(first - arrived) if first is not None else None,
-            total_ms=_ms(now - arrived),
-            bytes_out=self.bytes,
-            cost=money.cost,
-            price_version=money.price_version,
-            over=drawn.over,
-            day=money.day,
-            started_at=datetime.fromtimestamp(self.started, UTC),
-            draws=drawn.draws,
-            lease_epoch=drawn.lease_epoch,
-        )
+            request[0], money.attempt, money.kind,
+            payer.key_id, payer.user_id or None, payer.team_id or None, payer.org_id,
+            self.model, self.worker, request[1], self.stream, self.status, outcome, self.error,
+            tokens.prompt, tokens.completion, tokens.cached, tokens.source,
+            _ms(self.queued), _ms(first - arrived) if first is not None else None, _ms(now - arrived), self.bytes,
+            money.cost, money.price_version, drawn.over, money.day, datetime.fromtimestamp(self.started, UTC),
+            drawn.draws, drawn.lease_epoch,
+        )  # fmt: skip
 
 
 def _ms(seconds: float) -> int:

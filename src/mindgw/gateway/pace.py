@@ -114,16 +114,15 @@ class Pace:
     def end(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
         """Its slot is free, and it is over in the fair order, too; this is what it really used. When nothing is known of that it pays for
         its time in the slot, but no more than was charged: a prompt that was read in vain kept others waiting, too."""
-        assert ticket.entry is not None
-        began, pool = ticket.placed, self._leave(ticket)
+        entry, began, booked, pool = ticket.entry, ticket.placed, ticket.booked, self._leave(ticket)
+        assert entry is not None
         pool.speed.worked(now - ticket.seen)
         used = W_IN * prompt + W_OUT * completion
         if not used and began is not None:
-            used = min(ticket.booked, (now - began) * (pool.speed.known or 0.0))
-        units = used - ticket.booked
+            used = min(booked, (now - began) * (pool.speed.known or 0.0))
         ticket.booked = used
-        self._order.settle(ticket.entry, units)
-        self._count(ticket, pool, units, now)
+        self._order.settle(entry, used - booked)
+        self._count(ticket, pool, used - booked, now)
         if completion:
             most = ticket.cap if ticket.cap is not None else _LONGEST
             self._lengths.learn(completion if completion <= most else most, ticket.sort, ticket.line)  # noqa: FURB136 (min() is a call)

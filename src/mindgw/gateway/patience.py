@@ -39,6 +39,8 @@ class Patience:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
+        #: Seconds of silence after which a stream hears a ping.
+        self.keepalive = timeouts.keepalive
 
     def waiting(self, at: Moments, present: bool) -> Limit:
         """When a wait in the queue ends, and what the caller hears then; `present`: a worker that has the model is there."""
@@ -79,10 +81,6 @@ class Patience:
         limits = self._timeouts
         often = min(limits.news * waiting, max(limits.news, limits.keepalive)) if waiting else limits.keepalive
         return max(at.heard, at.pinged) + often
-
-    def next_ping(self, at: Moments) -> float:
-        """No ping to a client that is being answered is due before then."""
-        return at.heard + self._timeouts.keepalive
 
     def _nobody(self) -> errors.MindGWError:
         return errors.NoWorker(retry_after=self._timeouts.worker_return)

@@ -111,10 +111,10 @@ class Pipeline:
         now = self._now()
         exchange = Exchange(self._stages, head, lane, now)
         self._running.add(exchange)
-        if self.draining:
-            self._carry_out(exchange, lane, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
-        else:
-            self._carry_out(exchange, lane, exchange.open(now))
+        refused = signals.Refused(errors.Draining(retry_after=5)) if self.draining else None
+        effects = exchange.open(now) if refused is None else exchange.handle(refused, now)
+        if effects:  # nothing is to be done for most: their key is known
+            self._carry_out(exchange, lane, effects)
         return exchange
 
     def post(self, exchange: Exchange, event: signals.Event) -> None:

@@ -44,12 +44,14 @@ _REASONING = ("reasoning", "reasoning_content")
 class StreamRelay:
     """One streamed answer. `fault` says whether the engine reported an error in it."""
 
-    __slots__ = ("_envelope", "_splitter", "events", "fault", "include_usage", "tokens", "usage_document")
+    __slots__ = ("_envelope", "_splitter", "between", "events", "fault", "include_usage", "tokens", "usage_document")
 
     def __init__(self, include_usage: bool) -> None:
         #: Whether the client asked for a usage chunk.
         self.include_usage = include_usage
         self._splitter = sse.Splitter()
+        #: True when the last byte that left ended an event.
+        self.between = True
         #: Events passed on so far.
         self.events = 0
         #: Set when the engine reported an error inside the stream; nothing may follow it.
@@ -60,20 +62,16 @@ class StreamRelay:
         #: Fields of the last looked-at chunk, for the usage chunk.
         self._envelope: dict[str, Any] = {}
 
-    @property
-    def between(self) -> bool:
-        """True when the last byte that left ended an event."""
-        return self._splitter.empty
-
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
-        if self.fault is None and self._splitter.empty and (whole := sse.plain(data)):
+        if self.between and self.fault is None and (whole := sse.plain(data)):
             self.events += whole
             return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
             events = self._splitter.feed(data)
         except sse.EventTooLarge as wrong:
             raise errors.EngineFailed(f"The engine sent {wrong}.") from wrong
+        self.between = self._splitter.empty
         out = [sse.event(kept) for event in events if (kept := self._look(event)) is not None]
         return b"".join(out)
 

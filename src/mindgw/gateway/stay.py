@@ -10,8 +10,6 @@ from mindgw.gateway.queue import LATER, Queue
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.ticket import Holder, Ticket
 
-#: Header that the SDKs send with a request that they send again.
-_RETRIES = b"x-stainless-retry-count"
 #: Header by which a client asks for news of the queue as events.
 _EVENTS = b"x-mindgw-events"
 #: Leisure of the queue beyond which a sign of life says nothing of places.
@@ -38,7 +36,7 @@ class Stay(Ticket):
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
-        identity = self._identity(body) if _value(self._head, _RETRIES) not in (b"", b"0") else b""
+        identity = self._identity(body) if self._ask.again else b""
         placement = self._queue.join(self, now, identity)
         if placement is None and self.eta is not None:
             self._check(self.eta, identity, body, now)

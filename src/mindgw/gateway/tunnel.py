@@ -207,14 +207,15 @@ class Link:
         if stream > self._last:
             raise ProtocolError(f"stream {stream} was never opened")
         listener, kind = self._listeners.get(stream), frame.kind
-        if kind == wire.CREDIT:
+        if kind == wire.DATA and listener is not None:
+            data = frame.payload
+            self._in.received(stream, len(data))
+            listener.data(data)
+        elif kind == wire.CREDIT:
             self._out.credit(stream, wire.parse_credit(frame.payload))
             self._wake()
         elif listener is None:
             return  # it was forgotten while this frame was on its way
-        elif kind == wire.DATA:
-            self._in.received(stream, len(frame.payload))
-            listener.data(frame.payload)
         elif kind == wire.HEAD:
             head = wire.parse_head(frame.payload)
             self._in.received(stream, len(head.body))

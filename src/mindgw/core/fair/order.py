@@ -159,7 +159,8 @@ class Fair:
         if not 0 <= units <= MOST:
             raise ValueError(f"cannot charge {units} units")
         self._changes += 1
-        band, leaf = self._band(line, rank), self._claim(ticket, path)
+        known = self._lines.get(line)
+        band, leaf = self._band(line, rank) if known is None else known.bands[rank], self._claim(ticket, path)
         # a comparison is a third of a call of min(), and this is the hot path
         cost = ticket.cost
         ticket.leaf, ticket.band, ticket.owed = leaf, band, cost - units if units < cost else 0.0
