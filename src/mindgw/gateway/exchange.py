@@ -22,7 +22,7 @@ from mindgw.gateway.auth import credential
 from mindgw.gateway.flows import SHEDDABLE
 from mindgw.gateway.request import CANCEL_GRACE, Request
 from mindgw.gateway.route import Outcome, Placement
-from mindgw.gateway.signals import Effect, Event, Fund, LookUp, State
+from mindgw.gateway.signals import ATTACHED, FUNDING, RELAYING, SENT, WAITING, Effect, Event, Fund, LookUp, State
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
@@ -83,7 +83,7 @@ class Exchange(Request):
             self._claim = registry.claim(self, caller.key_id, body, peek)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        self._enter(State.ATTACHED, now)
+        self._enter(ATTACHED, now)
         return self._claim.effects if self._claim.known is None else self.copied(self._claim.known, now)
 
     def recalled(self, event: signals.Recalled, now: float) -> list[Effect]:
@@ -108,7 +108,7 @@ class Exchange(Request):
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         if doubtful is not None:
-            self._enter(State.FUNDING, now)
+            self._enter(FUNDING, now)
             return [Fund(doubtful)]
         return self._line_up(ask, self._body, now)
 
@@ -129,7 +129,7 @@ class Exchange(Request):
 
     def _stand(self, now: float) -> None:
         self._tally.stand(now)
-        self.state = State.WAITING
+        self.state = WAITING
 
     def _wait(self, now: float) -> list[Effect]:
         self._set_due(now)
@@ -153,7 +153,7 @@ class Exchange(Request):
             return self._unpaid(wrong, now)
         if unfunded is None:
             return self._send(now)
-        self._enter(State.FUNDING, now)
+        self._enter(FUNDING, now)
         return [Fund(unfunded)]
 
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
@@ -179,7 +179,7 @@ class Exchange(Request):
         ask, bill, placement = self._ask, self._bill, self._attempt.placement
         seat = placement.seat
         self._tally.send(seat.owner, placement.model, now)
-        self._enter(State.SENT, now)
+        self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
         self._delivery.paid = bill.paid
@@ -204,7 +204,7 @@ class Exchange(Request):
             self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
-        self.state = State.RELAYING  # nothing is due earlier than before
+        self.state = RELAYING  # nothing is due earlier than before
         return self._take(head.body, now) if head.body else []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
@@ -252,8 +252,8 @@ class Exchange(Request):
             tally.heard = now  # a worker that is owed credit may have been silent because it must, and has its full time from now on
         watch = self._stages.watch
         # no ping to a client that is being answered is due before that
-        if self.state is not State.RELAYING or self.due > tally.heard + watch.keepalive:
-            self.due = min(self.due, watch.next_sign(tally, waiting=self.state is State.WAITING, begun=self._delivery.begun))
+        if self.state is not RELAYING or self.due > tally.heard + watch.keepalive:
+            self.due = min(self.due, watch.next_sign(tally, waiting=self.state is WAITING, begun=self._delivery.begun))
         if owed:
             self._pay()
         return []
@@ -325,7 +325,7 @@ class Exchange(Request):
         return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
-        waiting, tally, watch = self.state is State.WAITING, self._tally, self._stages.watch
+        waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
         watch.look(tally, now)
         limit, why = watch.limit(tally, waiting=waiting)
         if now >= limit:

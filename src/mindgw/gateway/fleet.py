@@ -16,6 +16,8 @@ from mindgw_agent import wire
 
 #: Seconds for which a seat is left alone after its agent answered BUSY.
 REST = 0.5
+#: Asked for at every step: a member of an Enum costs more than a call.
+_READY = State.READY
 
 
 class Worker:
@@ -82,14 +84,14 @@ class Seat:
         """The part of its slots that is leased; infinite when it takes nothing more until something changes."""
         slots, used = self.engine.slots, self.used
         # whoever else uses the engine was counted a moment ago; one request is always tried, and may be told that it is busy
-        if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not State.READY:
+        if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not _READY:
             return FULL
         return used / slots if self.engine.healthy else FULL
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
         engine, used = self.engine, self.used
-        if used >= engine.slots or now < self.rests_until or not engine.healthy or self.worker.state is not State.READY:
+        if used >= engine.slots or now < self.rests_until or not engine.healthy or self.worker.state is not _READY:
             return False
         return not engine.elsewhere or self.share < FULL
 
@@ -279,17 +281,31 @@ class Fleet:
 
     def slots(self, model: str, kind: str) -> int:
         """Slots of ready workers that can answer `kind` with the model, free or not."""
-        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is State.READY and seat.engine.healthy)
+        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy)
+
+    def taken(self, model: str, kind: str) -> tuple[int, int]:
+        """Of these slots those that are leased, and all."""
+        seats = [seat for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy]
+        return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
+
+    @property
+    def used(self) -> int:
+        """Slots that are leased, of all workers."""
+        return sum(worker.used for worker in self.workers.values())
+
+    def serves(self, model: str) -> bool:
+        """Whether a connected worker announces the model, by whatever name."""
+        return any(model in seat.names() for worker in self.workers.values() for seat in worker.seats.values())
 
     def present(self, model: str) -> bool:
         """True when a connected worker that may take requests has the model."""
-        return any(seat.worker.state is State.READY and seat.engine.healthy for seat in self._serving.get(model, ()))
+        return any(seat.worker.state is _READY and seat.engine.healthy for seat in self._serving.get(model, ()))
 
     def models(self) -> dict[str, list[Seat]]:
         """Model id -> the seats of ready workers whose engine has it and answers (aliases left out)."""
         out: dict[str, list[Seat]] = {}
         for worker in self.workers.values():
-            for seat in worker.seats.values() if worker.state is State.READY else ():
+            for seat in worker.seats.values() if worker.state is _READY else ():
                 for model in seat.engine.models if seat.engine.healthy else ():
                     out.setdefault(model.id, []).append(seat)
         return out

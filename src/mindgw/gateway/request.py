@@ -15,7 +15,7 @@ from mindgw.gateway.delivery import Delivery, Ending
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.route import Placement
-from mindgw.gateway.signals import Effect, Fail, Head, State
+from mindgw.gateway.signals import CLOSING, DONE, OPENED, WAITING, Effect, Fail, Head, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
 from mindgw.gateway.ticket import Ticket
@@ -39,7 +39,7 @@ class Request:
         self.head = head
         #: Who carries out the effects; taken away when the exchange is done, so that neither keeps the other alive.
         self.lane = lane
-        self.state = State.OPENED
+        self.state = OPENED
         self.due = FOREVER
 
         #: None until the key is known.
@@ -116,7 +116,7 @@ class Request:
     def _set_due(self, now: float) -> None:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
-            self.due = self._stages.watch.due(self._tally, now, waiting=self.state is State.WAITING, begun=self._delivery.begun)
+            self.due = self._stages.watch.due(self._tally, now, waiting=self.state is WAITING, begun=self._delivery.begun)
 
     def _write(self, data: bytes, now: float) -> list[Effect]:
         if self._tally.stuck is None:
@@ -169,13 +169,13 @@ class Request:
         if self._attempt is None:
             return self._finish(outcome, now)
         self._outcome = outcome
-        self.state = State.CLOSING
+        self.state = CLOSING
         self.due = now + CANCEL_GRACE
         self._attempt.cancel()
         return []
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
-        self.state = State.DONE
+        self.state = DONE
         self.due = FOREVER
         if self._claim is not None:
             self._claim.end()
