@@ -102,7 +102,7 @@ class Outbound:
         """As `open_stream` and `write`, for all that a stream has to say."""
         size = len(payload) + len(body)
         if size <= MAX_PAYLOAD and len(body) <= WINDOW and stream not in self._flows:
-            self._fresh[stream] = b"%b%b%b" % (pack_header(size, stream, kind, END), payload, body)
+            self._fresh[stream] = b"".join((pack_header(size, stream, kind, END), payload, body))
             return
         self.open_stream(stream)
         self.write(stream, kind, payload)

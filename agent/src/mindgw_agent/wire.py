@@ -219,7 +219,7 @@ def build_open(meta: Meta, body: bytes = b"") -> bytes:
     head = _to_json(meta)
     if len(head) > MAX_PAYLOAD - _U16.size:
         raise ValueError(f"meta of {len(head)} bytes does not fit in a frame")
-    return b"%b%b%b" % (_U16.pack(len(head)), head, body)
+    return b"".join((_U16.pack(len(head)), head, body))
 
 
 def parse_open(payload: bytes) -> tuple[Meta, bytes]:

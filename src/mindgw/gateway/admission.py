@@ -75,7 +75,7 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callab
     """Reads and checks the request; raises the CallerError that says what is wrong with it. `check` does so for (model, kind)."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
-    seen = read(path, body, limits)
+    seen = _read(kind, body, limits)
     if kind == payload.CHAT and seen.text is None and (address := media.media_violation(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     check(seen.model, kind)
@@ -86,7 +86,11 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callab
 
 def read(path: str, body: bytes, limits: Limits) -> payload.Peek:
     """What the request asks for; raises BadRequest."""
-    seen = payload.peek(body, ENDPOINTS[path], most_n=limits.n)
+    return _read(ENDPOINTS[path], body, limits)
+
+
+def _read(kind: str, body: bytes, limits: Limits) -> payload.Peek:
+    seen = payload.peek(body, kind, most_n=limits.n)
     if isinstance(seen, payload.Invalid):
         raise errors.BadRequest(seen.message, param=seen.param or None)
     return seen

@@ -96,21 +96,18 @@ class Exchange(Request):
     def _take_in(self, now: float) -> list[Effect]:
         assert self.caller is not None
         assert self._body is not None
+        body, stages, tally = self._body, self._stages, self._tally
         try:
-            self._ask = ask = admission.admit(self.caller, self.head, self._body, self._stages.limits, self._stages.fleet.check)
-        except errors.MindGWError as wrong:
-            return self._fail(wrong, now)
-        tally = self._tally
-        tally.ask(ask.peek.model, ask.peek.stream)
-        tally.size, tally.deadline, tally.since = len(self._body), ask.deadline, now
-        try:
-            doubtful = self._bill.doubts(ask, self._body)
+            self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet.check)
+            tally.ask(ask.peek.model, ask.peek.stream)
+            tally.size, tally.deadline, tally.since = len(body), ask.deadline, now
+            doubtful = self._bill.doubts(ask, body)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         if doubtful is not None:
             self._enter(FUNDING, now)
             return [Fund(doubtful)]
-        return self._line_up(ask, self._body, now)
+        return self._line_up(ask, body, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
@@ -263,10 +260,11 @@ class Exchange(Request):
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
         """1 nothing was begun there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
         close, delivery, tally = event.close, self._delivery, self._tally
-        if not delivery.started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
+        started = delivery.started
+        if not started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
             return self._turned_down(close, now)
         self._release(close, now)
-        if close.outcome != "done" or not delivery.started:  # 2
+        if close.outcome != "done" or not started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
             effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3

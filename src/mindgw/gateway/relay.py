@@ -187,7 +187,8 @@ class Whole:
 
     def raw(self) -> bytes:
         """The body as the engine sent it."""
-        return bytes(self._body)
+        body = self._body
+        return body if isinstance(body, bytes) else bytes(body)
 
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
