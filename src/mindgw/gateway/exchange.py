@@ -221,7 +221,11 @@ class Exchange(Request):
             out = delivery.feed(data)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
-        effects = self._write(out, now) if out else []
+        effects: list[Effect] = []
+        if out:
+            effects = delivery.write(out)
+            if tally.stuck is None:
+                tally.stuck = now
         if delivery.is_over:
             fault = delivery.fault
             return effects + (self._abandon(fault, now) if fault is not None else self._cut(now))

@@ -156,7 +156,7 @@ class Queue:
 
     def settle(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
         """A ticket that had a slot is over; these tokens were used. Nothing happens the second time, or when it has no slot."""
-        if ticket.entry is None or not ticket.running:
+        if ticket.entry is None or ticket.placed is None:
             return
         self.pace.end(ticket, prompt, completion, now)
         ticket.entry = None
