@@ -9,7 +9,7 @@ Both ends import this room. A peer can send any bytes: whatever is wrong with th
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -144,7 +144,7 @@ _KIND_OF: dict[type, int] = {
     Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Receipts: RECEIPTS,
     Received: RECEIVED, Close: CLOSE,
 }  # fmt: skip
-_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in (*_KIND_OF, Meta)}
+_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta)}
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -194,7 +194,7 @@ def size_of(receipt: Receipt) -> int:
 def parse(kind: type[T], payload: bytes | memoryview) -> T:
     """Read a JSON payload, `parse(Hello, frame.payload)`. ProtocolError says what is wrong with it."""
     try:
-        value: T = _DECODERS[kind].decode(payload)
+        value: T = _DECODERS[kind](payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"bad {kind.__name__}: {error}") from None
     return value

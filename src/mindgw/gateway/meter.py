@@ -163,14 +163,15 @@ class Tally:
     ) -> Entry:
         """A row of the ledger. `request` is its id and the path of its door; `outcome` done, cancelled or failed, or what became of an
         attempt; `money` and `drawn` are what this class knows nothing of."""
-        self.rise(now)
+        if self.standing is not None:
+            self.rise(now)
         arrived, first = self.arrived, self.first
         return Entry(
             request[0], money.attempt, money.kind,
             payer.key_id, payer.user_id or None, payer.team_id or None, payer.org_id,
             self.model, self.worker, request[1], self.stream, self.status, outcome, self.error,
             tokens.prompt, tokens.completion, tokens.cached, tokens.source,
-            _ms(self.queued), _ms(first - arrived) if first is not None else None, _ms(now - arrived), self.bytes,
+            _ms(self.queued) if self.queued else 0, _ms(first - arrived) if first is not None else None, _ms(now - arrived), self.bytes,
             money.cost, money.price_version, drawn.over, money.day, datetime.fromtimestamp(self.started, UTC),
             drawn.draws, drawn.lease_epoch,
         )  # fmt: skip

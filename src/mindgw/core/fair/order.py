@@ -240,7 +240,10 @@ class Fair:
             flow.owed -= owed
             if lowers:
                 flow.lowered()
-        leaf.disclaim()
+        if leaf.claims > 1:
+            leaf.claims -= 1
+        else:
+            leaf.disclaim()
         self._work(ticket, units)
 
     def finish(self, ticket: Ticket) -> None:
@@ -310,7 +313,10 @@ class Fair:
         flow = self._root
         for name in path:
             flow = flow.children.get(name) or self._grow(flow, name)
-        flow.claim()
+        if flow.claims:
+            flow.claims += 1
+        else:
+            flow.claim()
         return flow
 
     def _grow(self, parent: Flow, name: str) -> Flow:
