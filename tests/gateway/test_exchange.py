@@ -842,7 +842,7 @@ WRONG = errors.InternalError()
 SAMPLES = {
     type(sample): sample
     for sample in (
-        signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(200, SSE), signals.Data(EVENT),
+        signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(wire.Head(200, SSE, b"")), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
         signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Recalled(),
         signals.Copied(200, "", []), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement

@@ -172,4 +172,4 @@ def encoded(value: Any) -> Raw:
 def estimate_tokens(body: bytes) -> int:
     """A guess at the prompt's tokens, for answers whose engine never counted them: four bytes each, inline media left out."""
     text = _DATA_URL.sub(b"", body) if body.find(b'"data:') >= 0 else body
-    return max(1, len(text) // 4)
+    return len(text) // 4 or 1

@@ -137,7 +137,7 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # it is unusual, or wrong
         else:
-            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, _words(plain))
+            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _told(plain)
     try:
         if not body.isascii():
             body.decode()  # what is skipped below is not checked for it
@@ -151,29 +151,32 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
         return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 
 
-def _asked(seen: Body | _Plain, text: Text | None = None) -> Peek:
+def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), text)
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier))
 
 
-def _words(plain: _Plain) -> Text:
-    size = 0
+def _told(plain: _Plain) -> Peek:
+    """As `_asked`, with what its text comes to."""
+    size, options = 0, plain.stream_options
     for message in plain.messages:
         content, role = message.content, message.role
         size += len(content) if content.isascii() else len(content.encode())
         size += len(role) if role.isascii() else len(role.encode())
         if message.name is not None:
             size += len("name") + len(message.name.encode())
-    caps = (plain.max_tokens is not None) + (plain.max_completion_tokens is not None)
-    return Text(size, len(plain.messages), plain.n or 1, caps)
+    cap, most = plain.max_tokens, plain.max_completion_tokens
+    text = Text(size, len(plain.messages), plain.n or 1, (cap is not None) + (most is not None))
+    cap = cap if most is None else most  # type: ignore[redundant-expr]
+    wants = options is not None and bool(options.include_usage)
+    end_user = plain.safety_identifier or plain.user
+    return Peek(plain.model or "", bool(plain.stream), wants, None if cap == UNCAPPED else cap, end_user, plain.service_tier, text)
 
 
-def _text(value: Raw | str) -> str:
+def _text(value: Raw) -> str:
     """A field that is nobody's business unless it is a text."""
-    if isinstance(value, str):
-        return value
     if value is _ABSENT:
         return ""
     return msgspec.json.decode(value, type=str) if bytes(value)[:1] == b'"' else ""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -18,35 +18,32 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
-from mindgw.core.worker import State
 from mindgw.gateway import lineup as views
-from mindgw.gateway import route, signals
+from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import TABLE, Exchange
-from mindgw.gateway.fleet import Fleet, Seat, Worker
+from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
-from mindgw.gateway.snapshot import BudgetView, EngineView, Offer, Snapshot, WorkerView
+from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
+from mindgw.gateway.watch import Watch
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
 
-_DONE = signals.State.DONE
 #: Effects that the pipeline carries out itself.
 _ERRANDS = frozenset({signals.LookUp, signals.Recall, signals.Fund})
 #: States in which a request may be ended without taking an answer from anybody.
-_AT_REST = frozenset({signals.State.OPENED, signals.State.CLOSING})
-
-
+_AT_REST = frozenset({signals.OPENED, signals.CLOSING})
 #: Seconds between looks at what running requests have produced.
 MEASURE = 1.0
 
@@ -76,9 +73,11 @@ class Pipeline:
         self._now = now
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
+        aging = config.queue.aging.by_rank()
+        self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
+        watch = Watch(config.timeouts, self.fleet, self.queue)
         self._stages = Stages(
-            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead, replay
+            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, wall, self._today, self.post, dead, replay
         )
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -110,10 +109,10 @@ class Pipeline:
         now = self._now()
         exchange = Exchange(self._stages, head, lane, now)
         self._running.add(exchange)
-        if self.draining:
-            self._carry_out(exchange, lane, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
-        else:
-            self._carry_out(exchange, lane, exchange.open(now))
+        refused = signals.Refused(errors.Draining(retry_after=5)) if self.draining else None
+        effects = exchange.open(now) if refused is None else exchange.handle(refused, now)
+        if effects:  # nothing is to be done for most: their key is known
+            self._carry_out(exchange, lane, effects)
         return exchange
 
     def post(self, exchange: Exchange, event: signals.Event) -> None:
@@ -127,7 +126,7 @@ class Pipeline:
             log.exception("request %s failed in state %s", exchange.head.request_id, exchange.state)
             wrong = errors.InternalError()
             effects = exchange.handle(signals.Stopped(wrong), now) or [signals.Fail(wrong, exchange.begun)]
-        if effects or exchange.state is _DONE:
+        if effects or exchange.state is signals.DONE:
             self._carry_out(exchange, lane, effects)
 
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
@@ -136,7 +135,7 @@ class Pipeline:
                 self._run_errand(exchange, effects[0])
             elif lane is not None:
                 lane.perform(effects)
-        if exchange.state is _DONE:
+        if exchange.state is signals.DONE:
             self._running.discard(exchange)
             exchange.lane = None
 
@@ -252,7 +251,7 @@ class Pipeline:
         """Ends a request that waits or runs, with an error that says who did; False when there is none of this id, or its client has been
         served or is gone already."""
         exchange = self._find(request_id)
-        if exchange is None or exchange.state is signals.State.CLOSING:
+        if exchange is None or exchange.state is signals.CLOSING:
             return False
         self.post(exchange, signals.Stopped(errors.Cancelled()))
         return True
@@ -334,9 +333,9 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The live state, as values."""
         return Snapshot(
-            workers=[_view(worker) for worker in self.fleet.workers.values()],
+            workers=roster.workers(self.fleet),
             waiting=self.queue.waiting,
-            running=sum(worker.used for worker in self.fleet.workers.values()),
+            running=self.fleet.used,
             started_at=self._started,
         )
 
@@ -358,8 +357,7 @@ class Pipeline:
 
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
-        running = sum(worker.used for worker in self.fleet.workers.values())
-        return views.stats(self.queue, running, self._served, self._now())
+        return views.stats(self.queue, self.fleet.used, self.fleet.serves, self._now())
 
     def budgets(self) -> list[BudgetView]:
         """The budgets that requests fell under of late."""
@@ -367,20 +365,13 @@ class Pipeline:
 
     def models(self) -> list[Offer]:
         """What can be asked for now, by name."""
-        return [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
-
-    def _place(self, needs: route.Needs) -> route.Placement | None:
-        return route.place(self.fleet, needs, self._now())
+        return roster.offers(self.fleet)
 
     def _today(self) -> str:
         return self.day
 
     def _taken(self, ticket: Ticket) -> tuple[int, int]:
-        seats = [seat for seat in self.fleet.seats(*ticket.line) if seat.worker.state is State.READY and seat.engine.healthy]
-        return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
-
-    def _served(self, model: str) -> bool:
-        return any(model in seat.names() for worker in self.fleet.workers.values() for seat in worker.seats.values())
+        return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
         now = self._now()
@@ -422,38 +413,3 @@ class Session:
         self._pipeline.on_unlinked(self.worker.id, self.worker.link.received)
         self._pipeline.fleet.detach(self.worker)
         self.worker.link.lost()
-
-
-def _view(worker: Worker) -> WorkerView:
-    return WorkerView(
-        id=worker.id,
-        name=worker.name,
-        state=worker.state.value,
-        slots=worker.slots,
-        used=worker.used,
-        engines=[_engine(seat) for seat in worker.seats.values()],
-        gpus=list(worker.gpus),
-        rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
-        last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
-        epoch=worker.epoch,
-    )
-
-
-def _offer(id: str, seats: list[Seat]) -> Offer:
-    models = [model for seat in seats for model in seat.engine.models if model.id == id]
-    aliases = {alias for model in models for alias in model.aliases} - {id}
-    return Offer(id=id, aliases=sorted(aliases), created=max(model.created for model in models))
-
-
-def _engine(seat: Seat) -> EngineView:
-    engine = seat.engine
-    return EngineView(
-        id=engine.id,
-        kind=engine.kind,
-        version=engine.version,
-        url=engine.url,
-        healthy=engine.healthy,
-        slots=engine.slots,
-        used=seat.used,
-        models=engine.models,
-    )
