@@ -147,3 +147,43 @@ def test_what_leaves_is_framed_as_websockets_would(loop, size):
     before = transport.written
     socket.say(b"too late")
     assert transport.written == before
+
+
+CLOSE = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+#: What came before the server stopped.
+BEFORE = {
+    "nothing": [],
+    "half a head": [UPGRADE[:-9]],
+    "a line too long": [b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 9000],
+    "no HTTP": [b"hello\r\n\r\n"],
+    "a body": [UPGRADE[:-2] + b"content-length: 5\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_socket_that_was_not_greeted_ends_when_the_server_stops(loop, before):
+    socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
+    socket.connection_made(transport)  # type: ignore[arg-type]
+    for data in BEFORE[before]:
+        socket.data_received(data)
+    socket.shutdown()
+    assert transport.ended
+
+
+@pytest.mark.parametrize("last", [b"", CLOSE, Frame(Opcode.BINARY, b"x").serialize(mask=False)], ids=["well", "closing", "broken"])
+def test_a_socket_that_carries_ends_when_the_server_stops(loop, last):
+    socket, transport, _ = carried(loop)
+    if last:
+        socket.data_received(last)
+    socket.shutdown()
+    assert transport.ended
+
+
+@pytest.mark.parametrize("head", ["a line too long", "no HTTP", "a body"])
+def test_what_websockets_cannot_read_is_answered_or_closed(loop, head):
+    socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
+    socket.connection_made(transport)  # type: ignore[arg-type]
+    (data,) = BEFORE[head]
+    socket.data_received(data)
+    assert transport.ended and socket.close_timer is not None
+    socket.close_timer.cancel()

@@ -40,6 +40,9 @@ class Guard:
         self.is_stopping = False
         # bounded: by `most` and `TOLD`
         self._watched: set[Watched] = set()
+        #: Connections that are watched and count no more.
+        # bounded: by the agents that may link, one each
+        self._excused: set[Watched] = set()
         #: Connections by address.
         self._of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
@@ -62,8 +65,20 @@ class Guard:
         """True when there are so many connections that not even a refusal is written."""
         return len(self._watched) > self._most + TOLD
 
+    def succeed(self, before: Watched, after: Watched) -> None:
+        """The connection is spoken on by `after` now, which is watched and counted in the place of `before`."""
+        self._watched.discard(before)
+        self._watched.add(after)
+
+    def excuse(self, connection: Watched, address: str) -> None:
+        """It has shown that it belongs here: it is watched still, and takes no other's place."""
+        if connection in self._watched:
+            self.leave(connection, address)
+            self._excused.add(connection)
+
     def leave(self, connection: Watched, address: str) -> None:
-        """It is gone, or somebody else's now."""
+        """It is gone."""
+        self._excused.discard(connection)
         if connection not in self._watched:
             return
         self._watched.discard(connection)
@@ -74,12 +89,12 @@ class Guard:
     def look(self) -> None:
         """Looks at all connections."""
         self.now = self._clock()
-        for connection in list(self._watched):
+        for connection in [*self._watched, *self._excused]:
             connection.look(self.now)
 
     def _tick(self) -> None:
         self.look()
-        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched else None
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched or self._excused else None
 
 
 def group(host: str) -> str:
