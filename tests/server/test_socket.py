@@ -19,7 +19,7 @@ MOST = 70_000
 
 
 class Wire:
-    """FAKE transport: keeps what is written."""
+    """FAKE transport: keeps what is written; nobody takes it."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -79,13 +79,18 @@ CLIENT.send_request(CLIENT.connect())
 UPGRADE = b"".join(CLIENT.data_to_send())
 
 
-def carried(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire, Ear]:
+def greeted(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire]:
     socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
     socket.connection_made(transport)  # type: ignore[arg-type]
     socket.conn.receive_data(UPGRADE)
     (request,) = socket.conn.events_received()
     socket.conn.send_response(socket.conn.accept(request))  # type: ignore[arg-type]
     socket.conn.data_to_send()
+    return socket, transport
+
+
+def carried(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire, Ear]:
+    socket, transport = greeted(loop)
     ear = Ear(socket)
     socket.carry(ear)
     return socket, transport, ear
@@ -186,4 +191,37 @@ def test_what_websockets_cannot_read_is_answered_or_closed(loop, head):
     (data,) = BEFORE[head]
     socket.data_received(data)
     assert transport.ended and socket.close_timer is not None
+    socket.close_timer.cancel()
+
+
+PING = Frame(Opcode.PING, b"p" * 125).serialize(mask=True)
+
+
+@pytest.mark.parametrize("state", ["greeting", "carrying", "leaving"])
+def test_pings_of_whoever_reads_nothing_are_not_answered(loop, state):
+    if state == "greeting":
+        socket, transport = greeted(loop)
+    else:
+        socket, transport, _ = carried(loop)
+        if state == "leaving":
+            socket.finish(1000)
+    before = len(transport.written)
+    socket.data_received(PING)
+    assert len(transport.written) == before + 127
+    socket.pause_writing()
+    for _ in range(10):
+        socket.data_received(PING * 100)
+    assert len(transport.written) == before + 127
+    socket.resume_writing()
+    socket.data_received(PING)
+    assert len(transport.written) == before + 2 * 127
+    if socket.close_timer is not None:
+        socket.close_timer.cancel()
+
+
+def test_the_close_of_whoever_reads_nothing_is_answered(loop):
+    socket, transport, _ = carried(loop)
+    socket.pause_writing()
+    socket.data_received(PING + CLOSE)
+    assert transport.written == Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False) and transport.ended
     socket.close_timer.cancel()

@@ -114,3 +114,42 @@ def test_a_socket_that_is_well_is_not_timed(here):
             here.passes(socket.STALL)
         raw.send(frame(Opcode.PING, b"here?"))
         raw.until(b"\x8a\x05here?")
+
+
+# -- who reads nothing -----------------------------------------------------------------------------------------------------
+
+
+def deaf(here):
+    """A connection that takes none of the pongs that it asks for, and the socket at its other end."""
+    raw = here.raw(window=4096)
+    raw.send(upgrade("/parlour"))
+    raw.until(b"\r\n\r\n")
+    (found,) = here.do(lambda: list(here.server.server_state.connections))
+    while not here.do(lambda: found.is_full):
+        raw.send(frame(Opcode.PING, b"p" * 125) * 1000)
+    return raw, found
+
+
+def test_who_pings_and_reads_nothing_costs_little(here):
+    raw, found = deaf(here)
+    with raw:
+        for _ in range(20):
+            raw.send(frame(Opcode.PING, b"p" * 125) * 2000)
+        assert here.do(found.transport.get_write_buffer_size) < MIB
+        here.passes(socket.STALL)
+        here.passes(socket.STALL + 1)
+
+
+def test_who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not(here):
+    raw, found = deaf(here)
+    with raw:
+        here.passes(0.0)
+        for _ in range(5):
+            here.passes(socket.STALL * 0.7)
+            before = here.do(lambda: socket.progress(found.transport))
+            while here.do(lambda: socket.progress(found.transport)) == before:
+                raw.socket.recv(16384)
+        here.passes(socket.STALL * 0.7)
+        assert here.do(lambda: found.is_full) and here.connections == 1
+        here.passes(socket.STALL + 1)
+        here.until(lambda: not here.server.server_state.connections, "it is cut off")

@@ -43,6 +43,8 @@ _DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 _WHOLE, _MASKED, _SIZE, _SHORT, _LONG = 0x82, 0x80, 0x7F, 126, 127
 _pack, _pack_short, _pack_long = Struct("!BB").pack, Struct("!BBH").pack, Struct("!BBQ").pack
 _short, _long = Struct("!H").unpack_from, Struct("!Q").unpack_from
+#: First byte of a pong.
+_PONG: Final = b"\x8a"
 #: Where the parser of `websockets` waits between two frames.
 _BETWEEN: Final = StreamReader.at_eof.__code__
 
@@ -193,12 +195,19 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.finish(CloseCode.SERVICE_RESTART)
         self.transport.close()
 
+    def handle_ping(self) -> None:
+        """Pongs that whoever asks for them leaves unread are dropped: they would pile up without end."""
+        if self.is_full:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
     def look(self, now: float) -> None:
         """Called by the guard now and then: gives up who is not answered in time, and who takes nothing of what waits for it."""
         if self.handshake_complete and not self.is_full and not self.transport.is_closing():
             self._since = None
             return
-        taken = _taken(self.transport) if self.handshake_complete else 0
+        taken = progress(self.transport) if self.handshake_complete else 0
         if self._since is None or taken > self._taken:
             self._since, self._taken = now, taken
         elif now - self._since >= (STALL if self.handshake_complete else GREETING):
@@ -208,6 +217,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def _flush(self) -> None:
         for data in self.conn.data_to_send():
+            if self.is_full and data[:1] == _PONG:
+                continue  # as in `handle_ping`
             if data:
                 self.transport.write(data)
             elif self.transport.can_write_eof():
@@ -261,7 +272,7 @@ def unfit(method: bytes, path: bytes, version: str, headers: Iterable[tuple[byte
     return None
 
 
-def _taken(transport: Any) -> int:
+def progress(transport: Any) -> int:
     """How far the other side has come, in bytes; what waits in the transport alone tells little of a reader, least of all over TLS."""
     acked = 0
     with suppress(OSError, ValueError):  # it is just being closed
