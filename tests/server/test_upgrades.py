@@ -77,6 +77,13 @@ def test_a_body_of_an_upgrade_is_no_part_of_the_request_before_it(here):
         assert raw.answer().status == 400 and raw.ended()
 
 
+def test_an_upgrade_to_an_endpoint_of_the_api_is_turned_away(here, caplog):
+    with here.raw() as raw:
+        raw.send(upgrade("/v1/models"))
+        assert raw.until(b"\r\n\r\n").startswith(b"HTTP/1.1 403 ")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 # -- who does not greet ----------------------------------------------------------------------------------------------------
 
 
