@@ -5,13 +5,16 @@ for a request.
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindgw import errors
 from mindgw.clock import monotonic
+
+log = logging.getLogger("mindgw.server")
 
 #: Seconds between looks.
 TICK = 0.5
@@ -22,8 +25,11 @@ TOLD = 100
 class Watched(Protocol):
     """A connection."""
 
+    #: What it speaks through.
+    transport: Any
+
     def look(self, now: float) -> None:
-        """Ends what takes too long; must not raise."""
+        """Ends what takes too long."""
 
 
 class Guard:
@@ -87,14 +93,18 @@ class Guard:
             del self._of[address]
 
     def look(self) -> None:
-        """Looks at all connections."""
+        """Looks at all connections; one that raises is given up, and the others are looked at all the same."""
         self.now = self._clock()
         for connection in [*self._watched, *self._excused]:
-            connection.look(self.now)
+            try:
+                connection.look(self.now)
+            except Exception:  # the top of a look
+                log.exception("a connection could not be looked at, and is given up")
+                connection.transport.abort()
 
     def _tick(self) -> None:
-        self.look()
         self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched or self._excused else None
+        self.look()
 
 
 def group(host: str) -> str:
