@@ -1,6 +1,7 @@
 """The WebSocket while it carries: what is taken out by hand is what `websockets` would have said of it, however the bytes are cut."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -39,6 +40,9 @@ class Wire:
 
     def write_eof(self) -> None:
         self.ended = True
+
+    def pause_reading(self) -> None:
+        """Nothing comes but from the test."""
 
     def set_write_buffer_limits(self, high: int) -> None:
         """There is no limit."""
@@ -225,3 +229,21 @@ def test_the_close_of_whoever_reads_nothing_is_answered(loop):
     socket.data_received(PING + CLOSE)
     assert transport.written == Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False) and transport.ended
     socket.close_timer.cancel()
+
+
+def test_parts_of_a_message_cost_no_more_than_what_they_hold(loop):
+    socket, _, ear = carried(loop)
+    waiting, _ = greeted(loop)
+    for one in (socket, waiting):
+        one.data_received(Frame(Opcode.BINARY, b"ab", fin=False).serialize(mask=True))
+        tracemalloc.start()
+        one.data_received(Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 10_000)
+        one.data_received(Frame(Opcode.CONT, b"cd", fin=False).serialize(mask=True) * 10_000)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 60_000
+    socket.data_received(Frame(Opcode.CONT, b"e").serialize(mask=True))
+    waiting.data_received(Frame(Opcode.CONT, b"e").serialize(mask=True))
+    whole = b"ab" + b"cd" * 10_000 + b"e"
+    assert ear.heard == [whole]
+    assert waiting.queue.get_nowait() == {"type": "websocket.receive", "bytes": whole}

@@ -72,8 +72,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._listener: Listener | None = None
         #: The transport takes no more now.
         self.is_full = False
-        #: What has come of a message in several frames, None between messages, and whether it is text.
-        self._partial: list[bytes] | None = None
+        #: What has come of a message in several frames, and whether it is text. One piece: a list of small ones costs many times as much.
+        # bounded: by `ws_max_size`
+        self._partial = bytearray()
         self._is_text = False
         #: Who watches over it, None for nobody, and who it is counted as there.
         self._guard: Guard | None = None
@@ -202,6 +203,16 @@ class WebSocket(WebSocketsSansIOProtocol):
         else:
             super().handle_ping()
 
+    def handle_cont(self, event: Frame) -> None:
+        """A later part of a message to a coroutine: in one piece, as in `_part`."""
+        frames = cast(list[bytes | bytearray], self.frames)
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            frames[0] = bytes(frames[0])
+            self.send_receive_event_to_app()
+
     def look(self, now: float) -> None:
         """Called by the guard now and then: gives up who is not answered in time, and who takes nothing of what waits for it."""
         if self.handshake_complete and not self.is_full and not self.transport.is_closing():
@@ -253,11 +264,10 @@ class WebSocket(WebSocketsSansIOProtocol):
             listener.message(bytes(frame.data))
             return
         if frame.opcode is not Opcode.CONT:
-            self._is_text, self._partial = frame.opcode is Opcode.TEXT, []
-        parts = self._partial if self._partial is not None else []
-        parts.append(bytes(frame.data))
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._partial += frame.data
         if frame.fin:
-            data, self._partial = b"".join(parts), None
+            data, self._partial = bytes(self._partial), bytearray()
             listener.message(data.decode(errors="replace") if self._is_text else data)
 
 
