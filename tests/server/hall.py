@@ -37,10 +37,13 @@ PIECE = EVENT * 400
 class Hall:
     """A server at work, until `close`. Everything but sockets is done on its loop: `do`."""
 
-    def __init__(self, lane: str, limits: Limits | None = None, origins: str = "", make: Callable[..., Any] | None = None) -> None:
-        """`make` may make the connections' protocol in place of `front.lane`."""
+    def __init__(
+        self, lane: str, limits: Limits | None = None, origins: str = "", make: Callable[..., Any] | None = None, ws: Any = "none"
+    ) -> None:
+        """`make` may make the connections' protocol in place of `front.lane`; `ws` is what an upgrade leads to."""
         self.config = Config("/nowhere", limits=limits or Limits(), fast_lane=LANES[lane], cors=CorsSettings(origins=origins))
         self._make = make or front.lane
+        self._ws = ws
         #: Seconds that connections believe to have gone by besides.
         self.passed = 0.0
         now = lambda: clock.monotonic() + self.passed  # noqa: E731
@@ -131,7 +134,8 @@ class Hall:
         made = self._make(self.config, self.world.pipeline, self.guard)
         self.server = uvicorn.Server(
             uvicorn.Config(
-                rooms, port=0, http=made, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                rooms, port=0, http=made, ws=self._ws, ws_per_message_deflate=False, lifespan="off", log_config=None,
+                access_log=False, server_header=False,
                 headers=[("server", "mindgw")], timeout_graceful_shutdown=1,
             )
         )  # fmt: skip

@@ -409,6 +409,35 @@ async def test_an_address_has_its_own_limit():
     await asyncio.sleep(0)
 
 
+async def test_one_connection_that_breaks_the_watch_is_given_up_and_the_others_are_watched(monkeypatch, caplog):
+    class Looked:
+        """FAKE connection, and its transport."""
+
+        def __init__(self, wrong=None):
+            self.wrong, self.looks, self.gone, self.transport = wrong, 0, False, self
+
+        def look(self, now):
+            self.looks += 1
+            if self.wrong is not None:
+                raise self.wrong
+
+        def abort(self):
+            self.gone = True
+
+    monkeypatch.setattr(guard, "TICK", 0.0)
+    watch = Guard()
+    all_of_them = [Looked(), Looked(ZeroDivisionError()), Looked()]
+    for one in all_of_them:
+        watch.enter(one, "")
+    async with asyncio.timeout(10):
+        while min(one.looks for one in all_of_them) < 3:
+            await asyncio.sleep(0)
+    for one in all_of_them:
+        watch.leave(one, "")
+    assert [one.gone for one in all_of_them] == [False, True, False]
+    assert "could not be looked at" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("host", "known_as"),
     [

@@ -198,8 +198,10 @@ class AgentsDoor:
                 carriage = await self._greet(host, socket, receive, send)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
-            await _say(send, goodbye(no.goodbye))
-            await _close(send, NORMAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PARTING):
+                    await _say(send, goodbye(no.goodbye))
+                    await _close(send, NORMAL)
         except (wire.ProtocolError, TimeoutError) as wrong:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")

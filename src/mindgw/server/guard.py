@@ -5,13 +5,16 @@ for a request.
 """
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindgw import errors
 from mindgw.clock import monotonic
+
+log = logging.getLogger("mindgw.server")
 
 #: Seconds between looks.
 TICK = 0.5
@@ -22,8 +25,15 @@ TOLD = 100
 class Watched(Protocol):
     """A connection."""
 
+    #: What it speaks through.
+    transport: Any
+
     def look(self, now: float) -> None:
-        """Ends what takes too long; must not raise."""
+        """Ends what takes too long."""
+
+
+class Sender(Protocol):
+    """A connection that may hold a part of a body."""
 
     def make_way(self, wrong: errors.MindGWError) -> None:
         """Drops what it holds of a body, and says why if it still can; must not raise."""
@@ -46,13 +56,16 @@ class Guard:
         self.is_stopping = False
         # bounded: by `most` and `TOLD`
         self._watched: set[Watched] = set()
+        #: Connections that are watched and count no more.
+        # bounded: by the agents that may link, one each
+        self._excused: set[Watched] = set()
         #: Connections by address.
         self._of: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
         self._most_bytes = most_bytes
         #: What is held of bodies that are still being sent, in all and by connection, longest under way first.
         # bounded: by the connections
-        self._bodies: OrderedDict[Watched, int] = OrderedDict()
+        self._bodies: OrderedDict[Sender, int] = OrderedDict()
         self.held = 0
 
     def enter(self, connection: Watched, address: str) -> errors.MindGWError | None:
@@ -76,8 +89,20 @@ class Guard:
         """True when there are so many connections that not even a refusal is written."""
         return len(self._watched) > self._most + TOLD
 
+    def succeed(self, before: Watched, after: Watched) -> None:
+        """The connection is spoken on by `after` now, which is watched and counted in the place of `before`."""
+        self._watched.discard(before)
+        self._watched.add(after)
+
+    def excuse(self, connection: Watched, address: str) -> None:
+        """It has shown that it belongs here: it is watched still, and takes no other's place."""
+        if connection in self._watched:
+            self.leave(connection, address)
+            self._excused.add(connection)
+
     def leave(self, connection: Watched, address: str) -> None:
-        """It is gone, or somebody else's now."""
+        """It is gone."""
+        self._excused.discard(connection)
         if connection not in self._watched:
             return
         self._watched.discard(connection)
@@ -85,7 +110,7 @@ class Guard:
         if not self._of[address]:
             del self._of[address]
 
-    def hold(self, connection: Watched, size: int) -> None:
+    def hold(self, connection: Sender, size: int) -> None:
         """Notes that a connection holds `size` bytes of a body that is not whole yet; 0 when it holds none any more. When all hold too
         much, whoever has been sending for longest makes way: that is who is slowest."""
         self.held += size - self._bodies.get(connection, 0)
@@ -99,14 +124,18 @@ class Guard:
             slowest.make_way(_too_much())
 
     def look(self) -> None:
-        """Looks at all connections."""
+        """Looks at all connections; one that raises is given up, and the others are looked at all the same."""
         self.now = self._clock()
-        for connection in list(self._watched):
-            connection.look(self.now)
+        for connection in [*self._watched, *self._excused]:
+            try:
+                connection.look(self.now)
+            except Exception:  # the top of a look
+                log.exception("a connection could not be looked at, and is given up")
+                connection.transport.abort()
 
     def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched or self._excused else None
         self.look()
-        self._timer = asyncio.get_running_loop().call_later(TICK, self._tick) if self._watched else None
 
 
 def group(host: str) -> str:

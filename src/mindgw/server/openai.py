@@ -46,7 +46,11 @@ class OpenAIDoor:
         self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one HTTP request."""
+        """Serves one HTTP request; nobody speaks anything else here."""
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close"})  # before the upgrade: HTTP 403
+            return
         try:
             await self._serve_one(scope, receive, send)
         except Exception:  # the top of a request: whatever it is, the client must hear something

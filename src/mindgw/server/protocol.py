@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from socket import IPPROTO_TCP
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -19,6 +19,7 @@ from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard, group
 from mindgw.server.marks import TIES, Mark, Ties
+from mindgw.server.socket import WebSocket, unfit
 
 #: Most bytes of a request line and its headers, and most headers.
 MAX_HEAD = 64 * 1024
@@ -160,8 +161,8 @@ class Guarded(HttpToolsProtocol):
         if not self._between():
             self._refuse(errors.BadRequest("An upgrade must wait for the answer before it."))
             return
-        self.guard.leave(self, self._group)
         self.handle_websocket_upgrade()
+        cast(WebSocket, self.transport.get_protocol()).inherit(self, self.guard, self._group)
 
     def pause_writing(self) -> None:
         self._stalled = self.guard.now
@@ -209,6 +210,9 @@ class Guarded(HttpToolsProtocol):
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
             self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
+        if b"upgrade" in fields and self.parser.should_upgrade() and (wrong := unfit(self.parser.get_method(), self.url, version, headers)):
+            self._refuse(wrong)
+            raise ValueError("no upgrade")
         if len(self.pipeline) >= MAX_WAITING:
             self._hear_no_more()
             raise ValueError("too many requests at once")

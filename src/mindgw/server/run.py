@@ -35,6 +35,8 @@ DAY = 86_400.0
 SPARE = 500
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
+#: Seconds that connections have to end, when all is said.
+LEAVING = 1.0
 #: Seconds for a TLS handshake.
 HANDSHAKE = 10.0
 
@@ -171,9 +173,31 @@ class GatewayServer(uvicorn.Server):
         await self._until(lambda: pipeline.deserted, FAREWELL)
         for scrapes in self._scrapes:
             scrapes.close()
-        self.config.timeout_graceful_shutdown = 1
         self.force_exit = False
-        await super().shutdown(sockets)
+        await self._close(sockets)
+
+    async def _close(self, sockets: list[socket.socket] | None) -> None:
+        """uvicorn's own end, but what one connection raises ends that one alone: all that is known must still be written down."""
+        for server in self.servers:
+            server.close()
+        for taken in sockets or []:
+            taken.close()
+        for connection in list(self.server_state.connections):
+            try:
+                connection.shutdown()
+            except Exception:  # the top of a connection's end
+                log.exception("a connection did not end in order")
+                connection.transport.abort()
+        await asyncio.sleep(0.1)  # most are gone by then
+        try:
+            async with asyncio.timeout(LEAVING):
+                await self._wait_tasks_to_complete()
+        except TimeoutError:
+            log.warning("%d connections did not end in time", len(self.server_state.connections))
+            for task in list(self.server_state.tasks):
+                task.cancel()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         """Waits, but not after a second signal."""
