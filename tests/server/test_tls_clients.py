@@ -4,11 +4,13 @@ import asyncio
 import socket
 import ssl
 import struct
+from contextlib import ExitStack, suppress
+from functools import partial
 
 import pytest
 import trustme
 
-from mindgw.server import protocol
+from mindgw.server import knock, protocol
 from tests.e2e.raw import Raw, head, request
 from tests.server.hall import LANES, chat, hall
 
@@ -29,7 +31,8 @@ class Secure:
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def _listen(self):
-        return await asyncio.get_running_loop().create_server(self._protocol, "127.0.0.1", 0, ssl=self.context)
+        make = partial(knock.Knock, self.hall.guard, self.context, self._protocol)
+        return await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
 
     def _protocol(self):
         server = self.hall.server
@@ -101,3 +104,70 @@ def test_who_does_not_read_costs_no_more_than_without(here, kind):
         (connection,) = here.hall.do(lambda: here.connections)
         assert here.hall.do(connection.transport.get_write_buffer_size) < 4 * protocol.ROOM
         here.hall.passes(protocol.STALL + 1)
+
+
+# -- handshakes ----------------------------------------------------------------------------------------------------------
+
+
+def watched(here):
+    return here.hall.do(lambda: len(here.hall.guard._watched))
+
+
+def gone(raw):
+    """True when the server gave it up."""
+    try:
+        return raw.socket.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_a_silent_connection_counts_from_the_start(here):
+    with Raw(here.port):
+        here.hall.until(lambda: here.hall.guard._watched)
+    here.hall.until(lambda: not here.hall.guard._watched)
+    assert not here.connections
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01"], ids=["no TLS", "half a greeting"])
+def test_who_fails_at_the_handshake_does_not_stay(here, said):
+    with Raw(here.port) as raw:
+        raw.send(said)
+        raw.socket.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while raw.more():  # to the end
+                pass
+    here.hall.until(lambda: not here.hall.guard._watched)
+    assert not here.connections
+
+
+def test_who_does_not_finish_its_handshake_makes_room_when_there_is_little(here, monkeypatch):
+    with Raw(here.port) as raw:
+        here.hall.until(lambda: here.hall.guard._watched)
+        here.hall.passes(knock.HURRIED + 1)
+        assert watched(here) == 1
+        monkeypatch.setattr(here.hall.guard, "_most", 1)
+        here.hall.passes(0.0)
+        assert gone(raw)
+
+
+def test_silent_connections_of_one_address_are_no_more_than_it_may_have(here, monkeypatch):
+    monkeypatch.setattr(here.hall.guard, "_most_of_one", 3)
+    monkeypatch.setattr(knock, "group", lambda _: "192.0.2.1")
+    with ExitStack() as stack:
+        kept = [stack.enter_context(Raw(here.port)) for _ in range(3)]
+        here.hall.until(lambda: len(here.hall.guard._watched) == 3)
+        with Raw(here.port) as one_too_many:
+            assert gone(one_too_many)
+        assert watched(here) == len(kept)
+        kept[0].socket.close()
+        here.hall.until(lambda: len(here.hall.guard._watched) == 2)
+        with here.raw() as raw:
+            raw.send(head("/deaf", method="GET"))
+            assert raw.answer().body == b"deaf"
+
+
+def test_who_leaves_in_the_middle_of_its_handshake_is_forgotten(here):
+    with here.raw() as raw:
+        raw.send(head("/deaf", method="GET"))
+        assert raw.answer().status == 200 and watched(here) == 1
+    here.hall.until(lambda: not here.hall.guard._watched and not here.hall.guard._of)

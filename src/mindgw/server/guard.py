@@ -62,6 +62,11 @@ class Guard:
         """True when there are so many connections that not even a refusal is written."""
         return len(self._watched) > self._most + TOLD
 
+    @property
+    def is_pressed(self) -> bool:
+        """True when more than half of the places are taken."""
+        return len(self._watched) > self._most // 2
+
     def leave(self, connection: Watched, address: str) -> None:
         """It is gone, or somebody else's now."""
         if connection not in self._watched:
