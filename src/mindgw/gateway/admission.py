@@ -76,7 +76,7 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, check: Callab
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = _read(kind, body, limits)
-    if kind == payload.CHAT and seen.text is None and (address := media.media_violation(body)):
+    if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)

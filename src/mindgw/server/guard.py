@@ -100,6 +100,11 @@ class Guard:
             self.leave(connection, address)
             self._excused.add(connection)
 
+    @property
+    def is_pressed(self) -> bool:
+        """True when more than half of the places are taken."""
+        return len(self._watched) > self._most // 2
+
     def leave(self, connection: Watched, address: str) -> None:
         """It is gone."""
         self._excused.discard(connection)

@@ -55,7 +55,9 @@ class OpenAIDoor:
             await self._serve_one(scope, receive, send)
         except Exception:  # the top of a request: whatever it is, the client must hear something
             log.exception("a request for %s failed", scope["path"][:200])
-            await send_whole(send, HTTPStatus.INTERNAL_SERVER_ERROR, problems.body(errors.InternalError()), [])
+            origin = next((value for name, value in scope["headers"] if name.lower() == b"origin"), None)
+            body = problems.body(errors.InternalError())
+            await send_whole(send, HTTPStatus.INTERNAL_SERVER_ERROR, body, self._cors.headers(origin))
 
     async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]

@@ -7,7 +7,8 @@ little later or earlier than that, find out. Requests are uvicorn's to serve her
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from socket import IPPROTO_TCP
+from socket import IPPROTO_TCP, TCP_INFO
+from struct import Struct
 from typing import Any, Final, cast
 
 import httptools
@@ -39,6 +40,10 @@ PARTING = 5.0
 #: Unsent bytes that the kernel takes from us: more would only hide whether the client reads. (TCP_NOTSENT_LOWAT, of Linux)
 UNSENT = 16 * 1024
 _NOTSENT_LOWAT = 25
+#: Bytes that a transport takes from us before it makes us pause; one over TLS would take eight times as much.
+ROOM = 64 * 1024
+#: tcpi_bytes_acked of Linux' struct tcp_info, which is so long with it.
+_ACKED = Struct("120xQ")
 
 # What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
 _NOTHING: Final = 0
@@ -79,9 +84,9 @@ class Guarded(HttpToolsProtocol):
         self._read = 0
         #: Most bytes of the head under way that came with the end of an earlier request.
         self._lead = 0
-        #: Since when the client has not read, None while it does; and what was left for it then.
+        #: Since when the client has not read, None while it does; and what it had taken then.
         self._stalled: float | None = None
-        self._backlog = 0
+        self._taken = 0
         #: The head of a request that wants to be upgraded to what nobody speaks here, without that wish; else b"".
         self._declined = b""
         #: The request that is being answered; None before the first.
@@ -98,6 +103,8 @@ class Guarded(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and self.client is not None:
             sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        if self.scheme == "https":
+            transport.set_write_buffer_limits(ROOM)
         self._group = group(self.client[0]) if self.client else ""
         crowded = self.guard.enter(self, self._group)
         self._since = self.guard.now
@@ -166,7 +173,7 @@ class Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self._stalled = self.guard.now
-        self._backlog = self.transport.get_write_buffer_size()
+        self._taken = self._acknowledged()
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -196,17 +203,7 @@ class Guarded(HttpToolsProtocol):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
         version = self.parser.get_http_version()
-        if version not in _VERSIONS or b"#" in self.url:
-            raise ValueError("nobody speaks so")
-        if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
-            raise ValueError("said twice")
-        host = fields.get(b"host")
-        if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
-            raise ValueError("a request names one host")
-        if b"transfer-encoding" in fields and (
-            b"content-length" in fields or version == "1.0" or fields[b"transfer-encoding"].lower() != b"chunked"
-        ):
-            raise ValueError("a body has one length")
+        _require_sense(self.url, headers, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
             self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
@@ -329,12 +326,18 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_reader(self, now: float, since: float) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < self._backlog and not self.guard.is_stopping:
+        taken = self._acknowledged()
+        if taken > self._taken and not self.guard.is_stopping:
             self._stalled = since = now
-        self._backlog = left
+        self._taken = taken
         if now - since >= (PARTING if self.guard.is_stopping else STALL):
             self.transport.abort()
+
+    def _acknowledged(self) -> int:
+        """Bytes that have reached the client's machine. What is left here says little: the kernel takes some, and so does what lies between
+        a transport over TLS and its socket, and shows none of it."""
+        found: int = _ACKED.unpack(self.transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.size))[0]
+        return found
 
     def _look_at_head(self, now: float) -> None:
         if not self._between():
@@ -400,6 +403,19 @@ _VERSIONS = frozenset({"1.0", "1.1"})
 _HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 #: Headers that mean something else to somebody else when there are two of them.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
+
+
+def _require_sense(url: bytes, headers: Headers, fields: dict[bytes, bytes], version: str) -> None:
+    """Raises ValueError for what somebody else on the way may read in another way."""
+    if version not in _VERSIONS or b"#" in url:
+        raise ValueError("nobody speaks so")
+    if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
+        raise ValueError("said twice")
+    host, coding = fields.get(b"host"), fields.get(b"transfer-encoding")
+    if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
+        raise ValueError("a request names one host")
+    if coding is not None and (b"content-length" in fields or version == "1.0" or coding.lower() != b"chunked"):
+        raise ValueError("a body has one length")
 
 
 def _repeated(headers: Headers) -> list[bytes]:

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -24,8 +25,9 @@ from mindgw.control.secrets import Secrets
 from mindgw.server import front, openai, scrape
 from mindgw.server.app import Server, build
 from mindgw.server.guard import Guard
+from mindgw.server.knock import Knock
 from mindgw.server.listeners import BACKLOG, Listeners
-from mindgw.server.socket import CLOSING, WebSocket
+from mindgw.server.socket import WebSocket
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -37,8 +39,6 @@ SPARE = 500
 FAREWELL = 0.5
 #: Seconds that connections have to end, when all is said.
 LEAVING = 1.0
-#: Seconds for a TLS handshake.
-HANDSHAKE = 10.0
 
 
 def serve(config: Config) -> int:
@@ -134,12 +134,7 @@ class GatewayServer(uvicorn.Server):
 
     async def _accept_tls(self, taken: socket.socket, tls: ssl.SSLContext) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(
-            self._protocol,
-            sock=taken,
-            ssl=tls,
-            backlog=self.config.backlog,
-            ssl_handshake_timeout=HANDSHAKE,
-            ssl_shutdown_timeout=CLOSING,
+            partial(Knock, self._guard, tls, self._protocol), sock=taken, backlog=self.config.backlog
         )
 
     def _renew(self) -> None:
