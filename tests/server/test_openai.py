@@ -38,7 +38,7 @@ class Hall:
         async def send(message):
             sent.append(message)
 
-        asked = asyncio.create_task(self.door({"method": method, "path": path, "headers": carried}, receive, send))
+        asked = asyncio.create_task(self.door({"type": "http", "method": method, "path": path, "headers": carried}, receive, send))
         async with asyncio.timeout(5):
             while not asked.done():
                 self.world.pump()

@@ -102,7 +102,7 @@ def test_who_does_not_read_is_cut_off(here, kind):
 def test_who_does_not_read_costs_no_more_than_without(here, kind):
     with here.deaf(kind):
         (connection,) = here.hall.do(lambda: here.connections)
-        assert here.hall.do(connection.transport.get_write_buffer_size) < 4 * protocol.ROOM
+        assert here.hall.do(connection.transport.get_write_buffer_size) < 6 * protocol.ROOM
         here.hall.passes(protocol.STALL + 1)
 
 
