@@ -255,6 +255,15 @@ class _Run:
         while is_late() and perf_counter_ns() < end:
             await asyncio.sleep(_TICK)
 
+    async def all_sent(self) -> None:
+        """Waits until each of the requests was answered once, so that what a server does for a new one is over; no longer than for any
+        single answer when nothing comes."""
+        right, end = -1, 0
+        while self.tally.right < len(self._load.requests) and (self.tally.right > right or perf_counter_ns() < end):
+            if self.tally.right > right:
+                right, end = self.tally.right, perf_counter_ns() + int(PATIENCE * 1e9)
+            await asyncio.sleep(_TICK)
+
     def progress(self) -> tuple[float, int, int]:
         words = self.tally.chunks + sum(caller.under_way for caller in self.callers)
         return perf_counter_ns() / 1e9, self.tally.right, words
@@ -277,7 +286,8 @@ class _Run:
 
 
 async def run(load: Load, meter: Meter, seconds: float) -> Window:
-    """Opens the connections, warms up, measures for `seconds` or until every caller had an answer, lets what is under way end.
+    """Opens the connections, warms up until each request was answered once, measures for `seconds` or until every caller had an answer,
+    lets what is under way end.
 
     Never raises for what the other side does: that is counted in the window's `wrong`. Raises OSError when nobody listens.
     """
@@ -290,6 +300,7 @@ async def run(load: Load, meter: Meter, seconds: float) -> Window:
         await this.open()
         pacing = asyncio.create_task(this.pace()) if load.rate else None
         await this.all_answer(min(WARM_UP, seconds))
+        await this.all_sent()
         tally.restart()
         before, first = meter.read(), this.progress()
         await this.all_answer(seconds)

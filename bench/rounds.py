@@ -22,7 +22,7 @@ async def run(stage: Stage, chosen: Sequence[Case], size: Size, plan: Plan) -> l
     """All rounds. Raises NotReady when something ends that was to stay."""
     meter = stage.meter()
     rows: list[Row] = []
-    wanted = [case for case in chosen if case.target in stage.doors or case.cold]
+    wanted = [case for case in chosen if case.target in stage.doors or case.cold or case.fleet]
     for number in range(1, size.rounds + 1):
         for case in wanted:
             rows.append(await _measured(stage, case, size, meter, plan, number))

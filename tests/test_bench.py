@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
@@ -235,6 +235,32 @@ async def test_keys_take_turns():
         await load.run(cases.load(Case("c1", "gateway", 1), Size(quick=True), door), Meter({}), 0.0)
     assert [head.partition(b"Bearer ")[2].split(b"\r\n")[0] for head in heads] == [b"one", b"two", b"one", b"two"]
     assert heads[0].startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
+
+
+async def test_every_key_was_used_before_a_window_opens():
+    """What the first request of a key costs is not what the next one does."""
+    keys: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                keys.append(head.partition(b"Bearer ")[2].split(b"\r\n")[0])
+                await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r\n")[0]))
+                writer.write(RIGHT)
+
+    async with listening(talk) as port:
+        door = Door(f"http://127.0.0.1:{port}/v1", [str(number) for number in range(50)])
+        window = await load.run(cases.load(Case("c1", "gateway", 1), Size(quick=True), door), Meter({}), 0.0)
+    assert {*keys} == {b"%d" % number for number in range(50)}
+    assert window.answers <= window.right - 50
+
+
+@pytest.mark.e2e
+def test_what_runs_on_a_server_of_its_own_runs_by_itself():
+    words = ["--quick", "--json", "--case", "keys-10", "--target", "gateway"]
+    done = subprocess.run([sys.executable, "-m", "bench", *words], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [(row["case"], row["answers"] > 0) for row in json.loads(done.stdout)["best"]] == [("keys-10", True)]
 
 
 async def test_the_parts_of_a_stream_are_timed():

@@ -74,6 +74,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: Size = 64 * 2**20
     #: Answers that one request may ask for; agents take no more than 8.
     n: int = 8
+    #: Bytes of the requests that are still being sent; beyond that the one that has been coming for longest is refused.
+    bodies: Size = 2**30
     #: Connections that may be open at once.
     connections: int = 10_000
     #: Connections of one address, or of one IPv6 network of 64 bits; this machine's own, such as a proxy's, are any number.
@@ -441,6 +443,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "tls_listen": _address,
     "database": _database,
     "limits.body": _at_most(wire.MAX_BODY, f"{wire.MAX_BODY // 2**20}MiB"),
+    "limits.bodies": lambda size: "" if size >= wire.MAX_BODY else f"must be at least {wire.MAX_BODY // 2**20}MiB, the largest request",
     "limits.answer": _at_most(wire.MAX_ANSWER, f"{wire.MAX_ANSWER // 2**20}MiB"),
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
     "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,

@@ -5,10 +5,15 @@
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Collection
+from operator import attrgetter
 from typing import Protocol
 
 #: Upper bounds in seconds of the histograms of time.
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+_BOUNDS = tuple(round(1000 * bound) for bound in BUCKETS)
+#: Rows that are counted at once, when nobody looks before.
+MANY = 256
 
 #: Ends of requests that stood in the queue and never had a slot.
 WAITED = frozenset({"queue_timeout", "deadline_unmeetable", "no_worker_available", "cancelled_by_operator", "client_disconnected"})
@@ -51,10 +56,12 @@ class Histogram:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Counts one value."""
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
+    def observe(self, all_ms: Collection[int]) -> None:
+        """Counts values, in milliseconds."""
+        counts = self.counts
+        for ms in all_ms:
+            counts[bisect_left(_BOUNDS, ms)] += 1
+        self.sum += sum(all_ms) / 1000
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts as Prometheus wants them."""
@@ -66,20 +73,17 @@ class Histogram:
 
 
 class Counters:
-    """Everything that the server counts about requests."""
+    """Everything that the server counts about requests. Rows are counted many at a time, and when somebody looks."""
 
     def __init__(self) -> None:
-        #: (model, endpoint, status, outcome) -> requests finished.
-        self.requests: Counter[tuple[str, str, str, str]] = Counter()
-        #: (model, "input" or "output") -> tokens.
-        self.tokens: Counter[tuple[str, str]] = Counter()
-        #: Time to the first byte of the answer, and to its end.
-        self.ttft = Histogram()
-        self.duration = Histogram()
-        #: Time in the queue of those who got a slot, and of those who gave up or were given up on there.
-        self.queued = Histogram()
-        #: Code of the error -> requests with a good key that were refused before they had a slot.
-        self.rejects: Counter[str] = Counter()
+        #: Rows that are not counted yet.
+        # bounded: by MANY
+        self._fresh: list[Finished] = []
+        #: (model, endpoint, status, outcome) -> requests; model -> tokens of prompts and of answers.
+        self._requests: Counter[tuple[str, str, int, str]] = Counter()
+        self._tokens: dict[str, list[int]] = {}
+        self._ttft, self._duration, self._queued = Histogram(), Histogram(), Histogram()
+        self._rejects: Counter[str] = Counter()
         #: (kind of scope, mode of its limit) -> requests that a limit refused, or would have.
         self.quota: Counter[tuple[str, str]] = Counter()
         #: (kind of scope, what was too much: requests, tokens, concurrency, failures) -> requests that a rate refused.
@@ -88,16 +92,68 @@ class Counters:
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0
 
+    @property
+    def requests(self) -> dict[tuple[str, str, str, str], int]:
+        """(model, endpoint, status, outcome) -> requests finished."""
+        self._count()
+        return {(model, endpoint, str(status), outcome): count for (model, endpoint, status, outcome), count in self._requests.items()}
+
+    @property
+    def tokens(self) -> dict[tuple[str, str], int]:
+        """(model, "input" or "output") -> tokens."""
+        self._count()
+        return {(model, way): count for model, used in self._tokens.items() for way, count in zip(("input", "output"), used, strict=True)}
+
+    @property
+    def ttft(self) -> Histogram:
+        """Time to the first byte of the answer."""
+        self._count()
+        return self._ttft
+
+    @property
+    def duration(self) -> Histogram:
+        """Time to the end of the answer."""
+        self._count()
+        return self._duration
+
+    @property
+    def queued(self) -> Histogram:
+        """Time in the queue of those who got a slot, and of those who gave up or were given up on there."""
+        self._count()
+        return self._queued
+
+    @property
+    def rejects(self) -> Counter[str]:
+        """Code of the error -> requests with a good key that were refused before they had a slot."""
+        self._count()
+        return self._rejects
+
     def finished(self, row: Finished) -> None:
-        """Counts one finished request."""
-        model, tokens = row.model, self.tokens
-        self.requests[model, row.endpoint, str(row.status), row.outcome] += 1
-        tokens[model, "input"] += row.prompt_tokens
-        tokens[model, "output"] += row.completion_tokens
-        if row.ttft_ms is not None:
-            self.ttft.observe(row.ttft_ms / 1000)
-        self.duration.observe(row.total_ms / 1000)
-        if not row.worker_id and row.outcome == "failed":
-            self.rejects[row.error_code] += 1
-        if row.worker_id or (model and row.error_code in WAITED and row.outcome != "replayed"):
-            self.queued.observe(row.queued_ms / 1000)
+        """Takes the row of one finished request."""
+        self._fresh.append(row)
+        if len(self._fresh) >= MANY:
+            self._count()
+
+    def _count(self) -> None:
+        rows, self._fresh = self._fresh, []
+        self._requests.update(map(_series, rows))
+        tokens = self._tokens
+        for row in rows:
+            used = tokens.get(row.model)
+            if used is None:
+                used = tokens[row.model] = [0, 0]
+            used[0] += row.prompt_tokens
+            used[1] += row.completion_tokens
+        self._ttft.observe([row.ttft_ms for row in rows if row.ttft_ms is not None])
+        self._duration.observe([row.total_ms for row in rows])
+        self._queued.observe([row.queued_ms for row in rows if row.worker_id or _waited(row)])
+        self._rejects.update(row.error_code for row in rows if not row.worker_id and row.outcome == "failed")
+
+
+def _waited(row: Finished) -> bool:
+    """Whether it gave up, or was given up on, in the queue; for those that never had a slot."""
+    return bool(row.model) and row.error_code in WAITED and row.outcome != "replayed"
+
+
+#: What makes requests alike.
+_series = attrgetter("model", "endpoint", "status", "outcome")

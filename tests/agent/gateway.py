@@ -31,8 +31,12 @@ class Ear:
         #: Set when the answer has ended.
         self.close: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-    def answered(self, status: int, content_type: str) -> None:
-        self.status = status
+    def answered(self, head: wire.Head, close: wire.Close | None) -> None:
+        self.status = head.status
+        if head.body:
+            self.data(head.body)
+        if close is not None:
+            self.closed(close)
 
     def data(self, data: bytes) -> None:
         self.body += data

@@ -65,6 +65,29 @@ def test_what_a_laxer_parser_might_read_is_refused():
     assert payload.media_violation(b'{"image_url":' + b"[" * 5000) is not None
 
 
+def test_media_are_not_decoded_where_a_glance_will_do(monkeypatch):
+    picture = DATA + "A" * 1_000_000
+    parts = [
+        {"type": "text", "text": 'see "file": "http://x", or \\"image_url": "http://x"'},
+        {"type": "image_url", "image_url": {"detail": "low", "url": picture}},
+        {"image_url": picture},
+        {"type": "input_audio", "input_audio": {"data": "/9j/" + "A" * 1000, "format": "wav"}},
+        {"type": "file", "file": {"filename": "C:\\notes.pdf", "file_data": picture}},
+        {"image": "AAAA", "video_url": None, "audio": ["x"], "file": 3},
+    ]
+    body = json.dumps(user(*parts)).encode()
+    monkeypatch.setattr(payload, "_decode", None)
+    assert payload.media_violation(body) is None
+    with pytest.raises(TypeError):
+        payload.media_violation(json.dumps(user({"image_url": "http://x"})).encode())
+
+
+def test_many_fields_of_media_are_judged_as_few():
+    parts = [{"image": {}}] * 5000
+    assert payload.media_violation(json.dumps(user(*parts)).encode()) is None
+    assert payload.media_violation(json.dumps(user(*parts, {"image": "http://x"})).encode()) == "http://x"
+
+
 words = st.sampled_from(["image_url", "url", "file", "input_audio", "data", "video", "text", "Image_Url"])
 leaves = st.sampled_from([DATA, "http://x", "file:///x", "plain words", "AAAA"]) | st.none() | st.integers() | st.booleans()
 documents = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3), max_leaves=12)
@@ -89,6 +112,15 @@ def test_image_addresses_never_pass(document):
         assert violation is not None
     if violation is not None:
         assert not violation.startswith("data:")
+
+
+strange = st.text(st.sampled_from('"\\/:.~{}u 0069AaDdt\t')) | st.sampled_from(["//h", "data", "Data:,", "c:/x", "\\\\h\\x", " http://x"])
+
+
+@given(st.recursive(leaves | strange, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | strange, inner, max_size=3)))
+def test_a_glance_and_a_reading_find_the_same(document):
+    for body in (json.dumps({"x": document}), json.dumps({"x": document}, indent=1), msgspec.json.encode({"x": document}).decode()):
+        assert payload.media_violation(body.encode()) == payload._read(body.encode())
 
 
 @given(st.binary(max_size=200))

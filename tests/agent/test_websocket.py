@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import ssl
+import tracemalloc
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -270,6 +271,22 @@ class Line:
     def pause_reading(self) -> None: ...
     def resume_reading(self) -> None: ...
     def set_write_buffer_limits(self, high: int) -> None: ...
+
+
+async def test_parts_of_a_message_cost_no_more_than_what_they_hold() -> None:
+    socket, ear, line = WebSocket(address.parse("http://127.0.0.1:1"), ["p.1"], "a", MOST, 1.0), Ear(), Line()
+    socket.connection_made(line)  # type: ignore[arg-type]
+    socket.data_received(accepted(line.written) + frame(Opcode.BINARY, b"a", fin=False))
+    socket.listen(ear)
+    tracemalloc.start()
+    socket.data_received(frame(Opcode.CONT, b"", fin=False) * 10_000)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 60_000
+    socket.data_received(frame(Opcode.CONT, b"bc", fin=False) * 10 + frame(Opcode.CONT, b"d"))
+    assert ear.heard == [b"a" + b"bc" * 10 + b"d"]
+    socket.connection_lost(None)
+    assert await socket.lost is None
 
 
 @pytest.mark.parametrize(

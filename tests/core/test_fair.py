@@ -1,5 +1,6 @@
 """What the order refuses, forgets and keeps."""
 
+import gc
 import random
 import re
 from collections import Counter
@@ -223,6 +224,29 @@ def test_the_others_come_and_go_without_one_flow_more():
         for ticket in tickets[n % 3 :]:
             fair.leave(ticket)
     assert fair.waiting((OTHERS,)) > 0
+
+
+@pytest.mark.parametrize("way", ["served at once", "waited"])
+def test_what_is_forgotten_leaves_no_garbage(way):
+    """More flows than there is room for come and go, once in a request."""
+    fair = Fair(3, fanout=3)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(100):
+            path = (f"team {number % 7}", f"key {number}", "")
+            ticket = Ticket(path, 1.0)
+            if way == "waited":
+                fair.join(ticket, path, "X", 2)
+                turn(fair, 1.0)
+            else:
+                fair.serve(ticket, path, "X", 2)
+                fair.settle(ticket, 1.0)
+            del ticket
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+    assert nothing_is_left(fair)
 
 
 def test_lines_where_nobody_waits_are_forgotten():

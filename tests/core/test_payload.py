@@ -47,7 +47,7 @@ def test_damaged_bodies_are_a_request_or_a_reason(body, endpoint, data):
     assert isinstance(payload.peek(damaged, endpoint, most_n=8), Peek | Invalid)
 
 
-@pytest.mark.parametrize("depth", [*range(880, 1010), 500_000])
+@pytest.mark.parametrize("depth", [*range(880, 1010), 90_000])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
 def test_a_depth_bomb_is_a_reason_whatever_its_depth(depth, opening, closing):
     assert payload.peek(nested(depth, opening, closing), CHAT, most_n=8) == Invalid("The request body is nested deeper than 64 levels.")
@@ -62,6 +62,54 @@ def test_sixty_four_levels_are_the_deepest(opening):
 
 def test_many_shallow_brackets_are_not_deep():
     assert isinstance(peek(logit_bias=[[]] * 500), Peek)
+
+
+CROWDED = {
+    "numbers": b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":[' + b"1," * 110_000 + b"1]}",
+    "objects": b'{"model":"m","messages":[{"role":"user","content":["file",' + b"{}," * 110_000 + b"{}]}]}",
+    "lists": b'{"model":"m","messages":[{"role":"user","content":[' + b"[]," * 110_000 + b"[]]}]}",
+    "messages": b'{"model":"m","messages":[' + b'{"role":"","content":""},' * 60_000 + b"{}]}",
+    "texts": b'{"model":"m","messages":[{"role":"user","content":"x"}],"stop":[' + b'"\\\\",' * 110_000 + b'""]}',
+    "names": b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":{' + b'"":1,' * 210_000 + b'"":1}}',
+}
+
+
+@pytest.mark.parametrize("body", CROWDED.values(), ids=CROWDED)
+def test_too_many_values_are_refused_and_nothing_is_made_of_them(body, monkeypatch):
+    json.loads(body)
+    for name in ("_decode_plain", "_DECODER", "_LIST"):
+        monkeypatch.setattr(payload, name, None)
+    assert payload.peek(body, CHAT, most_n=8) == Invalid("The request body has more than 100000 values.")
+
+
+@pytest.mark.parametrize("text", ["{[,", '\\"{[,', '\\\\\\"{[,', '"{[,'])
+def test_a_long_text_is_one_value_whatever_it_says(text):
+    said = text * 100_000
+    assert isinstance(peek(messages=[{"role": "user", "content": said}]), Peek)
+    assert isinstance(peek(messages=[{"role": "user", "content": [{"type": "text", "text": said}]}]), Peek)
+
+
+def test_as_many_token_ids_as_one_embeds_are_taken():
+    assert isinstance(peek(EMBEDDINGS, input=[[7] * 8191] * 36), Peek)
+
+
+@given(values)
+def test_values_and_levels_are_counted_without_reading_them(document):
+    """An oracle that reads them. A list or object that is empty counts as one value more."""
+
+    def count(value) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return 1 + sum(map(count, inner)) + (isinstance(value, dict | list) and not value)
+
+    def levels(value) -> int:
+        inner = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(levels, inner), default=0) if isinstance(value, dict | list) else 0
+
+    body = json.dumps(document).encode()
+    for most in range(count(document) + 2):
+        crowded = Invalid(f"The request body has more than {most} values.")
+        assert (payload._too_much(body, most) == crowded) == (count(document) - 1 > most)
+    assert payload._depth(payload._structure(body)) == levels(document)
 
 
 def test_what_was_asked_is_seen():
@@ -259,6 +307,13 @@ def test_what_most_ask_for_is_plain():
     assert peek(messages=hello, stream=True, stream_options={"include_usage": True}, temperature=0.7, stop=["x"], max_tokens=5).text
     for extra in ({"tools": []}, {"image": "x"}, {"stream_options": {"url": "x"}}, {"messages": [{"role": "user", "content": []}]}):
         assert peek(**({"messages": hello} | extra)).text is None
+
+
+def test_what_a_plain_chat_comes_to():
+    said = [{"role": "system", "content": "brief"}, {"role": "user", "name": "zoë", "content": "é"}]
+    assert peek(messages=said, n=2, max_tokens=5).text == payload.Text(len("systembrief") + len("user" + "name") + 4 + 2, 2, 2, 1)
+    for name in ("max_tokens", "max_completion_tokens"):
+        assert peek(messages=said, **{name: None}).text is None
 
 
 def test_half_a_character_is_called_by_its_name():

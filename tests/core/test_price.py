@@ -99,3 +99,7 @@ def test_answers_that_cost_nothing_never_end():
 def test_a_pattern_has_one_price():
     with pytest.raises(ValueError, match="two prices for 'a\\*'"):
         Prices([("a*", Price(1, 1)), ("b", Price(1, 1)), ("a*", Price(1, 1))])
+
+
+def test_what_is_free_costs_nothing():
+    assert price.cost(FREE, 10**9, 10**9) == 0

@@ -69,6 +69,6 @@ def test_a_stop_is_not_held_up_by_who_is_slow(stage: Stage) -> None:
         seen: list[int] = []
         until(lambda: seen.append(stage.engine.sent) or (len(seen) > 25 and seen[-25] == seen[-1]), "the engine stands still", 20)
         world.server.child.send_signal(signal.SIGTERM)
-        assert world.server.child.wait(60) == 0
+        assert world.server.child.wait(30) == 0
     world.serve()
     until(lambda: world.worker("fake").get("state") == "ready", "the worker is back")

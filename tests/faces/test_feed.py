@@ -5,12 +5,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from time import monotonic
 
 import pytest
 import trustme
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.sync.messages import Assembler
 from websockets.sync.server import ServerConnection, serve
 
 from mindgw.client import feed
@@ -107,6 +109,38 @@ def test_a_connection_that_is_lost_is_made_again_with_a_fresh_picture():
         assert found[2][1].queue == {}
         assert why == [f"{url} went away (1012)", f"{url} went away"]
         assert len(seen) == 3
+
+
+def test_a_ctrl_c_within_the_library_does_not_hold_up_the_end(monkeypatch):
+    """It came between two steps of a lock's release, so that the thread which reads waits for ever."""
+    stuck: list[Assembler] = []
+
+    def maybe_resume(assembler: Assembler) -> None:
+        if assembler.paused:
+            assembler.paused = False
+            stuck.append(assembler)
+            raise KeyboardInterrupt
+
+    def watch(url: str) -> None:
+        with suppress(KeyboardInterrupt), closing(feed.follow(at(url), print)) as heard:
+            next(heard)
+            reading = heard.gi_frame.f_locals["socket"].recv_messages
+            end = monotonic() + 10
+            while not reading.paused and monotonic() < end:
+                pass
+            monkeypatch.setattr(Assembler, "maybe_resume", maybe_resume)
+            for _ in heard:
+                pass
+
+    with speaking(say(FIRST, *({**NEXT, "seq": seq} for seq in range(8, 500)))) as (url, _):
+        watching = threading.Thread(target=watch, args=[url], daemon=True)
+        watching.start()
+        watching.join(10 * feed.CLOSING)
+        is_over = not watching.is_alive()
+        (assembler,) = stuck
+        assembler.resume()
+        watching.join()
+    assert is_over
 
 
 def test_attempts_come_less_often_and_are_told_once():

@@ -11,6 +11,7 @@ from mindgw_agent import wire
 from tests.gateway.world import engine
 
 HEAD = signals.Head("r", "/v1/completions", [])
+HEAD_OF_ANSWER = wire.Head(200, "t", b"")
 ASK = Ask(Caller("k", "n", "o"), "/v1/completions", Peek("m", False, False), Needs("m", "chat"), Flow(("o", "", "", "k", ""), 2), 1, None)
 
 
@@ -26,10 +27,14 @@ class Try:
         self.told: list[signals.Event] = []
         placement = place(fleet, Needs("m", "chat"), 0.0)
         assert placement is not None
-        self.attempt = Attempt(self.told.append, placement)
+        self.attempt = Attempt(self._tell, self, placement)
+
+    def _tell(self, exchange: object, event: signals.Event) -> None:
+        assert exchange is self
+        self.told.append(event)
 
     def hear_everything(self) -> None:
-        self.attempt.answered(200, "t")
+        self.attempt.answered(HEAD_OF_ANSWER, None)
         self.attempt.data(b"x")
         self.attempt.closed(wire.Close("done"))
         self.attempt.lost()
@@ -38,7 +43,7 @@ class Try:
 def test_what_the_stream_says_becomes_events():
     made = Try()
     made.hear_everything()
-    assert made.told == [signals.Answered(200, "t"), signals.Data(b"x"), signals.Closed(wire.Close("done")), signals.Lost()]
+    assert made.told == [signals.Answered(HEAD_OF_ANSWER), signals.Data(b"x"), signals.Closed(wire.Close("done")), signals.Lost()]
 
 
 def test_nothing_is_told_once_it_is_over():

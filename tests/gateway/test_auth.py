@@ -3,6 +3,7 @@ import random
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from mindgw import errors
 from mindgw.gateway import auth
+from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import TTL, Auth, credential, shown
-from mindgw.store.keys import Holder
+from mindgw.store.keys import Change, Holder, digest
 from mindgw.store.tables import Key
 from mindgw_agent.tokens import crc6, make_key
 from tests.gateway.world import PEPPER, finished, rights_of
@@ -36,11 +38,31 @@ class Door:
         self.found: list[str] = []
         #: Ids of keys whose holders are not welcome.
         self.unwelcome: set[str] = set()
+        #: Key id -> when the policy ends it.
+        self.ends: dict[str, datetime] = {}
         #: Every look-up waits for it.
         self.gate: asyncio.Event | None = None
         #: Whether the database is.
         self.away = False
-        self.auth = Auth(self._find, {1: PEPPER}, lambda: NOW)
+        #: The calendar's time.
+        self.today = NOW
+        #: What the database has noted, and how often it was asked for that.
+        self.noted = [Change(1, "", "", NOW)]
+        self.asked = 0
+        self.auth = Auth(self._find, self._changes, {1: PEPPER}, lambda: self.today)
+
+    async def _changes(self, since: Change | None) -> list[Change]:
+        self.asked += 1
+        if self.away:
+            raise errors.Draining(code="database_unavailable", retry_after=2)
+        return [noted for noted in self.noted if noted.id >= since.id] if since else self.noted[-1:]
+
+    def note(self, noun: str, row_id: str) -> None:
+        """A row of another server's doing."""
+        self.noted.append(Change(self.noted[-1].id + 1 if self.noted else 1, noun, row_id, self.today))
+
+    def check(self, now: float):
+        return finished(self.auth.check(now))
 
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
@@ -49,7 +71,9 @@ class Door:
             await self.gate.wait()
         if self.away:
             raise errors.Draining(code="database_unavailable", retry_after=2)
-        return Holder(row, rights=rights_of(row), welcome=key_id not in self.unwelcome) if row is not None else None
+        if row is None:
+            return None
+        return Holder(row, rights=rights_of(row), welcome=key_id not in self.unwelcome, ends=self.ends.get(key_id))
 
     def identify(self, key: str, now: float = 0.0):
         return self.auth.known(key, now) or finished(self.auth.look_up(key, now))
@@ -303,6 +327,45 @@ def test_what_was_used_is_told_once():
     assert door.auth.used() == {}
 
 
+def test_that_a_key_is_used_is_told_once_a_minute():
+    key, row = make_row()
+    door = Door(row)
+    told = []
+    for second in range(150):
+        door.today = NOW + timedelta(seconds=second)
+        door.check(float(second))
+        door.identify(key, float(second))
+        told += [(second, at) for at in door.auth.used().values()]
+    assert told == [(second, NOW + timedelta(seconds=second)) for second in (0, 60, 120)]
+    assert len(door.found) <= 2  # the first check forgets what was looked up before it
+
+
+def test_a_key_whose_use_was_written_a_moment_ago_is_not_told_when_it_is_looked_up_again():
+    key, row = make_row(last_used_at=NOW - timedelta(seconds=50))
+    door = Door(row)
+    told = []
+    for second in (0, 5, 9, 10, 15):
+        door.today = NOW + timedelta(seconds=second)
+        door.check(1000.0 + second)
+        door.note("keys", row.id)
+        door.identify(key, 1000.0 + second)
+        told += door.auth.used().values()
+        row.last_used_at = told[-1] if told else row.last_used_at
+    assert told == [NOW + timedelta(seconds=10)]
+    assert len(door.found) == 5
+
+
+def test_no_more_than_a_few_hundred_keys_are_told_at_a_time(monkeypatch):
+    monkeypatch.setattr(auth, "BATCH", 3)
+    made = [make_row() for _ in range(7)]
+    door = Door(*(row for _, row in made))
+    for key, _ in made:
+        door.identify(key)
+    told = [door.auth.used() for _ in range(4)]
+    assert [len(some) for some in told] == [3, 3, 1, 0]
+    assert {key_id for some in told for key_id in some} == {row.id for _, row in made}
+
+
 def test_what_could_not_be_written_is_told_again_unless_there_is_news():
     key, row = make_row()
     door = Door(row)
@@ -318,7 +381,7 @@ def test_keys_that_begin_alike_are_never_taken_for_each_other(monkeypatch):
     start = f"{MISTYPED[:41]}"
     alike = [text + crc6(text) for text in (f"{start}{number:06d}" for number in range(2 * MANY))]
     for number, key in enumerate(alike[:MANY]):
-        door._remember(key, auth.Caller(str(number), "", "o"), 0.0)
+        door._remember(sha256(key.encode()).digest(), Holder(Key(id=str(number), name="", org_id="o", digest=b"")), None, 0.0)
     assert [door.known(key, 1.0).key_id for key in alike[:MANY]] == [str(number) for number in range(MANY)]
     assert not any(door.known(key, 1.0) for key in alike[MANY:])
 
@@ -339,3 +402,206 @@ def test_a_hundred_thousand_hostile_headers_are_refused_without_a_look_up():
             assert found is None  # by chance it was put right again
     assert heard[401] > MANY - 100
     assert door.found == []
+
+
+# -- what is known to be unchanged -------------------------------------------------------------------------------------
+
+
+def checked(*rows: Key) -> Door:
+    """One that has looked at 0 for what has changed."""
+    door = Door(*rows)
+    door.check(0.0)
+    return door
+
+
+def test_a_thousand_keys_in_use_cost_their_look_ups_once():
+    made = [make_row() for _ in range(1000)]
+    door = checked(*(row for _, row in made))
+    for second in range(20):
+        door.check(float(second))
+        for key, row in made:
+            assert door.identify(key, second + 0.9).key_id == row.id
+    assert (len(door.found), door.asked) == (1000, 21)
+
+
+@pytest.mark.parametrize("noun", ["keys", "teams", "users"])
+def test_a_key_that_was_changed_elsewhere_is_looked_up_again_and_no_other(noun):
+    key, row = make_row(team_id="t1", user_id="u1")
+    other, other_row = make_row(team_id="t2", user_id="u2")
+    door = checked(row, other_row)
+    for each in (key, other):
+        door.identify(each, 1.0)
+    row.name = "new"
+    door.note(noun, {"keys": row.id, "teams": "t1", "users": "u1"}[noun])
+    touched = door.check(1.5)
+    assert (door.identify(key, 1.5).name, door.identify(other, 1.5).name) == ("new", other_row.name)
+    assert door.found == [row.id, other_row.id, row.id]
+    assert [touched(door.identify(each, 1.5)) for each in (key, other)] == [True, False]
+    door.check(2.0)  # the same news is news once
+    door.identify(key, 2.0)
+    assert len(door.found) == 3
+
+
+def test_a_key_that_was_revoked_elsewhere_is_refused_after_the_next_look():
+    key, row = make_row()
+    door = checked(row)
+    door.identify(key, 1.0)
+    row.revoked_at = NOW
+    door.note("keys", row.id)
+    door.check(1.5)
+    assert code_of(door, key) == "revoked_api_key"
+
+
+def test_a_look_that_is_not_answered_leaves_keys_a_few_seconds():
+    key, row = make_row()
+    door = checked(row)
+    door.identify(key, 1.0)
+    door.check(10.0)
+    door.identify(key, 10.0 + TTL - 0.01)
+    assert len(door.found) == 1
+    row.revoked_at = NOW
+    door.note("keys", row.id)
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        door.identify(key, 10.0 + TTL)
+
+
+def test_keys_are_good_for_minutes_while_the_database_is_away_and_what_changed_meanwhile_is_heard_of():
+    (key, row), (other, other_row) = make_row(), make_row()
+    door = checked(row, other_row)
+    door.identify(key, 1.0), door.identify(other, 1.0)
+    door.check(100.0)
+    door.away = True
+    for now in (101.0, 120.0, 100.0 + TTL + auth.GRACE - 1):
+        with pytest.raises(errors.Draining):
+            door.check(now)
+        assert door.identify(key, now).key_id == row.id
+    row.revoked_at = NOW
+    door.note("keys", row.id)
+    door.away = False
+    door.check(500.0)
+    assert code_of(door, key) == "revoked_api_key"
+    looked_up = len(door.found)
+    assert door.identify(other, 500.0).key_id == other_row.id
+    assert len(door.found) == looked_up
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        [],
+        [Change(1, "", "", NOW)],
+        [Change(3, "keys", "x", NOW + timedelta(seconds=1))],
+        [Change(4, "keys", "x", NOW)],
+    ],
+    ids=["none", "an older copy", "another database", "too long ago"],
+)
+def test_who_has_lost_the_thread_trusts_nothing_that_it_remembers(noted):
+    key, row = make_row()
+    door = checked(row)
+    door.noted = [Change(number, "keys", "x", NOW) for number in (1, 2, 3)]
+    door.check(0.5), door.identify(key, 0.5)
+    door.noted = noted
+    row.revoked_at = NOW
+    touched = door.check(1.0)
+    assert touched(Caller("any", "n", "o"))
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        door.identify(key, 1.0)
+
+
+def test_a_key_that_was_looked_up_before_the_first_look_is_looked_up_again():
+    """What was changed between the two is in neither."""
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key, 0.0)
+    row.revoked_at = NOW
+    door.note("keys", row.id)
+    door.check(0.5)
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        door.identify(key, 0.5)
+
+
+async def test_a_slow_look_up_does_not_bring_a_key_back_that_was_changed_elsewhere():
+    key, row = make_row()
+    door = Door(row)
+    await door.auth.check(0.0)
+    door.gate = asyncio.Event()
+    slow = asyncio.create_task(door.auth.look_up(key, 0.0))
+    while not door.found:
+        await asyncio.sleep(0)
+    door.rows[row.id] = Key(**row.model_dump() | {"revoked_at": NOW})
+    door.note("keys", row.id)
+    await door.auth.check(0.5)
+    door.gate.set()
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        await slow
+
+
+def test_a_remembered_key_expires_at_its_moment():
+    key, row = make_row(expires_at=NOW + timedelta(seconds=2))
+    door = checked(row)
+    for at in (0, 1, 1.999):
+        door.today = NOW + timedelta(seconds=at)
+        door.identify(key, at)
+    door.today, door.away = NOW + timedelta(seconds=2), True
+    assert code_of(door, key) == "expired_api_key"  # the database is not asked for that
+    assert len(door.found) == 1
+
+
+def test_a_secret_that_was_rotated_is_good_until_its_moment_although_nothing_changes_then():
+    key, row = make_row()
+    secret = make_key().secret
+    older = forged(key, secret)
+    row.prior_digest, row.prior_pepper_version, row.prior_until = digest(PEPPER, secret), 1, NOW + timedelta(hours=1)
+    door = checked(row)
+    for at in (0, 1, 3599.9):
+        door.today = NOW + timedelta(seconds=at)
+        door.check(at)
+        assert {door.identify(text, at).key_id for text in (key, older)} == {row.id}
+    assert len(door.found) == 2
+    door.today = NOW + timedelta(hours=1)
+    door.check(3600)
+    assert code_of(door, older) == "invalid_api_key"
+    assert door.identify(key, 3600).key_id == row.id
+
+
+def test_a_key_that_the_policy_ends_is_looked_up_then_for_it_may_have_been_used():
+    key, row = make_row()
+    door = checked(row)
+    door.ends[row.id] = NOW + timedelta(days=1)
+    door.identify(key, 0.5)
+    door.today, door.ends[row.id] = NOW + timedelta(days=1), NOW + timedelta(days=2)
+    door.check(86400.0)
+    assert door.identify(key, 86400.0).key_id == row.id
+    door.today = NOW + timedelta(days=2)
+    door.check(2 * 86400.0)
+    assert code_of(door, key) == "expired_api_key"
+    assert len(door.found) == 3
+
+
+@pytest.mark.parametrize("noun", ["users", "orgs"])
+def test_who_is_shut_out_on_another_server_is_here_too(noun):
+    key, row = make_row(org_id="o", user_id="u")
+    door = checked(row)
+    door.identify(key, 0.5)
+    door.unwelcome.add(row.id)
+    assert door.identify(key, 0.5).key_id == row.id
+    door.note(noun, {"users": "u", "orgs": "o"}[noun])
+    touched = door.check(1.0)
+    assert touched(Caller("k", "n", "o", user_id="u"))
+    assert code_of(door, key) == "user_disabled"
+
+
+def test_a_key_that_was_refused_is_not_remembered_from_before():
+    key, row = make_row()
+    door = Door(row)
+    door.identify(key, 0.0)
+    row.revoked_at = NOW
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        door.identify(key, TTL)
+    door.away = True
+    with pytest.raises(errors.Draining):
+        door.identify(key, TTL + 1)
+    door.away = False
+    door.check(TTL + 2)
+    with pytest.raises(errors.Unauthenticated, match="revoked"):
+        door.identify(key, TTL + 2)

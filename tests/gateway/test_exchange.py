@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import weakref
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,8 +16,9 @@ from mindgw.gateway import signals
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.exchange import CANCEL_GRACE, TABLE
 from mindgw.gateway.signals import State
+from mindgw.store.keys import Change
 from mindgw_agent import wire
-from tests.gateway.world import CHUNK, DONE, EVENT, JSON, SSE, Box, Client, World, engine
+from tests.gateway.world import CHUNK, DONE, EVENT, JSON, SSE, Box, Client, World, engine, finished
 
 ANSWER = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
 USAGE = sse.event(b'{"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}')
@@ -575,6 +577,42 @@ def test_who_is_shut_out_has_nothing_running_any_more_with_any_key(sent):
     assert [world.auth.known(key, world.clock()) for key in (mine, too)] == [None, None]
     world.pump()
     assert 1 in box.cancelled or not sent
+def test_a_key_that_is_revoked_by_another_server_ends_its_requests():
+    world = World()
+    Box(world)
+    finished(world.pipeline.check_keys())
+    key = world.add_key(team_id="t")
+    running, same_team, other = world.ask(stream=True), world.ask(key=key), world.ask(key=world.add_key())
+    world.keys[running.exchange.caller.key_id].revoked_at = datetime.now(UTC)
+    changes = [("keys", running.exchange.caller.key_id), ("teams", "t")]
+    world.noted += [Change(number, *change, datetime.now(UTC)) for number, change in enumerate(changes, 2)]
+    world.found.clear()
+    finished(world.pipeline.check_keys())
+    assert (running.code, same_team.code, other.code) == ("revoked_api_key", "", "")
+    assert sorted(world.found) == sorted([running.exchange.caller.key_id, same_team.exchange.caller.key_id])
+    finished(world.pipeline.check_keys())
+    assert len(world.found) == 2
+
+
+def test_who_is_to_be_cut_off_is_when_the_database_is_back(monkeypatch):
+    world = World()
+    Box(world)
+    finished(world.pipeline.check_keys())
+    running = world.ask(stream=True)
+    key_id = running.exchange.caller.key_id
+    world.keys[key_id].revoked_at = datetime.now(UTC)
+    world.noted.append(Change(2, "keys", key_id, datetime.now(UTC)))
+
+    async def away(key_id):
+        raise errors.Draining
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.auth, "_find", away)
+        with pytest.raises(errors.Draining):
+            finished(world.pipeline.check_keys())
+    assert running.code == ""
+    finished(world.pipeline.check_keys())
+    assert running.code == "revoked_api_key"
 
 
 def test_a_request_whose_key_is_revoked_before_its_body_is_here_ends():
@@ -819,7 +857,7 @@ WRONG = errors.InternalError()
 SAMPLES = {
     type(sample): sample
     for sample in (
-        signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(200, SSE), signals.Data(EVENT),
+        signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(wire.Head(200, SSE, b"")), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
         signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Recalled(),
         signals.Copied(200, "", []), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement

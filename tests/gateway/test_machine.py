@@ -188,7 +188,7 @@ class Requests(RuleBasedStateMachine):
         pipeline, now = self.world.pipeline, self.world.clock()
         assert pipeline.queue.waiting == len(waiting)
         for exchange in waiting:
-            assert not [seat for seat in pipeline.fleet.seats(exchange._stay.ticket.needs.model, "chat") if seat.free(now)]
+            assert not [seat for seat in pipeline.fleet.seats(exchange._stay.needs.model, "chat") if seat.free(now)]
 
     @invariant()
     def nobody_is_forgotten_and_nobody_hoards(self):

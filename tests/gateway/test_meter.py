@@ -16,7 +16,7 @@ PAYER = Caller("k", "name", "o", "t", "")
 
 
 def row(number: int = 0) -> Entry:
-    tally = Tally(0.0, START)
+    tally = Tally(0.0, START.timestamp())
     tally.stand(0.0)
     return tally.row((f"r{number}", "/v1/completions"), PAYER, "done", 1.0, tally.tokens)
 
@@ -40,7 +40,7 @@ class Ledger:
 
 
 def test_a_row_says_what_is_known():
-    tally = Tally(10.0, START)
+    tally = Tally(10.0, START.timestamp())
     tally.stand(10.0)
     tally.send("w", "m", 10.5)
     tally.first, tally.stream, tally.status, tally.bytes = 12.0, True, 200, 7
@@ -59,7 +59,7 @@ def test_a_request_that_never_ran_waited_all_its_time():
 
 def test_only_the_time_in_the_queue_is_waiting():
     """Neither the upload of the body nor an attempt that came to nothing."""
-    tally = Tally(0.0, START)
+    tally = Tally(0.0, START.timestamp())
     tally.stand(40.0)
     tally.send("w", "m", 41.0)
     tally.stand(50.0)
@@ -68,7 +68,7 @@ def test_only_the_time_in_the_queue_is_waiting():
 
 
 def test_a_clock_that_stumbles_makes_no_negative_times():
-    made = Tally(10.0, START).row(("r", "/p"), PAYER, "done", 9.0, Tokens())
+    made = Tally(10.0, START.timestamp()).row(("r", "/p"), PAYER, "done", 9.0, Tokens())
     assert (made.queued_ms, made.total_ms) == (0, 0)
 
 
@@ -170,7 +170,7 @@ class Flood:
 
     def refuse(self, times: int, key_id: str = "k", outcome: str = "failed", kind: str = "refused") -> None:
         for _ in range(times):
-            tally = Tally(0.0, START)
+            tally = Tally(0.0, START.timestamp())
             tally.error = "insufficient_quota"
             self.meter.settle(tally.row(("r", "/p"), Caller(key_id, "name", "o", "t", ""), outcome, 1.0, Tokens(), Money(0, kind)))
 

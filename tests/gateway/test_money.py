@@ -246,6 +246,30 @@ def test_a_client_that_leaves_in_the_middle_owes_what_it_was_given():
     assert town.rows() == [("settled", 1, "cancelled", 7, 4, "counted")]
 
 
+@pytest.mark.parametrize("outcome", ["done", "cancelled"])
+def test_a_client_that_leaves_after_the_last_word_owes_what_the_engine_counted(outcome):
+    """The events with which an answer begins and ends say nothing, and are no tokens."""
+    town = Town()
+    client = town.ask(stream=True)
+    town.box.head()
+    town.box.data(EVENT * 7 + usage(7, 5))
+    client.post(signals.Gone())
+    town.world.pump()
+    town.box.close(outcome, usage=wire.Usage(7, 5))
+    assert town.rows() == [("settled", 1, "cancelled", 7, 5, "engine")]
+
+
+def test_what_an_engine_counts_before_it_speaks_does_not_make_the_rest_free():
+    town = Town()
+    client = town.ask(stream=True)
+    town.box.head()
+    town.box.data(usage(7, 0, choices=[{"index": 0, "delta": {"role": "assistant"}}]) + EVENT * 9)
+    client.post(signals.Gone())
+    town.world.pump()
+    town.box.close("cancelled", usage=wire.Usage(7, 0))
+    assert town.rows() == [("settled", 1, "cancelled", 7, 8, "engine")]
+
+
 def test_an_answer_in_one_piece_that_nobody_waits_for_is_wasted():
     town = Town()
     client = town.ask()

@@ -17,6 +17,13 @@ from mindgw_agent import wire
 from tests.gateway.world import engine
 
 
+class Holder:
+    """Whose place it is: the test says what it does and what it has produced."""
+
+    def produced(self) -> None:
+        return None
+
+
 class Slots:
     """A queue before one box for each model; nobody has a slot until it is given."""
 
@@ -37,23 +44,19 @@ class Slots:
         self.refused: dict[str, errors.MindGWError] = {}
         self._count = 0
 
-    def _place(self, needs: Needs) -> Placement | None:
+    def _place(self, needs: Needs, now: float) -> Placement | None:
         if not self.open[needs.model]:
             return None
         self.open[needs.model] -= 1
-        return place(self.fleet, needs, self.now)
+        return place(self.fleet, needs, now)
 
     def ticket(self, model: str = "a", kind: str = "chat", priority: str = "normal", *names: str) -> Ticket:
         self._count += 1
         path = ("o", *(names or ("t", "u", "k", "")))
 
-        def grant(placement: Placement) -> None:
-            self.took(ticket, placement)
-
-        def refuse(wrong: errors.MindGWError) -> None:
-            self.refused[ticket.id] = wrong
-
-        ticket = Ticket(f"r{self._count}", Needs(model, kind), Flow(path, rank(priority, "")), grant, refuse)
+        ticket = Ticket(f"r{self._count}", Needs(model, kind), Flow(path, rank(priority, "")), Holder())
+        ticket.holder.granted = lambda placement: self.took(ticket, placement)
+        ticket.holder.turned_out = lambda wrong: self.refused.update({ticket.id: wrong})
         ticket.size, ticket.prompt = 1, 10
         return ticket
 
@@ -305,7 +308,7 @@ def test_who_waits_is_told_how_long():
     slots = Slots()
     slots.open["a"] = 2
     running = [slots.join(), slots.join()]
-    running[0].produced = running[1].produced = lambda: 10 * round(slots.now - 1000)
+    running[0].holder.produced = running[1].holder.produced = lambda: 10 * round(slots.now - 1000)
     for _ in range(20):
         slots.now += 1
         slots.queue.pace.measure(slots.now)
@@ -330,7 +333,7 @@ def test_a_grant_may_free_a_slot_or_leave_or_join():
         more.append(slots.join())
         slots.give(a=1)
 
-    first.grant = grant
+    first.holder.granted = grant
     for ticket in (first, second):
         slots.queue.join(ticket, slots.now)
     slots.give(a=1)
@@ -345,7 +348,7 @@ def test_a_grant_that_fails_leaves_the_queue_at_work():
     def grant(_placement):
         raise ValueError("a bug")
 
-    bad.grant = grant
+    bad.holder.granted = grant
     slots.queue.join(bad, slots.now)
     with pytest.raises(ValueError, match="a bug"):
         slots.give(a=1)
@@ -469,7 +472,7 @@ def test_whoever_runs_in_the_same_slots_is_waited_for(model, kind):
     named(slots, "alias")
     slots.open["a"] = 1
     runs = slots.join("a")
-    runs.produced = lambda: 10 * round(slots.now - 1000)
+    runs.holder.produced = lambda: 10 * round(slots.now - 1000)
     for _ in range(20):
         slots.now += 1
         slots.queue.pace.measure(slots.now)
@@ -530,7 +533,7 @@ def test_whoever_waits_is_sorted_anew_when_names_change():
 def test_nobody_is_told_a_time_while_nobody_is_served():
     slots = Slots()
     slots.open["a"] = 1
-    slots.join().produced = lambda: 10 * round(slots.now - 1000)
+    slots.join().holder.produced = lambda: 10 * round(slots.now - 1000)
     for _ in range(20):
         slots.now += 1
         slots.queue.pace.measure(slots.now)
@@ -601,7 +604,7 @@ def test_a_turn_that_ends_without_a_word_of_what_it_used_costs_its_time():
     slots = Slots()
     slots.open["a"] = 1
     known = slots.join()
-    known.produced = lambda: 10 * round(slots.now - 1000)
+    known.holder.produced = lambda: 10 * round(slots.now - 1000)
     for _ in range(20):
         slots.now += 1
         slots.queue.pace.measure(slots.now)

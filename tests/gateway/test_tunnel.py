@@ -26,8 +26,11 @@ class Ear:
         self.heard: list[tuple] = []
         self.body = b""
 
-    def answered(self, status: int, content_type: str) -> None:
-        self.heard.append(("answered", status, content_type))
+    def answered(self, head: wire.Head, close: wire.Close | None) -> None:
+        self.heard.append(("answered", head.status, head.content_type))
+        self.body += head.body
+        if close is not None:
+            self.closed(close)
 
     def data(self, data: bytes) -> None:
         self.body += data

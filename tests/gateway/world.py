@@ -31,7 +31,7 @@ from mindgw.gateway.replay import Replay
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes
-from mindgw.store.keys import Holder, digest
+from mindgw.store.keys import Change, Holder, digest
 from mindgw.store.quotas import Lent, Want
 from mindgw.store.tables import Key
 from mindgw_agent import identity, session, tokens, wire
@@ -161,13 +161,15 @@ class World:
         #: Rows of the database, and the ids that were looked for.
         self.keys: dict[str, Key] = {}
         self.found: list[str] = []
+        #: What the database has noted of changes.
+        self.noted = [Change(1, "", "", datetime.now(UTC))]
         #: Names of the teams of keys.
         self.teams: dict[str, str] = {}
         #: Which models they may use.
         self.rules: dict[str, access.Models | None] = {}
         self.rows: list[Entry] = []
         self.boxes: list[Box] = []
-        self.auth = Auth(self._find, {1: PEPPER}, lambda: datetime.now(UTC))
+        self.auth = Auth(self._find, self._changes, {1: PEPPER}, lambda: datetime.now(UTC))
         counters = metrics.Counters()
         self.meter = Meter(self._append, counters)
         self.vault = Vault()
@@ -183,6 +185,9 @@ class World:
         self.found.append(key_id)
         row = self.keys.get(key_id)
         return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id)) if row is not None else None
+
+    async def _changes(self, since: Change | None) -> list[Change]:
+        return [noted for noted in self.noted if noted.id >= since.id] if since else self.noted[-1:]
 
     async def _append(self, rows: list[Entry]) -> None:
         self.rows += rows

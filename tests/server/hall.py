@@ -44,15 +44,18 @@ class Hall:
         limits: Limits | None = None,
         origins: str = "",
         make: Callable[..., Any] | None = None,
+        ws: Any = "none",
         trusted: tuple[str, ...] = (),
     ) -> None:
-        """`make` may make the connections' protocol in place of `front.lane`; `trusted` are proxies."""
+        """`make` may make the connections' protocol in place of `front.lane`; `ws` is what an upgrade leads to; `trusted` are proxies."""
         self.config = Config("/nowhere", limits=limits or Limits(), fast_lane=LANES[lane], cors=CorsSettings(origins=origins))
         self._make = make or front.lane
+        self._ws = ws
         #: Seconds that connections believe to have gone by besides.
         self.passed = 0.0
         now = lambda: clock.monotonic() + self.passed  # noqa: E731
-        self.guard = Guard(self.config.limits.connections, self.config.limits.connections_address, now, Networks(trusted))
+        most = self.config.limits
+        self.guard = Guard(most.connections, most.connections_address, most.bodies, now, Networks(trusted))
         #: Scenes that wait go on once it is set.
         self.gate = threading.Event()
         #: Bytes that the engine has been able to say in endless scenes.
@@ -139,7 +142,8 @@ class Hall:
         made = self._make(self.config, self.world.pipeline, self.guard)
         self.server = uvicorn.Server(
             uvicorn.Config(
-                rooms, port=0, http=made, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                rooms, port=0, http=made, ws=self._ws, ws_per_message_deflate=False, lifespan="off", log_config=None,
+                access_log=False, server_header=False,
                 headers=[("server", "mindgw")], timeout_graceful_shutdown=1, proxy_headers=False,
             )
         )  # fmt: skip

@@ -1,16 +1,19 @@
-"""An application around a door: two rooms beside it, for what is asked of uvicorn itself."""
+"""An application around a door: rooms beside it, for what is asked of uvicorn itself."""
 
 from typing import Any
 
 
 class Rooms:
-    """`/echo` reads a body to its end, `/flood` sends more than anybody reads at once, `/deaf` answers before it reads."""
+    """`/echo` reads a body to its end, `/flood` sends more than anybody reads at once, `/deaf` answers before it reads; a WebSocket is
+    never answered in `/silence`, and heard to its end in `/parlour`."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] == "/echo":
+        if scope["type"] == "websocket" and scope["path"] in ("/silence", "/parlour"):
+            await _hear(scope["path"] == "/parlour", receive, send)
+        elif scope["path"] == "/echo":
             size = await _read(receive)
             if size is not None:
                 await _say(send, b"%d" % size)
@@ -20,6 +23,14 @@ class Rooms:
             await _say(send, b"deaf")
         else:
             await self._inner(scope, receive, send)
+
+
+async def _hear(accepts: bool, receive: Any, send: Any) -> None:
+    await receive()
+    if accepts:
+        await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
 
 
 async def _read(receive: Any) -> int | None:

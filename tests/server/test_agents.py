@@ -109,8 +109,10 @@ def binary(message: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) 
 class Hall:
     """A server with the agents' door, and agents that dial it."""
 
-    def __init__(self, world: World, database: Database, port: int) -> None:
+    def __init__(self, world: World, database: Database, port: int, connections: set[Any]) -> None:
         self.world = world
+        #: What speaks on the server's ends of its connections.
+        self.connections = connections
         self._database = database
         self.port = port
         self.agents: list[Dialled] = []
@@ -151,7 +153,7 @@ async def hall(tmp_path):
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
     await until(lambda: server.started)
-    made = Hall(world, database, server.servers[0].sockets[0].getsockname()[1])
+    made = Hall(world, database, server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
     yield made
     for agent in made.agents:
         if agent.socket is not None:
@@ -339,6 +341,23 @@ async def test_whoever_does_not_greet_is_cut_off(hall, said):
     assert not hall.world.pipeline.fleet.workers
 
 
+async def test_whoever_is_rejected_and_reads_nothing_is_cut_off(hall, monkeypatch):
+    monkeypatch.setattr(agents, "PARTING", 0.1)
+    monkeypatch.setattr(socket, "CLOSING", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", hall.port, limit=1024)
+    lines = [f"GET {wire.PATH} HTTP/1.1", "host: x", "upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13"]
+    lines += ["sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==", f"sec-websocket-protocol: {wire.SUBPROTOCOL}", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    await reader.readuntil(b"\r\n\r\n")
+    (opened,) = hall.connections
+    while not opened.is_full:
+        writer.write(binary(b"p" * 125, Opcode.PING) * 100)
+        await asyncio.sleep(0)
+    writer.write(binary(wire.encode(wire.frame(wire.Hello(agent_id="nobody", nonce=b"x" * 32, versions=[9])))))
+    await until(lambda: not hall.connections)
+    writer.close()
+
+
 # -- when somebody does not read ---------------------------------------------------------------------------------------
 
 
@@ -408,5 +427,22 @@ async def test_a_socket_that_nobody_reads_is_gone_soon_after_its_door_gave_it_up
     await until(lambda: server.server_state.tasks)
     await until(lambda: not server.server_state.connections)
     writer.close()
+    server.should_exit = True
+    await serving
+
+
+async def test_on_a_socket_of_another_make_an_agent_is_turned_away_and_the_log_says_why(caplog):
+    """A door that hangs in somebody's own server, say."""
+    door = AgentsDoor(World().pipeline, Registry(None, SERVER), "127.0.0.1:1", lambda worker_id: None)
+    config = uvicorn.Config(door, host="127.0.0.1", port=0, ws="websockets-sansio", log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server._serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"ws://127.0.0.1:{port}{wire.PATH}", subprotocols=[wire.SUBPROTOCOL])
+    assert refused.value.response.status_code == 403
+    assert [record.getMessage() for record in caplog.records if "not that of `mindgw serve`" in record.getMessage()]
+    assert "KeyError" not in caplog.text
     server.should_exit = True
     await serving

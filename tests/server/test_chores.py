@@ -12,8 +12,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 from sqlmodel import select
 
 from mindgw import config
-from mindgw.control import secrets, setup
-from mindgw.errors import Draining
+from mindgw.control import keys, secrets, setup
+from mindgw.errors import Draining, Unauthenticated
+from mindgw.gateway import auth
 from mindgw.gateway.auth import Auth
 from mindgw.server import app as assembly
 from mindgw.server.app import build
@@ -177,13 +178,33 @@ async def used(database):
 
 async def test_when_a_key_was_used_is_written_once_the_database_is_back(tmp_path):
     earlier = datetime(2026, 1, 1, tzinfo=UTC)
-    auth = Auth(lambda id: None, {}, lambda: earlier)
-    auth.keep({"id": earlier})
+    door = Auth(lambda id: None, lambda since: None, {}, lambda: earlier)
+    door.keep({"id": earlier})
     away = Database(f"sqlite:///{tmp_path}/nothing/here.db")
     with pytest.raises(Draining):
-        await assembly._touch(auth, away)()
+        await assembly._touch(door, away)()
     await away.close()
-    assert auth.used() == {"id": earlier}
+    assert door.used() == {"id": earlier}
+
+
+async def test_a_key_that_is_revoked_by_another_process_is_soon_refused(tmp_path, monkeypatch):
+    """Though it is never looked up for its age."""
+    monkeypatch.setattr(assembly, "CHECK", 0.01)
+    monkeypatch.setattr(auth, "TTL", 1e9)
+    made = await setup.initialise(tmp_path / "data")
+    known = config.load(None, tmp_path / "data")
+    database, other = Database(known.database_url), Database(known.database_url)
+    server = build(known, secrets.load(tmp_path / "data"), database)
+    headers = [(b"authorization", f"Bearer {made.api_key}".encode())]
+    async with server.app.lifespan():
+        caller = await server.pipeline.identify(headers)
+        await keys.revoke(other, "test", caller.key_id, lambda key_id: None)
+        async with asyncio.timeout(10):
+            with pytest.raises(Unauthenticated, match="revoked"):
+                while await server.pipeline.identify(headers):
+                    await asyncio.sleep(0.01)
+    await database.close()
+    await other.close()
 
 
 # -- rows that cannot be written -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mindgw.control.keys import KeyWish
 from mindgw.control.principal import Principal
 from mindgw.core import access
 from mindgw.gateway.pipeline import Pipeline
-from mindgw.server import run
+from mindgw.server import run, socket
 from mindgw.server.app import Server, build
 from mindgw.server.management import events
 from mindgw.server.management.users import cut
@@ -299,7 +299,7 @@ async def chatter(house: House) -> None:
 
 async def test_a_slow_reader_is_kept_no_more_than_a_few_messages_for_and_dropped_in_the_end(house, monkeypatch):
     monkeypatch.setattr(events, "STALL", 0.5)
-    monkeypatch.setattr(run, "CLOSING", 0.1)
+    monkeypatch.setattr(socket, "CLOSING", 0.1)
     monkeypatch.setattr(events, "PARTING", 0.1)
     writer = await mute(house)
     await until(lambda: house.feed._listeners)
@@ -320,7 +320,7 @@ async def test_a_slow_reader_is_kept_no_more_than_a_few_messages_for_and_dropped
 
 
 async def test_a_slow_reader_holds_up_no_stop_and_no_other(house, monkeypatch):
-    monkeypatch.setattr(run, "CLOSING", 0.1)
+    monkeypatch.setattr(socket, "CLOSING", 0.1)
     writer = await mute(house)
     talk = asyncio.create_task(chatter(house))
     async with house.watch(max_queue=None) as other:

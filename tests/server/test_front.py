@@ -1,7 +1,6 @@
 """The fast lane beneath the answers: what it writes, what it holds, what it leaves behind."""
 
 import gc
-import socket
 
 import pytest
 
@@ -173,14 +172,3 @@ def test_a_body_over_the_limit_in_small_pieces_costs_what_it_weighs(here, raw):
     assert type(connection.cycle.body) is bytearray
     raw.send(piece * 50_000)
     assert raw.answer().status == 413
-
-
-def test_the_time_to_the_first_event_is_short_on_a_used_connection(here, raw):
-    """Small writes leave at once, whatever was sent before (see TCP_NODELAY): the first event is there before the second is made."""
-    for _ in range(3):
-        here.gate.clear()
-        raw.send(request(here.key, chat("waits", stream=True)))
-        raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-        raw.until(b"data: {")
-        here.gate.set()
-        raw.until(b"0\r\n\r\n")

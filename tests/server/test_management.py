@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from litestar import Litestar
 from litestar.datastructures import State
+from litestar.middleware.compression import CompressionMiddleware
 from litestar.openapi import OpenAPIConfig
 from litestar.testing import TestClient
 from sqlmodel import select
@@ -19,7 +20,7 @@ from mindgw.core import access
 from mindgw.errors import Unauthenticated
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
-from mindgw.server import management, problems
+from mindgw.server import app, management, problems
 from mindgw.store import fleet
 from mindgw.store.database import Database
 from mindgw.store.tables import AuditEntry
@@ -449,3 +450,36 @@ def test_the_status_counts(api, floor, join):
     assert (found["workers"], found["models"], found["queue"]) == ({"ready": 1, "total": 2}, 1, {"waiting": 2, "running": 1})
     assert found["uptime_s"] >= 60
     assert call(api, "GET", "/version").json() == {"version": found["version"]}
+
+
+# -- compression --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("accepted", "encoding"), [("gzip", "gzip"), ("identity", None), ("", None)])
+def test_long_lists_are_compressed_for_who_can_read_them(api, floor, join, accepted, encoding):
+    floor.workers = [view(join("long"), runs(*[Model(f"model-{number}", 4096, ["chat"]) for number in range(100)]))]
+    found = call(api, "GET", "/models", headers={"accept-encoding": accepted})
+    assert found.headers.get("content-encoding") == encoding
+    assert (int(found.headers.get("content-length", 0)) < len(found.content) / 4) == (encoding is not None)
+    assert len(found.json()["items"]) == 100
+
+
+def test_short_answers_and_refusals_are_sent_as_they_are(api):
+    for path, status in (("/version", 200), ("/keys/none", 404)):
+        found = call(api, "GET", path, headers={"accept-encoding": "gzip"})
+        assert found.status_code == status and "content-encoding" not in found.headers
+
+
+def test_nothing_but_management_is_compressed(database, directory):
+    """Events of an answer would wait for each other."""
+    made = app.build(config.load(None, directory), secrets.load(directory), database)
+    compressing = {
+        route.path
+        for route in made.app.routes
+        for handler in getattr(route, "route_handlers", [getattr(route, "route_handler", None)])
+        if handler is not None
+        and any(getattr(layer, "middleware", None) is CompressionMiddleware for layer in handler.resolve_middleware())
+    }
+    assert "/api/v1/models" in compressing
+    assert all(path.startswith("/api/v1/") and path != "/api/v1/events" for path in compressing)
+    assert made.app.compression_config is None

@@ -38,7 +38,7 @@ class Hall:
         async def send(message):
             sent.append(message)
 
-        asked = asyncio.create_task(self.door({"method": method, "path": path, "headers": carried}, receive, send))
+        asked = asyncio.create_task(self.door({"type": "http", "method": method, "path": path, "headers": carried}, receive, send))
         async with asyncio.timeout(5):
             while not asked.done():
                 self.world.pump()
@@ -199,3 +199,17 @@ def test_two_traces_are_none():
 def test_headers_of_any_bytes_make_a_mark(headers):
     mark = Mark(headers)
     assert all(value.isascii() and b"\n" not in value and b"\r" not in value for _, value in mark.headers())
+
+
+async def test_a_page_may_read_that_the_gateway_failed(monkeypatch):
+    door = OpenAIDoor(World().pipeline, 2**20, Cors("https://a.example"))
+    monkeypatch.setattr(door, "_serve_one", None)
+    for origin, allowed in ((b"https://a.example", b"https://a.example"), (b"https://b.example", None)):
+        sent = []
+
+        async def send(message, sent=sent):
+            sent.append(message)
+
+        await door({"type": "http", "path": "/v1/models", "headers": [(b"Origin", origin)]}, None, send)
+        assert sent[0]["status"] == 500
+        assert dict(sent[0]["headers"]).get(b"access-control-allow-origin") == allowed

@@ -1,7 +1,9 @@
 """Clients that are slow, silent, deaf or too many, on both lanes, for requests that the lanes serve alike and for any other."""
 
 import asyncio
+import select
 import socket
+import struct
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -9,10 +11,18 @@ import pytest
 from mindgw.config import Limits
 from mindgw.server import bodies, guard, protocol, run
 from mindgw.server.guard import Guard
+from mindgw_agent import tokens
 from tests.e2e.raw import CHAT, head, request
 from tests.server.hall import LANES, chat, hall
 
 MIB = 2**20
+
+
+def is_late(answer) -> bool:
+    """It was refused for its pace, and has a name by which the log knows it."""
+    name = answer.headers["x-mindgw-request-id"]
+    assert name.startswith("req-") and answer.error["request_id"] == name
+    return (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close")
 
 
 @pytest.fixture(scope="module", params=LANES)
@@ -52,8 +62,7 @@ def test_a_head_that_drips_is_refused(here, path):
         for byte in cold(path, "a: b", method="POST")[:-1]:
             raw.send(bytes([byte]))
         assert here.passes_until(raw) >= protocol.PATIENCE - 2
-        answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(raw.answer()) and raw.ended()
 
 
 @pytest.mark.parametrize("path", ["hot", "/deaf"])
@@ -89,13 +98,57 @@ def test_a_head_that_comes_during_an_answer_has_its_time_after_it(here):
 
 
 @pytest.mark.parametrize("path", [CHAT, "/echo"])
-def test_a_body_that_drips_is_refused_and_every_byte_buys_time(here, path):
+def test_a_body_that_drips_is_refused_and_a_fast_start_buys_no_hours(here, path):
     with here.raw() as raw:
-        raw.send(head(path, f"authorization: Bearer {here.key}", "content-length: 100000") + b"x" * (40 * protocol.SLOWEST))
+        raw.send(head(path, f"authorization: Bearer {here.key}", f"content-length: {MIB}") + b"x" * (MIB // 2))
         bought = here.passes_until(raw)
-        assert bought >= protocol.BODY + 40 - 2
+        assert protocol.BODY - 2 <= bought <= 2 * protocol.BODY + 2
+        assert is_late(raw.answer()) and raw.ended()
+
+
+def test_a_body_that_comes_slowly_but_surely_is_waited_for(here):
+    part = b"x" * int(protocol.BODY * protocol.SLOWEST)
+    with here.raw() as raw:
+        raw.send(head("/echo", f"content-length: {4 * len(part)}"))
+        (connection,) = here.until(lambda: list(here.server.server_state.connections))
+        for number in range(1, 5):
+            raw.send(part)
+            here.until(lambda number=number: connection._got >= number * len(part), "it came")
+            here.passes(protocol.BODY - 1 if number < 4 else 0)
+        assert raw.answer().status == 200
+
+
+def test_a_key_that_nobody_knows_is_told_so_before_its_body_is_whole(here):
+    """Nobody keeps what nobody will read."""
+    with here.raw() as raw:
+        raw.send(head(CHAT, f"authorization: Bearer {tokens.make_key().text}", f"content-length: {8 * MIB}"))
+        while not select.select([raw.socket], [], [], 0.01)[0]:
+            raw.send(b"x")
+        answer = raw.answer(head_only=True)
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
+def test_a_late_body_goes_by_the_name_of_its_request(here):
+    with here.raw() as raw:
+        raw.send(head(CHAT, f"authorization: Bearer {here.key}", "x-request-id: theirs", "content-length: 100000"))
+        here.passes_until(raw)
         answer = raw.answer()
-        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (408, "request_timeout", "close") and raw.ended()
+        assert is_late(answer) and answer.headers["x-request-id"] == "theirs"
+    here.idle()
+    rows = {row.request_id: row for row in here.settled()}
+    row = rows[answer.headers["x-mindgw-request-id"]]
+    assert (row.status, row.error_code) == (408, "request_timeout")
+
+
+@pytest.mark.parametrize("path", ["/", ""])
+def test_what_is_refused_without_being_understood_has_a_name_too(here, path, caplog):
+    caplog.set_level("INFO", "mindgw.request")
+    with here.raw() as raw:
+        raw.send(b"GET %b HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n" % path.encode())
+        answer = raw.answer()
+    name = answer.headers["x-mindgw-request-id"]
+    assert (answer.status, answer.error["request_id"]) == (400, name)
+    here.until(lambda: [record for record in caplog.records if name in record.getMessage()], "the log has it")
 
 
 def test_a_body_that_nobody_waits_for_ends_the_connection(here):
@@ -124,6 +177,71 @@ def test_who_keeps_sending_after_a_refusal_is_cut_off(here, monkeypatch):
             while True:
                 raw.send(b"1\r\nx\r\n")
                 here.passes(0.5)
+
+
+@pytest.fixture(params=LANES)
+def narrow(request):
+    """A server that holds 300 kB of bodies at most."""
+    with hall(request.param, limits=Limits(bodies=300_000)) as made:
+        yield made
+
+
+def long(here, path):
+    """The request of 200 kB in two pieces: a third of its bytes are missing in the first."""
+    body = chat("plain", pad="x" * 200_000)
+    whole = head(path, f"authorization: Bearer {here.key}", "x-request-id: theirs", f"content-length: {len(body)}") + body
+    return whole[:-70_000], whole[-70_000:]
+
+
+@pytest.mark.parametrize("path", [CHAT, "/echo"])
+def test_what_is_being_sent_is_bounded_and_the_slowest_makes_way(narrow, path):
+    first, rest = long(narrow, path)
+    with ExitStack() as stack:
+        slow, second, third = (stack.enter_context(narrow.raw()) for _ in range(3))
+        for raw in (slow, second):
+            before = narrow.do(lambda: narrow.guard.held)
+            raw.send(first)
+            narrow.until(lambda before=before: narrow.guard.held >= before + 130_000, "it is held")
+        third.send(first)
+        answer = slow.answer()
+        assert (answer.status, answer.error["code"], answer.headers["connection"]) == (503, "too_many_bytes", "close")
+        assert answer.headers["x-request-id"] == "theirs" and answer.headers["x-mindgw-request-id"] == answer.error["request_id"]
+        assert int(answer.headers["retry-after"]) > 0
+        slow.send(rest)  # is taken in and dropped
+        narrow.until(lambda: 260_000 <= narrow.guard.held <= 300_000, "the others are held")
+        with narrow.raw() as small:
+            small.send(request(narrow.key, chat("plain"), path))
+            assert small.answer().status == 200
+        for raw in (second, third):
+            raw.send(rest)
+            assert raw.answer().status == 200
+    narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+
+
+@pytest.mark.parametrize("how", ["leaves", "is late", "is refused", "says nonsense"])
+def test_nothing_is_held_for_who_does_not_send_the_rest(narrow, how):
+    first, _ = long(narrow, CHAT)
+    with narrow.raw() as raw:
+        if how == "says nonsense":
+            raw.send(head(CHAT, f"authorization: Bearer {narrow.key}", "transfer-encoding: chunked") + b"10000\r\n" + b"x" * 65536)
+        elif how == "is refused":
+            raw.send(head(CHAT, "authorization: Bearer bad", "content-length: 200000") + b"x" * 100_000)
+            assert raw.answer().status == 401
+            raw.send(b"x" * 1000)
+        else:
+            raw.send(first)
+        if how != "is refused":
+            narrow.until(lambda: narrow.guard.held > 0, "it is held")
+        if how == "is late":
+            narrow.passes_until(raw)
+            assert raw.answer().status == 408
+        if how == "says nonsense":
+            raw.send(b"nonsense\r\n")
+            assert raw.answer().status == 400
+        if how != "leaves":
+            narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+    narrow.until(lambda: narrow.guard.held == 0, "nothing is held")
+    assert not narrow.do(lambda: narrow.guard._bodies)
 
 
 # -- clients that do not read --------------------------------------------------------------------------------------------
@@ -291,6 +409,35 @@ async def test_an_address_has_its_own_limit():
     await asyncio.sleep(0)
 
 
+async def test_one_connection_that_breaks_the_watch_is_given_up_and_the_others_are_watched(monkeypatch, caplog):
+    class Looked:
+        """FAKE connection, and its transport."""
+
+        def __init__(self, wrong=None):
+            self.wrong, self.looks, self.gone, self.transport = wrong, 0, False, self
+
+        def look(self, now):
+            self.looks += 1
+            if self.wrong is not None:
+                raise self.wrong
+
+        def abort(self):
+            self.gone = True
+
+    monkeypatch.setattr(guard, "TICK", 0.0)
+    watch = Guard()
+    all_of_them = [Looked(), Looked(ZeroDivisionError()), Looked()]
+    for one in all_of_them:
+        watch.enter(one, "")
+    async with asyncio.timeout(10):
+        while min(one.looks for one in all_of_them) < 3:
+            await asyncio.sleep(0)
+    for one in all_of_them:
+        watch.leave(one, "")
+    assert [one.gone for one in all_of_them] == [False, True, False]
+    assert "could not be looked at" in caplog.text
+
+
 def test_small_packets_are_not_held_back(here):
     with here.raw() as raw:
         raw.send(hot(here))
@@ -300,16 +447,39 @@ def test_small_packets_are_not_held_back(here):
         assert here.do(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)) == 1
 
 
-def test_bodies_are_not_read_far_ahead(here):
-    """Who sends while it waits for an answer is read no further than to see whether it leaves."""
+def test_who_sends_far_ahead_has_the_answers_that_were_due_and_nothing_else(here):
+    """What comes too early is dropped, so that somebody still notices whether the client leaves."""
+    with here.raw() as raw:
+        raw.send(hot(here, "waits") + hot(here) + head(CHAT, f"authorization: Bearer {here.key}", f"content-length: {8 * MIB}"))
+        here.until(lambda: here.box.requests)
+        raw.send(b"x" * 2 * MIB)
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        here.until(lambda: connection._deaf, "nothing more is heard")
+        assert not connection.flow.read_paused and len(connection.pipeline) == 1
+        here.gate.set()
+        assert [raw.answer().status for _ in range(2)] == [200, 200]
+
+
+def test_a_client_that_sent_far_ahead_and_leaves_is_noticed(here):
     with here.raw() as raw:
         raw.send(hot(here, "waits") + head(CHAT, f"authorization: Bearer {here.key}", f"content-length: {8 * MIB}"))
         here.until(lambda: here.box.requests)
+        with suppress(ConnectionError):
+            raw.send(b"x" * MIB)
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    here.until(lambda: not here.server.server_state.connections, "it is gone")
+
+
+def test_whoever_reads_nothing_has_no_more_answers_made(here):
+    """Not even refusals: they would all lie in memory."""
+    asked = head(CHAT, "content-length: 0")
+    with here.raw(window=4096) as raw:
         raw.socket.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            raw.send(b"x" * 8 * MIB)
-        (connection,) = here.do(lambda: list(here.server.server_state.connections))
-        here.until(lambda: connection.flow.read_paused, "it is not read")
+        (connection,) = here.until(lambda: list(here.server.server_state.connections))
+        with suppress(TimeoutError, ConnectionError):
+            for _ in range(5000):
+                raw.send(asked * 20)
+        assert here.do(connection.transport.get_write_buffer_size) < MIB
 
 
 def test_there_is_room_for_as_many_connections_as_are_allowed(monkeypatch, caplog):
@@ -335,4 +505,33 @@ def test_too_many_requests_at_once_end_the_connection(here):
         found = b""
         while raw.more():
             found = raw.held
-        assert found.count(b"HTTP/1.1") <= protocol.MAX_WAITING + 1
+        assert found.count(b"HTTP/1.1 200") == protocol.MAX_WAITING + 1
+
+
+def test_whoever_was_halted_goes_on_once_it_reads(here):
+    with here.raw(window=4096) as raw:
+        (connection,) = here.until(lambda: list(here.server.server_state.connections))
+        state = here.server.server_state
+        sent, before = 0, state.total_requests
+        while not connection.flow.write_paused and sent < 20_000:
+            raw.send(head(CHAT, "content-length: 0") * 10)
+            sent += 10
+            here.until(lambda sent=sent: connection.flow.write_paused or state.total_requests - before == sent)
+        assert [raw.answer().status for _ in range(sent)] == [401] * sent
+        raw.send(hot(here))
+        assert raw.answer().status == 200
+
+
+@pytest.mark.parametrize("part", [b"a:\r\n", b"abcd: efgh\r\n"])
+def test_heads_of_many_fields_are_refused_before_they_are_whole(here, part):
+    with here.raw() as raw:
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + part * (protocol.MAX_FIELDS + 3))
+        assert raw.answer().status == 431 and raw.ended()
+
+
+def test_a_head_that_begins_behind_a_request_may_be_no_longer_than_others(here):
+    with here.raw() as raw:
+        raw.send(hot(here) + b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 60_000)
+        assert raw.answer().status == 200
+        raw.send(b"\r\nb: " + b"x" * 10_000 + b"\r\n\r\n")
+        assert raw.answer().status == 431

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from mindgw.clock import utcnow
 from mindgw.server import app as assembly
 from mindgw.store import flows
 from mindgw_agent import wire
@@ -78,7 +79,7 @@ async def test_counters_are_written_while_the_server_works(tmp_path, monkeypatch
         async with asyncio.timeout(20):
             while True:
                 async with place.database.read() as session:
-                    found = await flows.load(session, place.pipeline._stages.today().replace(year=2000), 1000)
+                    found = await flows.load(session, utcnow().replace(year=2000), 1000)
                 if any(units > 10_000 for units in found.values()):
                     break
                 await asyncio.sleep(0.02)

@@ -1,6 +1,7 @@
 """The WebSocket while it carries: what is taken out by hand is what `websockets` would have said of it, however the bytes are cut."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ MOST = 70_000
 
 
 class Wire:
-    """FAKE transport: keeps what is written."""
+    """FAKE transport: keeps what is written; nobody takes it."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -39,6 +40,9 @@ class Wire:
 
     def write_eof(self) -> None:
         self.ended = True
+
+    def pause_reading(self) -> None:
+        """Nothing comes but from the test."""
 
     def set_write_buffer_limits(self, high: int) -> None:
         """There is no limit."""
@@ -79,13 +83,18 @@ CLIENT.send_request(CLIENT.connect())
 UPGRADE = b"".join(CLIENT.data_to_send())
 
 
-def carried(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire, Ear]:
+def greeted(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire]:
     socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
     socket.connection_made(transport)  # type: ignore[arg-type]
     socket.conn.receive_data(UPGRADE)
     (request,) = socket.conn.events_received()
     socket.conn.send_response(socket.conn.accept(request))  # type: ignore[arg-type]
     socket.conn.data_to_send()
+    return socket, transport
+
+
+def carried(loop: asyncio.AbstractEventLoop) -> tuple[WebSocket, Wire, Ear]:
+    socket, transport = greeted(loop)
     ear = Ear(socket)
     socket.carry(ear)
     return socket, transport, ear
@@ -147,3 +156,94 @@ def test_what_leaves_is_framed_as_websockets_would(loop, size):
     before = transport.written
     socket.say(b"too late")
     assert transport.written == before
+
+
+CLOSE = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+#: What came before the server stopped.
+BEFORE = {
+    "nothing": [],
+    "half a head": [UPGRADE[:-9]],
+    "a line too long": [b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"x" * 9000],
+    "no HTTP": [b"hello\r\n\r\n"],
+    "a body": [UPGRADE[:-2] + b"content-length: 5\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_a_socket_that_was_not_greeted_ends_when_the_server_stops(loop, before):
+    socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
+    socket.connection_made(transport)  # type: ignore[arg-type]
+    for data in BEFORE[before]:
+        socket.data_received(data)
+    socket.shutdown()
+    assert transport.ended
+
+
+@pytest.mark.parametrize("last", [b"", CLOSE, Frame(Opcode.BINARY, b"x").serialize(mask=False)], ids=["well", "closing", "broken"])
+def test_a_socket_that_carries_ends_when_the_server_stops(loop, last):
+    socket, transport, _ = carried(loop)
+    if last:
+        socket.data_received(last)
+    socket.shutdown()
+    assert transport.ended
+
+
+@pytest.mark.parametrize("head", ["a line too long", "no HTTP", "a body"])
+def test_what_websockets_cannot_read_is_answered_or_closed(loop, head):
+    socket, transport = WebSocket(CONFIG, ServerState(), {}, _loop=loop), Wire()
+    socket.connection_made(transport)  # type: ignore[arg-type]
+    (data,) = BEFORE[head]
+    socket.data_received(data)
+    assert transport.ended and socket.close_timer is not None
+    socket.close_timer.cancel()
+
+
+PING = Frame(Opcode.PING, b"p" * 125).serialize(mask=True)
+
+
+@pytest.mark.parametrize("state", ["greeting", "carrying", "leaving"])
+def test_pings_of_whoever_reads_nothing_are_not_answered(loop, state):
+    if state == "greeting":
+        socket, transport = greeted(loop)
+    else:
+        socket, transport, _ = carried(loop)
+        if state == "leaving":
+            socket.finish(1000)
+    before = len(transport.written)
+    socket.data_received(PING)
+    assert len(transport.written) == before + 127
+    socket.pause_writing()
+    for _ in range(10):
+        socket.data_received(PING * 100)
+    assert len(transport.written) == before + 127
+    socket.resume_writing()
+    socket.data_received(PING)
+    assert len(transport.written) == before + 2 * 127
+    if socket.close_timer is not None:
+        socket.close_timer.cancel()
+
+
+def test_the_close_of_whoever_reads_nothing_is_answered(loop):
+    socket, transport, _ = carried(loop)
+    socket.pause_writing()
+    socket.data_received(PING + CLOSE)
+    assert transport.written == Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=False) and transport.ended
+    socket.close_timer.cancel()
+
+
+def test_parts_of_a_message_cost_no_more_than_what_they_hold(loop):
+    socket, _, ear = carried(loop)
+    waiting, _ = greeted(loop)
+    for one in (socket, waiting):
+        one.data_received(Frame(Opcode.BINARY, b"ab", fin=False).serialize(mask=True))
+        tracemalloc.start()
+        one.data_received(Frame(Opcode.CONT, b"", fin=False).serialize(mask=True) * 10_000)
+        one.data_received(Frame(Opcode.CONT, b"cd", fin=False).serialize(mask=True) * 10_000)
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 250_000  # each of so many parts by itself would take 40 bytes and more
+    socket.data_received(Frame(Opcode.CONT, b"e").serialize(mask=True))
+    waiting.data_received(Frame(Opcode.CONT, b"e").serialize(mask=True))
+    whole = b"ab" + b"cd" * 10_000 + b"e"
+    assert ear.heard == [whole]
+    assert waiting.queue.get_nowait() == {"type": "websocket.receive", "bytes": whole}

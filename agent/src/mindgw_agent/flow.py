@@ -102,7 +102,7 @@ class Outbound:
         """As `open_stream` and `write`, for all that a stream has to say."""
         size = len(payload) + len(body)
         if size <= MAX_PAYLOAD and len(body) <= WINDOW and stream not in self._flows:
-            self._fresh[stream] = pack_header(size, stream, kind, END) + payload + body
+            self._fresh[stream] = b"".join((pack_header(size, stream, kind, END), payload, body))
             return
         self.open_stream(stream)
         self.write(stream, kind, payload)
@@ -251,51 +251,41 @@ def _move(pieces: deque[bytes | memoryview], out: list[bytes | memoryview], size
         out.append(pieces.popleft())
 
 
-class _Window:
-    """One stream's window at the receiving end."""
-
-    __slots__ = ("consumed", "room")
-
-    def __init__(self) -> None:
-        #: Body bytes that the peer may still send.
-        self.room = WINDOW
-        #: Body bytes that were consumed here and not yet returned as credit.
-        self.consumed = 0
-
-
 class Inbound:
     """The receiving half: which credit to give back, and whether the peer keeps to what it was given."""
 
     def __init__(self) -> None:
-        #: Windows by stream; whoever opens a stream closes it.
-        self._windows: dict[int, _Window] = {}
+        #: Body bytes that the peer may still send, by stream; whoever opens a stream closes it.
+        self._room: dict[int, int] = {}
+        #: Body bytes that were consumed here and not yet returned as credit, of streams that have such.
+        self._consumed: dict[int, int] = {}
 
     def open_stream(self, stream: int) -> None:
         """Grant the first window."""
-        self._windows[stream] = _Window()
+        self._room[stream] = WINDOW
 
     def close_stream(self, stream: int) -> None:
         """Forget a stream; it needs not be open."""
-        self._windows.pop(stream, None)
+        self._room.pop(stream, None)
+        self._consumed.pop(stream, None)
 
     def received(self, stream: int, size: int) -> None:
         """Count body bytes that arrived. ProtocolError when the stream is not open or its window is overrun."""
-        window = self._windows.get(stream)
-        if window is None:
+        room = self._room.get(stream)
+        if room is None:
             raise ProtocolError(f"stream {stream} is not open")
-        window.room -= size
-        if window.room < 0:
+        if size > room:
             raise ProtocolError(f"stream {stream} overran its window")
+        self._room[stream] = room - size
 
     def consumed(self, stream: int, size: int) -> int:
         """Count body bytes that have moved on. The answer is the CREDIT to send now: 0 below CREDIT_LEVEL or when it is closed."""
-        window = self._windows.get(stream)
-        if window is None:
+        if stream not in self._room:
             return 0
-        window.consumed += size
-        if window.consumed < CREDIT_LEVEL:
+        consumed = self._consumed.get(stream, 0) + size
+        if consumed < CREDIT_LEVEL:
+            self._consumed[stream] = consumed
             return 0
-        grant = window.consumed
-        window.room += grant
-        window.consumed = 0
-        return grant
+        self._room[stream] += consumed
+        self._consumed[stream] = 0
+        return consumed

@@ -124,7 +124,7 @@ class Goodbye(msgspec.Struct, frozen=True):
     retry_after: Seconds | None = None
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Meta(msgspec.Struct, frozen=True, gc=False):
     """What travels with a request.
 
     Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes.
@@ -134,6 +134,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     request_id: str
     path: str
     model: str
+    length: Count
     engine: str = ""
     stream: bool = False
     include_usage: bool = False
@@ -143,7 +144,6 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     connect: Seconds = 10.0
     traceparent: str = ""
     tag: Tag = b""
-    length: Count
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -55,8 +55,9 @@ class WebSocket(asyncio.Protocol):
         self._listener: Listener | None = None
         #: Messages that came with the upgrade; bounded: by one read.
         self._early: list[bytes | str] = []
-        #: What has come of a message in several frames, None between messages, and whether it is text.
-        self._partial: list[bytes] | None = None
+        #: What has come of a message in several frames, and whether it is text. One piece: a list of small ones costs many times as much.
+        # bounded: by `most`
+        self._partial = bytearray()
         self._is_text = False
         #: The transport takes no more now.
         self.is_full = False
@@ -187,14 +188,13 @@ class WebSocket(asyncio.Protocol):
         """A message, or a part of one: their size is bounded by `most`, their order was checked."""
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-            if not frame.fin:
-                self._partial = []
-        data = bytes(frame.data)
-        if self._partial is not None:
-            self._partial.append(data)
+        if frame.fin and not self._partial:
+            data = bytes(frame.data)
+        else:
+            self._partial += frame.data
             if not frame.fin:
                 return
-            data, self._partial = b"".join(self._partial), None
+            data, self._partial = bytes(self._partial), bytearray()
         message = data.decode(errors="replace") if self._is_text else data
         if self._listener is not None:
             self._listener.message(message)

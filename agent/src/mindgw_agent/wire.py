@@ -9,7 +9,7 @@ Both ends import this room. A peer can send any bytes: whatever is wrong with th
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -144,7 +144,7 @@ _KIND_OF: dict[type, int] = {
     Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Receipts: RECEIPTS,
     Received: RECEIVED, Close: CLOSE,
 }  # fmt: skip
-_DECODERS: dict[type, msgspec.json.Decoder[Any]] = {kind: msgspec.json.Decoder(kind) for kind in (*_KIND_OF, Meta)}
+_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta)}
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -194,7 +194,7 @@ def size_of(receipt: Receipt) -> int:
 def parse(kind: type[T], payload: bytes | memoryview) -> T:
     """Read a JSON payload, `parse(Hello, frame.payload)`. ProtocolError says what is wrong with it."""
     try:
-        value: T = _DECODERS[kind].decode(payload)
+        value: T = _DECODERS[kind](payload)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ProtocolError(f"bad {kind.__name__}: {error}") from None
     return value
@@ -219,7 +219,7 @@ def build_open(meta: Meta, body: bytes = b"") -> bytes:
     head = _to_json(meta)
     if len(head) > MAX_PAYLOAD - _U16.size:
         raise ValueError(f"meta of {len(head)} bytes does not fit in a frame")
-    return _U16.pack(len(head)) + head + body
+    return b"".join((_U16.pack(len(head)), head, body))
 
 
 def parse_open(payload: bytes) -> tuple[Meta, bytes]:
@@ -236,8 +236,13 @@ def build_head(status: int, content_type: str, body: bytes = b"") -> bytes:
 
 def parse_head(payload: bytes) -> Head:
     """The beginning of an answer, fit to be put into HTTP headers as it is."""
-    start = head_size(HEAD, payload)
-    status, _ = _ANSWER.unpack_from(payload)
+    try:
+        status, length = _ANSWER.unpack_from(payload)
+    except struct.error:
+        raise ProtocolError("the head of a stream is cut") from None
+    start = _ANSWER.size + length
+    if start > len(payload):
+        raise ProtocolError("the head of a stream is cut")
     name = payload[_ANSWER.size : start]
     content_type = _plain(name)
     if content_type is None or not 100 <= status <= 599:

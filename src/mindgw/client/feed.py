@@ -5,8 +5,8 @@ Importing it is slow (`ssl`, `websockets`), so faces import it when they watch.
 
 import json
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from typing import Any
@@ -107,7 +107,7 @@ def follow(
     delay, silent, first = SOON, False, True
     while True:
         try:
-            with _dialled(server) as socket:
+            with _left_politely(_dialled(server)) as socket:
                 delay, silent, first = SOON, False, False
                 why = yield from _heard(server, socket)
         except Unreachable as problem:
@@ -119,6 +119,18 @@ def follow(
         silent = True
         wait(delay)
         delay = min(2 * delay, LATER)
+
+
+@contextmanager
+def _left_politely(socket: ClientConnection) -> Iterator[ClientConnection]:
+    """Closes it in the end, and waits for that no longer than a peer may take. A Ctrl-C may come at any moment, also while `websockets`
+    holds a lock of its own; closing it would then wait without end for the thread that reads."""
+    try:
+        yield socket
+    finally:
+        closing = threading.Thread(target=socket.close, name="feed-close", daemon=True)
+        closing.start()
+        closing.join(CLOSING)
 
 
 def _heard(server: Server, socket: ClientConnection) -> Generator[tuple[Item, Picture] | None, None, str]:

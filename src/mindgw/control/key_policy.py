@@ -34,10 +34,8 @@ def ends(key: Dated, policy: config.Keys) -> datetime | None:
 
 
 def bound(holder: Holder | None, policy: config.Keys) -> Holder | None:
-    """A key as it is to be judged: it expires when the policy ends it."""
-    if holder is not None:
-        holder.key.expires_at = ends(holder.key, policy)
-    return holder
+    """A key as it is to be judged: it ends when the policy says so."""
+    return holder._replace(ends=ends(holder.key, policy)) if holder is not None else None
 
 
 def check(expires_at: datetime | None, now: datetime, policy: config.Keys, made: datetime | None = None) -> datetime | None:

@@ -50,9 +50,8 @@ class Lengths:
         """An answer of that length ended, for all these names."""
         means = self._means
         for name in names:
-            mean = means.get(name)
+            mean = means.pop(name, None)
             means[name] = tokens if mean is None else mean + _NEWEST * (tokens - mean)
-            means.move_to_end(name)
         while len(means) > _NAMES:
             means.popitem(last=False)
 

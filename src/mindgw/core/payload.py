@@ -5,7 +5,6 @@ What is wrong comes back as `Invalid`, in the words that the caller gets to read
 
 import re
 from collections.abc import Callable, Sized
-from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -19,10 +18,16 @@ _REQUIRED = {CHAT: ("messages", b"["), COMPLETIONS: ("prompt", b'"['), EMBEDDING
 DEPTH = 64
 MESSAGES = 4096
 TOOLS = 128
+#: Most values in a body (https://platform.openai.com/docs/api-reference/embeddings: 300,000 tokens, which may come as numbers).
+VALUES = {CHAT: 100_000, COMPLETIONS: 300_000, EMBEDDINGS: 300_000}
 #: What some clients send as the cap of an answer when they mean none.
 UNCAPPED = -1
 
 _ABSENT = Raw()
+#: Bytes of a body that may be decoded whatever stands in it.
+_LARGE = 128 * 1024
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 #: One half of a surrogate pair without the other, after an even number of backslashes.
 _HALF = re.compile(
     rb"(?<!\\)(?:\\\\)*\\u(?:d[89ab][0-9a-f]{2}(?!\\ud[c-f][0-9a-f]{2})|(?<!\\ud[89ab][0-9a-f]{2}\\u)d[c-f][0-9a-f]{2})", re.IGNORECASE
@@ -124,6 +129,7 @@ class Invalid(Struct, frozen=True):
     param: str = ""
 
 
+_TOO_DEEP = Invalid(f"The request body is nested deeper than {DEPTH} levels.")
 _DECODER = msgspec.json.Decoder(Body)
 _decode_plain = msgspec.json.Decoder(_Plain).decode
 _LIST = msgspec.json.Decoder(list[Raw])
@@ -131,13 +137,16 @@ _LIST = msgspec.json.Decoder(list[Raw])
 
 def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
     """Reads `body`; `endpoint` is chat, completions or embeddings, `most_n` the most answers that one request may ask for."""
+    # first of all: an object is made of each value that is decoded
+    if len(body) > _LARGE and (wrong := _too_much(body, VALUES[endpoint])):
+        return wrong
     if endpoint == CHAT:
         try:
             plain = _decode_plain(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # it is unusual, or wrong
         else:
-            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _asked(plain, _words(plain))
+            return _bounds(plain, endpoint, most_n) or _counted(plain.messages) or _told(plain)
     try:
         if not body.isascii():
             body.decode()  # what is skipped below is not checked for it
@@ -148,32 +157,35 @@ def peek(body: bytes, endpoint: str, *, most_n: int) -> Peek | Invalid:
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         return Invalid(f"The request body is not valid JSON: {_reason(body, wrong)}")
     except RecursionError:
-        return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
+        return _TOO_DEEP
 
 
-def _asked(seen: Body | _Plain, text: Text | None = None) -> Peek:
+def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier), text)
+    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier))
 
 
-def _words(plain: _Plain) -> Text:
-    size = 0
+def _told(plain: _Plain) -> Peek:
+    """As `_asked`, with what its text comes to."""
+    size, options = 0, plain.stream_options
     for message in plain.messages:
         content, role = message.content, message.role
         size += len(content) if content.isascii() else len(content.encode())
         size += len(role) if role.isascii() else len(role.encode())
         if message.name is not None:
             size += len("name") + len(message.name.encode())
-    caps = (plain.max_tokens is not None) + (plain.max_completion_tokens is not None)
-    return Text(size, len(plain.messages), plain.n or 1, caps)
+    cap, most = plain.max_tokens, plain.max_completion_tokens
+    text = Text(size, len(plain.messages), plain.n or 1, (cap is not None) + (most is not None))
+    cap = cap if most is None else most  # type: ignore[redundant-expr]
+    wants = options is not None and bool(options.include_usage)
+    end_user = plain.safety_identifier or plain.user
+    return Peek(plain.model or "", bool(plain.stream), wants, None if cap == UNCAPPED else cap, end_user, plain.service_tier, text)
 
 
-def _text(value: Raw | str) -> str:
+def _text(value: Raw) -> str:
     """A field that is nobody's business unless it is a text."""
-    if isinstance(value, str):
-        return value
     if value is _ABSENT:
         return ""
     return msgspec.json.decode(value, type=str) if bytes(value)[:1] == b'"' else ""
@@ -263,26 +275,31 @@ def _bounds(seen: Body | _Plain, endpoint: str, most_n: int) -> Invalid | None:
 
 def _shape(seen: Body, body: bytes, endpoint: str) -> Invalid | None:
     field, starts = _REQUIRED[endpoint]
-    value = bytes(getattr(seen, field))
-    if not value or value == b"null":
+    value = getattr(seen, field)
+    if (first := _first(value)) in (b"", b"n"):
         return Invalid(f"Missing required parameter: '{field}'.", field)
-    if value[0] not in starts:
+    if first not in starts:
         return Invalid(f"'{field}' must be {'a list' if starts == b'[' else 'a text or a list'}.", field)
     if endpoint == CHAT and (wrong := _messages(value)):
         return wrong
-    if seen.tools is not _ABSENT and (tools := bytes(seen.tools))[:1] == b"[" and len(_LIST.decode(tools)) > TOOLS:
+    if _first(seen.tools) == b"[" and len(_LIST.decode(seen.tools)) > TOOLS:
         return Invalid(f"'tools' has more than {TOOLS} entries.", "tools")
-    if _depth(body) > DEPTH:
-        return Invalid(f"The request body is nested deeper than {DEPTH} levels.")
+    if len(body) <= _LARGE and body.count(b"[") + body.count(b"{") > DEPTH and _depth(_structure(body)) > DEPTH:
+        return _TOO_DEEP
     return None
 
 
-def _messages(value: bytes) -> Invalid | None:
+def _first(value: Raw) -> bytes:
+    """The first byte of a value, which tells its type; b"" when it is absent. The rest may be a picture of megabytes, and is not copied."""
+    return bytes(memoryview(value)[:1])
+
+
+def _messages(value: Raw) -> Invalid | None:
     messages = _LIST.decode(value)
     if wrong := _counted(messages):
         return wrong
     for message in messages:
-        if bytes(message)[:1] != b"{":
+        if _first(message) != b"{":
             return Invalid("Each of 'messages' must be an object.", "messages")
     return None
 
@@ -295,17 +312,27 @@ def _counted(messages: Sized) -> Invalid | None:
     return None
 
 
-def _depth(body: bytes) -> int:
-    """Nesting of `body`; counted only when enough brackets stand in it to be too deep at all."""
-    if body.count(b"[") + body.count(b"{") <= DEPTH:
-        return 0
-    return _nesting(msgspec.json.decode(body))
+def _too_much(body: bytes, most: int) -> Invalid | None:
+    """What is wrong with the amount of what stands in a body; nothing is made of it. A value opens the list or object that it is the first
+    in, or follows a comma."""
+    if b"\\" in body and (opened := body.count(b"[") + body.count(b"{")) <= DEPTH and opened + body.count(b",") <= most:
+        return None  # texts were counted, too, and yet it is little
+    structure = _structure(body, 2 * most)
+    if structure.count(b",") + structure.count(b"[") + structure.count(b"{") > most:
+        return Invalid(f"The request body has more than {most} values.")
+    return _TOO_DEEP if _depth(structure) > DEPTH else None
 
 
-def _nesting(document: Any) -> int:
-    """Levels of objects and arrays in `document`, walked without recursion and no further than one over the limit."""
-    level, depth = [document], 0
-    while depth <= DEPTH and (level := [node for node in level if isinstance(node, (dict, list))]):
-        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-        depth += 1
+def _structure(body: bytes, most: int = -1) -> bytes:
+    """`body` without its texts; what stands behind so many of them is left as it is."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")  # now every quote opens or closes
+    return b"".join(body.split(b'"', 2 * most)[::2])
+
+
+def _depth(structure: bytes) -> int:
+    """Levels of objects and lists, up to one over the limit."""
+    level, depth = structure.translate(_BRACKETS, _NO_BRACKETS), 0
+    while level and depth <= DEPTH:
+        level, depth = level.replace(b"[]", b""), depth + 1  # the innermost go
     return depth

@@ -20,6 +20,9 @@ ENDPOINTS = {"/v1/chat/completions": payload.CHAT, "/v1/completions": payload.CO
 
 #: Header with the seconds within which an answer must begin.
 DEADLINE = b"x-mindgw-deadline"
+#: Header that the SDKs send with a request that they send again: how often they did; and what stands for never.
+RETRIES = b"x-stainless-retry-count"
+_NEVER = (b"", b"0")
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Headers = list[tuple[bytes, bytes]]
 
@@ -85,6 +88,8 @@ class Ask(Struct, frozen=True, gc=False):
     prompt: int
     #: Seconds within which its answer must begin, as the caller wishes; None for no wish.
     deadline: float | None
+    #: Whether its caller says that it was sent before.
+    again: bool = False
 
 
 class Models(Protocol):
@@ -108,16 +113,17 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     is not there."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
-    seen = read(path, body, limits)
+    seen = _read(kind, body, limits)
     if caller.scope is not None and not caller.scope.covers(seen.model):
         raise _not_found(seen.model)
     if caller.models is not None and not caller.models.permits(models.names(seen.model)):
         raise _not_found(seen.model)
-    if kind == payload.CHAT and seen.text is None and (address := media.media_violation(body)):
+    if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     models.check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
-    return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), _deadline(headers))
+    deadline, again = _wishes(headers)
+    return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), deadline, again)
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:
@@ -138,20 +144,28 @@ def _not_found(model: str) -> errors.ModelNotFound:
 
 def read(path: str, body: bytes, limits: Limits) -> payload.Peek:
     """What the request asks for; raises BadRequest."""
-    seen = payload.peek(body, ENDPOINTS[path], most_n=limits.n)
+    return _read(ENDPOINTS[path], body, limits)
+
+
+def _read(kind: str, body: bytes, limits: Limits) -> payload.Peek:
+    seen = payload.peek(body, kind, most_n=limits.n)
     if isinstance(seen, payload.Invalid):
         raise errors.BadRequest(seen.message, param=seen.param or None)
     return seen
 
 
-def _deadline(headers: Headers) -> float | None:
+def _wishes(headers: Headers) -> tuple[float | None, bool]:
+    """The deadline, None when there is none, and whether the request was sent before."""
+    deadline, retries = None, b""
     for name, text in headers:
         if name == DEADLINE:
-            return _wish(text)
-    return None
+            deadline = _seconds(text) if deadline is None else deadline
+        elif name == RETRIES:
+            retries = retries or text
+    return deadline, retries not in _NEVER
 
 
-def _wish(text: bytes) -> float:
+def _seconds(text: bytes) -> float:
     seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
     if not seconds > 0:
         shown = text[:40].decode("latin-1")

@@ -1,6 +1,7 @@
 """One try of a request on one worker: its slot, its stream, and the way its news takes back to the exchange."""
 
 from collections.abc import Callable
+from typing import Any
 
 from mindgw.config import Timeouts
 from mindgw.gateway import signals
@@ -12,35 +13,26 @@ from mindgw_agent import wire
 class Attempt:
     """Hears its stream (`tunnel.Listener`) and passes on what it hears, until it ends."""
 
-    __slots__ = ("_link", "_stream", "_tell", "placement", "worker")
+    __slots__ = ("_exchange", "_link", "_post", "_stream", "placement")
 
-    def __init__(self, tell: Callable[[signals.Event], None], placement: Placement) -> None:
-        #: Brings an event to the exchange; None once the attempt is over: nothing reaches the exchange any more.
-        self._tell: Callable[[signals.Event], None] | None = tell
+    def __init__(self, post: Callable[[Any, signals.Event], None], exchange: Any, placement: Placement) -> None:
+        #: Brings an event to its exchange.
+        self._post = post
+        #: Whose try it is; None once it is over: nothing reaches the exchange any more.
+        self._exchange = exchange
         self.placement = placement
-        #: Id of the worker.
-        self.worker = placement.seat.worker.id
         self._link = placement.seat.worker.link
         #: 0 until it is open.
         self._stream = 0
 
     def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes, tag: bytes) -> None:
         """Sends the request, with its billing tag."""
+        placement, peek = self.placement, ask.peek
+        # by place: by name they cost three times as much
         meta = wire.Meta(
-            request_id=head.request_id,
-            path=ask.path,
-            model=self.placement.model,
-            engine=self.placement.seat.engine.id,
-            stream=ask.peek.stream,
-            include_usage=ask.peek.include_usage,
-            timeout=patience.total,
-            first_token=patience.first_token,
-            idle=patience.idle,
-            connect=patience.connect,
-            traceparent=head.traceparent,
-            tag=tag,
-            length=len(body),
-        )
+            head.request_id, ask.path, placement.model, len(body), placement.seat.engine.id, peek.stream, peek.include_usage,
+            patience.total, patience.first_token, patience.idle, patience.connect, head.traceparent, tag,
+        )  # fmt: skip
         self._stream = self._link.open(self, meta, body)
 
     def consumed(self, size: int) -> None:
@@ -56,29 +48,29 @@ class Attempt:
 
     def end(self) -> None:
         """It is over: the slot is free, the stream forgotten."""
-        self._tell = None
+        self._exchange = None
         if self._stream:
             self._link.forget(self._stream)
         self.placement.release()
 
     # -- what the stream says -------------------------------------------------------------------------------------
 
-    def answered(self, status: int, content_type: str) -> None:
-        """The engine's status came."""
-        if self._tell is not None:
-            self._tell(signals.Answered(status, content_type))
+    def answered(self, head: wire.Head, close: wire.Close | None) -> None:
+        """The answer began, and perhaps that is all of it."""
+        if self._exchange is not None:
+            self._post(self._exchange, signals.Answered(head, close))
 
     def data(self, data: bytes) -> None:
         """A piece of the answer came."""
-        if self._tell is not None:
-            self._tell(signals.Data(data))
+        if self._exchange is not None:
+            self._post(self._exchange, signals.Data(data))
 
     def closed(self, close: wire.Close) -> None:
         """The agent is done."""
-        if self._tell is not None:
-            self._tell(signals.Closed(close))
+        if self._exchange is not None:
+            self._post(self._exchange, signals.Closed(close))
 
     def lost(self) -> None:
         """The link is gone."""
-        if self._tell is not None:
-            self._tell(signals.Lost())
+        if self._exchange is not None:
+            self._post(self._exchange, signals.Lost())

@@ -1,27 +1,38 @@
 """Whose key is it? Syntax and checksum first, then memory, then the database: garbage never costs a statement.
 
-What is remembered is an immutable snapshot under the SHA-256 of the whole key, for a few seconds. Forgetting a key also
-voids look-ups that are under way, so that a slow one cannot bring a revoked key back.
+What is remembered is an immutable snapshot under the SHA-256 of the whole key. It is trusted for as long as it is known that nothing has
+changed: one question to the database, asked a few times a second however many keys are in use, names the keys that did, and those are
+forgotten. Only when that question is not answered does each key count by itself: it is trusted for a few seconds more and looked up then.
+Forgetting a key also voids look-ups that are under way, so that a slow one cannot bring a revoked key back.
 """
 
 import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
+from itertools import islice
+
+from msgspec import Struct
 
 from mindgw import errors
 from mindgw.gateway import scope
 from mindgw.gateway.admission import Caller, Rate
-from mindgw.store.keys import Holder
+from mindgw.store.keys import Change, Holder
 from mindgw.store.tables import Key
 from mindgw_agent import tokens
 
-#: Seconds for which a key is trusted without asking the database again.
+#: Seconds for which a key is trusted after its look-up, and after the last moment at which no change of it was known.
 TTL = 5.0
 #: Seconds beyond that for which it is trusted while the database is away, and seconds between questions whether it is back.
 GRACE, ASK = 300.0, 1.0
-CAPACITY = 10_000
+#: Keys that are remembered, about 1.5 kB each. When more are in use, the one that was used least recently is looked up again when it
+#: comes: right, and as slow as a new key.
+CAPACITY = 20_000
+#: Seconds after which it is written again when a key was used.
+NOTE = 60.0
+#: Keys of which that is written at a time.
+BATCH = 500
 
 #: Headers that may carry a key, each with the scheme that must precede it.
 CARRIERS = {b"authorization": b"bearer ", b"x-api-key": b"", b"api-key": b""}
@@ -46,35 +57,72 @@ def credential(headers: list[tuple[bytes, bytes]]) -> str:
     return key.decode("latin-1")
 
 
+class _Known(Struct, gc=False):
+    """A key that was good."""
+
+    caller: Caller
+    #: Monotonic seconds of its look-up.
+    at: float
+    #: Monotonic seconds at which it was last told that it was used.
+    noted: float
+    expires: datetime | None
+    #: When it has to be looked up again: it was rotated, and this secret ends, or it may have been unused for too long.
+    until: datetime | None
+
+
 class Auth:
     """Turns keys into callers."""
 
-    def __init__(self, find: Callable[[str], Awaitable[Holder | None]], peppers: Mapping[int, bytes], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        find: Callable[[str], Awaitable[Holder | None]],
+        changes: Callable[[Change | None], Awaitable[list[Change]]],
+        peppers: Mapping[int, bytes],
+        now: Callable[[], datetime],
+    ) -> None:
         #: key id -> its row and holder, None when there is none.
         self._find = find
+        #: Newest change that is known -> that and all since; see `store.keys.changes`.
+        self._changes = changes
         #: pepper version -> pepper.
         self._peppers = peppers
         self._now = now
-        #: SHA-256 of a whole key -> (caller, monotonic seconds until which it is trusted); the least recently used goes first.
-        self._known: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
+        #: SHA-256 of a whole key -> what is known of it; the least recently used goes first.
+        self._known: OrderedDict[bytes, _Known] = OrderedDict()
+        #: The newest change that is known; None before the first.
+        self._newest: Change | None = None
+        #: Monotonic seconds at which every change was known.
+        self._checked = float("-inf")
         #: Monotonic seconds until which the database need not be asked: it did not answer a moment ago.
         self._away_until = 0.0
-        #: Raised by `forget`; a look-up that began under an older number is made again.
+        #: Raised when something is forgotten; a look-up that began under an older number is made again.
         self._generation = 0
         #: When each key was last seen, until `used` hands it over to be written.
         # bounded: one entry per key that exists
         self._used: dict[str, datetime] = {}
 
     def known(self, key: str, now: float) -> Caller | None:
-        """The caller, when the key was checked a moment ago; None when it must be looked up. Raises Unauthenticated on garbage."""
+        """The caller, when the key is known to be good; None when it must be looked up. Raises Unauthenticated on garbage, and for a key
+        that has expired since it was looked up."""
         place = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
         held = self._known.get(place)
-        if held is not None and (now < held[1] or (now < self._away_until and now < held[1] + GRACE)):
+        if held is not None and self._is_trusted(held, now):
+            if held.expires is not None and held.expires <= self._now():
+                raise _expired()
+            if held.until is not None and held.until <= self._now():
+                return None
             self._known.move_to_end(place)
-            return held[0]
+            if now >= held.noted + NOTE:
+                held.noted = now
+                self._used[held.caller.key_id] = self._now()
+            return held.caller
         if tokens.parse_key(key) is None:
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         return None
+
+    def _is_trusted(self, held: _Known, now: float) -> bool:
+        end = max(held.at, self._checked) + TTL
+        return now < end or (now < self._away_until and now < end + GRACE)
 
     async def look_up(self, key: str, now: float) -> Caller:
         """The caller, from the database; raises Unauthenticated when the key is unknown, wrong, revoked or expired. While the database is
@@ -91,23 +139,24 @@ class Auth:
                 if (caller := self.known(key, now)) is None:
                     raise
                 return caller
-            if generation == self._generation:  # else a key was revoked meanwhile, and this row may be older than that
+            if generation == self._generation:  # else something has changed meanwhile, and this row may be older than that
                 break
-        caller = self._check(held, parsed[1], key)
-        self._remember(key, caller, now)
-        return caller
+        place = hashlib.sha256(key.encode()).digest()
+        self._known.pop(place, None)  # what is not good now was not good for a reason that may stay unheard of
+        holder, until = self._check(held, parsed[1], key)
+        return self._remember(place, holder, until, now)
 
-    def _check(self, held: Holder | None, secret: str, key: str) -> Caller:
+    def _check(self, held: Holder | None, secret: str, key: str) -> tuple[Holder, datetime | None]:
+        """The holder, and until when that is to be believed; None: until something changes."""
         row = held.key if held is not None else None
         # An unknown id is compared all the same: its answer takes as long as a wrong secret's.
         pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
         digest = hmac.digest(pepper, secret.encode(), "sha256")
-        same = hmac.compare_digest(digest, row.digest if row else b"\0" * 32) or self._was(row, secret)
-        if held is None or not same:
+        if hmac.compare_digest(digest, row.digest if row else b"\0" * 32) and held is not None:
+            return held, held.ends
+        if held is None or not self._was(row, secret):
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
-        caller = self._caller(held)
-        self._used[caller.key_id] = self._now()
-        return caller
+        return held, min((end for end in (held.key.prior_until, held.ends) if end is not None), default=None)
 
     def _was(self, row: Key | None, secret: str) -> bool:
         """Whether it is the secret before the last rotation, and still good."""
@@ -129,8 +178,8 @@ class Auth:
         row = held.key
         if row.revoked_at is not None:
             raise errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
-        if row.expires_at is not None and row.expires_at <= self._now():
-            raise errors.Unauthenticated("This API key has expired.", code="expired_api_key")
+        if any(end is not None and end <= self._now() for end in (row.expires_at, held.ends)):
+            raise _expired()
         if not held.welcome:
             raise errors.Unauthenticated("The holder of this API key may not use the gateway at present.", code="user_disabled")
         return Caller(
@@ -149,22 +198,42 @@ class Auth:
             scope=scope.read(row.scopes),
         )
 
-    def _remember(self, key: str, caller: Caller, now: float) -> None:
-        self._known[hashlib.sha256(key.encode()).digest()] = (caller, now + TTL)
+    def _remember(self, place: bytes, holder: Holder, until: datetime | None, now: float) -> Caller:
+        caller, seen, moment = self._caller(holder), holder.key.last_used_at, self._now()
+        noted = now if seen is None else now - max(0.0, (moment - seen).total_seconds())
+        if seen is None or now >= noted + NOTE:
+            noted = now
+            self._used[caller.key_id] = moment
+        self._known[place] = _Known(caller, now, noted, holder.key.expires_at, until)
         while len(self._known) > CAPACITY:
             self._known.popitem(last=False)
+        return caller
+
+    async def check(self, now: float) -> Callable[[Caller], bool]:
+        """To be called a few times a second: asks what has changed, and trusts nothing any more that is remembered of that; tells for a
+        caller of old whether it may be another by now. Raises what the database raises; nothing is missed by that."""
+        found = await self._changes(self._newest)
+        if self._newest is None or not found or found[0] != self._newest:
+            touched: Callable[[Caller], bool] = _everyone
+        else:
+            touched = _of(found[1:])
+        self._newest = found[-1] if found else None
+        if touched is not _nobody:
+            self._drop(touched)
+        self._checked = now
+        return touched
 
     def forget(self, key_id: str) -> None:
         """Trusts nothing that is remembered of this key, from now on."""
-        self._forget(lambda caller: caller.key_id == key_id)
+        self._drop(lambda caller: caller.key_id == key_id)
 
     def forget_user(self, user_id: str) -> None:
         """As `forget`, of all keys of a user."""
-        self._forget(lambda caller: caller.user_id == user_id)
+        self._drop(lambda caller: caller.user_id == user_id)
 
-    def _forget(self, meant: Callable[[Caller], bool]) -> None:
+    def _drop(self, touched: Callable[[Caller], bool]) -> None:
         self._generation += 1
-        for place in [place for place, (caller, _) in self._known.items() if meant(caller)]:
+        for place in [place for place, held in self._known.items() if touched(held.caller)]:
             del self._known[place]
 
     def forget_all(self) -> None:
@@ -173,13 +242,37 @@ class Auth:
         self._known.clear()
 
     def used(self) -> dict[str, datetime]:
-        """Keys that were looked up since the last call, and when; what cannot be written goes back with `keep`."""
-        used, self._used = self._used, {}
+        """Some keys that were used, each once a minute, and when; nobody is told of them again. What cannot be written goes back with
+        `keep`."""
+        used = dict(islice(self._used.items(), BATCH))
+        for key_id in used:
+            del self._used[key_id]
         return used
 
     def keep(self, used: dict[str, datetime]) -> None:
         """Takes back what `used` handed over; what was seen since then is newer."""
         self._used = {**used, **self._used}
+
+
+def _expired() -> errors.Unauthenticated:
+    return errors.Unauthenticated("This API key has expired.", code="expired_api_key")
+
+
+def _everyone(caller: Caller) -> bool:
+    return True
+
+
+def _nobody(caller: Caller) -> bool:
+    return False
+
+
+def _of(changes: Collection[Change]) -> Callable[[Caller], bool]:
+    """Who may be another after these changes."""
+    if not changes:
+        return _nobody
+    ids = {noun: {change.row_id for change in changes if change.noun == noun} for noun in ("keys", "teams", "users", "orgs")}
+    keys, teams, users, orgs = ids["keys"], ids["teams"], ids["users"], ids["orgs"]
+    return lambda caller: caller.key_id in keys or caller.team_id in teams or caller.user_id in users or caller.org_id in orgs
 
 
 def shown(key: str) -> str:

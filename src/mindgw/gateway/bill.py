@@ -52,7 +52,9 @@ class Bill:
     def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
         """What is billed of what was used. Whatever an engine made beyond its cap nobody had ordered, and what no text of this length can
         hold is not believed."""
-        used, tally, reservation = used or usage.NOTHING, self._tally, self._reservation
+        tally, reservation = self._tally, self._reservation
+        if used is None:
+            return usage.NOTHING
         prompt, completion = tally.size + UNSEEN, tally.bytes + UNSEEN
         if reservation is not None and reservation.hard:
             paid = reservation.paid
@@ -133,7 +135,7 @@ class Bill:
         tag = Tag(
             self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
             ask.peek.stream, self.day, prices.version, (value.input, value.output), held, accounts.seal.epoch,
-            round(tally.started.timestamp() * 1000), round(tally.queued * 1000), budgets, most, tally.size,
+            round(tally.started * 1000), round(tally.queued * 1000), budgets, most, tally.size,
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
 
@@ -160,34 +162,32 @@ class Bill:
 
     def close(self, caller: Caller, outcome: str, billed: usage.Tokens | None, now: float) -> Entry:
         """The request is over: `billed` is what its client pays for, None for nothing. Returns its row."""
-        tally, reservation = self._tally, self._reservation
+        tally, reservation, accounts = self._tally, self._reservation, self._stages.accounts
         attempt = tally.sent if tally.sent > tally.turned_down else 0
-        if billed is None or not attempt:
+        drawn = NOTHING
+        if attempt and billed is not None:
+            kind, used = "settled", self.bounded(billed)
+            accounts.quotas.learn(tally.model, reservation, used)
+            if reservation is not None:
+                drawn = self._settle(reservation, used)
+        else:
+            kind, used = ("wasted", self.bounded(tally.tokens)) if attempt else ("refused", usage.NOTHING)
             if reservation is not None:
                 self._spare(reservation.end())
-            kind = "wasted" if attempt else "refused"
-            row = self._row(caller, attempt, kind, self.bounded(tally.tokens) if attempt else usage.NOTHING, outcome, now)
-        else:
-            row = self._settle(caller, attempt, billed, outcome, now)
-        self._stages.accounts.meter.settle(row)
+        row = self._row(caller, attempt, kind, used, outcome, now, drawn)
+        accounts.meter.settle(row)
         return row
 
-    def _settle(self, caller: Caller, attempt: int, billed: usage.Tokens, outcome: str, now: float) -> Entry:
-        reservation = self._reservation
-        quotas = self._stages.accounts.quotas
-        billed = self.bounded(billed)
-        quotas.learn(self._tally.model, reservation, billed)
-        if reservation is None:
-            return self._row(caller, attempt, "settled", billed, outcome, now)
-        settled = reservation.settle(billed)
+    def _settle(self, reservation: Reservation, used: usage.Tokens) -> Drawn:
+        settled = reservation.settle(used)
         self._spare(settled.spare)
         # should another epoch have begun before it is written, the leases of that one have nothing to do with it
-        drawn = Drawn(settled.draws, self._stages.accounts.seal.epoch, settled.over)
-        return self._row(caller, attempt, "settled", billed, outcome, now, drawn)
+        return Drawn(settled.draws, self._stages.accounts.seal.epoch, settled.over)
 
     def _row(self, caller: Caller, attempt: int, kind: str, used: usage.Tokens, outcome: str, now: float, drawn: Drawn = NOTHING) -> Entry:
         """`kind` is that of the attempt's end."""
         head, prices = self._head, self._stages.accounts.quotas.prices
-        cost = min(price.cost(prices.of(self._tally.model), used.prompt, used.completion), MOST)
+        value = prices.of(self._tally.model)
+        cost = 0 if value is price.FREE else min(price.cost(value, used.prompt, used.completion), MOST)
         money = Money(attempt, kind, self.day, cost, prices.version)
         return self._tally.row((head.request_id, head.path), caller, outcome, now, used, money, drawn)

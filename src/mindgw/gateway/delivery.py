@@ -17,6 +17,8 @@ from mindgw_agent import wire
 
 #: Largest error answer of an engine that is read, in bytes.
 MAX_ERROR = 2**20
+#: Events of an answer that hold no token: its beginning and its end. Where an engine counts its tokens, they are not taken for some.
+UNSPOKEN = 2
 #: Events beyond what is paid for that may be no tokens: roles, ends.
 SLACK = 16
 #: Why an answer is shorter than it might be.
@@ -39,7 +41,7 @@ class Ending(Struct, frozen=True):
 class Delivery:
     """One answer on its way."""
 
-    __slots__ = ("_fold", "_status", "begun", "paid")
+    __slots__ = ("_fold", "_status", "begun", "is_over", "paid")
 
     def __init__(self) -> None:
         #: Folds the answer; None until the engine's head came.
@@ -50,6 +52,9 @@ class Delivery:
         self.begun = False
         #: Tokens that somebody pays for; 0: as many as come.
         self.paid = 0
+        #: True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
+        #: never comes to.
+        self.is_over = False
 
     @property
     def started(self) -> bool:
@@ -67,13 +72,6 @@ class Delivery:
         found = self._fold.fault if isinstance(self._fold, relay.StreamRelay) else None
         return relay.error_of(found) if found is not None else None
 
-    @property
-    def is_over(self) -> bool:
-        """True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
-        never comes to."""
-        fold = self._fold
-        return isinstance(fold, relay.StreamRelay) and (fold.fault is not None or 0 < self.paid < fold.events - SLACK)
-
     def delivered(self, known: usage.Tokens) -> usage.Tokens | None:
         """Tokens of an answer that was broken off: the events that reached its client, on top of the prompt as far as it is known. None
         when nothing did: an answer in one piece arrives whole or not at all."""
@@ -84,7 +82,7 @@ class Delivery:
             return usage.bounded(known.prompt, fold.events, known.cached, "counted")
         # some engines say with each event how many tokens are in what was sent so far
         seen = fold.tokens
-        return usage.bounded(seen.prompt or known.prompt, max(fold.events, seen.completion), seen.cached, seen.source)
+        return usage.bounded(seen.prompt or known.prompt, max(fold.events - UNSPOKEN, seen.completion), seen.cached, seen.source)
 
     def restart(self) -> None:
         """Another worker begins from the start; only before the first byte."""
@@ -101,10 +99,12 @@ class Delivery:
             self._fold = relay.StreamRelay(peek.include_usage)
 
     def feed(self, data: bytes) -> bytes:
-        """What leaves for the client now; look at `fault` afterwards. Raises EngineFailed when the answer is not one."""
+        """What leaves for the client now; look at `is_over` afterwards. Raises EngineFailed when the answer is not one."""
         fold = self._fold
         assert fold is not None
-        return fold.feed(data) or b""
+        out = fold.feed(data)
+        self.is_over = fold.fault is not None or 0 < self.paid < fold.events - SLACK
+        return out
 
     def write(self, data: bytes) -> list[Effect]:
         """Writes to the stream, which begins with that when it has not."""
@@ -142,8 +142,10 @@ class Delivery:
         """Tokens as the agent sums up what its engine reported (some report each choice apart), else as the engine's report passed by
         here, else as the agent counted them; without a word of it about that the events that passed by, on top of `guess`."""
         told = close.usage if close is not None else None
+        if told is not None and told.source == "engine":
+            return usage.bounded(told.prompt, told.completion, told.cached, told.source)
         seen = self._fold.tokens if self._fold is not None else None
-        if seen is not None and (told is None or told.source != "engine"):
+        if seen is not None:
             return seen
         if told is not None:
             return usage.bounded(told.prompt, told.completion, told.cached, told.source)

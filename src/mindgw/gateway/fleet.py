@@ -16,6 +16,8 @@ from mindgw_agent import wire
 
 #: Seconds for which a seat is left alone after its agent answered BUSY.
 REST = 0.5
+#: Asked for at every step: a member of an Enum costs more than a call.
+_READY = State.READY
 
 
 class Worker:
@@ -82,14 +84,14 @@ class Seat:
         """The part of its slots that is leased; infinite when it takes nothing more until something changes."""
         slots, used = self.engine.slots, self.used
         # whoever else uses the engine was counted a moment ago; one request is always tried, and may be told that it is busy
-        if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not State.READY:
+        if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not _READY:
             return FULL
         return used / slots if self.engine.healthy else FULL
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
         engine, used = self.engine, self.used
-        if used >= engine.slots or now < self.rests_until or not engine.healthy or self.worker.state is not State.READY:
+        if used >= engine.slots or now < self.rests_until or not engine.healthy or self.worker.state is not _READY:
             return False
         return not engine.elsewhere or self.share < FULL
 
@@ -102,35 +104,39 @@ class Seat:
 
     def names(self) -> Collection[str]:
         """All names that its models go by."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._models.keys()
 
     def lines(self) -> frozenset[tuple[str, str]]:
         """(model name, kind) of everything that its slots can serve."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._lines
 
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
-        self._look()
+        if self._read is not self.engine:
+            self._look()
         return self._models.get(name)
 
     def _look(self) -> None:
-        """Reads the report, once."""
-        if self._read is not self.engine:
-            self._read, models = self.engine, self.engine.models
-            self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
-            self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
+        """Reads the report."""
+        self._read, models = self.engine, self.engine.models
+        self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
+        self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
 
 
-class Lease:
-    """One slot of a seat, given back exactly once."""
+class Placement:
+    """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
 
-    __slots__ = ("_fleet", "_held", "seat")
+    __slots__ = ("_fleet", "_held", "model", "seat")
 
-    def __init__(self, fleet: "Fleet", seat: Seat) -> None:
+    def __init__(self, fleet: "Fleet", seat: Seat, model: str) -> None:
         self._fleet = fleet
         self.seat = seat
+        #: The name by which this worker's engine knows the model.
+        self.model = model
         self._held = True
         fleet.turns += 1
         seat.turn = fleet.turns
@@ -233,9 +239,9 @@ class Fleet:
         """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased."""
         seat.rests_until = now + REST
 
-    def lease(self, seat: Seat) -> Lease:
-        """Takes one slot of a seat that is free."""
-        return Lease(self, seat)
+    def lease(self, seat: Seat, model: str = "") -> Placement:
+        """Takes one slot of a seat that is free, for a model that its engine knows by that name."""
+        return Placement(self, seat, model)
 
     def seats(self, model: str, kind: str) -> Iterator[Seat]:
         """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
@@ -288,17 +294,31 @@ class Fleet:
 
     def slots(self, model: str, kind: str) -> int:
         """Slots of ready workers that can answer `kind` with the model, free or not."""
-        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is State.READY and seat.engine.healthy)
+        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy)
+
+    def taken(self, model: str, kind: str) -> tuple[int, int]:
+        """Of these slots those that are leased, and all."""
+        seats = [seat for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy]
+        return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
+
+    @property
+    def used(self) -> int:
+        """Slots that are leased, of all workers."""
+        return sum(worker.used for worker in self.workers.values())
+
+    def serves(self, model: str) -> bool:
+        """Whether a connected worker announces the model, by whatever name."""
+        return any(model in seat.names() for worker in self.workers.values() for seat in worker.seats.values())
 
     def present(self, model: str) -> bool:
         """True when a connected worker that may take requests has the model."""
-        return any(seat.worker.state is State.READY and seat.engine.healthy for seat in self._serving.get(model, ()))
+        return any(seat.worker.state is _READY and seat.engine.healthy for seat in self._serving.get(model, ()))
 
     def models(self) -> dict[str, list[Seat]]:
         """Model id -> the seats of ready workers whose engine has it and answers (aliases left out)."""
         out: dict[str, list[Seat]] = {}
         for worker in self.workers.values():
-            for seat in worker.seats.values() if worker.state is State.READY else ():
+            for seat in worker.seats.values() if worker.state is _READY else ():
                 for model in seat.engine.models if seat.engine.healthy else ():
                     out.setdefault(model.id, []).append(seat)
         return out

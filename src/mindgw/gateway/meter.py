@@ -7,9 +7,11 @@ a batch that the database refuses stays here and is offered again.
 import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from mindgw import errors, metrics
 from mindgw.clock import monotonic
@@ -42,7 +44,7 @@ class Payer(Protocol):
     def org_id(self) -> str: ...
 
 
-class Money(NamedTuple):
+class Money(Struct, frozen=True, gc=False):
     """Which attempt a row is of, what kind of end it had, and what that costs."""
 
     attempt: int = 1
@@ -52,7 +54,7 @@ class Money(NamedTuple):
     price_version: str = ""
 
 
-class Drawn(NamedTuple):
+class Drawn(Struct, frozen=True, gc=False):
     """What an attempt took out of leases, of which epoch's, and the tokens beyond them."""
 
     draws: tuple[Draw, ...] = ()
@@ -64,17 +66,23 @@ FREE, NOTHING = Money(), Drawn()
 
 
 class Tally:
-    """What is known of one request for its row; monotonic seconds throughout, but for the stamp."""
+    """What is known of one request for its row, and the moments that its limits count from (`patience.Moments`); monotonic seconds
+    throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "body", "bytes", "error", "first", "model", "placed", "position", "queued", "sent", "size", "standing", "started",
-        "status", "stream", "tokens", "tried", "turned_down", "worker", "wrong",
+        "arrived", "asked", "body", "bytes", "deadline", "error", "first", "heard", "model", "pinged", "placed", "position", "queued",
+        "seen", "sent", "since", "size", "standing", "started", "status", "stream", "stuck", "tokens", "tried", "turned_down", "worker",
+        "wrong",
     )  # fmt: skip
 
-    def __init__(self, arrived: float, started: datetime) -> None:
+    def __init__(self, arrived: float, started: float) -> None:
         #: When it came in, and the same moment on the wall.
         self.arrived = arrived
         self.started = started
+        #: See `patience.Moments`.
+        self.since = self.seen = self.heard = self.pinged = arrived
+        self.deadline: float | None = None
+        self.stuck: float | None = None
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
@@ -91,7 +99,8 @@ class Tally:
         self.error = ""
         #: Worker that it was sent to last.
         self.worker = ""
-        #: What was asked for; empty until admitted.
+        #: What was asked for, empty until admitted; and what the worker calls it, once it was sent.
+        self.asked = ""
         self.model = ""
         self.stream = False
         self.tokens = usage.NOTHING
@@ -104,14 +113,20 @@ class Tally:
         self.sent = self.turned_down = 0
         self.tried: tuple[tuple[str, str], ...] = ()
 
+    def ask(self, model: str, stream: bool) -> None:
+        """It is known what was asked for."""
+        self.asked = self.model = model
+        self.stream = stream
+
     def stand(self, now: float) -> None:
         """It waits for a slot."""
-        self.standing = now
+        self.standing = self.seen = now
 
     def rise(self, now: float) -> None:
         """It waits no longer."""
         if self.standing is not None:
-            self.queued += max(0.0, now - self.standing)
+            if now > self.standing:
+                self.queued += now - self.standing
             self.standing = None
 
     def send(self, worker: str, model: str, now: float) -> None:
@@ -148,39 +163,18 @@ class Tally:
     ) -> Entry:
         """A row of the ledger. `request` is its id and the path of its door; `outcome` done, cancelled or failed, or what became of an
         attempt; `money` and `drawn` are what this class knows nothing of."""
-        self.rise(now)
+        if self.standing is not None:
+            self.rise(now)
         arrived, first = self.arrived, self.first
         return Entry(
-            request_id=request[0],
-            attempt=money.attempt,
-            kind=money.kind,
-            key_id=payer.key_id,
-            user_id=payer.user_id or None,
-            team_id=payer.team_id or None,
-            org_id=payer.org_id,
-            model=self.model,
-            worker_id=self.worker,
-            endpoint=request[1],
-            stream=self.stream,
-            status=self.status,
-            outcome=outcome,
-            error_code=self.error,
-            prompt_tokens=tokens.prompt,
-            completion_tokens=tokens.completion,
-            cached_tokens=tokens.cached,
-            source=tokens.source,
-            queued_ms=_ms(self.queued),
-            ttft_ms=_ms(first - arrived) if first is not None else None,
-            total_ms=_ms(now - arrived),
-            bytes_out=self.bytes,
-            cost=money.cost,
-            price_version=money.price_version,
-            over=drawn.over,
-            day=money.day,
-            started_at=self.started,
-            draws=drawn.draws,
-            lease_epoch=drawn.lease_epoch,
-        )
+            request[0], money.attempt, money.kind,
+            payer.key_id, payer.user_id or None, payer.team_id or None, payer.org_id,
+            self.model, self.worker, request[1], self.stream, self.status, outcome, self.error,
+            tokens.prompt, tokens.completion, tokens.cached, tokens.source,
+            _ms(self.queued) if self.queued else 0, _ms(first - arrived) if first is not None else None, _ms(now - arrived), self.bytes,
+            money.cost, money.price_version, drawn.over, money.day, datetime.fromtimestamp(self.started, UTC),
+            drawn.draws, drawn.lease_epoch,
+        )  # fmt: skip
 
 
 def _ms(seconds: float) -> int:

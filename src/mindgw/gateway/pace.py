@@ -71,8 +71,8 @@ class Pace:
         """Units that a ticket is expected to take."""
         line = ticket.line
         ticket.sort = sort = (ticket.flow.path, line)
-        expected = self._lengths.expected(sort, line)
-        return W_IN * ticket.prompt + W_OUT * (min(expected, ticket.cap) if ticket.cap is not None else expected)
+        expected, cap = self._lengths.expected(sort, line), ticket.cap
+        return W_IN * ticket.prompt + W_OUT * (expected if cap is None or expected <= cap else cap)
 
     def joined(self, ticket: Ticket, now: float) -> None:
         """It waits from now on."""
@@ -114,19 +114,18 @@ class Pace:
     def end(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
         """Its slot is free, and it is over in the fair order, too; this is what it really used. When nothing is known of that it pays for
         its time in the slot, but no more than was charged: a prompt that was read in vain kept others waiting, too."""
-        assert ticket.entry is not None
-        began, pool = ticket.placed, self._leave(ticket)
+        entry, began, booked, pool = ticket.entry, ticket.placed, ticket.booked, self._leave(ticket)
+        assert entry is not None
         pool.speed.worked(now - ticket.seen)
         used = W_IN * prompt + W_OUT * completion
         if not used and began is not None:
-            used = min(ticket.booked, (now - began) * (pool.speed.known or 0.0))
-        units = used - ticket.booked
+            used = min(booked, (now - began) * (pool.speed.known or 0.0))
         ticket.booked = used
-        self._order.settle(ticket.entry, units)
-        self._count(ticket, pool, units, now)
+        self._order.settle(entry, used - booked)
+        self._count(ticket, pool, used - booked, now)
         if completion:
-            cap = ticket.cap
-            self._lengths.learn(min(completion, cap if cap is not None else _LONGEST), ticket.sort, ticket.line)
+            most = ticket.cap if ticket.cap is not None else _LONGEST
+            self._lengths.learn(completion if completion <= most else most, ticket.sort, ticket.line)  # noqa: FURB136 (min() is a call)
 
     def measure(self, now: float) -> None:
         """To be called about once a second."""
@@ -173,7 +172,7 @@ class Pace:
 
     def _produced(self, ticket: Ticket, pool: Pool, now: float) -> float:
         """Tokens of the answer so far; of one that comes in one piece, as many as were expected by now."""
-        counted = ticket.produced()
+        counted = ticket.holder.produced()
         if counted is not None:
             return counted
         assert ticket.entry is not None

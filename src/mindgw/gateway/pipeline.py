@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -18,35 +18,32 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
-from mindgw.core.worker import State
-from mindgw.gateway import admission, route, signals
+from mindgw.gateway import admission, roster, route, signals
 from mindgw.gateway import lineup as views
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import TABLE, Exchange
-from mindgw.gateway.fleet import Fleet, Seat, Worker
+from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
-from mindgw.gateway.snapshot import BudgetView, EngineView, Offer, Snapshot, WorkerView
+from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
+from mindgw.gateway.watch import Watch
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
 
-_DONE = signals.State.DONE
 #: Effects that the pipeline carries out itself.
 _ERRANDS = frozenset({signals.LookUp, signals.Recall, signals.Fund})
 #: States in which a request may be ended without taking an answer from anybody.
-_AT_REST = frozenset({signals.State.OPENED, signals.State.CLOSING})
-
-
+_AT_REST = frozenset({signals.OPENED, signals.CLOSING})
 #: Seconds between looks at what running requests have produced.
 MEASURE = 1.0
 
@@ -76,9 +73,11 @@ class Pipeline:
         self.clock = self._now = now
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
-        self.queue = Queue(self._place, self.fleet, config.limits, weigher(config.queue.weights), config.queue.aging.by_rank())
+        aging = config.queue.aging.by_rank()
+        self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
+        watch = Watch(config.timeouts, self.fleet, self.queue)
         self._stages = Stages(
-            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, utcnow, self._today, self.post, dead, replay
+            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, wall, self._today, self.post, dead, replay
         )
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -90,6 +89,9 @@ class Pipeline:
         self._running: set[Exchange] = set()
         #: Look-ups of keys and of answers, and loans, that are under way.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Keys with requests under way that may be good no longer.
+        # bounded: one entry per key of a request
+        self._doubted: set[str] = set()
         #: True once no new requests are taken.
         self.draining = False
         self._started = self._measured = self._now()
@@ -107,10 +109,10 @@ class Pipeline:
         now = self._now()
         exchange = Exchange(self._stages, head, lane, now)
         self._running.add(exchange)
-        if self.draining:
-            self._carry_out(exchange, lane, exchange.handle(signals.Refused(errors.Draining(retry_after=5)), now))
-        else:
-            self._carry_out(exchange, lane, exchange.open(now))
+        refused = signals.Refused(errors.Draining(retry_after=5)) if self.draining else None
+        effects = exchange.open(now) if refused is None else exchange.handle(refused, now)
+        if effects:  # nothing is to be done for most: their key is known
+            self._carry_out(exchange, lane, effects)
         return exchange
 
     def post(self, exchange: Exchange, event: signals.Event) -> None:
@@ -124,7 +126,7 @@ class Pipeline:
             log.exception("request %s failed in state %s", exchange.head.request_id, exchange.state)
             wrong = errors.InternalError()
             effects = exchange.handle(signals.Stopped(wrong), now) or [signals.Fail(wrong, exchange.begun)]
-        if effects or exchange.state is _DONE:
+        if effects or exchange.state is signals.DONE:
             self._carry_out(exchange, lane, effects)
 
     def _carry_out(self, exchange: Exchange, lane: Lane | None, effects: list[signals.Effect]) -> None:
@@ -133,7 +135,7 @@ class Pipeline:
                 self._run_errand(exchange, effects[0])
             elif lane is not None:
                 lane.perform(effects)
-        if exchange.state is _DONE:
+        if exchange.state is signals.DONE:
             self._running.discard(exchange)
             exchange.lane = None
 
@@ -206,7 +208,9 @@ class Pipeline:
     def revoke_key(self, key_id: str) -> None:
         """Forgets the key and ends every request that it pays for."""
         self._auth.forget(key_id)
-        wrong = errors.Unauthenticated("This API key was revoked.", code="revoked_api_key")
+        self._cut(key_id, errors.Unauthenticated("This API key was revoked.", code="revoked_api_key"))
+
+    def _cut(self, key_id: str, wrong: errors.Unauthenticated) -> None:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
             self.post(exchange, signals.Stopped(wrong))
 
@@ -220,6 +224,18 @@ class Pipeline:
     def forget_callers(self) -> None:
         """Asks the database again whoever it was, from the next request on: who may do what has changed."""
         self._auth.forget_all()
+
+    async def check_keys(self) -> None:
+        """To be called a few times a second: hears of keys that were changed by others, and ends requests of those that are no longer
+        good. Raises what the database raises, and goes on there the next time."""
+        touched = await self._auth.check(self._now())
+        self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
+        for key_id in list(self._doubted):
+            try:
+                await self._auth.holder(key_id)
+            except errors.Unauthenticated as wrong:
+                self._cut(key_id, wrong)
+            self._doubted.discard(key_id)
 
     async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
         """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated,
@@ -261,7 +277,7 @@ class Pipeline:
         """Ends a request that waits or runs, with an error that says who did; False when there is none of this id, or its client has been
         served or is gone already."""
         exchange = self._find(request_id)
-        if exchange is None or exchange.state is signals.State.CLOSING:
+        if exchange is None or exchange.state is signals.CLOSING:
             return False
         self.post(exchange, signals.Stopped(errors.Cancelled()))
         return True
@@ -343,9 +359,9 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The live state, as values."""
         return Snapshot(
-            workers=[_view(worker) for worker in self.fleet.workers.values()],
+            workers=roster.workers(self.fleet),
             waiting=self.queue.waiting,
-            running=sum(worker.used for worker in self.fleet.workers.values()),
+            running=self.fleet.used,
             started_at=self._started,
         )
 
@@ -376,8 +392,7 @@ class Pipeline:
 
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
-        running = sum(worker.used for worker in self.fleet.workers.values())
-        return views.stats(self.queue, running, self._served, self._now())
+        return views.stats(self.queue, self.fleet.used, self.fleet.serves, self._now())
 
     def budgets(self) -> list[BudgetView]:
         """The budgets that requests fell under of late."""
@@ -385,21 +400,14 @@ class Pipeline:
 
     def models(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name; of a caller: by it."""
-        offers = [_offer(id, seats) for id, seats in sorted(self.fleet.models().items())]
+        offers = roster.offers(self.fleet)
         return [offer for offer in offers if caller is None or admission.is_for(caller, (offer.id, *offer.aliases))]
-
-    def _place(self, needs: route.Needs) -> route.Placement | None:
-        return route.place(self.fleet, needs, self._now())
 
     def _today(self) -> str:
         return self.day
 
     def _taken(self, ticket: Ticket) -> tuple[int, int]:
-        seats = [seat for seat in self.fleet.seats(*ticket.line) if seat.worker.state is State.READY and seat.engine.healthy]
-        return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
-
-    def _served(self, model: str) -> bool:
-        return any(model in seat.names() for worker in self.fleet.workers.values() for seat in worker.seats.values())
+        return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
         now = self._now()
@@ -441,38 +449,3 @@ class Session:
         self._pipeline.on_unlinked(self.worker.id, self.worker.link.received)
         self._pipeline.fleet.detach(self.worker)
         self.worker.link.lost()
-
-
-def _view(worker: Worker) -> WorkerView:
-    return WorkerView(
-        id=worker.id,
-        name=worker.name,
-        state=worker.state.value,
-        slots=worker.slots,
-        used=worker.used,
-        engines=[_engine(seat) for seat in worker.seats.values()],
-        gpus=list(worker.gpus),
-        rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
-        last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
-        epoch=worker.epoch,
-    )
-
-
-def _offer(id: str, seats: list[Seat]) -> Offer:
-    models = [model for seat in seats for model in seat.engine.models if model.id == id]
-    aliases = {alias for model in models for alias in model.aliases} - {id}
-    return Offer(id=id, aliases=sorted(aliases), created=max(model.created for model in models))
-
-
-def _engine(seat: Seat) -> EngineView:
-    engine = seat.engine
-    return EngineView(
-        id=engine.id,
-        kind=engine.kind,
-        version=engine.version,
-        url=engine.url,
-        healthy=engine.healthy,
-        slots=engine.slots,
-        used=seat.used,
-        models=engine.models,
-    )

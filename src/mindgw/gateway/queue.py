@@ -59,13 +59,13 @@ class Queue:
 
     def __init__(
         self,
-        place: Callable[[Needs], Placement | None],
+        place: Callable[[Needs, float], Placement | None],
         names: Names,
         limits: Limits,
         weight: Callable[[fair.Path], float] = lambda path: 1.0,
         aging: tuple[float, ...] = fair.AGING,
     ) -> None:
-        """`place` leases a slot for these needs."""
+        """`place` leases a slot for these needs, now."""
         self._place = place
         self._names = names
         self._limits = limits
@@ -110,9 +110,11 @@ class Queue:
         ticket.entered = now
         line = ticket.line = self._names.line(*ticket.line)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
-        if not (self._line and self.order.standing(line)) and not self.is_paused(line) and (placement := self._place(ticket.needs)):
-            self.pace.serve(ticket, entry, placement.seat.lines(), now)
-            return placement
+        if not (self._line and self.order.standing(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
+            placement = self._place(ticket.needs, now)
+            if placement is not None:
+                self.pace.serve(ticket, entry, placement.seat.lines(), now)
+                return placement
         try:
             self._make_room(ticket, now)
         except errors.MindGWError:
@@ -128,7 +130,7 @@ class Queue:
         entry = ticket.entry
         assert entry is not None
         self.pace.undo(ticket)
-        if not self.is_paused(ticket.line) and (placement := self._place(ticket.needs)) is not None:
+        if not self.is_paused(ticket.line) and (placement := self._place(ticket.needs, now)) is not None:
             self.pace.begin(ticket, now)
             return placement
         self._stand(ticket, self.order.front(), now, lifted=False)
@@ -154,7 +156,7 @@ class Queue:
 
     def settle(self, ticket: Ticket, prompt: int, completion: int, now: float) -> None:
         """A ticket that had a slot is over; these tokens were used. Nothing happens the second time, or when it has no slot."""
-        if ticket.entry is None or not ticket.running:
+        if ticket.entry is None or ticket.placed is None:
             return
         self.pace.end(ticket, prompt, completion, now)
         ticket.entry = None
@@ -190,14 +192,14 @@ class Queue:
         blocked = {line for line in self.order.lines() if self.is_paused(line)}
         while (entry := self.order.best(blocked)) is not None:
             ticket: Ticket = entry.item
-            placement = self._place(ticket.needs)
+            placement = self._place(ticket.needs, now)
             if placement is None:
                 blocked.add(ticket.line)
                 continue
             self._unstand(ticket, now)
             self.order.take(entry, placement.seat.lines())
             self.pace.begin(ticket, now)
-            ticket.grant(placement)
+            ticket.holder.granted(placement)
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """Where a ticket stands and how long it will; 0 for one that does not wait."""
@@ -292,7 +294,7 @@ class Queue:
             newest = next(reversed(self._sheddable.values()))
             wrong = self._full(newest, errors.QueueFull, "The queue is full, and this request may be shed.")
             self.leave(newest, now)
-            newest.refuse(wrong)
+            newest.holder.turned_out(wrong)
 
     def _full(self, ticket: Ticket, kind: type[errors.MindGWError], why: str, code: str | None = None) -> errors.MindGWError:
         """With the seconds until what waits in its line is served."""

@@ -211,12 +211,15 @@ class Quotas:
 
     def learn(self, model: str, reservation: Reservation | None, used: usage.Tokens) -> None:
         """From what a request really took, as its engine says."""
-        total = min(used.prompt + used.completion, MOST)
+        total = used.prompt + used.completion
         if used.source != "engine" or not total:
             return
-        if model in self._usual or len(self._usual) < MODELS:
-            before = self._usual.get(model, float(total))
+        total = min(total, MOST)
+        before = self._usual.get(model)
+        if before is not None:
             self._usual[model] = before + WEIGHT * (total - before)
+        elif len(self._usual) < MODELS:
+            self._usual[model] = float(total)
         if reservation is not None and (sizes := reservation.sizes).ceiling is not None and used.prompt > sizes.prompt:
             self._overheads.learn(model, sizes.ceiling, used.prompt)
 

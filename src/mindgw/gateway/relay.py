@@ -44,12 +44,14 @@ _REASONING = ("reasoning", "reasoning_content")
 class StreamRelay:
     """One streamed answer. `fault` says whether the engine reported an error in it."""
 
-    __slots__ = ("_envelope", "_splitter", "events", "fault", "include_usage", "tokens", "usage_document")
+    __slots__ = ("_envelope", "_splitter", "between", "events", "fault", "include_usage", "tokens", "usage_document")
 
     def __init__(self, include_usage: bool) -> None:
         #: Whether the client asked for a usage chunk.
         self.include_usage = include_usage
         self._splitter = sse.Splitter()
+        #: True when the last byte that left ended an event.
+        self.between = True
         #: Events passed on so far.
         self.events = 0
         #: Set when the engine reported an error inside the stream; nothing may follow it.
@@ -60,20 +62,16 @@ class StreamRelay:
         #: Fields of the last looked-at chunk, for the usage chunk.
         self._envelope: dict[str, Any] = {}
 
-    @property
-    def between(self) -> bool:
-        """True when the last byte that left ended an event."""
-        return self._splitter.empty
-
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
-        if self.fault is None and self._splitter.empty and (whole := sse.plain(data)):
+        if self.between and self.fault is None and (whole := sse.plain(data)):
             self.events += whole
             return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
             events = self._splitter.feed(data)
         except sse.EventTooLarge as wrong:
             raise errors.EngineFailed(f"The engine sent {wrong}.") from wrong
+        self.between = self._splitter.empty
         out = [sse.event(kept) for event in events if (kept := self._look(event)) is not None]
         return b"".join(out)
 
@@ -144,8 +142,13 @@ def _mirror(part: dict[str, Any]) -> bool:
 
 def read_usage(document: bytes | msgspec.Raw) -> usage.Tokens | None:
     """Tokens of an encoded `usage` object; None when it is not one."""
+    reported = _read_reported(document)
+    return usage.tokens(reported) if reported is not None else None
+
+
+def _read_reported(document: bytes | msgspec.Raw) -> usage.Reported | None:
     try:
-        return usage.tokens(_decode_usage(document))
+        return _decode_usage(document)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
@@ -153,18 +156,26 @@ def read_usage(document: bytes | msgspec.Raw) -> usage.Tokens | None:
 class Whole:
     """One answer that leaves in one piece."""
 
-    __slots__ = ("_body", "_limit", "tokens")
+    __slots__ = ("_body", "_limit", "_reported")
+
+    #: As of a stream in which nothing has passed by yet.
+    events, fault = 0, None
 
     def __init__(self, limit: int) -> None:
         #: What came; most answers come at once.
         self._body: bytes | bytearray = b""
         #: The most bytes there may be.
         self._limit = limit
-        #: Usage as the engine reported it; None when it has not.
-        self.tokens: usage.Tokens | None = None
+        #: Usage as the engine wrote it; None when it has not.
+        self._reported: usage.Reported | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Keeps a piece; raises EngineFailed when the answer outgrows the limit."""
+    @property
+    def tokens(self) -> usage.Tokens | None:
+        """Usage as the engine reported it; None when it has not, or `answer` was not called yet."""
+        return usage.tokens(self._reported) if self._reported is not None else None
+
+    def feed(self, data: bytes) -> bytes:
+        """Keeps a piece, so that nothing leaves; raises EngineFailed when the answer outgrows the limit."""
         if len(self._body) + len(data) > self._limit:
             raise errors.EngineFailed(f"The engine's answer is larger than {self._limit} bytes.")
         if self._body:
@@ -172,17 +183,19 @@ class Whole:
             self._body += data
         else:
             self._body = data
+        return b""
 
     def raw(self) -> bytes:
         """The body as the engine sent it."""
-        return bytes(self._body)
+        body = self._body
+        return body if isinstance(body, bytes) else bytes(body)
 
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object."""
         body = self.raw()
         if body.find(b'"reasoning') < 0:
             try:
-                self.tokens = usage.tokens(_decode_quickly(body).usage)
+                self._reported = _decode_quickly(body).usage
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # it has no usage that can be read, or it is no answer at all
             else:
@@ -193,7 +206,7 @@ class Whole:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
         if document.usage is not _ABSENT:
-            self.tokens = read_usage(document.usage)
+            self._reported = _read_reported(document.usage)
         return _encode(whole) if whole is not None and mirror_reasoning(whole) else body
 
 

@@ -10,7 +10,10 @@ from enum import Enum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mindgw.gateway.fleet import Fleet, Lease, Seat
+from mindgw.gateway.fleet import Fleet, Placement
+
+# the queue is handed one, and whoever asks for one has it from here
+__all__ = ["TRIES", "Needs", "Outcome", "Placement", "attempts", "place"]
 
 #: Workers that one request is lost on before the caller hears of it.
 TRIES = 3
@@ -26,17 +29,6 @@ class Needs(Struct, frozen=True, gc=False):
     avoid: frozenset[str] = frozenset()
 
 
-class Placement(Lease):
-    """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
-
-    __slots__ = ("model",)
-
-    def __init__(self, fleet: Fleet, seat: Seat, model: str) -> None:
-        super().__init__(fleet, seat)
-        #: The name by which this worker's engine knows the model.
-        self.model = model
-
-
 class Outcome(Enum):
     """How an attempt ended before the caller saw a byte of it."""
 
@@ -50,7 +42,7 @@ def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     if best is None:
         return None
     model = best.model(needs.model)
-    return Placement(fleet, best, model.id if model else needs.model)
+    return Placement(fleet, best, model.id if model is not None else needs.model)
 
 
 def attempts(needs: Needs) -> Generator[Needs, tuple[Outcome, str], None]:

@@ -66,10 +66,10 @@ class Funded(Struct, frozen=True):
 
 
 class Answered(Struct, frozen=True, gc=False):
-    """The engine's status line and content type."""
+    """The answer began: the engine's status line and content type, its first bytes, and how it ended when that is all of it."""
 
-    status: int
-    content_type: str
+    head: wire.Head
+    close: wire.Close | None = None
 
 
 class Data(Struct, frozen=True, gc=False):
@@ -179,3 +179,7 @@ class State(Enum):
     RELAYING = "relaying"  # the answer is coming
     CLOSING = "closing"  # the client is served, the worker has not confirmed the end
     DONE = "done"
+
+
+#: The states by themselves: to ask an Enum for a member costs more than a call.
+OPENED, ATTACHED, WAITING, FUNDING, SENT, RELAYING, CLOSING, DONE = State

@@ -1,7 +1,6 @@
 """What an exchange is handed at its birth: the rooms that a request passes, and the settings it is held to."""
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from msgspec import Struct
@@ -14,6 +13,7 @@ from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.signals import Event
+from mindgw.gateway.watch import Watch
 
 
 class Stages(Struct, frozen=True):
@@ -25,8 +25,9 @@ class Stages(Struct, frozen=True):
     accounts: Accounts
     limits: Limits
     timeouts: Timeouts
-    #: The stamp of a row, wall clock; and its UTC date, YYYY-MM-DD.
-    today: Callable[[], datetime]
+    watch: Watch
+    #: The stamp of a row, seconds of the wall clock; and its UTC date, YYYY-MM-DD.
+    wall: Callable[[], float]
     day: Callable[[], str]
     #: Brings an event to its exchange and carries out what follows.
     post: Callable[[Any, Event], None]

@@ -8,10 +8,8 @@ from mindgw.core import carrier, sse, usage
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.queue import LATER, Queue
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
-from mindgw.gateway.ticket import Grant, Refuse, Ticket
+from mindgw.gateway.ticket import Holder, Ticket
 
-#: Header that the SDKs send with a request that they send again.
-_RETRIES = b"x-stainless-retry-count"
 #: Header by which a client asks for news of the queue as events.
 _EVENTS = b"x-mindgw-events"
 #: Leisure of the queue beyond which a sign of life says nothing of places.
@@ -20,77 +18,83 @@ BUSTLE = 5.0
 _DOUBT = 1.6
 
 
-class Stay:
-    """Between a request and the queue. What it returns as a placement belongs to the caller."""
+class Stay(Ticket):
+    """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "ticket")
+    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue")
 
-    def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, grant: Grant, refuse: Refuse) -> None:
-        """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait; `grant` and `refuse` are the ticket's."""
+    def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
+        """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
+        Ticket.__init__(self, head.request_id, ask.needs, ask.flow, holder)  # super() costs as much again
+        self.size, self.prompt, self.cap = size, ask.prompt, ask.peek.max_tokens
         self._queue = queue
         self._head = head
         self._ask = ask
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
         self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
-        self.ticket = ticket = Ticket(head.request_id, ask.needs, ask.flow, grant, refuse)
-        ticket.size, ticket.prompt, ticket.cap = size, ask.prompt, ask.peek.max_tokens
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
-        identity = self._identity(body) if _value(self._head, _RETRIES) not in (b"", b"0") else b""
-        placement = self._queue.join(self.ticket, now, identity)
-        wish, eta = self._ask.deadline, self.ticket.eta
+        identity = self._identity(body) if self._ask.again else b""
+        placement = self._queue.join(self, now, identity)
+        if placement is None and self.eta is not None:
+            self._check(self.eta, identity, body, now)
+        return placement
+
+    def _check(self, eta: float, identity: bytes, body: bytes, now: float) -> None:
+        """Whether a wait of so many seconds is worth it."""
+        wish = self._ask.deadline
         longest = self._longest if wish is None else min(wish, self._longest)
-        if placement is None and eta is not None and eta > longest * _DOUBT:
-            self._queue.vacate(self.ticket, identity or self._identity(body), now)
+        if eta > longest * _DOUBT:
+            self._queue.vacate(self, identity or self._identity(body), now)
             whose = "the deadline of" if wish is not None and wish <= self._longest else "anybody may wait here:"
             raise errors.TooLate(f"The wait would be about {eta:.0f} s, longer than {whose} {longest:g} s.", retry_after=_later(eta))
-        return placement
 
     def later(self, now: float) -> float:
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
-        return self._queue.later(self.ticket, now)
+        return self._queue.later(self, now)
 
     def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
         """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
         if self._policy is None:
-            self._policy = attempts(self.ticket.needs)
+            self._policy = attempts(self.needs)
             next(self._policy)
         try:
-            self.ticket.needs = self._policy.send((outcome, worker))
+            self.needs = self._policy.send((outcome, worker))
         except StopIteration:
             raise LookupError from None
-        return self._queue.rejoin(self.ticket, now)
+        return self._queue.rejoin(self, now)
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
-        if self.ticket.waiting:
-            self._queue.vacate(self.ticket, self._identity(body), now)
+        if self.waiting:
+            self._queue.vacate(self, self._identity(body), now)
 
     def leave(self, now: float) -> None:
         """It leaves the line, if it stands there."""
-        self._queue.leave(self.ticket, now)
+        self._queue.leave(self, now)
 
     def settle(self, used: usage.Tokens, now: float) -> None:
         """Books what was used; to be called before its slot is given to anybody else. Does nothing the second time."""
-        self._queue.settle(self.ticket, used.prompt, used.completion, now)
+        if self.entry is not None:
+            self._queue.settle(self, used.prompt, used.completion, now)
 
     def news(self, now: float) -> bytes:
         """What its client may hear while it waits: a comment, and an event if it asked for such. Nothing of places when they are so many
         that to know them all would take too long."""
         if self._queue.leisure > BUSTLE:
             return sse.PING
-        outlook = self._queue.outlook(self.ticket, now)
+        outlook = self._queue.outlook(self, now)
         eta = f" eta={outlook.eta:.0f}s" if outlook.eta is not None else ""
         comment = f": mindgw queue={outlook.position}{eta}\n".encode()
         if _value(self._head, _EVENTS) != b"1":
             return comment
         facts = {"queue": outlook.position, "eta_s": round(outlook.eta, 1) if outlook.eta is not None else None}
-        return comment + sse.event(carrier.chunk(self._ask.needs.kind, self.ticket.id, self._ask.peek.model, int(wall()), facts))
+        return comment + sse.event(carrier.chunk(self._ask.needs.kind, self.id, self._ask.peek.model, int(wall()), facts))
 
     def _identity(self, body: bytes) -> bytes:
-        return self._queue.identity(self.ticket, self._ask.path, body)
+        return self._queue.identity(self, self._ask.path, body)
 
 
 def _later(eta: float) -> float:

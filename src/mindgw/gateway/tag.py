@@ -91,7 +91,7 @@ class Seal:
     def restart(self, epoch: int) -> None:
         """Another run begins."""
         self.epoch = epoch
-        self._prefix = epoch.to_bytes(4, "big")
+        self._prefix = epoch << 64
 
     def seal(self, tag: Tag, worker_id: str) -> bytes:
         """The tag for this worker's eyes not to read; about 200 bytes. Raises ValueError when it is longer than a frame allows, because of
@@ -101,7 +101,7 @@ class Seal:
         if len(plain) > USUAL:
             plain = _encode(_short(tag))
         self._count += 1
-        nonce = self._prefix + self._count.to_bytes(8, "big")
+        nonce = (self._prefix | self._count).to_bytes(_NONCE, "big")
         sealed: bytes = nonce + self._cipher.encrypt(nonce, plain, worker_id.encode())
         if len(sealed) > LONGEST:
             raise ValueError(f"a billing tag of {len(sealed)} bytes")

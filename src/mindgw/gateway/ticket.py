@@ -1,6 +1,6 @@
 """One request's place in the queue and, once it has a slot, what it takes of it."""
 
-from collections.abc import Callable
+from typing import Protocol
 
 from mindgw import errors
 from mindgw.core import fair
@@ -10,19 +10,29 @@ from mindgw.gateway.route import Needs, Placement
 #: What is served to it is counted in units: a token of the prompt is one, a token of the answer two.
 W_IN, W_OUT = 1.0, 2.0
 
-Grant = Callable[[Placement], None]
-Refuse = Callable[[errors.MindGWError], None]
+
+class Holder(Protocol):
+    """Whose place it is."""
+
+    def granted(self, placement: Placement) -> None:
+        """Its turn has come; called once. The slot is the holder's from then on."""
+
+    def turned_out(self, wrong: errors.MindGWError) -> None:
+        """It has to leave, for this reason."""
+
+    def produced(self) -> int | None:
+        """Tokens of its answer so far, None for one that comes in one piece; asked now and then while it runs."""
 
 
 class Ticket:
     """The same one however often its request comes back."""
 
     __slots__ = (
-        "booked", "cap", "entered", "entry", "eta", "flow", "grant", "id", "line", "needs", "placed", "position", "produced", "prompt",
-        "rank", "refuse", "seen", "size", "sort",
+        "booked", "cap", "entered", "entry", "eta", "flow", "holder", "id", "line", "needs", "placed", "position", "prompt", "rank",
+        "seen", "size", "sort",
     )  # fmt: skip
 
-    def __init__(self, id: str, needs: Needs, flow: Flow, grant: Grant, refuse: Refuse) -> None:
+    def __init__(self, id: str, needs: Needs, flow: Flow, holder: Holder) -> None:
         #: Of the request.
         self.id = id
         #: What it needs now; changes when a worker turned it down. Only while it does not wait.
@@ -34,17 +44,12 @@ class Ticket:
         self.line = (needs.model, needs.kind)
         #: Whose answers are about as long as its own will be; None before it joined.
         self.sort: tuple[fair.Path, tuple[str, str]] | None = None
-        #: Called once with the slot when it is this ticket's turn; the receiver owns the slot from then on.
-        self.grant = grant
-        #: Called when it has to leave, with the reason.
-        self.refuse = refuse
+        self.holder = holder
         #: Bytes that it keeps in memory while it waits.
         self.size = 0
         #: Tokens of the prompt, estimated, and the most that its answer may have.
         self.prompt = 0
         self.cap: int | None = None
-        #: Tokens of its answer so far, None for one that comes in one piece; asked now and then while it runs.
-        self.produced: Callable[[], int | None] = _unknown
 
         #: Its place in the fair order; None before it joined and after it was settled.
         self.entry: fair.Ticket | None = None
@@ -77,7 +82,3 @@ class Ticket:
     def running(self) -> bool:
         """True while it has a slot."""
         return self.placed is not None
-
-
-def _unknown() -> None:
-    return None

@@ -20,7 +20,8 @@ MAX_REASON = 500
 class Listener(Protocol):
     """Who waits for the answer on a stream."""
 
-    def answered(self, status: int, content_type: str) -> None: ...
+    def answered(self, head: wire.Head, close: wire.Close | None) -> None:
+        """The answer begins, with its first bytes; `close` when that is all of it, and came with it."""
 
     def data(self, data: bytes) -> None: ...
 
@@ -106,9 +107,12 @@ class Link:
     def receive(self, message: bytes | str, now: float) -> None:
         """Takes a message; raises ProtocolError, after which the link must be closed."""
         self._heard = now
-        for frame in self._decoder.feed(message):
+        frames = self._decoder.feed(message)
+        frames.reverse()
+        while frames:
+            frame = frames.pop()
             if frame.stream:
-                self._on_stream(frame)
+                self._on_stream(frame, frames)
             else:
                 self._on_control(frame, now)
 
@@ -197,27 +201,26 @@ class Link:
         if 0 <= now - sent <= SILENCE:
             self.rtt = now - sent
 
-    def _on_stream(self, frame: Frame) -> None:
+    def _on_stream(self, frame: Frame, rest: list[Frame]) -> None:
+        """`rest`: what came behind it in the same message, the last frame first."""
         stream = frame.stream
         if stream > self._last:
             raise ProtocolError(f"stream {stream} was never opened")
         listener, kind = self._listeners.get(stream), frame.kind
-        if kind == wire.CREDIT:
+        if kind == wire.DATA and listener is not None:
+            data = frame.payload
+            self._in.received(stream, len(data))
+            listener.data(data)
+        elif kind == wire.CREDIT:
             self._out.credit(stream, wire.parse_credit(frame.payload))
             self._wake()
         elif listener is None:
             return  # it was forgotten while this frame was on its way
-        elif kind == wire.DATA:
-            self._in.received(stream, len(frame.payload))
-            listener.data(frame.payload)
         elif kind == wire.HEAD:
-            self._on_head(stream, listener, frame)
+            head = wire.parse_head(frame.payload)
+            self._in.received(stream, len(head.body))
+            # an answer in one piece comes with its end
+            is_all = rest and rest[-1].stream == stream and rest[-1].kind == wire.CLOSE
+            listener.answered(head, wire.parse(wire.Close, rest.pop().payload) if is_all else None)
         else:
             listener.closed(wire.parse(wire.Close, frame.payload))
-
-    def _on_head(self, stream: int, listener: Listener, frame: Frame) -> None:
-        head = wire.parse_head(frame.payload)
-        self._in.received(stream, len(head.body))
-        listener.answered(head.status, head.content_type)
-        if head.body:
-            listener.data(head.body)

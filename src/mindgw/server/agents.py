@@ -40,7 +40,7 @@ BUSY, VERY_BUSY = 16, 500
 WAIT, LONG_WAIT = 0.001, 0.002
 
 #: WebSocket close codes.
-NORMAL, TRY_LATER = 1000, 1013
+NORMAL, BROKEN, TRY_LATER = 1000, 1011, 1013
 
 
 class Gone(Exception):
@@ -177,14 +177,20 @@ class AgentsDoor:
             await send({"type": "http.response.body", "body": b""})
             return
         await receive()
-        headers = dict(scope["headers"])
+        headers, socket = dict(scope["headers"]), (scope.get("extensions") or {}).get(EXTENSION)
+        if socket is None:
+            log.error(
+                "an agent cannot be served: its WebSocket is not that of `mindgw serve` (uvicorn's ws=mindgw.server.socket.WebSocket)"
+            )
+            await send({"type": "websocket.close", "code": BROKEN})  # before the upgrade: HTTP 403
+            return
         if b"origin" in headers or wire.SUBPROTOCOL not in scope.get("subprotocols", ()) or self._pipeline.draining:
             await send({"type": "websocket.close", "code": TRY_LATER})  # before the upgrade: HTTP 403
             return
         await send({"type": "websocket.accept", "subprotocol": wire.SUBPROTOCOL})
         with contextlib.suppress(Gone):
             host = headers.get(b"host", b"").decode("latin-1")
-            await self._talk(reached_as(scope["scheme"], host, self._plain), scope["extensions"][EXTENSION], receive, send)
+            await self._talk(reached_as(scope["scheme"], host, self._plain), socket, receive, send)
 
     async def _talk(self, host: str, socket: WebSocket, receive: Receive, send: Send) -> None:
         try:
@@ -192,8 +198,10 @@ class AgentsDoor:
                 carriage = await self._greet(host, socket, receive, send)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
-            await _say(send, goodbye(no.goodbye))
-            await _close(send, NORMAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PARTING):
+                    await _say(send, goodbye(no.goodbye))
+                    await _close(send, NORMAL)
         except (wire.ProtocolError, TimeoutError) as wrong:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")

@@ -17,7 +17,6 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
-from mindgw.config import Keys as Policy
 from mindgw.control import dead_letters, key_policy, segments
 from mindgw.control.feed import Feed
 from mindgw.control.principal import Home
@@ -47,6 +46,8 @@ log = logging.getLogger("mindgw.server")
 #: Seconds between looks at who waits too long, and between writes of what was used and seen.
 SWEEP = 0.25
 FLUSH = 0.5
+#: Seconds between looks at what has changed of keys: what another server revokes is refused here after that.
+CHECK = 0.5
 #: Seconds between writes of what the fair order knows, and between looks for what is too old to be kept.
 REMEMBER = 10.0
 #: Seconds that work which is under way may take when the server stops.
@@ -74,7 +75,16 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
     database.audit_key = secrets.audit_key
-    auth = Auth(_finder(database, config.keys), {1: secrets.pepper}, utcnow)
+
+    async def find(key_id: str) -> keys.Holder | None:
+        async with database.read() as session:
+            return key_policy.bound(await keys.holder(session, key_id), config.keys)
+
+    async def changes(since: keys.Change | None) -> list[keys.Change]:
+        async with database.read() as session:
+            return await keys.changes(session, since)
+
+    auth = Auth(find, changes, {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
@@ -167,7 +177,8 @@ async def _at_work(
     await memory.recall()
     await accounting.begin()
     writing = [*writing, Chore("writing how far flows are ahead", REMEMBER, memory.flush)]
-    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), *writing, *accounting.others(), *others]
+    checking = Chore("asking what has changed of keys", CHECK, pipeline.check_keys)
+    chores = [Chore("the sweep", SWEEP, _swept(pipeline)), checking, *writing, *accounting.others(), *others]
     tasks = [asyncio.create_task(chore.forever()) for chore in chores]
     try:
         yield
@@ -205,15 +216,6 @@ def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[],
         second()
 
     return both
-
-
-def _finder(database: Database, policy: Policy) -> Callable[[str], Awaitable[keys.Holder | None]]:
-    async def find(key_id: str) -> keys.Holder | None:
-        async with database.read() as session:
-            found = await keys.holder(session, key_id)
-        return key_policy.bound(found, policy)
-
-    return find
 
 
 def _touch(auth: Auth, database: Database) -> Callable[[], Awaitable[None]]:

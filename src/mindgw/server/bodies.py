@@ -4,7 +4,7 @@ The pace that a body must keep is the connection's affair (`protocol.Guarded`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,8 +25,13 @@ class Hungup(Exception):
     """The client left before its request was complete."""
 
 
-async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
-    """The whole body; raises BodyTooLarge over `limit` bytes, Hungup when the client leaves."""
+class Answered(Exception):
+    """Nobody will read what is still to come."""
+
+
+async def read_body(receive: Receive, headers: Headers, limit: int, answers: Sequence[object] = ()) -> bytes:
+    """The whole body; raises BodyTooLarge over `limit` bytes, Hungup when the client leaves, Answered once there are `answers` while more
+    of it is to come."""
     if _length(headers) > limit:
         raise too_large(limit)
     message = await receive()
@@ -39,6 +44,8 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
             raise too_large(limit)
         if not message.get("more_body"):
             return bytes(parts)
+        if answers:
+            raise Answered
         message = await receive()
     raise Hungup
 

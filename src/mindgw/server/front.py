@@ -31,6 +31,8 @@ class Front(Guarded):
         self._counter = counter
         #: The request that begins when all that has come was parsed: what is wrong behind its head is said first.
         self._fresh: Hot | None = None
+        #: True while nothing more is answered, because the client does not read what was.
+        self._halted = False
         #: Bytes of bodies that came while an earlier request was served.
         self._ahead = 0
 
@@ -55,7 +57,7 @@ class Front(Guarded):
             hot.unframed()
         elif b"connection" in fields:
             hot.keep_alive = self.parser.should_keep_alive()
-        waits = not self._between()
+        waits = self._halted or not self._between()
         self.cycle = hot
         if waits:
             self.pipeline.appendleft((hot, self.app))  # type: ignore[arg-type]
@@ -73,7 +75,7 @@ class Front(Guarded):
         if self.cycle is not self._served:
             self._ahead += len(body)
             if self._ahead > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
+                self._send_ahead()
         if self.cycle.lingers:
             self._since = self.guard.now
 
@@ -81,7 +83,7 @@ class Front(Guarded):
         if type(self.cycle) is not Hot or self._declined:
             super().on_message_complete()
             return
-        self._dry = 0
+        self._dry, self._lead = 0, self._read
         self._awaited = 0
         self.cycle.complete()
         if self.cycle.response_complete:
@@ -101,6 +103,10 @@ class Front(Guarded):
         if not hot.keep_alive:
             self._deaf = True
             self.transport.close()
+        elif self.flow.write_paused:
+            self._halted = True
+            self.flow.pause_reading()
+            return
         if self.pipeline or self.flow.read_paused:
             self.on_response_complete()
         else:
@@ -113,7 +119,10 @@ class Front(Guarded):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if type(self._served) is Hot:
+        if self._halted:
+            self._halted = False
+            self.on_response_complete()
+        elif type(self._served) is Hot:
             self._served.drained()
 
     def _call_off(self, wrong: errors.MindGWError | None) -> None:
@@ -121,6 +130,9 @@ class Front(Guarded):
             self._served.call_off(wrong)
         else:
             super()._call_off(wrong)
+
+    def _mark(self) -> Mark:
+        return self._served.mark if type(self._served) is Hot else super()._mark()
 
 
 def lane(config: Config, pipeline: Pipeline, guard: Guard) -> Callable[..., Guarded]:

@@ -65,10 +65,8 @@ class Hot:
         "_expects",
         "_framed",
         "_headers",
-        "_held",
         "_is_whole",
         "_length",
-        "_mark",
         "_path",
         "_phase",
         "_unpaid",
@@ -76,6 +74,7 @@ class Hot:
         "end",
         "keep_alive",
         "lingers",
+        "mark",
         "response_complete",
         "response_started",
     )  # fmt: skip
@@ -86,7 +85,8 @@ class Hot:
         self._counter = counter
         self._path, self._address = where
         self._headers = headers
-        self._mark = mark
+        #: What it goes by.
+        self.mark = mark
         #: Bytes that its body is said to have.
         self._length = length
         #: None before its turn and after its end.
@@ -95,8 +95,6 @@ class Hot:
         #: The body so far, and whether that is all of it.
         self.body: bytes | bytearray = b""
         self._is_whole = False
-        #: What came back before the body was whole.
-        self._held: list[signals.Effect] = []
         #: True when something was written which the transport did not take at once.
         self._unpaid = False
         #: Whether the client waits to be asked for its body.
@@ -115,7 +113,7 @@ class Hot:
 
     def open(self) -> None:
         """Its turn has come."""
-        mark, counter = self._mark, self._counter
+        mark, counter = self.mark, self._counter
         head = signals.Head(mark.request_id, self._path, self._headers, mark.traceparent, self._address)
         try:
             exchange = counter.pipeline.open(head, self)
@@ -159,19 +157,14 @@ class Hot:
     def _serve(self) -> None:
         self._phase = _SERVING
         body, self.body = self.body, b""
-        if self._held:
-            self._answer(self._held)
-        elif self._exchange is not None:
+        if self._exchange is not None:
             self._counter.pipeline.post(self._exchange, signals.Received(bytes(body)))
 
     def _refuse(self, wrong: errors.MindGWError) -> None:
         assert self._exchange is not None
         self._phase = _OPENING
         self.body = b""
-        if self._held:
-            self.perform(self._held)
-        else:
-            self._counter.pipeline.post(self._exchange, signals.Refused(wrong))
+        self._counter.pipeline.post(self._exchange, signals.Refused(wrong))
 
     def drained(self) -> None:
         """The transport takes more."""
@@ -181,7 +174,7 @@ class Hot:
 
     def call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends it without a word; `wrong` is what its client hears from somebody else."""
-        exchange = self._exchange
+        exchange, self.body = self._exchange, b""
         if wrong is not None:
             self.end = wrong.status, wrong.code
         self._over()
@@ -197,15 +190,10 @@ class Hot:
             return
         if self._phase == _SERVING:
             self._answer(effects)
-        elif self._phase == _READING and not self._is_hopeless(effects[0]):
-            self._held += effects
-        else:
+        else:  # nobody waits for the rest of a body that nobody will read
             assert isinstance(effects[0], signals.Fail)
+            self.body = b""
             self._turn_away(effects[0].error)
-
-    def _is_hopeless(self, effect: signals.Effect) -> bool:
-        """Whether it is refused while there may be much of its body to come, which nobody needs to send then."""
-        return type(effect) is signals.Fail and unread(self._headers)
 
     def _answer(self, effects: list[signals.Effect]) -> None:
         connection, last = self._connection, effects[-1]
@@ -245,7 +233,7 @@ class Hot:
         self.response_complete = True
         exchange, self._exchange = self._exchange, None
         if exchange is None or exchange.caller is None:
-            self._mark.report(self._path, *self.end)
+            self.mark.report(self._path, *self.end)
 
     # -- what is written ------------------------------------------------------------------------------------------
 
@@ -255,8 +243,8 @@ class Hot:
     def _common(self) -> bytes:
         exchange = self._exchange
         if exchange is None:
-            return self._mark.lines()
-        return self._mark.lines(exchange.caller) + as_lines(exchange.notes(self._counter.pipeline.clock))
+            return self.mark.lines()
+        return self.mark.lines(exchange.caller) + as_lines(exchange.notes(self._counter.pipeline.clock))
 
     def whole(self, effect: signals.Answer) -> bytes:
         more = as_lines(effect.headers) if effect.headers else b""
@@ -281,12 +269,12 @@ class Hot:
         if not effect.begun:
             return self._failure(wrong)
         self.end = wrong.status, wrong.code
-        event = sse.event(problems.body(wrong, self._mark.request_id))
+        event = sse.event(problems.body(wrong, self.mark.request_id))
         return b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event) if self._framed else event
 
     def _failure(self, wrong: errors.MindGWError) -> bytes:
         self.end = wrong.status, wrong.code
-        body = problems.body(wrong, self._mark.request_id)
+        body = problems.body(wrong, self.mark.request_id)
         more = as_lines(problems.headers(wrong))
         close = b"" if self.keep_alive else _CLOSE
         return b"%b%b%d\r\n%b%b%b\r\n%b" % (self._head(wrong.status), _JSON, len(body), self._common(), more, close, body)

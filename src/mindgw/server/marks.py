@@ -7,11 +7,12 @@ Our own id is the key of the ledger and is never the caller's: callers repeat th
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from mindgw.clock import monotonic, utcnow
+from mindgw.errors import MindGWError
 from mindgw.server.bodies import Headers
 
 log = logging.getLogger("mindgw.request")
@@ -21,6 +22,10 @@ _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _TRACE = re.compile(rb"((?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(-.*)?")
 #: Bytes of an id, and ids for which the kernel is asked at a time.
 _ID_BYTES, _IDS = 12, 256
+
+
+#: Name of the scope's extension that holds the request's `Ties`.
+TIES = "mindgw.ties"
 
 
 class Caller(Protocol):
@@ -116,6 +121,33 @@ class Mark:
 
     def _ms(self) -> int:
         return int((monotonic() - self._begun) * 1000)
+
+
+class Ties:
+    """What joins a door to the connection that its request came on: it spares each request a task that waits."""
+
+    __slots__ = ("leave", "mark", "wrong")
+
+    def __init__(self) -> None:
+        #: Called by the connection when nothing more can be said to the client: it left, or was told something in the door's place.
+        self.leave: Callable[[], None] | None = None
+        #: What the request goes by, once one of the two has said.
+        self.mark: Mark | None = None
+        #: What its client was told in the door's place.
+        self.wrong: MindGWError | None = None
+
+    def cut(self, wrong: MindGWError | None) -> None:
+        """Called by the connection; `wrong` is what the client hears, None when it hears nothing any more."""
+        self.wrong = self.wrong or wrong
+        leave, self.leave = self.leave, None
+        if leave is not None:
+            leave()
+
+
+def ties_of(scope: Any) -> Ties | None:
+    """Those of an ASGI scope; None when its server is not ours."""
+    found: Ties | None = (scope.get("extensions") or {}).get(TIES)
+    return found
 
 
 def as_lines(headers: Headers) -> bytes:

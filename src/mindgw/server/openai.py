@@ -17,9 +17,9 @@ from mindgw.gateway import signals
 from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.server import problems
-from mindgw.server.bodies import Headers, Hungup, linger, read_body, unread
+from mindgw.server.bodies import Answered, Headers, Hungup, linger, read_body, unread
 from mindgw.server.cors import Cors
-from mindgw.server.marks import Mark
+from mindgw.server.marks import Mark, Ties, ties_of
 from mindgw.server.models import answer_models
 
 log = logging.getLogger("mindgw.server")
@@ -30,9 +30,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 #: Takes a caller of the pipeline's; the body of its answer. Raises MindGWError.
 Made = Callable[[Any], Awaitable[bytes]]
-
-#: Name of the scope's extension to which a door adds what is called when the client leaves: it spares each request a task that waits.
-LEAVING = "mindgw.leaving"
 
 #: What a key has used.
 USAGE = "/v1/me/usage"
@@ -59,26 +56,35 @@ class OpenAIDoor:
         self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serves one HTTP request."""
+        """Serves one HTTP request; nobody speaks anything else here."""
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close"})  # before the upgrade: HTTP 403
+            return
         try:
             await self._serve_one(scope, receive, send)
         except Exception:  # the top of a request: whatever it is, the client must hear something
             log.exception("a request for %s failed", scope["path"][:200])
-            await send_whole(send, HTTPStatus.INTERNAL_SERVER_ERROR, problems.body(errors.InternalError()), [])
+            origin = next((value for name, value in scope["headers"] if name.lower() == b"origin"), None)
+            body = problems.body(errors.InternalError())
+            await send_whole(send, HTTPStatus.INTERNAL_SERVER_ERROR, body, self._cors.headers(origin))
 
     async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("raw_path", b"").decode("latin-1") or scope["path"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         named = dict(headers)
         address = scope["client"][0] if scope.get("client") else ""
-        mark = Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
+        ties = ties_of(scope)
+        mark = ties.mark if ties is not None else None
+        mark = mark or Mark(headers, named, self._cors.headers(named.get(b"origin")) if self._cors.is_on else None)
+        if ties is not None:
+            ties.mark = mark
         if path in HOT and scope["method"] == "POST":
             lane = Lane()
-            leaving = scope.get("extensions", {}).get(LEAVING)
-            if leaving is not None:
-                leaving.append(lane.leave)
+            if ties is not None:
+                ties.leave = lane.leave
             head = signals.Head(mark.request_id, path, headers, mark.traceparent, address)
-            await self._relay(head, lane, mark, receive, send, leaving is None)
+            await self._relay(head, lane, mark, receive, send, ties)
         elif scope["method"] == "OPTIONS" and (allowed := self._cors.preflight(headers)):
             mark.report(path, HTTPStatus.NO_CONTENT)
             await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": [*mark.ids(), *allowed]})
@@ -120,53 +126,42 @@ class OpenAIDoor:
             mark.report(path, HTTPStatus.OK, caller=caller)
             await send_whole(send, HTTPStatus.OK, body, mark.headers(caller), method == "HEAD")
 
-    async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, watch: bool) -> None:
+    async def _relay(self, head: signals.Head, lane: "Lane", mark: Mark, receive: Receive, send: Send, ties: Ties | None) -> None:
         exchange = self._pipeline.open(head, lane)
         reply = Reply(exchange, mark, send, self._pipeline.clock)
         try:
-            await self._converse(exchange, lane, reply, receive, watch)
+            await self._converse(exchange, lane, reply, receive, ties)
         finally:
             if exchange.caller is None:
                 mark.report(head.path, *reply.end)
 
-    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive, watch: bool) -> None:
+    async def _converse(self, exchange: Exchange, lane: "Lane", reply: "Reply", receive: Receive, ties: Ties | None) -> None:
         try:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
-            body = await self._read(exchange, lane, receive)
-            if body is None:
-                await reply.turn_away(lane.effects[0], receive)
-                return
-        except Hungup:
-            self._pipeline.post(exchange, signals.Gone())
+            body = await read_body(receive, exchange.head.headers, self._body_limit, lane.effects)
+        except Answered:
+            await reply.turn_away(lane.effects[0], receive)
             return
-        except errors.MindGWError as wrong:
-            self._pipeline.post(exchange, signals.Refused(wrong))
+        except Hungup:
+            wrong = ties.wrong if ties is not None else None
+            if wrong is not None:
+                reply.end = wrong.status, wrong.code
+            self._pipeline.post(exchange, signals.Refused(wrong) if wrong is not None else signals.Gone())
+            return
+        except errors.MindGWError as refusal:
+            self._pipeline.post(exchange, signals.Refused(refusal))
             await reply.turn_away(lane.effects[0], receive)
             return
         self._pipeline.post(exchange, signals.Received(body))
-        watcher = asyncio.ensure_future(_hangs_up(receive, lane)) if watch else None
+        watcher = asyncio.ensure_future(_hangs_up(receive, lane)) if ties is None else None
         try:
             await self._serve(exchange, lane, reply)
         finally:
             if watcher is not None:
                 watcher.cancel()
             self._pipeline.post(exchange, signals.Gone())
-
-    async def _read(self, exchange: Exchange, lane: "Lane", receive: Receive) -> bytes | None:
-        """Its body; None when it was refused before all of that came: nobody needs to send what nobody will read."""
-        headers = exchange.head.headers
-        reading = read_body(receive, headers, self._body_limit)
-        if exchange.caller is not None or not unread(headers):
-            return await reading
-        body, refusal = asyncio.ensure_future(reading), asyncio.ensure_future(lane.wait())
-        try:
-            await asyncio.wait((body, refusal), return_when=asyncio.FIRST_COMPLETED)
-            return await body if body.done() or not lane.effects else None
-        finally:
-            refusal.cancel()
-            body.cancel()
 
     async def _serve(self, exchange: Exchange, lane: "Lane", reply: "Reply") -> None:
         while not lane.gone:

@@ -14,7 +14,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
 from mindgw import errors
-from mindgw.server.marks import Mark
+from mindgw.server.marks import Mark, ties_of
 
 log = logging.getLogger("mindgw.server")
 
@@ -76,7 +76,9 @@ def headers(wrong: errors.MindGWError) -> list[tuple[bytes, bytes]]:
 def refusal(request: Request[Any, Any, Any] | None, wrong: errors.MindGWError, more: dict[str, str] | None = None) -> Response[bytes]:
     """An error on a path of the framework's, with `more` headers: it has an id, under which a line in the log says what was asked for.
     None: the framework did not say for which request."""
-    mark = Mark([(name.lower(), value) for name, value in request.scope["headers"]] if request else [])
+    ties = ties_of(request.scope) if request else None
+    mark = ties.mark if ties is not None else None
+    mark = mark or Mark([(name.lower(), value) for name, value in request.scope["headers"]] if request else [])
     path = f"{request.method} {request.url.path}" if request else ""
     if wrong.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s %s: %s", mark.request_id, path, wrong)

@@ -4,21 +4,24 @@ A client has `PATIENCE` for a head, a pace for a body, and may not leave what it
 little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from socket import IPPROTO_TCP
-from typing import Any, Final
+from socket import IPPROTO_TCP, TCP_INFO
+from struct import Struct
+from typing import Any, Final, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
-from mindgw.addresses import client, group
+from mindgw.addresses import client
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard
-from mindgw.server.openai import LEAVING
+from mindgw.server.marks import TIES, Mark, Ties
+from mindgw.server.socket import WebSocket, unfit
 
 #: Most bytes of a request line and its headers, and most headers.
 MAX_HEAD = 64 * 1024
@@ -29,7 +32,7 @@ MAX_WAITING = 64
 PATIENCE = 10.0
 #: Seconds for which nothing need be asked on a connection.
 IDLE = 75.0
-#: Seconds for a body, and bytes that buy one more: whoever sends slower than that is cut off.
+#: Seconds for a body, and bytes a second for which it may take that long again: whoever sends slower is cut off.
 BODY = 60.0
 SLOWEST = 1024
 #: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
@@ -38,6 +41,10 @@ PARTING = 5.0
 #: Unsent bytes that the kernel takes from us: more would only hide whether the client reads. (TCP_NOTSENT_LOWAT, of Linux)
 UNSENT = 16 * 1024
 _NOTSENT_LOWAT = 25
+#: Bytes that a transport takes from us before it makes us pause; one over TLS would take eight times as much.
+ROOM = 64 * 1024
+#: tcpi_bytes_acked of Linux' struct tcp_info, which is so long with it.
+_ACKED = Struct("120xQ")
 
 # What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
 _NOTHING: Final = 0
@@ -63,26 +70,32 @@ class Guarded(HttpToolsProtocol):
         self._peer = ""
         self._speaks = False
         self._group = ""
+        #: What the last head asked for.
+        self.url = b""
         #: What it waits for, and since when by the guard's clock.
         self._awaited = _HEAD
         self._since = 0.0
-        #: Bytes of the body so far.
+        #: Bytes of the body so far, and when its pace was last found good.
         self._got = 0
+        self._got_then = 0
+        #: How many of them the guard knows of: those of a body that is not whole when all that came was read.
+        self._held = 0
         #: When what is not read any more must be over.
         self._rest_until = 0.0
         #: Bytes that came since the parser last made something of them; and of the last read.
         self._dry = 0
         self._read = 0
-        #: Since when the client has not read, None while it does; and what was left for it then.
+        #: Most bytes of the head under way that came with the end of an earlier request.
+        self._lead = 0
+        #: Since when the client has not read, None while it does; and what it had taken then.
         self._stalled: float | None = None
-        self._backlog = 0
+        self._taken = 0
         #: The head of a request that wants to be upgraded to what nobody speaks here, without that wish; else b"".
         self._declined = b""
         #: The request that is being answered; None before the first.
         self._served: Any = None
-        #: What is called when the client of the request that is served by ASGI leaves.
-        # bounded: by one
-        self._leaving: list[Callable[[], None]] = []
+        #: What the request that is served by ASGI is told.
+        self._ties = Ties()
         #: True once nothing more is heard: it was refused, or its last answer is written.
         self._deaf = False
 
@@ -93,19 +106,24 @@ class Guarded(HttpToolsProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and self.client is not None:
             sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        if self.scheme == "https":
+            transport.set_write_buffer_limits(ROOM)
         self._peer = self.client[0] if self.client else ""
         self._speaks = self._peer in self.guard.trusted
-        self._group = "" if self._speaks else group(self._peer)
+        self._group = self.guard.counted_as(self._peer)
         crowded = self.guard.enter(self, self._group)
         self._since = self.guard.now
         if crowded is not None:
             self._refuse(crowded)
+            if not self.guard.watches(self):
+                self.transport.close()
         elif self._group and self.scheme == "http":
             self._refuse(errors.Forbidden("Plain HTTP is for this machine and for trusted proxies alone.", code="plain_http"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.leave(self, self._group)
         self._deaf = True
+        self._weigh()
         self.pipeline.clear()
         # uvicorn tells the last request alone, and an earlier one may still be served
         if self._served is not None and not self._served.response_complete:
@@ -130,6 +148,20 @@ class Guarded(HttpToolsProtocol):
         else:
             if self._dry > MAX_HEAD:
                 self._refuse(errors.HeadTooLarge())
+        if self._held or self._awaited == _BODY:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        """Tells the guard what is held of a body; an answer that has begun drops the rest of it."""
+        held = self._got if self._awaited == _BODY and not self._deaf and not self.cycle.response_started else 0
+        if held != self._held:
+            self._held = held
+            self.guard.hold(self, held)
+
+    def make_way(self, wrong: errors.MindGWError) -> None:
+        """Called by the guard."""
+        self._held = 0
+        self._refuse(wrong)
 
     def _upgrade(self, rest: bytes) -> None:
         """To a WebSocket. Any other wish is ignored, as it may be: the request is read again without it, for the parser has left it at its
@@ -143,14 +175,14 @@ class Guarded(HttpToolsProtocol):
         if not self._between():
             self._refuse(errors.BadRequest("An upgrade must wait for the answer before it."))
             return
-        self.guard.leave(self, self._group)
         if self._speaks:
             self.ws_protocol_class = partial(_speaking_for, self.asks(), self.ws_protocol_class)  # type: ignore[assignment]
         self.handle_websocket_upgrade()
+        cast(WebSocket, self.transport.get_protocol()).inherit(self, self.guard, self._group)
 
     def pause_writing(self) -> None:
         self._stalled = self.guard.now
-        self._backlog = self.transport.get_write_buffer_size()
+        self._taken = self._acknowledged()
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -167,28 +199,30 @@ class Guarded(HttpToolsProtocol):
         self._awaited = _HEAD
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) > MAX_FIELDS:
+            self._refuse(errors.HeadTooLarge())
+            raise ValueError("too many")  # the parser goes no further
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._deaf:
             raise ValueError("nothing more is heard")
         headers, fields = self.headers, dict(self.headers)
-        if (self._read > MAX_HEAD or self._dry > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
+        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
         version = self.parser.get_http_version()
-        if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
-            raise ValueError("said twice")
-        if b"host" not in fields and version == "1.1":
-            raise ValueError("a request names one host")
-        if b"transfer-encoding" in fields and (b"content-length" in fields or version == "1.0"):
-            raise ValueError("a body has one length")
+        _require_sense(self.url, headers, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
-            self._declined = _without_upgrade(self.parser.get_method(), self.url, headers)
+            self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
+        if b"upgrade" in fields and self.parser.should_upgrade() and (wrong := unfit(self.parser.get_method(), self.url, version, headers)):
+            self._refuse(wrong)
+            raise ValueError("no upgrade")
         if len(self.pipeline) >= MAX_WAITING:
+            self._hear_no_more()
             raise ValueError("too many requests at once")
-        self._awaited, self._since, self._got, self._dry = _BODY, self.guard.now, 0, 0
+        self._awaited, self._since, self._got, self._got_then, self._dry, self._lead = _BODY, self.guard.now, 0, 0, 0, 0
         self.expect_100_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
         self._begin(fields, version)
         if b"upgrade" not in fields or not self.parser.should_upgrade():
@@ -198,11 +232,20 @@ class Guarded(HttpToolsProtocol):
         self._dry = 0
         self._got += len(body)
         super().on_body(body)
+        if self.cycle is not self._served and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._send_ahead()
+
+    def _send_ahead(self) -> None:
+        """So much of a body came before its turn that reading should stop, and then nobody would notice that the client leaves: what came
+        before it is still answered, and nothing else."""
+        self.pipeline.popleft()
+        self._hear_no_more()
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         if self._declined:
             return
-        self._dry = 0
+        self._dry, self._lead = 0, self._read
         self._awaited = _NOTHING
         super().on_message_complete()
         self._rest()
@@ -228,8 +271,8 @@ class Guarded(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._served = cycle
-        self._leaving.clear()
-        cycle.scope["extensions"] = {LEAVING: self._leaving}  # type: ignore[dict-item]
+        self._ties = Ties()
+        cycle.scope["extensions"] = {TIES: self._ties}  # type: ignore[dict-item]
         super()._start_asgi_task(cycle, partial(_unframed, app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     def on_response_complete(self) -> None:
@@ -252,6 +295,12 @@ class Guarded(HttpToolsProtocol):
         else:
             self._served.keep_alive = False
 
+    def _hear_no_more(self) -> None:
+        """The last answer is that to the last request that waits."""
+        last = self.pipeline[0][0] if self.pipeline else self._served
+        last.keep_alive = False
+        self._deaf = True
+
     def _rest(self) -> None:
         """Waits for the next request, when the last one has come and was answered."""
         if self._awaited <= _HEAD and self._between():
@@ -265,10 +314,14 @@ class Guarded(HttpToolsProtocol):
     def _call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends the request that is served without an answer; `wrong` is what its client hears, None when it hears nothing any more."""
         self._served.disconnected = True
+        self._served.body = b""
         self._served.message_event.set()
-        for leave in self._leaving:
-            leave()
-        self._leaving.clear()
+        self._ties.cut(wrong)
+
+    def _mark(self) -> Mark:
+        """What the request that is served goes by; its door takes it over if that has not begun."""
+        self._ties.mark = self._ties.mark or Mark(self._served.scope["headers"])
+        return self._ties.mark
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -284,18 +337,24 @@ class Guarded(HttpToolsProtocol):
                 self.transport.abort()
         elif awaited == _HEAD and waited >= PATIENCE:
             self._look_at_head(now)
-        elif awaited == _BODY and waited >= BODY + self._got / SLOWEST:
+        elif awaited == _BODY and waited >= BODY:
             self._look_at_body(now)
         elif (awaited == _REQUEST and waited >= IDLE) or (awaited == _REST and (waited >= SILENCE or now >= self._rest_until)):
             self.transport.close()
 
     def _look_at_reader(self, now: float, since: float) -> None:
-        left = self.transport.get_write_buffer_size()
-        if left < self._backlog and not self.guard.is_stopping:
+        taken = self._acknowledged()
+        if taken > self._taken and not self.guard.is_stopping:
             self._stalled = since = now
-        self._backlog = left
+        self._taken = taken
         if now - since >= (PARTING if self.guard.is_stopping else STALL):
             self.transport.abort()
+
+    def _acknowledged(self) -> int:
+        """Bytes that have reached the client's machine. What is left here says little: the kernel takes some, and so does what lies between
+        a transport over TLS and its socket, and shows none of it."""
+        found: int = _ACKED.unpack(self.transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.size))[0]
+        return found
 
     def _look_at_head(self, now: float) -> None:
         if not self._between():
@@ -306,10 +365,10 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_body(self, now: float) -> None:
-        if self._between():
+        if self.flow.read_paused or self._got - self._got_then >= BODY * SLOWEST:
+            self._since, self._got_then = now, self._got  # it is fast enough, or it is we who make it wait
+        elif self._between():
             self.transport.close()
-        elif self.flow.read_paused:
-            self._since = now  # it is we who make it wait
         else:
             self._refuse(errors.RequestTimeout())
 
@@ -325,18 +384,26 @@ class Guarded(HttpToolsProtocol):
         if self._deaf:
             return
         self._deaf = True
+        self._weigh()
         if self.guard.is_overrun:
             self.transport.abort()
             return
+        known = None if self._between() else self._mark()
         if not self._forestall(wrong):
             self.transport.close()
             return
-        self.transport.write(_answer(wrong, self.server_state.default_headers))
+        self.transport.write(_answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
         if not self.transport.can_write_eof():
             self.transport.close()
             return
         self.transport.write_eof()
         self._linger()
+
+    def _named(self, wrong: errors.MindGWError) -> Mark:
+        """A mark for what has none, under which a line in the log says that it was refused."""
+        mark = Mark([])
+        mark.report(self.url.decode("latin-1"), wrong.status, wrong.code)
+        return mark
 
     def _forestall(self, wrong: errors.MindGWError) -> bool:
         """True when the next answer may be ours; one that is being prepared is called off."""
@@ -348,6 +415,9 @@ class Guarded(HttpToolsProtocol):
         return True
 
 
+_VERSIONS = frozenset({"1.0", "1.1"})
+#: Characters that a host and its port are made of.
+_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 #: Headers that mean something else to somebody else when there are two of them.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 
@@ -359,18 +429,31 @@ def _speaking_for(asks: str, make: Any, **given: Any) -> Any:
     return made
 
 
+def _require_sense(url: bytes, headers: Headers, fields: dict[bytes, bytes], version: str) -> None:
+    """Raises ValueError for what somebody else on the way may read in another way."""
+    if version not in _VERSIONS or b"#" in url:
+        raise ValueError("nobody speaks so")
+    if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
+        raise ValueError("said twice")
+    host, coding = fields.get(b"host"), fields.get(b"transfer-encoding")
+    if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
+        raise ValueError("a request names one host")
+    if coding is not None and (b"content-length" in fields or version == "1.0" or coding.lower() != b"chunked"):
+        raise ValueError("a body has one length")
+
+
 def _repeated(headers: Headers) -> list[bytes]:
     """Names that are there more than once."""
     seen: set[bytes] = set()
     return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
-def _without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
+def _without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
     """The head, without the wish to speak something else."""
     closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
     kept = [pair for pair in headers if pair[0] not in (b"connection", b"upgrade", b"http2-settings")]
     lines = [b"%b: %b\r\n" % pair for pair in (*kept, *([(b"connection", b"close")] if closes else []))]
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, url, b"".join(lines))
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
 
 
 def _is_too_large(url: bytes, headers: Headers) -> bool:
@@ -391,11 +474,12 @@ async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: 
     await app(scope, receive, plain)
 
 
-def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    body = problems.body(wrong)
+def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]], mark: Mark) -> bytes:
+    body = problems.body(wrong, mark.request_id)
     own = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *mark.ids(),
         *problems.headers(wrong),
         (b"connection", b"close"),
     ]

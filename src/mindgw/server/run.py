@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -27,8 +28,9 @@ from mindgw.quantities import OFF
 from mindgw.server import front, openai, scrape
 from mindgw.server.app import Server, build
 from mindgw.server.guard import Guard
+from mindgw.server.knock import Knock
 from mindgw.server.listeners import BACKLOG, Listeners
-from mindgw.server.socket import CLOSING, WebSocket
+from mindgw.server.socket import WebSocket
 from mindgw.store.database import Database
 
 log = logging.getLogger("mindgw.server")
@@ -38,8 +40,8 @@ DAY = 86_400.0
 SPARE = 500
 #: Seconds that agents have to hang up after a goodbye.
 FAREWELL = 0.5
-#: Seconds for a TLS handshake.
-HANDSHAKE = 10.0
+#: Seconds that connections have to end, when all is said.
+LEAVING = 1.0
 
 
 def serve(config: Config) -> int:
@@ -102,7 +104,8 @@ class GatewayServer(uvicorn.Server):
     """uvicorn with two listeners, one drain and one owner of signals."""
 
     def __init__(self, config: Config, server: Server, tls: ssl.SSLContext | None, listeners: Listeners) -> None:
-        guard = Guard(config.limits.connections, config.limits.connections_address, trusted=Networks(config.trusted_proxies))
+        limits, trusted = config.limits, Networks(config.trusted_proxies)
+        guard = Guard(limits.connections, limits.connections_address, limits.bodies, trusted=trusted)
         super().__init__(
             uvicorn.Config(
                 openai.beside(server.app, server.door),
@@ -152,12 +155,7 @@ class GatewayServer(uvicorn.Server):
     async def _accept(self, taken: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
         """Serves a socket; without TLS it is for proxies that do it."""
         return await asyncio.get_running_loop().create_server(
-            self._protocol,
-            sock=taken,
-            ssl=tls,
-            backlog=self.config.backlog,
-            ssl_handshake_timeout=HANDSHAKE if tls else None,
-            ssl_shutdown_timeout=CLOSING if tls else None,
+            self._protocol if tls is None else partial(Knock, self._guard, tls, self._protocol), sock=taken, backlog=self.config.backlog
         )
 
     def _renew(self) -> None:
@@ -194,9 +192,31 @@ class GatewayServer(uvicorn.Server):
         await self._until(lambda: pipeline.deserted, FAREWELL)
         for scrapes in self._scrapes:
             scrapes.close()
-        self.config.timeout_graceful_shutdown = 1
         self.force_exit = False
-        await super().shutdown(sockets)
+        await self._close(sockets)
+
+    async def _close(self, sockets: list[socket.socket] | None) -> None:
+        """uvicorn's own end, but what one connection raises ends that one alone: all that is known must still be written down."""
+        for server in self.servers:
+            server.close()
+        for taken in sockets or []:
+            taken.close()
+        for connection in list(self.server_state.connections):
+            try:
+                connection.shutdown()
+            except Exception:  # the top of a connection's end
+                log.exception("a connection did not end in order")
+                connection.transport.abort()
+        await asyncio.sleep(0.1)  # most are gone by then
+        try:
+            async with asyncio.timeout(LEAVING):
+                await self._wait_tasks_to_complete()
+        except TimeoutError:
+            log.warning("%d connections did not end in time", len(self.server_state.connections))
+            for task in list(self.server_state.tasks):
+                task.cancel()
+        if not self.force_exit:
+            await self.lifespan.shutdown()
 
     async def _until(self, done: Callable[[], bool], seconds: float) -> None:
         """Waits, but not after a second signal."""

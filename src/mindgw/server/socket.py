@@ -7,15 +7,23 @@ and calls `carry`; from then on there is no task, no queue and no event loop tur
 leaves is framed by hand: its general way costs as much as all that is done with the frames of the tunnel in it.
 """
 
+from collections.abc import Iterable
+from contextlib import suppress
+from socket import IPPROTO_TCP, TCP_INFO
 from struct import Struct
+from sys import byteorder
 from types import CodeType
 from typing import Any, Final, Protocol, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import MAX_LINE_LENGTH
 from websockets.protocol import State
 from websockets.speedups import apply_mask
 from websockets.streams import StreamReader
+
+from mindgw import errors
+from mindgw.server.guard import Guard, Watched
 
 #: Name of the scope's extension that holds the socket.
 EXTENSION: Final = "mindgw.socket"
@@ -23,12 +31,20 @@ EXTENSION: Final = "mindgw.socket"
 HIGH_WATER: Final = 512 * 1024
 #: Seconds for the other side to agree to the end of a connection.
 CLOSING = 2.0
+#: Seconds in which an upgrade must be answered.
+GREETING = 10.0
+#: Seconds for which the other side may take nothing of what waits for it.
+STALL = 30.0
 
+#: Where TCP_INFO says how many bytes the other side has acknowledged, in the machine's order. (Linux)
+_ACKED: Final = slice(120, 128)
 _DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 #: First byte of a frame that is a whole binary message; of the second: that it is masked, and the size or how it is written.
 _WHOLE, _MASKED, _SIZE, _SHORT, _LONG = 0x82, 0x80, 0x7F, 126, 127
 _pack, _pack_short, _pack_long = Struct("!BB").pack, Struct("!BBH").pack, Struct("!BBQ").pack
 _short, _long = Struct("!H").unpack_from, Struct("!Q").unpack_from
+#: First byte of a pong.
+_PONG: Final = b"\x8a"
 #: Where the parser of `websockets` waits between two frames.
 _BETWEEN: Final = StreamReader.at_eof.__code__
 
@@ -58,9 +74,16 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._listener: Listener | None = None
         #: The transport takes no more now.
         self.is_full = False
-        #: What has come of a message in several frames, None between messages, and whether it is text.
-        self._partial: list[bytes] | None = None
+        #: What has come of a message in several frames, and whether it is text. One piece: a list of small ones costs many times as much.
+        # bounded: by `ws_max_size`
+        self._partial = bytearray()
         self._is_text = False
+        #: Who watches over it, None for nobody, and who it is counted as there.
+        self._guard: Guard | None = None
+        self._group = ""
+        #: Since when the guard has seen no progress where there must be some, None while all is well; and how far it was then.
+        self._since: float | None = None
+        self._taken = 0
 
     # -- the greeting ----------------------------------------------------------------------------------------------
 
@@ -68,6 +91,11 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         if self.asks:
             self.client = (self.asks, 0)
+
+    def inherit(self, before: Watched, guard: Guard, group: str) -> None:
+        """After the upgrade, in the place of whoever was `before` on this connection."""
+        self._guard, self._group = guard, group
+        guard.succeed(before, self)
 
     async def send(self, message: Any) -> None:
         """A whole answer in place of the upgrade is an end like others; uvicorn would report it as a defect."""
@@ -89,6 +117,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         """From now on messages go there, first those that came meanwhile. The coroutine receives nothing any more, and ends after
         `lost`."""
         self._listener = listener
+        if self._guard is not None:
+            self._guard.excuse(self, self._group)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
         while not self.queue.empty():
             early = cast(dict[str, Any], self.queue.get_nowait())
@@ -130,6 +160,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         listener = self._listener
         if listener is None:
             super().data_received(data)
+            if not self.handshake_initiated and self.conn.handshake_exc is not None:
+                self._flush()  # it was no upgrade; uvicorn would leave it there
             return
         conn = self.conn
         start = self._take_whole(data, listener)
@@ -144,6 +176,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._guard is not None:
+            self._guard.leave(self, self._group)
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.lost()
@@ -159,17 +193,50 @@ class WebSocket(WebSocketsSansIOProtocol):
             self._listener.room()
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """The server stops. Whoever is not greeted, or is leaving already, hears nothing more; uvicorn would raise for some of them."""
+        if not self.handshake_complete or self.conn.state is not State.OPEN:
+            self.transport.abort()
+            return
         if self._listener is None:
             super().shutdown()
             return
         self.finish(CloseCode.SERVICE_RESTART)
         self.transport.close()
 
+    def handle_ping(self) -> None:
+        """Pongs that whoever asks for them leaves unread are dropped: they would pile up without end."""
+        if self.is_full:
+            self.conn.data_to_send()
+        else:
+            super().handle_ping()
+
+    def handle_cont(self, event: Frame) -> None:
+        """A later part of a message to a coroutine: in one piece, as in `_part`."""
+        frames = cast(list[bytes | bytearray], self.frames)
+        if not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        frames[0] += event.data
+        if event.fin:
+            frames[0] = bytes(frames[0])
+            self.send_receive_event_to_app()
+
+    def look(self, now: float) -> None:
+        """Called by the guard now and then: gives up who is not answered in time, and who takes nothing of what waits for it."""
+        if self.handshake_complete and not self.is_full and not self.transport.is_closing():
+            self._since = None
+            return
+        taken = progress(self.transport) if self.handshake_complete else 0
+        if self._since is None or taken > self._taken:
+            self._since, self._taken = now, taken
+        elif now - self._since >= (STALL if self.handshake_complete else GREETING):
+            self.transport.abort()
+
     # -- bytes and frames ------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
         for data in self.conn.data_to_send():
+            if self.is_full and data[:1] == _PONG:
+                continue  # as in `handle_ping`
             if data:
                 self.transport.write(data)
             elif self.transport.can_write_eof():
@@ -204,12 +271,31 @@ class WebSocket(WebSocketsSansIOProtocol):
             listener.message(bytes(frame.data))
             return
         if frame.opcode is not Opcode.CONT:
-            self._is_text, self._partial = frame.opcode is Opcode.TEXT, []
-        parts = self._partial if self._partial is not None else []
-        parts.append(bytes(frame.data))
+            self._is_text = frame.opcode is Opcode.TEXT
+        self._partial += frame.data
         if frame.fin:
-            data, self._partial = b"".join(parts), None
+            data, self._partial = bytes(self._partial), bytearray()
             listener.message(data.decode(errors="replace") if self._is_text else data)
+
+
+def unfit(method: bytes, path: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> errors.MindGWError | None:
+    """What is wrong with a request for an upgrade, given its lower-case headers, that `websockets` would not even read."""
+    headers = list(headers)
+    if max(len(b"GET  HTTP/1.1\r\n") + len(path), *(len(name) + len(value) + 4 for name, value in headers)) > MAX_LINE_LENGTH:
+        return errors.HeadTooLarge()
+    has_body = any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+    if method != b"GET" or version != "1.1" or has_body or not path.isascii():
+        return errors.BadRequest("An upgrade is a GET of HTTP/1.1 without a body.")
+    return None
+
+
+def progress(transport: Any) -> int:
+    """How far the other side has come, in bytes; what waits in the transport alone tells little of a reader, least of all over TLS."""
+    acked = 0
+    with suppress(OSError, ValueError):  # it is just being closed
+        info = transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.stop)
+        acked = int.from_bytes(info[_ACKED], byteorder)
+    return acked - cast(int, transport.get_write_buffer_size())
 
 
 def _waits_in(parser: Any) -> CodeType:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import or_, update
+from sqlalchemy import bindparam, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -15,7 +15,7 @@ from mindgw.core.access import Models, Rights
 from mindgw.errors import NotFound
 from mindgw.store import access as roles
 from mindgw.store import rows
-from mindgw.store.tables import Key, Org, Team, User
+from mindgw.store.tables import Key, KeyChange, Org, Team, User
 from mindgw_agent import tokens
 
 #: What helps who has named a key that is not there.
@@ -43,6 +43,18 @@ class Holder(NamedTuple):
     models: Models | None = None
     #: Whether its user and its organisation may use the gateway.
     welcome: bool = True
+    #: When it is good no longer, unless it is used or rotated before; None: nothing is known of that but what stands in its row.
+    ends: datetime | None = None
+
+
+class Change(NamedTuple):
+    """That a key is not what it was, or those of a team, a user or an organisation may not be: fields are those of the table, where they
+    are explained."""
+
+    id: int
+    noun: str
+    row_id: str
+    at: datetime
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,8 +139,20 @@ async def revoke(session: AsyncSession, key_id: str, at: datetime, *, version: i
     return rows.change(row, version, revoked_at=at)
 
 
+async def changes(session: AsyncSession, since: Change | None = None) -> list[Change]:
+    """Every change since one that is known, which comes first itself: when it does not, it is too long ago, or the database another one.
+    Without one the newest alone."""
+    newest = select(func.max(KeyChange.id)).scalar_subquery()
+    wanted = select(KeyChange.id, KeyChange.noun, KeyChange.row_id, KeyChange.at).order_by(col(KeyChange.id))
+    found = await session.exec(wanted.where(col(KeyChange.id) >= (newest if since is None else since.id)))
+    return [Change(*row) for row in found]
+
+
 async def touch(session: AsyncSession, seen: Mapping[str, datetime]) -> None:
     """Notes when keys were last used. Not a change: the version stays, and a moment older than the noted one is ignored."""
-    for key_id, at in sorted(seen.items()):  # in one order, or two servers may wait for each other
-        earlier = or_(col(Key.last_used_at).is_(None), col(Key.last_used_at) < at)
-        await session.exec(update(Key).where(col(Key.id) == key_id, earlier).values(last_used_at=at))
+    if not seen:
+        return
+    earlier = or_(col(Key.last_used_at).is_(None), col(Key.last_used_at) < bindparam("at"))
+    noting = update(Key.__table__).where(Key.__table__.c.id == bindparam("key"), earlier).values(last_used_at=bindparam("at"))  # type: ignore[attr-defined]
+    ordered = [{"key": key_id, "at": at} for key_id, at in sorted(seen.items())]  # in one order, or two servers may wait for each other
+    await (await session.connection()).execute(noting, ordered)

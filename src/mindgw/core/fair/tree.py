@@ -63,6 +63,20 @@ class Flow:
             parent.claims -= 1
             flow = parent
 
+    def forget(self, name: str) -> None:
+        """Drops an idle child with all below it. They refer to each other in circles, which are opened here: who comes and goes once in a
+        request would leave them to the garbage collector."""
+        del self.idle[name]
+        stack = [self.children.pop(name)]
+        while stack:
+            flow = stack.pop()
+            stack.extend(flow.children.values())
+            flow.chain, flow.home = (), None
+            for branch in flow.branches.values():
+                branch.parent = None
+            for parts in (flow.branches, flow.children, flow.idle):
+                parts.clear()
+
     def lag(self) -> float:
         """How far it is ahead of the smallest of those that it stood with last."""
         home = self.home

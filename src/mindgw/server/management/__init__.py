@@ -4,9 +4,12 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar import Request, Response, Router
+from litestar.config.compression import CompressionConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import ValidationException
+from litestar.middleware import DefineMiddleware
+from litestar.middleware.compression import CompressionMiddleware
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import Scope
 
@@ -37,6 +40,8 @@ from mindgw.server.management import (
 
 #: Bytes of a request; none of them is larger than a form.
 MAX_BODY = 64 * 1024
+#: Lists are long and repeat themselves; what is shorter than this is sent as it is. Not for the doors of data: their events must not wait.
+COMPRESSED = CompressionConfig(backend="gzip", minimum_size=1024, gzip_compress_level=5)
 ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles, orgs)
 
 
@@ -50,6 +55,7 @@ def router() -> Router:
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
+        middleware=[DefineMiddleware(CompressionMiddleware, config=COMPRESSED)],
     )
 
 

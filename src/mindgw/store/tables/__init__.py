@@ -6,7 +6,7 @@ from mindgw.store.tables.columns import Row, UTCDateTime
 from mindgw.store.tables.dead_letters import DeadLetter
 from mindgw.store.tables.epochs import Epoch, EpochWorker
 from mindgw.store.tables.fleet import JoinToken, Worker
-from mindgw.store.tables.keys import Key
+from mindgw.store.tables.keys import Key, KeyChange
 from mindgw.store.tables.ledger import LedgerCommit, LedgerRow
 from mindgw.store.tables.people import Org, Team, User
 from mindgw.store.tables.queue import FlowCounter
@@ -28,6 +28,7 @@ __all__ = [
     "FlowCounter",
     "JoinToken",
     "Key",
+    "KeyChange",
     "Lease",
     "LedgerCommit",
     "LedgerRow",

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlmodel import Field
 
-from mindgw.store.tables.columns import Count, Document, UTCDateTime, Versioned
+from mindgw.store.tables.columns import Count, Document, Row, Serial, UTCDateTime, Versioned
 
 
 class Key(Versioned, table=True):
@@ -45,3 +45,17 @@ class Key(Versioned, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     #: Written at most once a minute, so it may lag.
     last_used_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+
+
+class KeyChange(Row, table=True):
+    """That a key is not what it was, or those of a team, a user or an organisation may not be. Triggers write these rows and keep the
+    newest thousand, never none: numbers become visible in their order, so that who knows the newest row misses nothing by reading on from
+    there."""
+
+    __tablename__ = "key_changes"
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=Serial)
+    #: Whose keys these are (keys, teams, users or orgs), and its id; empty: nothing was changed, this is the first row of all.
+    noun: str
+    row_id: str
+    at: datetime = Field(sa_type=UTCDateTime, nullable=False)

@@ -4,24 +4,98 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
 DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+#: Changes that are kept, and the lock that who notes one holds: as before.
+KEPT = 1000
+LOCK = 0x6D67776B6579
+#: What the callers that keys stand for hang on. Table -> what a change of a row is noted as, which column says of whom, and columns that
+#: matter; none: all of them, and new rows too.
+WATCHED: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "keys": (
+        "keys", "id",
+        ("id", "name", "org_id", "team_id", "user_id", "role", "priority", "trusted_proxy", "digest", "pepper_version", "expires_at",
+         "revoked_at", "scopes", "rpm", "tpm", "concurrency", "labels", "prior_digest", "prior_pepper_version", "prior_until", "rotated_at"),
+    ),
+    "teams": ("teams", "id", ("id", "org_id", "name")),
+    "users": ("users", "id", ("id", "org_id", "email", "role", "state")),
+    "orgs": ("orgs", "id", ("id", "state", "labels")),
+    "roles": ("orgs", "org_id", ()),
+    "role_bindings": ("users", "user_id", ()),
+    "access_rules": ("orgs", "org_id", ()),
+}  # fmt: skip
+#: As it was before.
+WATCHED_BEFORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "keys": (
+        "keys", "id",
+        ("id", "name", "org_id", "team_id", "user_id", "admin", "priority", "trusted_proxy", "digest", "pepper_version", "expires_at",
+         "revoked_at"),
+    ),
+    "teams": ("teams", "id", ("id", "org_id", "name")),
+    "users": ("users", "id", ("id", "org_id", "email", "admin")),
+}  # fmt: skip
+#: Its arguments: what to note a change as, and the column that says of whom.
+_NOTE = f"""
+CREATE OR REPLACE FUNCTION mindgw_note_key_change() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE noted bigint;
+DECLARE whose jsonb;
+BEGIN
+    PERFORM pg_advisory_xact_lock({LOCK});
+    IF TG_OP = 'INSERT' THEN whose := to_jsonb(NEW); ELSE whose := to_jsonb(OLD); END IF;
+    INSERT INTO key_changes (noun, row_id, at) VALUES (TG_ARGV[0], COALESCE(whose ->> TG_ARGV[1], ''), clock_timestamp())
+        RETURNING id INTO noted;
+    DELETE FROM key_changes WHERE id <= noted - {KEPT};
+    RETURN NULL;
+END $$"""
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute(_NOTE)
+    _unwatch(WATCHED_BEFORE)
     _people()
     _keys()
     _access()
     _sessions()
     _audit()
+    _watch(WATCHED)
 
 
 def downgrade() -> None:
+    _unwatch(WATCHED)
+    _contract()
+    _watch(WATCHED_BEFORE)
+
+
+def _unwatch(watched: dict[str, tuple[str, str, tuple[str, ...]]]) -> None:
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    for table, (_, _, columns) in watched.items():
+        for name in ("changed", "gone") if columns else ("came", "changed", "gone"):
+            op.execute(f"DROP TRIGGER {table}_{name}" + ("" if is_sqlite else f" ON {table}"))
+
+
+def _watch(watched: dict[str, tuple[str, str, tuple[str, ...]]]) -> None:
+    for table, (noun, whose, columns) in watched.items():
+        changed = f"UPDATE OF {', '.join(columns)}" if columns else "UPDATE"
+        moments = [("changed", changed, "OLD"), ("gone", "DELETE", "OLD")]
+        for name, verb, row in moments if columns else [("came", "INSERT", "NEW"), *moments]:
+            op.execute(f"CREATE TRIGGER {table}_{name} AFTER {verb} ON {table} FOR EACH ROW {_noting(noun, whose, row)}")
+
+
+def _noting(noun: str, whose: str, row: str) -> str:
+    if op.get_bind().dialect.name != "sqlite":
+        return f"EXECUTE FUNCTION mindgw_note_key_change('{noun}', '{whose}')"
+    values = f"'{noun}', COALESCE({row}.{whose}, ''), strftime('%Y-%m-%d %H:%M:%f', 'now')"
+    note = f"INSERT INTO key_changes (noun, row_id, at) VALUES ({values})"
+    return f"BEGIN {note}; DELETE FROM key_changes WHERE id <= (SELECT max(id) FROM key_changes) - {KEPT}; END"
+
+
+def _contract() -> None:
     for table in ("audit_heads", "sessions", "rates", "access_rules", "role_bindings", "roles"):
         op.drop_table(table)
     op.drop_index("ix_audit_org_id", "audit")

@@ -1,0 +1,207 @@
+"""One request, whatever happens to it: what is known of it, who holds what for it, and how it ends.
+
+`exchange` has the steps; here is what they have in common. Nothing in it waits or looks at a clock.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mindgw import errors
+from mindgw.core import usage
+from mindgw.gateway import replay, signals
+from mindgw.gateway.admission import Ask, Caller
+from mindgw.gateway.attempt import Attempt
+from mindgw.gateway.bill import Bill
+from mindgw.gateway.delivery import Delivery, Ending
+from mindgw.gateway.meter import Tally
+from mindgw.gateway.patience import FOREVER
+from mindgw.gateway.rates import Pass
+from mindgw.gateway.route import Placement
+from mindgw.gateway.signals import CLOSING, DONE, OPENED, WAITING, Effect, Fail, Head, State
+from mindgw.gateway.stages import Stages
+from mindgw.gateway.stay import Stay
+from mindgw.gateway.ticket import Ticket
+from mindgw.store.ledger import Entry
+from mindgw_agent import wire
+
+#: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
+CANCEL_GRACE = 120.0
+
+
+class Request:
+    """One request. `due` is the monotonic second at which it wants a Tick."""
+
+    __slots__ = (
+        "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_stages",
+        "_stay", "_tally", "caller", "due", "head", "lane", "state",
+    )  # fmt: skip
+
+    def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
+        self._stages = stages
+        self.head = head
+        #: Who carries out the effects; taken away when the exchange is done, so that neither keeps the other alive.
+        self.lane = lane
+        self.state = OPENED
+        self.due = FOREVER
+
+        #: None until the key is known.
+        self.caller: Caller | None = None
+        #: What it counts for in rates; None: it falls under none, or was not let in.
+        self._pass: Pass | None = None
+        #: None until it has arrived; b"" from the first byte of the answer on, when no other worker can be asked any more.
+        self._body: bytes | None = None
+        #: The next two are None until it was admitted; the stay is again once it is over.
+        self._ask: Ask | None = None
+        self._stay: Stay | None = None
+        #: What its Idempotency-Key stands for; None when it has none.
+        self._claim: replay.Claim | None = None
+        #: The current try on a worker; None when there is none.
+        self._attempt: Attempt | None = None
+
+        #: What the client gets.
+        self._delivery = Delivery()
+        #: Bytes taken from the worker that have not left for the client.
+        self._owed = 0
+
+        #: What is known of it for its row and its limits.
+        self._tally = Tally(now, stages.wall())
+        #: How it ended for the client.
+        self._outcome = "failed"
+        self._bill = Bill(stages, head, self._tally)
+
+    @property
+    def begun(self) -> bool:
+        """True when the head of a stream has left."""
+        return self._delivery.begun
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """Its place in the queue or in a slot; None before it was admitted and after it was settled."""
+        return self._stay
+
+    @property
+    def worker(self) -> str:
+        """Name of the worker that it runs on, "" when it does not."""
+        return self._attempt.placement.seat.worker.name if self._attempt is not None else ""
+
+    @property
+    def tried(self) -> bool:
+        """True when it is, or was, with a worker that did not turn it down."""
+        return self._tally.sent > self._tally.turned_down
+
+    def notes(self, clock: Callable[[], float]) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer: how often its caller may ask, where it stood in the queue when it came, and the milliseconds it stood
+        there."""
+        rates = self._pass.headers(clock()) if self._pass is not None else []
+        if self._tally.placed is None:
+            return rates
+        waited = round(self._tally.queued * 1000)
+        return [*rates, (b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
+
+    # -- what the queue tells and asks the holder of a ticket --------------------------------------------------------
+
+    def granted(self, placement: Placement) -> None:
+        """Its turn has come."""
+        self._stages.post(self, signals.Turn(placement))
+
+    def turned_out(self, wrong: errors.MindGWError) -> None:
+        """It has to leave the line."""
+        self._stages.post(self, signals.Stopped(wrong))
+
+    def produced(self) -> int | None:
+        """Tokens of its answer so far."""
+        return self._delivery.produced()
+
+    # -- what the steps have in common -------------------------------------------------------------------------------
+
+    def _enter(self, state: State, now: float) -> None:
+        self.state = state
+        self._set_due(now)
+
+    def _set_due(self, now: float) -> None:
+        """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
+        if self._ask is not None:
+            self.due = self._stages.watch.due(self._tally, now, waiting=self.state is WAITING, begun=self._delivery.begun)
+
+    def _write(self, data: bytes, now: float) -> list[Effect]:
+        if self._tally.stuck is None:
+            self._tally.stuck = now
+        return self._delivery.write(data)
+
+    def _pay(self) -> None:
+        """Gives the worker credit for what has left."""
+        owed, self._owed = self._owed, 0
+        if owed and self._attempt is not None:
+            self._attempt.consumed(owed)
+
+    def _ending(self) -> Ending:
+        assert self._ask is not None
+        return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.wall()))
+
+    # -- how an attempt ends --------------------------------------------------------------------------------------
+
+    def _release(self, close: wire.Close | None, now: float) -> None:
+        """Ends the last attempt: what was used is booked before its slot goes to the next."""
+        assert self._stay is not None
+        tally = self._tally
+        tally.tokens = used = self._delivery.used(close, tally.tokens)
+        self._stay.settle(used, now)
+        self._leave_worker()
+
+    def _leave_worker(self) -> str:
+        """Ends the current attempt: its slot is free again. Returns the id of the worker."""
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None
+        attempt.end()
+        return attempt.placement.seat.owner
+
+    # -- how it ends --------------------------------------------------------------------------------------------------
+
+    def _fail(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Tells the client; for when no worker holds anything of this request."""
+        self._tally.fail(wrong, self._delivery.begun)
+        return [Fail(wrong.bare(), self._delivery.begun), *self._finish("failed", now)]
+
+    def _abandon(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Tells the client, and the worker to stop."""
+        self._tally.fail(wrong, self._delivery.begun)
+        return [Fail(wrong.bare(), self._delivery.begun), *self._let_go("failed", now)]
+
+    def _let_go(self, outcome: str, now: float) -> list[Effect]:
+        """Ends it for the client; the slot stays taken until the worker says that its engine is free."""
+        if self._stay is not None:
+            self._stay.leave(now)
+        if self._attempt is None:
+            return self._finish(outcome, now)
+        self._outcome = outcome
+        self.state = CLOSING
+        self.due = now + CANCEL_GRACE
+        self._attempt.cancel()
+        return []
+
+    def _finish(self, outcome: str, now: float) -> list[Effect]:
+        self.state = DONE
+        self.due = FOREVER
+        if self._claim is not None:
+            self._claim.end()
+        stay, self._stay = self._stay, None
+        if self.caller is not None:
+            row = self._bill.close(self.caller, outcome, self._billed(outcome), now)
+            if self._pass is not None:
+                self._pass.end(row.prompt_tokens + row.completion_tokens, now)
+            if outcome == "failed" and stay is not None:
+                self._bury(row, stay)
+        if stay is not None:
+            stay.settle(self._tally.tokens, now)
+        self._body = b""
+        return []
+
+    def _billed(self, outcome: str) -> usage.Tokens | None:
+        """What the client pays for: all of an answer that ended well, of others what reached it; None: nothing."""
+        return self._tally.tokens if outcome == "done" else self._delivery.delivered(self._tally.tokens)
+
+    def _bury(self, row: Entry, stay: Stay) -> None:
+        """Leaves a letter of what was taken in and failed, unless that was nobody's fault but the caller's."""
+        tally, dead = self._tally, self._stages.dead
+        if dead is not None and tally.wrong is not None:
+            dead.add(row, tally.wrong, tally.trail(), stay.flow.path[-1], tally.size, self._body or tally.body)

@@ -1,0 +1,51 @@
+"""The workers and what they offer, as values for management: made when somebody looks."""
+
+from datetime import UTC, datetime
+
+from mindgw.gateway.fleet import Fleet, Seat, Worker
+from mindgw.gateway.snapshot import EngineView, Offer, WorkerView
+
+
+def workers(fleet: Fleet) -> list[WorkerView]:
+    """All that are connected."""
+    return [_view(worker) for worker in fleet.workers.values()]
+
+
+def offers(fleet: Fleet) -> list[Offer]:
+    """What can be asked for now, by name."""
+    return [_offer(id, seats) for id, seats in sorted(fleet.models().items())]
+
+
+def _view(worker: Worker) -> WorkerView:
+    return WorkerView(
+        id=worker.id,
+        name=worker.name,
+        state=worker.state.value,
+        slots=worker.slots,
+        used=worker.used,
+        engines=[_engine(seat) for seat in worker.seats.values()],
+        gpus=list(worker.gpus),
+        rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
+        last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
+        epoch=worker.epoch,
+    )
+
+
+def _offer(id: str, seats: list[Seat]) -> Offer:
+    models = [model for seat in seats for model in seat.engine.models if model.id == id]
+    aliases = {alias for model in models for alias in model.aliases} - {id}
+    return Offer(id=id, aliases=sorted(aliases), created=max(model.created for model in models))
+
+
+def _engine(seat: Seat) -> EngineView:
+    engine = seat.engine
+    return EngineView(
+        id=engine.id,
+        kind=engine.kind,
+        version=engine.version,
+        url=engine.url,
+        healthy=engine.healthy,
+        slots=engine.slots,
+        used=seat.used,
+        models=engine.models,
+    )
