@@ -55,7 +55,7 @@ def test_the_agent_loads_no_server():
 #: What a data door may know of the gateway: the pipeline, the exchange that it is handed, the values that pass between them. The agents'
 #: door is the tunnel's shell.
 DATA = {"mindgw.gateway.exchange", "mindgw.gateway.lineup", "mindgw.gateway.pipeline", "mindgw.gateway.signals", "mindgw.gateway.snapshot"}
-LINKS = {"mindgw.gateway.handshake", "mindgw.gateway.registry", "mindgw.gateway.tunnel"}
+LINKS = {"mindgw.gateway.handshake", "mindgw.gateway.registry", "mindgw.gateway.session", "mindgw.gateway.tunnel"}
 #: Who puts the server together may know all of it.
 ASSEMBLY = {"mindgw.server.app", "mindgw.server.accounting", "mindgw.server.replays"}
 DOORS = sorted(name for name in MODULES if name.startswith("mindgw.server") and name not in ASSEMBLY)

@@ -31,7 +31,7 @@ def test_a_key_in_the_wrong_place_is_not_written_down(formatter: logging.Formatt
 PASS = f"eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJtaW5kZ3cifQ.{'s' * 86}"
 
 
-@pytest.mark.parametrize("secret", [make_session().text, make_invitation("0" * 26)[1], PASS])
+@pytest.mark.parametrize("secret", [make_session().text, make_invitation("0" * 26)[1], PASS], ids=["session", "invitation", "pass"])
 @pytest.mark.parametrize("formatter", [logs.TextFormatter(), logs.JsonFormatter()])
 def test_nor_is_what_people_sign_in_with(formatter: logging.Formatter, secret: str) -> None:
     assert secret[-38:] not in formatter.format(record(f"Bearer {secret}", model=secret))

@@ -186,7 +186,7 @@ def test_what_a_replaced_session_still_reports_is_void():
     old = Box(world, "box")
     new = Box(world, "box", epoch=1)
     seen = []
-    world.pipeline.on_report = lambda worker, report: seen.append(worker.epoch)
+    world.pipeline.news.on_report = lambda worker, report: seen.append(worker.epoch)
     old.link.receive(wire.encode(wire.frame(wire.Report(7, [engine("old")]))), world.clock())
     assert (seen, [*world.pipeline.fleet.models()]) == ([], ["m"])
     new.says(engine("new"))
@@ -196,7 +196,7 @@ def test_what_a_replaced_session_still_reports_is_void():
 def test_reports_are_passed_on_to_be_written_down():
     world = World()
     seen = []
-    world.pipeline.on_report = lambda worker, report: seen.append((worker.id, report.serial))
+    world.pipeline.news.on_report = lambda worker, report: seen.append((worker.id, report.serial))
     box = Box(world)
     box.says(engine("m"))
     assert seen == [("box", 0), ("box", 1)]

@@ -24,10 +24,11 @@ from mindgw.gateway.exchange import Exchange
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
-from mindgw.gateway.pipeline import Pipeline, Session
+from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.quota import Policy, Quotas
 from mindgw.gateway.rates import Rates
 from mindgw.gateway.replay import Replay
+from mindgw.gateway.session import Session
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes

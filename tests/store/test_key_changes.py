@@ -185,7 +185,8 @@ async def test_many_uses_are_written_at_once(database, key):
 async def test_the_schema_before_roles_notes_what_it_knew(database, key):
     await database.downgrade(schema.before("0006"))
     last = await newest(database)
-    await execute(database, "UPDATE keys SET admin = true", "UPDATE users SET admin = true", "UPDATE orgs SET name = 'other'", "DELETE FROM keys")
+    changes = ("UPDATE keys SET admin = true", "UPDATE users SET admin = true", "UPDATE orgs SET name = 'x'", "DELETE FROM keys")
+    await execute(database, *changes)
     assert await since(database, last) == [("keys", key.id), ("users", key.user_id), ("keys", key.id)]
 
 

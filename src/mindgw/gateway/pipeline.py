@@ -31,6 +31,7 @@ from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
+from mindgw.gateway.session import News, Session
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
@@ -95,12 +96,8 @@ class Pipeline:
         #: True once no new requests are taken.
         self.draining = False
         self._started = self._measured = self._now()
-        #: Called with a worker's receipts, and with whom to tell which of them are kept. Raises ProtocolError when there are too many.
-        self.on_receipts: Callable[[str, wire.Receipts, Callable[[int], None]], None] = lambda worker_id, batch, acknowledge: None
-        #: Called with the same when a link is gone.
-        self.on_unlinked: Callable[[str, Callable[[int], None]], None] = lambda worker_id, acknowledge: None
-        #: Called with what a worker last reported, to be written down when there is time.
-        self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
+        #: Who else is told what agents say.
+        self.news = News()
 
     # -- lanes ---------------------------------------------------------------------------------------------------
 
@@ -176,10 +173,10 @@ class Pipeline:
 
     # -- workers -------------------------------------------------------------------------------------------------
 
-    def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> "Session":
+    def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> Session:
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
-        session = Session(self, worker)
+        session = Session(self.fleet, self.news, worker)
         link.owner = session
         older = self.fleet.attach(worker, approved)
         session.reported(report)
@@ -415,37 +412,3 @@ class Pipeline:
             self._canonical = self.fleet.canonical
             self.queue.rename(now)
         self.queue.wake(now)
-
-
-class Session:
-    """One session of one worker, as its link's owner (`tunnel.Owner`)."""
-
-    def __init__(self, pipeline: Pipeline, worker: Worker) -> None:
-        self._pipeline = pipeline
-        self.worker = worker
-
-    def reported(self, report: wire.Report) -> None:
-        """What the agent has to offer now; of a session that a newer one replaced, it is void."""
-        if self._pipeline.fleet.workers.get(self.worker.id) is not self.worker:
-            return
-        self.worker.last_seen = wall()
-        self._pipeline.fleet.report(self.worker, report)
-        self._pipeline.on_report(self.worker, report)
-
-    def drains(self) -> None:
-        """The agent takes nothing new."""
-        self._pipeline.fleet.drain(self.worker)
-
-    def receipts(self, batch: wire.Receipts) -> None:
-        """What requests cost, by the agent's own book."""
-        self._pipeline.on_receipts(self.worker.id, batch, self.worker.link.received)
-
-    def heard(self) -> None:
-        """A message came in."""
-        self.worker.last_seen = wall()
-
-    def detach(self) -> None:
-        """The socket is gone: what ran here is tried elsewhere or ends with an error."""
-        self._pipeline.on_unlinked(self.worker.id, self.worker.link.received)
-        self._pipeline.fleet.detach(self.worker)
-        self.worker.link.lost()

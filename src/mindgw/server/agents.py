@@ -15,8 +15,9 @@ from typing import Any
 from mindgw import __version__
 from mindgw.clock import monotonic
 from mindgw.gateway.handshake import Handshake, Rejected, goodbye
-from mindgw.gateway.pipeline import Pipeline, Session
+from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
+from mindgw.gateway.session import Session
 from mindgw.gateway.tunnel import PING_INTERVAL, Link
 from mindgw.server.socket import EXTENSION, WebSocket
 from mindgw_agent import identity, wire

@@ -92,7 +92,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     people = sessions.registry(config, secrets, database, pipeline.identify, accounting.rates)
     registry = Registry(database, secrets.identity)
     inbox = accounting.inbox
-    pipeline.on_report, pipeline.on_receipts, pipeline.on_unlinked = registry.seen, inbox.take, inbox.forget
+    news = pipeline.news
+    news.on_report, news.on_receipts, news.on_unlinked = registry.seen, inbox.take, inbox.forget
     inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
