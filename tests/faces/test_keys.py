@@ -113,10 +113,10 @@ def test_a_rate_is_set_shown_and_cleared(admin, key):
     assert "team:nlp may ask: 600 requests/min, 1,000,000 tokens/min. Take it away: mindgw rates clear team:nlp" in told.err
     shown = read(admin("rates", "show", "team:nlp", "--json"))
     assert (shown["rpm"], shown["tpm"], shown["concurrency"]) == (600, 1_000_000, None)
-    head, row = admin("rate", "list").out.splitlines()
+    head, *rows = admin("rate", "list").out.splitlines()
     assert head.split("  ")[0] == "SCOPE"
-    assert row.split() == ["team:nlp", "600", "1,000,000", "–"]
-    assert admin("rates", "list", "-q").out == "team:nlp\n"
+    assert ["team:nlp", "600", "1,000,000", "–"] in [row.split() for row in rows]
+    assert "team:nlp" in admin("rates", "list", "-q").out.splitlines()
     assert admin("rates", "clear", "team:nlp").code == 2
     gone = admin("rates", "clear", "team:nlp", "--yes")
     assert "it was 600 requests/min, 1,000,000 tokens/min" in gone.err

@@ -379,6 +379,7 @@ def test_other_errors_are_nobodys_failure():
     ("micro", "text"),
     [
         (0, "0ms"), (1, "1ms"), (12_000, "12ms"), (999_001, "1s"), (1_000_000, "1s"), (8_640_000, "8.64s"), (59_999_000, "59.999s"),
+        (59_999_001, "1m0s"),
         (MINUTE, "1m0s"), (6 * MINUTE, "6m0s"), (6 * MINUTE + 1, "6m1s"), (60 * MINUTE + 12_000_000, "1h0m12s"),
     ],
 )  # fmt: skip

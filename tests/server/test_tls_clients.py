@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import trustme
 
-from mindgw.server import knock, protocol
+from mindgw.server import guard, knock, protocol
 from tests.e2e.raw import Raw, head, request
 from tests.server.hall import LANES, chat, hall
 
@@ -152,7 +152,7 @@ def test_who_does_not_finish_its_handshake_makes_room_when_there_is_little(here,
 
 def test_silent_connections_of_one_address_are_no_more_than_it_may_have(here, monkeypatch):
     monkeypatch.setattr(here.hall.guard, "_most_of_one", 3)
-    monkeypatch.setattr(knock, "group", lambda _: "192.0.2.1")
+    monkeypatch.setattr(guard, "group", lambda _: "192.0.2.1")
     with ExitStack() as stack:
         kept = [stack.enter_context(Raw(here.port)) for _ in range(3)]
         here.hall.until(lambda: len(here.hall.guard._watched) == 3)

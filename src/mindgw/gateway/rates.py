@@ -8,7 +8,7 @@ Counts are this process's own and are not kept: every server of several allows a
 from collections.abc import Callable, Mapping
 
 from mindgw import addresses, errors, metrics
-from mindgw.core.bucket import MINUTE, Bucket
+from mindgw.core.bucket import Bucket
 from mindgw.gateway.admission import Ask, Caller, Rate
 
 Headers = list[tuple[bytes, bytes]]
@@ -279,7 +279,7 @@ def duration(micro: int) -> str:
     milli = -(-micro // 1000)
     if milli < 1000:
         return f"{milli}ms"
-    if micro < MINUTE:
+    if milli < 60_000:
         return f"{milli / 1000:g}s"
     minutes, seconds = divmod(-(-milli // 1000), 60)
     hours, minutes = divmod(minutes, 60)

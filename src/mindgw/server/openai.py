@@ -140,7 +140,7 @@ class OpenAIDoor:
             if lane.effects:  # its head was enough to refuse it
                 await reply.turn_away(lane.effects[0], receive)
                 return
-            body = await read_body(receive, exchange.head.headers, self._body_limit, lane.effects)
+            body = await self._read(exchange, lane, receive)
         except Answered:
             await reply.turn_away(lane.effects[0], receive)
             return
@@ -162,6 +162,23 @@ class OpenAIDoor:
             if watcher is not None:
                 watcher.cancel()
             self._pipeline.post(exchange, signals.Gone())
+
+    async def _read(self, exchange: Exchange, lane: "Lane", receive: Receive) -> bytes:
+        """Its body; raises what `read_body` does. While it is still asked whose key it is, a refusal need not wait for a client that may
+        only begin to send once it is told to."""
+        headers = exchange.head.headers
+        reading = read_body(receive, headers, self._body_limit, lane.effects)
+        if exchange.caller is not None or not unread(headers):
+            return await reading
+        body, refusal = asyncio.ensure_future(reading), asyncio.ensure_future(lane.wait())
+        try:
+            await asyncio.wait((body, refusal), return_when=asyncio.FIRST_COMPLETED)
+            if not body.done() and lane.effects:
+                raise Answered
+            return await body
+        finally:
+            refusal.cancel()
+            body.cancel()
 
     async def _serve(self, exchange: Exchange, lane: "Lane", reply: "Reply") -> None:
         while not lane.gone:
