@@ -381,7 +381,8 @@ def test_keys_that_begin_alike_are_never_taken_for_each_other(monkeypatch):
     start = f"{MISTYPED[:41]}"
     alike = [text + crc6(text) for text in (f"{start}{number:06d}" for number in range(2 * MANY))]
     for number, key in enumerate(alike[:MANY]):
-        door._remember(sha256(key.encode()).digest(), Holder(Key(id=str(number), name="", org_id="o", digest=b"")), None, 0.0)
+        holder = Holder(Key(id=str(number), name="", org_id="o", digest=b""))
+        door._remember(sha256(key.encode()).digest(), Caller(str(number), "", "o"), holder, None, 0.0)
     assert [door.known(key, 1.0).key_id for key in alike[:MANY]] == [str(number) for number in range(MANY)]
     assert not any(door.known(key, 1.0) for key in alike[MANY:])
 

@@ -5,7 +5,7 @@ import gc
 import json
 import re
 import weakref
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -592,6 +592,23 @@ def test_a_key_that_is_revoked_by_another_server_ends_its_requests():
     assert sorted(world.found) == sorted([running.exchange.caller.key_id, same_team.exchange.caller.key_id])
     finished(world.pipeline.check_keys())
     assert len(world.found) == 2
+
+
+def test_what_runs_with_a_secret_that_another_server_rotated_ends_and_the_rest_goes_on():
+    world = World()
+    Box(world)
+    finished(world.pipeline.check_keys())
+    running = world.ask(stream=True)
+    key_id = running.exchange.caller.key_id
+    row = world.keys[key_id]
+    row.prior_digest, row.prior_until, row.digest = row.digest, datetime.now(UTC) + timedelta(hours=1), b"n" * 32
+    world.noted.append(Change(2, "keys", key_id, datetime.now(UTC)))
+    finished(world.pipeline.check_keys())
+    assert running.code == ""  # it has its grace
+    row.prior_until = datetime.now(UTC)
+    world.noted.append(Change(3, "keys", key_id, datetime.now(UTC)))
+    finished(world.pipeline.check_keys())
+    assert running.code == "rotated_api_key"
 
 
 def test_who_is_to_be_cut_off_is_when_the_database_is_back(monkeypatch):

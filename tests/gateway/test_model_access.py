@@ -1,10 +1,12 @@
 """What a request hears whose model, or whose role, is not good enough."""
 
+import pytest
+
 from mindgw import errors
 from mindgw.core import access
 from mindgw.gateway.signals import State
 from mindgw_agent import wire
-from tests.gateway.world import Box, Client, World, engine, finished
+from tests.gateway.world import CHAT, Box, Client, World, engine, finished
 
 
 def deny(pattern):
@@ -45,3 +47,50 @@ def test_a_change_of_rights_holds_from_the_next_request_on():
     assert Client(world, key).exchange.caller.models is None  # remembered
     world.pipeline.forget_callers()
     assert isinstance(world.ask(key=key).error, errors.ModelNotFound)
+
+
+def allow(pattern):
+    return access.compile_models([access.Rule("r", "user:u", True, pattern)])
+
+
+def shared():
+    """Two boxes whose models, small and big, go by the name of chat as well."""
+    world = World()
+    boxes = [Box(world, id, engine(id, models=[wire.Model(id, aliases=["chat"], kinds=["chat"])])) for id in ("small", "big")]
+    return world, boxes
+
+
+@pytest.mark.parametrize("rule", [allow("small"), deny("big"), None], ids=["allowed", "denied", "key"])
+def test_a_name_that_several_models_go_by_stands_for_those_that_one_may_use(rule):
+    world, (small, big) = shared()
+    key = world.add_key(scopes={} if rule else {"models": ["small"]})
+    if rule is not None:
+        world.rules[next(reversed(world.keys))] = rule
+    assert [world.ask("chat", key).state for _ in range(2)] == [State.SENT, State.WAITING]
+    assert (len(small.requests), big.requests) == (1, {})
+    assert isinstance(world.ask("big", key).error, errors.ModelNotFound)
+    assert world.ask("chat").state is State.SENT
+    assert len(big.requests) == 1
+
+
+def test_globs_of_keys_are_those_of_rules():
+    world = World()
+    Box(world, "box", engine("llama2"))
+    assert isinstance(world.ask("llama2", world.add_key(scopes={"models": ["llama[1-3]*"]})).error, errors.ModelNotFound)
+    assert world.ask("llama2", world.add_key(scopes={"models": ["lla?a*"]})).error is None
+
+
+async def test_what_is_run_again_for_somebody_keeps_to_what_they_may_do():
+    world = World()
+    Box(world)
+    body = b'{"model": "m", "messages": []}'
+    for columns, code in (({"role": "viewer"}, "role_not_allowed"), ({"scopes": {"routes": ["embeddings"]}}, "route_not_allowed")):
+        world.add_key(**columns)
+        with pytest.raises(errors.Forbidden) as refused:
+            await world.pipeline.rerun(next(reversed(world.keys)), CHAT, [], body)
+        assert refused.value.code == code
+    world.add_key(rpm=1, scopes={"addresses": ["192.0.2.0/24"]})
+    key_id = next(reversed(world.keys))
+    world.pipeline.accounts.rates.enter(await world.auth.holder(key_id), world.clock())
+    with pytest.raises(errors.RateLimited):
+        await world.pipeline.rerun(key_id, CHAT, [], body)

@@ -292,6 +292,25 @@ def test_keys_that_come_and_go_leave_nothing_behind(monkeypatch):
     assert taken.enter(caller(key_id="busy", rate=Rate(concurrency=1)), 100.0)
 
 
+def test_newcomers_do_not_look_at_all_who_are_busy(monkeypatch):
+    monkeypatch.setattr(rates, "KNOWN", 10)
+    looks, taken = [], Rates(metrics.Counters())
+    monkeypatch.setattr(rates.Gauge, "idle", lambda gauge, now: looks.append(gauge) is not None)
+    for number in range(1000):
+        taken.enter(caller(key_id=f"k{number}", rate=Rate(concurrency=1)), 0.0)
+    assert len(looks) < 3000
+
+
+def test_a_key_that_was_moved_counts_where_it_is_now():
+    taken = Rates(metrics.Counters())
+    taken.adopt({"team:free": Rate(rpm=1000), "team:tight": Rate(rpm=1)}, 0.0)
+    taken.enter(caller(team_id="free"), 0.0)
+    moved = caller(team_id="tight")
+    taken.enter(moved, 0.0)
+    with pytest.raises(errors.RateLimited):
+        taken.enter(moved, 0.0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["enter", "end"]), st.floats(0, 40)), max_size=60))
 def test_no_more_run_than_may_and_each_is_given_back_once(steps):
     taken, now = Rates(metrics.Counters()), 0.0

@@ -31,6 +31,8 @@ from tests.store.test_tenants import ledger_row
 
 #: Stands in everything that the other organisation has; what answers with it says too much.
 MARK = "zebra"
+#: Whoever runs the server knows whom it is run for, and what each of them may use in all.
+WHOLE = {"/api/v1/orgs", "/api/v1/quotas", "/api/v1/rates"}
 #: Routes of whoever runs the server, which say so to everybody else whatever they name.
 SHARED = 403, "not_yours"
 
@@ -181,9 +183,11 @@ async def test_neither_finds_anything_of_the_other_by_its_name(place, from_home)
             theirs, nobodys = (plain(answer, name) for answer, name in zip(answers, (known, unknown), strict=True))
             if not door.path.startswith("/api/v1/audit"):  # which grows while it is asked
                 assert theirs == nobodys, (door, kind, known)
+            assert theirs[0] < 500
+            if from_home and door.path in WHOLE and door.method == "GET":
+                continue
             assert MARK not in theirs[1].replace("@", ""), (door, kind)
             assert "7777777" not in theirs[1]
-            assert theirs[0] < 500
     assert asked > 70
     assert await everything(place.database, other.id) == before
 
@@ -202,7 +206,7 @@ async def test_no_list_has_anything_of_the_other(place, from_home):
     for door in doors(place.server.app):
         if door.need is None or door.method != "GET" or "/x" in door.path or "events" in door.path:
             continue
-        if from_home and door.path == "/api/v1/orgs":  # whoever runs the server knows whom it is run for, and nothing else of them
+        if from_home and door.path in WHOLE:
             continue
         for query in ({}, {"by": "team"}, {"by": "user"}, {"by": "model"}, {"by": "org"}):
             answer = await place.http.request("GET", door.path, headers=headers, params=query)
@@ -247,6 +251,50 @@ async def test_an_organisation_of_ones_own_is_whole(place):
         assert (await session.get(Key, made.json()["id"])).org_id == other.id
         entry = (await session.exec(select(AuditEntry).where(AuditEntry.object == made.json()["id"]))).one()
         assert entry.org_id == other.id
+
+
+@in_place
+async def test_what_an_organisation_may_use_in_all_says_whoever_runs_the_server(place):
+    other = Other(MARK, place.server.app.state.secrets.pepper)
+    await other.settle(place.database)
+    theirs, whole = await other.key(place.database), f"org:{other.id}"
+    for path, numbers in (("/rates", {"rpm": 5}), ("/quotas", {"tokens": ["1000/day"]})):
+        assert (await place.call("PUT", path, json={"scope": whole} | numbers)).status_code == 200
+        shown = await place.call("GET", f"{path}?scope={whole}", headers=theirs)
+        assert (shown.status_code, len(shown.json()["items"]) > 0) == (200, True)
+        for method, query, body in (("PUT", "", {"scope": whole} | numbers), ("DELETE", f"?scope={whole}", None)):
+            refused = await place.call(method, path + query, headers=theirs, json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_yours"), (method, path)
+        listed = (await place.call("GET", path)).json()["items"]
+        assert {one["scope"] for one in listed if MARK in one["scope"]} == {f"org:{MARK}org-name"}
+    assert (await place.call("PUT", "/rates", headers=theirs, json={"scope": f"team:{MARK}-team", "rpm": 5})).status_code == 200
+
+
+@in_place
+async def test_nobody_but_who_runs_the_server_puts_a_key_before_all_others(place):
+    other = Other(MARK, place.server.app.state.secrets.pepper)
+    await other.settle(place.database)
+    theirs = await other.key(place.database)
+    made = await place.call("POST", "/keys", headers=theirs, json={"name": "k", "priority": "normal"})
+    assert made.status_code == 201
+    changed = await place.call("PATCH", f"/keys/{made.json()['id']}", headers=theirs, json={"priority": "high"})
+    for refused in (changed, await place.call("POST", "/keys", headers=theirs, json={"name": "k", "priority": "high"})):
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "not_yours")
+    assert (await place.call("POST", "/keys", json={"name": "k", "priority": "high"})).status_code == 201
+
+
+@in_place
+async def test_nobody_else_learns_which_machines_there_are(place):
+    other = Other(MARK, place.server.app.state.secrets.pepper)
+    await other.settle(place.database)
+    theirs = await other.key(place.database)
+    mine = (await place.call("POST", "/keys", json={"name": "k", "role": "user"})).json()["key"]
+    for path, key in (("/usage", theirs), ("/me/usage", theirs), ("/me/usage", {"authorization": f"Bearer {mine}"})):
+        answer = await place.call("GET", f"{path}?by=worker", headers=key)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "not_yours"), path
+    whole = await place.http.request("GET", "/v1/me/usage?by=worker", headers={"authorization": f"Bearer {mine}"})
+    assert whole.status_code == 403
+    assert (await place.call("GET", "/usage?by=worker")).status_code == 200
 
 
 @in_place

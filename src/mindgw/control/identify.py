@@ -68,7 +68,8 @@ class Identity:
             caller = await self._by_key(headers, path, address)
             return Visitor(org_id=caller.org_id, user_id=caller.user_id, rights=caller.rights, key_id=caller.key_id)
         now = clock.monotonic()
-        self._strangers.patience(address, now)
+        if not self._sessions.knows(found):
+            self._strangers.patience(address, now)
         try:
             signed = await self._sessions.identify(found)
         except Unauthenticated as wrong:

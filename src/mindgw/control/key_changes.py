@@ -46,7 +46,7 @@ async def change(
     and Forbidden for a key that can, or then could, do more than whoever changes it."""
     async with database.write() as session:
         row = await _good(session, who, reference)
-        changes = await _owner(session, row, wish) | _plain(wish) | key_bounds.columns(wish, row.scopes)
+        changes = await _owner(session, row, wish) | _plain(who, wish) | key_bounds.columns(wish, row.scopes)
         if wish.expires_at is not UNSET:
             changes["expires_at"] = key_policy.check(wish.expires_at, clock.utcnow(), ground.policy, row.created_at)
         changes = {name: value for name, value in changes.items() if getattr(row, name) != value}
@@ -102,12 +102,12 @@ async def _owner(session: AsyncSession, row: Key, wish: KeyChange) -> dict[str, 
     return changes
 
 
-def _plain(wish: KeyChange) -> dict[str, Any]:
+def _plain(who: Who | str, wish: KeyChange) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if wish.name is not UNSET:
         changes["name"] = keys.clean(wish.name)
     if wish.priority is not UNSET:
-        keys.check_priority(wish.priority)
+        keys.check_priority(who, wish.priority)
         changes["priority"] = wish.priority
     if wish.trusted_proxy is not UNSET:
         changes["trusted_proxy"] = wish.trusted_proxy

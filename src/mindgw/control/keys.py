@@ -13,7 +13,8 @@ from mindgw.config import Keys as Policy
 from mindgw.control import handing, key_bounds, key_policy
 from mindgw.control.key_bounds import Bounds
 from mindgw.control.pages import Page, page_of
-from mindgw.errors import BadRequest, Conflict, NotFound
+from mindgw.control.principal import Principal
+from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound
 from mindgw.store import audit, keys, people, tenants
 from mindgw.store.audit import Who
 from mindgw.store.database import Database
@@ -106,7 +107,7 @@ class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
 async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy = NO_POLICY) -> KeyMade:
     """Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds make no sense, Forbidden for a role
     with more rights than whoever makes it has."""
-    check_priority(wish.priority)
+    check_priority(who, wish.priority)
     expires_at = key_policy.check(wish.expires_at, clock.utcnow(), policy)
     bounds = key_bounds.columns(wish, {})
     async with database.write() as session:
@@ -136,11 +137,14 @@ def made(view: KeyView, secret: str) -> KeyMade:
     return KeyMade(**{field: getattr(view, field) for field in view.__struct_fields__}, key=secret)
 
 
-def check_priority(priority: str) -> None:
-    """Raises BadRequest when there is no such class."""
+def check_priority(who: Who | str, priority: str) -> None:
+    """Raises BadRequest when there is no such class, Forbidden for one that stands before everybody else, unless it is given by whoever
+    runs the server."""
     if priority not in {"", *PRIORITIES}:
         known = f"{', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"
         raise BadRequest(f"'priority' must be {known}, not {priority[:63]!r}.", param="priority")
+    if priority == PRIORITIES[0] and isinstance(who, Principal) and not who.is_home:
+        raise Forbidden(f"Who stands before everybody else ({priority}) says whoever runs the server.", code="not_yours")
 
 
 async def listing(database: Database, *, after: str | None = None, limit: int, policy: Policy = NO_POLICY) -> Page[KeyView]:

@@ -133,7 +133,9 @@ async def limits(database: Database, who: Principal) -> LimitsView:
 
 
 async def used(database: Database, who: Principal, by: str, since: str, until: str) -> Summary:
-    """What the key has used, or all keys of the person. Raises BadRequest, Forbidden for sums over others."""
+    """What the key has used, or all keys of the person. Raises BadRequest, Forbidden for what machines did to who may not know them."""
+    if by == "worker" and not who.may("read", "workers"):
+        raise Forbidden("Your role does not know which machines there are.", code="not_yours")
     return await usage.summary(database, by, since, until, _own(who))
 
 

@@ -121,7 +121,7 @@ async def put(
         raise BadRequest(f"'on_exceed' must be {_listed(quota.MODES)}, not {wish.on_exceed[:63]!r}.", param="on_exceed")
     async with database.write() as session:
         await budgets.guard(session, alone=True)
-        scope = await scopes.find(session, wish.scope)
+        scope = await scopes.find_to_set(session, wish.scope)
         for (unit, period), limit in wanted.items():
             row = Quota(scope=scope, unit=unit, period=period, lim=limit, on_exceed=wish.on_exceed)
             await _put(session, who, row, version)
@@ -203,7 +203,7 @@ async def _chosen(session: AsyncSession, choice: QuotaChoice, version: int | Non
     for param, said, known in (("unit", choice.unit, quota.UNITS), ("period", choice.period, quota.PERIODS)):
         if said not in {"", *known}:
             raise BadRequest(f"'{param}' must be {_listed(known)}, not {said[:63]!r}.", param=param)
-    scope = await scopes.find(session, choice.scope)
+    scope = await scopes.find_to_set(session, choice.scope)
     where = [col(Quota.scope) == scope]
     where += [col(Quota.unit) == choice.unit] if choice.unit else []
     where += [col(Quota.period) == choice.period] if choice.period else []

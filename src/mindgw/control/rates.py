@@ -1,5 +1,6 @@
 """How often users, teams and organisations may ask, as management sees it. News goes out when it is on the disk."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -60,7 +61,7 @@ async def put(database: Database, who: Who | str, wish: RateWish, changed: News,
     if not said:
         raise BadRequest("A rate is missing: 'rpm', 'tpm' or 'concurrency'.", param="rpm")
     async with database.write() as session:
-        scope = await _find(session, wish.scope)
+        scope = await _find(session, wish.scope, scopes.find_to_set)
         if version is not None and await session.get(Rate, scope) is None:
             raise PreconditionFailed("There is no such rate any more.")
         row = await rates.put(session, scope, said, version=version)
@@ -73,7 +74,7 @@ async def put(database: Database, who: Who | str, wish: RateWish, changed: News,
 async def clear(database: Database, who: Who | str, scope: str, changed: News, *, version: int | None = None) -> RateView:
     """Takes a rate away; as it was. Raises BadRequest, NotFound, Conflict, PreconditionFailed."""
     async with database.write() as session:
-        stored = await _find(session, scope)
+        stored = await _find(session, scope, scopes.find_to_set)
         row = await session.get(Rate, stored)
         if row is None:
             raise NotFound(f"There is no rate for {scope[:80]}.", hint=rates.SEE)
@@ -84,13 +85,13 @@ async def clear(database: Database, who: Who | str, scope: str, changed: News, *
     return view
 
 
-async def _find(session: AsyncSession, text: str) -> str:
+async def _find(session: AsyncSession, text: str, find: Callable[[AsyncSession, str], Awaitable[str]] = scopes.find) -> str:
     kind = text.strip().partition(":")[0]
     if kind == "key":
         raise BadRequest("A key has its rate in itself.", param="scope", hint="mindgw keys update KEY --rpm N --tpm N --concurrency N")
     if kind not in KINDS:
         raise BadRequest(f"A rate is for user:EMAIL, team:NAME or org:NAME, not {text[:80]!r}.", param="scope")
-    return await scopes.find(session, text)
+    return await find(session, text)
 
 
 async def _views(session: AsyncSession, found: list[Rate]) -> list[RateView]:

@@ -37,6 +37,15 @@ async def find(session: AsyncSession, text: str) -> str:
     return f"{kind}:{await lookup(session, kind, name)}"
 
 
+async def find_to_set(session: AsyncSession, text: str) -> str:
+    """As `find`, for whoever wants to say how much: what holds for a whole organisation says whoever runs the server."""
+    scope = await find(session, text)
+    view = tenants.view_of(session)
+    if scope.startswith("org:") and view is not None and not view.is_home:
+        raise Forbidden("What holds for your whole organisation is set by whoever runs the server.", code="not_yours")
+    return scope
+
+
 async def lookup(session: AsyncSession, kind: str, reference: str) -> str:
     """The id of a key, user, team or organisation, by what people call it or by the id itself; a model is its name. Raises BadRequest,
     NotFound, and Conflict when several have that name."""

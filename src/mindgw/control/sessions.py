@@ -60,6 +60,16 @@ class Sessions:
             raise Unauthenticated("This is not a session that was made here.", code="invalid_session")
         return self._good(await self._find(parsed[0]), parsed[1])
 
+    def knows(self, credential: str) -> bool:
+        """Whether nobody need be asked whose session this is, or this pass was made from."""
+        if is_jwt(credential):
+            said = self._passes.read(credential, self._now().timestamp())
+            held = self._rows.get(said.sid) if said is not None else None
+        else:
+            parsed = tokens.parse_session(credential)
+            held = self._rows.get(parsed[0]) if parsed is not None else None
+        return held is not None and self._ticks() < held[1]
+
     async def of(self, session_id: str) -> Signed | None:
         """The session with this id, for whoever was let in by it; None when it is no session, or not good any more."""
         signed = await self._find(session_id) if session_id else None

@@ -9,7 +9,7 @@ from msgspec import Struct
 from mindgw import clock
 from mindgw.control import scopes
 from mindgw.control.amounts import dollars
-from mindgw.errors import BadRequest
+from mindgw.errors import BadRequest, Forbidden
 from mindgw.store import tenants, totals
 from mindgw.store.database import Database
 from mindgw.store.totals import Total
@@ -57,7 +57,7 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 async def summary(database: Database, by: str, since: str, until: str, narrowed: Mapping[str, str]) -> Summary:
     """`since` is a day, or a number of days that ends today, such as 7d; `until` is a day; both may be empty. `narrowed` maps words of
-    FILTERS to whom they mean. Raises BadRequest, NotFound, Conflict."""
+    FILTERS to whom they mean. Raises BadRequest, NotFound, Conflict, and Forbidden for what machines did, to other organisations."""
     if by not in BY:
         raise BadRequest(f"'by' must be {', '.join(BY[:-1])} or {BY[-1]}, not {by[:63]!r}.", param="by")
     today = clock.utcnow().date()
@@ -67,7 +67,9 @@ async def summary(database: Database, by: str, since: str, until: str, narrowed:
         raise BadRequest(f"'since' ({first}) is after 'until' ({last}).", param="since")
     async with database.read() as session:
         where = {kind: await scopes.lookup(session, kind, name) for kind, name in narrowed.items()}
-        own = tenants.org_of(session)
+        own, view = tenants.org_of(session), tenants.view_of(session)
+        if by == "worker" and view is not None and not view.is_home:
+            raise Forbidden("Which machines there are is known to whoever runs the server.", code="not_yours")
         where |= {"org": own} if own is not None else {}
         found = await totals.totals(session, by, first.isoformat(), last.isoformat(), where)
         names = await scopes.names(session, by, [total.name for total in found])

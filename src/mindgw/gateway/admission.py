@@ -74,6 +74,8 @@ class Caller(Struct, frozen=True, gc=False):
     rate: Rate | None = None
     #: What it is good for; None: everything.
     scope: Scope | None = None
+    #: Which of its secrets was shown: the beginning of what is stored of it; empty for what is done on its behalf.
+    secret: bytes = b""
 
 
 class Ask(Struct, frozen=True, gc=False):
@@ -98,8 +100,16 @@ class Models(Protocol):
     def check(self, model: str, kind: str) -> None:
         """Raises the CallerError that says why it cannot be asked for."""
 
-    def names(self, model: str) -> Collection[str]:
-        """All names that it goes by, this one too."""
+    def offers(self, name: str) -> dict[str, frozenset[str]]:
+        """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
+
+
+class Served(Protocol):
+    """A model where it runs."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """All names that it goes by there."""
 
 
 def require_use(caller: Caller) -> None:
@@ -114,16 +124,13 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = _read(kind, body, limits)
-    if caller.scope is not None and not caller.scope.covers(seen.model):
-        raise _not_found(seen.model)
-    if caller.models is not None and not caller.models.permits(models.names(seen.model)):
-        raise _not_found(seen.model)
+    model = seen.model if caller.models is None and caller.scope is None else _meant(caller, seen.model, models)
     if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
-    models.check(seen.model, kind)
+    models.check(model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
     deadline, again = _wishes(headers)
-    return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), deadline, again)
+    return Ask(caller, path, seen, Needs(model, kind), turn, media.estimate_tokens(body), deadline, again)
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:
@@ -131,10 +138,20 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def recheck(ask: Ask, model: str, models: Models) -> None:
-    """Raises ModelNotFound when the model that would answer, by its id, is not for the caller: nobody knew what the asked name stands for
-    while all its workers were away."""
-    if ask.caller.models is not None and not ask.caller.models.permits({model, *models.names(ask.peek.model)}):
+def _meant(caller: Caller, asked: str, models: Models) -> str:
+    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller."""
+    offers = models.offers(asked) or {asked: frozenset((asked,))}
+    good = [id for id, names in offers.items() if is_for(caller, names)]
+    if not good:
+        raise _not_found(asked)
+    return asked if len(good) == len(offers) else min(good)
+
+
+def recheck(ask: Ask, served: Served) -> None:
+    """Raises ModelNotFound when the model that would answer is not for the caller: nobody knew what the asked name stands for while all
+    its workers were away."""
+    caller = ask.caller
+    if (caller.models is not None or caller.scope is not None) and not is_for(caller, served.names):
         raise _not_found(ask.peek.model)
 
 

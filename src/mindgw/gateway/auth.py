@@ -33,6 +33,8 @@ CAPACITY = 20_000
 NOTE = 60.0
 #: Keys of which that is written at a time.
 BATCH = 500
+#: Bytes of what is stored of a secret that tell it from others of its key.
+MARK = 8
 
 #: Headers that may carry a key, each with the scheme that must precede it.
 CARRIERS = {b"authorization": b"bearer ", b"x-api-key": b"", b"api-key": b""}
@@ -143,20 +145,23 @@ class Auth:
                 break
         place = hashlib.sha256(key.encode()).digest()
         self._known.pop(place, None)  # what is not good now was not good for a reason that may stay unheard of
-        holder, until = self._check(held, parsed[1], key)
-        return self._remember(place, holder, until, now)
+        holder, secret, until = self._check(held, parsed[1], key)
+        caller = self._caller(holder, secret[:MARK])
+        self._remember(place, caller, holder, until, now)
+        return caller
 
-    def _check(self, held: Holder | None, secret: str, key: str) -> tuple[Holder, datetime | None]:
-        """The holder, and until when that is to be believed; None: until something changes."""
+    def _check(self, held: Holder | None, secret: str, key: str) -> tuple[Holder, bytes, datetime | None]:
+        """The holder, what is stored of this secret, and until when that is to be believed; None: until something changes."""
         row = held.key if held is not None else None
         # An unknown id is compared all the same: its answer takes as long as a wrong secret's.
         pepper = self._peppers.get(row.pepper_version if row else 0, b"\0" * 32)
         digest = hmac.digest(pepper, secret.encode(), "sha256")
         if hmac.compare_digest(digest, row.digest if row else b"\0" * 32) and held is not None:
-            return held, held.ends
+            return held, held.key.digest, held.ends
         if held is None or not self._was(row, secret):
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
-        return held, min((end for end in (held.key.prior_until, held.ends) if end is not None), default=None)
+        until = min((end for end in (held.key.prior_until, held.ends) if end is not None), default=None)
+        return held, held.key.prior_digest or b"", until
 
     def _was(self, row: Key | None, secret: str) -> bool:
         """Whether it is the secret before the last rotation, and still good."""
@@ -173,7 +178,17 @@ class Auth:
             raise errors.Unauthenticated("This API key does not exist any more.")
         return self._caller(held)
 
-    def _caller(self, held: Holder) -> Caller:
+    async def secrets(self, key_id: str) -> frozenset[bytes]:
+        """Which secrets of a key are good, as callers have them; raises as `holder` does."""
+        held = await self._find(key_id)
+        if held is None:
+            raise errors.Unauthenticated("This API key does not exist any more.")
+        self._caller(held)
+        row = held.key
+        former = row.prior_digest if row.prior_until is not None and row.prior_until > self._now() else None
+        return frozenset((b"", row.digest[:MARK], *([former[:MARK]] if former is not None else [])))
+
+    def _caller(self, held: Holder, secret: bytes = b"") -> Caller:
         """Raises Unauthenticated when the key is not good any more."""
         row = held.key
         if row.revoked_at is not None:
@@ -196,10 +211,11 @@ class Auth:
             trusted_proxy=row.trusted_proxy,
             rate=Rate(row.rpm or 0, row.tpm or 0, row.concurrency or 0) if row.rpm or row.tpm or row.concurrency else None,
             scope=scope.read(row.scopes),
+            secret=secret,
         )
 
-    def _remember(self, place: bytes, holder: Holder, until: datetime | None, now: float) -> Caller:
-        caller, seen, moment = self._caller(holder), holder.key.last_used_at, self._now()
+    def _remember(self, place: bytes, caller: Caller, holder: Holder, until: datetime | None, now: float) -> None:
+        seen, moment = holder.key.last_used_at, self._now()
         noted = now if seen is None else now - max(0.0, (moment - seen).total_seconds())
         if seen is None or now >= noted + NOTE:
             noted = now
@@ -207,7 +223,6 @@ class Auth:
         self._known[place] = _Known(caller, now, noted, holder.key.expires_at, until)
         while len(self._known) > CAPACITY:
             self._known.popitem(last=False)
-        return caller
 
     async def check(self, now: float) -> Callable[[Caller], bool]:
         """To be called a few times a second: asks what has changed, and trusts nothing any more that is remembered of that; tells for a

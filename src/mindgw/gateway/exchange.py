@@ -161,7 +161,7 @@ class Exchange(Request):
         self._tally.position = self._stay.position
         self._attempt = Attempt(self._stages.post, self, placement)
         try:
-            admission.recheck(self._ask, placement.model, self._stages.fleet)
+            admission.recheck(self._ask, placement)
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)

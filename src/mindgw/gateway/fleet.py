@@ -144,6 +144,12 @@ class Placement:
         if seat.ranks:
             seat.changed()
 
+    @property
+    def names(self) -> Collection[str]:
+        """All names that the model goes by there."""
+        offer = self.seat.model(self.model)
+        return (offer.id, *offer.aliases) if offer is not None else (self.model,)
+
     def release(self) -> None:
         """Gives the slot back; calling it again does nothing."""
         if self._held:
@@ -282,6 +288,15 @@ class Fleet:
             if offers:
                 self._names[model] = known
         return known
+
+    def offers(self, name: str) -> dict[str, frozenset[str]]:
+        """Id of each model that goes by a name -> all names of that one."""
+        out: dict[str, set[str]] = {}
+        for seat in self._serving.get(name, ()):
+            offer = seat.model(name)
+            if offer is not None:
+                out.setdefault(offer.id, {offer.id}).update(offer.aliases)
+        return {id: frozenset(names) for id, names in out.items()}
 
     def check(self, model: str, kind: str) -> None:
         """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""

@@ -207,8 +207,9 @@ class Pipeline:
         self._auth.forget(key_id)
         self._cut(key_id, errors.Unauthenticated("This API key was revoked.", code="revoked_api_key"))
 
-    def _cut(self, key_id: str, wrong: errors.Unauthenticated) -> None:
-        for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id]:
+    def _cut(self, key_id: str, wrong: errors.Unauthenticated, good: Collection[bytes] = ()) -> None:
+        """Ends the requests of a key, but those with one of its good secrets."""
+        for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id and e.caller.secret not in good]:
             self.post(exchange, signals.Stopped(wrong))
 
     def cut_user(self, user_id: str) -> None:
@@ -229,9 +230,11 @@ class Pipeline:
         self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
         for key_id in list(self._doubted):
             try:
-                await self._auth.holder(key_id)
+                good = await self._auth.secrets(key_id)
             except errors.Unauthenticated as wrong:
                 self._cut(key_id, wrong)
+            else:
+                self._cut(key_id, errors.Unauthenticated("This API key was rotated.", code="rotated_api_key"), good)
             self._doubted.discard(key_id)
 
     async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
@@ -260,8 +263,10 @@ class Pipeline:
         lane = Rerun()
         head = signals.Head(f"req-{secrets.token_hex(12)}", path, headers)
         exchange = Exchange(replace(self._stages, dead=None), head, lane, self._now())
-        exchange.caller = caller
+        if caller.scope is not None:  # its client is not there to ask from anywhere
+            caller = replace(caller, scope=caller.scope.anywhere())
         self._running.add(exchange)
+        self.post(exchange, signals.Identified(caller))
         self.post(exchange, signals.Received(body))
         try:
             return await lane.answer()

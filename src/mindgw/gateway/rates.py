@@ -116,11 +116,13 @@ class Rates:
         #: Rates of users, teams and organisations, by scope.
         self._rates: dict[str, Rate] = {}
         #: scope -> its counts.
-        # bounded: by KNOWN, and those that are not paid off
+        # bounded: by KNOWN, and twice those that are not paid off
         self._gauges: dict[str, Gauge] = {}
-        #: key id -> its rate, and what a request of it falls under.
+        #: How many of them are too many.
+        self._crowded = KNOWN
+        #: key id -> its caller as it was last, and what a request of it falls under.
         # bounded: by KNOWN
-        self._of: dict[str, tuple[Rate | None, tuple[Gauge, ...]]] = {}
+        self._of: dict[str, tuple[Caller, tuple[Gauge, ...]]] = {}
         #: address -> what it may still do wrong.
         # bounded: by KNOWN
         self._failed: dict[str, Bucket] = {}
@@ -148,7 +150,7 @@ class Rates:
         if caller.rate is None and not self._rates:
             return None
         known = self._of.get(caller.key_id)
-        if known is None or known[0] != caller.rate:
+        if known is None or known[0] is not caller:  # another since then: its rate, or whose it is
             known = self._remember(caller, int(now * 1e6))
         gauges = known[1]
         if not gauges:
@@ -180,17 +182,18 @@ class Rates:
         message = f"{said} Please try again in {duration(int(wait * 1e6))}."
         raise errors.RateLimited(message, param=None, retry_after=wait, headers=_standing(gauges, moment))
 
-    def _remember(self, caller: Caller, moment: int) -> tuple[Rate | None, tuple[Gauge, ...]]:
+    def _remember(self, caller: Caller, moment: int) -> tuple[Caller, tuple[Gauge, ...]]:
         """What requests of a key fall under."""
         if len(self._of) >= KNOWN:
             self._of.clear()
-        if len(self._gauges) >= KNOWN:
+        if len(self._gauges) >= self._crowded:
             self._gauges = {scope: gauge for scope, gauge in self._gauges.items() if not gauge.idle(moment)}
+            self._crowded = max(KNOWN, 2 * len(self._gauges))  # or each newcomer would look at all of them
             self._of.clear()  # or two would count for one
         found = [("key:" + caller.key_id, caller.rate)]
         found += [(scope, self._rates.get(scope)) for scope in _scopes(caller)]
         gauges = tuple(self._gauge(scope, rate, moment) for scope, rate in found if rate is not None)
-        known = self._of[caller.key_id] = (caller.rate, gauges)
+        known = self._of[caller.key_id] = (caller, gauges)
         return known
 
     def _gauge(self, scope: str, rate: Rate, moment: int) -> Gauge:

@@ -1,13 +1,15 @@
 """What a key is good for: models, routes, and networks that its holder may ask from. Nothing said means no bounds."""
 
+import re
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.addresses import Networks
+from mindgw.core import access
 
 #: Routes by name; one covers whatever is below its path.
 ROUTES = {
@@ -24,8 +26,8 @@ MOST, LONGEST = 100, 200
 class Scope(Struct, frozen=True, gc=False):
     """The bounds of one key."""
 
-    #: Globs over the names of models; none: all models.
-    models: tuple[str, ...] = ()
+    #: What the names of its models match; None: all models.
+    models: re.Pattern[str] | None = None
     #: Paths; none: all.
     routes: tuple[str, ...] = ()
     #: None: from anywhere.
@@ -38,9 +40,13 @@ class Scope(Struct, frozen=True, gc=False):
         if self.addresses is not None and address not in self.addresses:
             raise errors.Forbidden(f"This API key is not good for requests from {address or 'there'}.", code="address_not_allowed")
 
+    def anywhere(self) -> "Scope":
+        """The same without bounds on where one may ask from."""
+        return replace(self, addresses=None)
+
     def covers(self, *names: str) -> bool:
         """Whether it is good for a model, by one of its names."""
-        return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models for name in names)
+        return self.models is None or any(self.models.match(name) for name in names)
 
 
 def read(document: Mapping[str, Any]) -> Scope | None:
@@ -51,7 +57,7 @@ def read(document: Mapping[str, Any]) -> Scope | None:
     if not (models or routes or addresses):
         return None
     paths = tuple(ROUTES.get(route, route).rstrip("/") for route in routes)
-    return Scope(tuple(models), paths, Networks(addresses) if addresses else None)
+    return Scope(access.glob(models) if models else None, paths, Networks(addresses) if addresses else None)
 
 
 def written(field: str, said: list[str]) -> list[str]:

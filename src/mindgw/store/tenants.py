@@ -27,7 +27,7 @@ class View(Struct, frozen=True):
 
     #: Rows of this organisation alone.
     org_id: str
-    #: Whether it is the one that runs the server, which sees, beside its own, what belongs to none.
+    #: Whether it is the one that runs the server, which sees, beside its own, what belongs to none, and which organisations there are.
     is_home: bool = False
     #: Only these of its teams, and their keys; None: all, and keys that belong to none.
     teams: frozenset[str] | None = None
@@ -72,7 +72,7 @@ def _criteria(view: View) -> dict[type, ColumnElement[bool]]:
     return {
         **owned,
         **({} if view.teams is None else _in_teams(org_id, view.teams)),
-        Org: col(Org.id) == org_id,
+        **({} if is_home else {Org: col(Org.id) == org_id}),
         Role: or_(col(Role.org_id) == org_id, col(Role.org_id).is_(None)),
         RoleBinding: col(RoleBinding.user_id).in_(people),
         tables.Session: col(tables.Session.user_id).in_(people),
@@ -90,10 +90,12 @@ def _in_teams(org_id: str, teams: frozenset[str]) -> dict[type, ColumnElement[bo
 
 
 def _scoped(scope: Any, org_id: str, is_home: bool) -> ColumnElement[bool]:
-    """Scopes of the organisation, its teams, people and keys; those of models belong to whoever runs the server."""
+    """Scopes of the organisation, its teams, people and keys; those of models, and of whole organisations, belong to whoever runs the
+    server."""
     kinds = (("team", Team), ("user", User), ("key", Key))
     own = [col(scope).in_(select(literal(f"{kind}:") + col(table.id)).where(col(table.org_id) == org_id)) for kind, table in kinds]
-    return or_(col(scope) == f"org:{org_id}", *own, *([col(scope).startswith("model:")] if is_home else []))
+    whole = [col(scope).startswith("model:"), col(scope).startswith("org:")] if is_home else [col(scope) == f"org:{org_id}"]
+    return or_(*whole, *own)
 
 
 async def own(session: AsyncSession) -> str:
