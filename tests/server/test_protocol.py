@@ -13,7 +13,7 @@ from mindgw.server import bodies, guard, protocol, run
 from mindgw.server.guard import Guard, group
 from mindgw_agent import tokens
 from tests.e2e.raw import CHAT, head, request
-from tests.server.hall import LANES, chat, hall
+from tests.server.hall import ANSWER, LANES, chat, hall
 
 MIB = 2**20
 
@@ -470,6 +470,19 @@ def test_who_sends_far_ahead_has_the_answers_that_were_due_and_nothing_else(here
         assert not connection.flow.read_paused and len(connection.pipeline) == 1
         here.gate.set()
         assert [raw.answer().status for _ in range(2)] == [200, 200]
+
+
+def test_who_sends_chunks_far_ahead_has_every_answer_that_was_due(here):
+    """Many of them in one read: the first that is too much is the last that is looked at."""
+    with here.raw() as raw:
+        raw.send(hot(here, "waits") + hot(here) + cold("/deaf"))
+        here.until(lambda: here.box.requests)
+        raw.send(head(CHAT, f"authorization: Bearer {here.key}", "transfer-encoding: chunked") + b"400\r\n%b\r\n" % (b"x" * 1024) * 512)
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        here.until(lambda: connection._deaf, "nothing more is heard")
+        assert len(connection.pipeline) == 2
+        here.gate.set()
+        assert [raw.answer().body for _ in range(3)] == [ANSWER, ANSWER, b"deaf"]
 
 
 def test_a_client_that_sent_far_ahead_and_leaves_is_noticed(here):

@@ -232,6 +232,7 @@ class Guarded(HttpToolsProtocol):
         self.pipeline.popleft()
         self._hear_no_more()
         self.flow.resume_reading()
+        raise ValueError("too far ahead")  # the parser goes no further: the rest of this read is not looked at either
 
     def on_message_complete(self) -> None:
         if self._declined:
