@@ -485,6 +485,44 @@ def test_who_sends_chunks_far_ahead_has_every_answer_that_was_due(here):
         assert [raw.answer().body for _ in range(3)] == [ANSWER, ANSWER, b"deaf"]
 
 
+def unread(here, raw, *more):
+    """The end of a request that is no JSON, and `more`, come in one read while the client reads nothing; the connection, with all of that
+    in it."""
+    raw.send(hot(here))
+    assert raw.answer().status == 200  # the key is known
+    raw.send(head(CHAT, f"authorization: Bearer {here.key}", "content-length: 2") + b"{")
+    (connection,) = here.until(lambda: [c for c in here.server.server_state.connections if c._awaited == protocol._BODY and c._got == 1])
+    here.do(connection.pause_writing)
+    here.do(lambda: connection.data_received(b"".join((b"x", *more))))
+    return connection
+
+
+def test_who_sends_far_ahead_of_what_it_has_not_read_is_not_left_waiting(here):
+    """The last answer was made before it was known to be the last."""
+    with here.raw() as raw:
+        ahead = head(CHAT, f"authorization: Bearer {here.key}", "content-length: 200000") + b"x" * 100_000
+        connection = unread(here, raw, ahead)
+        here.do(connection.resume_writing)
+        assert raw.answer().status == 400 and raw.ended()
+
+
+def test_answers_keep_their_order_when_the_client_did_not_read_for_a_while(here):
+    refused = head(CHAT, "content-length: 0")
+    with here.raw() as raw:
+        connection = unread(here, raw, cold("/deaf"), refused, cold("/deaf"), hot(here))
+        here.do(connection.resume_writing)
+        assert [raw.answer().status for _ in range(5)] == [400, 200, 401, 200, 200]
+
+
+def test_a_server_that_stops_answers_nothing_more_than_what_it_was_answering(here):
+    """Although the client has not read that, and has asked for more."""
+    with here.raw() as raw:
+        connection = unread(here, raw, hot(here), hot(here))
+        here.do(connection.shutdown)
+        here.do(connection.resume_writing)
+        assert raw.answer().status == 400 and raw.ended()
+
+
 def test_a_client_that_sent_far_ahead_and_leaves_is_noticed(here):
     with here.raw() as raw:
         raw.send(hot(here, "waits") + head(CHAT, f"authorization: Bearer {here.key}", f"content-length: {8 * MIB}"))

@@ -93,6 +93,7 @@ class Front(Guarded):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if type(cycle) is not Hot:
+            self._halted = False  # it waits for its client itself, and what comes behind it waits for it
             super()._start_asgi_task(cycle, app)
             return
         self._served = cycle

@@ -264,6 +264,9 @@ class Guarded(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if not self._served.keep_alive:  # it is the last one only since its answer was made
+            self.transport.close()
+            return
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -281,8 +284,9 @@ class Guarded(HttpToolsProtocol):
 
     def _hear_no_more(self) -> None:
         """The last answer is that to the last request that waits."""
-        last = self.pipeline[0][0] if self.pipeline else self._served
-        last.keep_alive = False
+        self.cycle = self.pipeline[0][0] if self.pipeline else self._served
+        self.cycle.keep_alive = False
+        self._awaited = _NOTHING
         self._deaf = True
 
     def _rest(self) -> None:
