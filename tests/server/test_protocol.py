@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from mindgw.config import Limits
-from mindgw.server import bodies, guard, protocol, run
+from mindgw.server import bodies, guard, progress, protocol, run
 from mindgw.server.guard import Guard, group
 from mindgw_agent import tokens
 from tests.e2e.raw import CHAT, head, request
@@ -255,6 +255,14 @@ def deaf(here, kind):
     return raw
 
 
+@pytest.fixture(params=["the kernel tells", "it tells nothing"])
+def kernel(request, monkeypatch):
+    """Whether the system says how much a client has taken."""
+    if request.param == "it tells nothing":
+        monkeypatch.setattr(progress, "_INFO", None)
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("kind", ["hot", "cold"])
 def test_who_does_not_read_is_cut_off(here, kind):
     with deaf(here, kind):
@@ -276,6 +284,7 @@ def test_a_client_that_does_not_read_costs_no_memory(here):
         here.passes(protocol.STALL + 1)
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("kind", ["hot", "cold"])
 def test_who_reads_slowly_is_not_cut_off(here, kind):
     with deaf(here, kind) as raw:

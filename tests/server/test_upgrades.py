@@ -6,7 +6,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from mindgw.config import Limits
-from mindgw.server import socket
+from mindgw.server import progress, socket
 from mindgw.server.socket import WebSocket
 from tests.e2e.raw import CHAT, head, request
 from tests.server.hall import LANES, chat, hall
@@ -147,14 +147,17 @@ def test_who_pings_and_reads_nothing_costs_little(here):
         here.passes(socket.STALL + 1)
 
 
-def test_who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not(here):
+@pytest.mark.parametrize("told", [True, False], ids=["the kernel tells", "it tells nothing"])
+def test_who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not(here, told, monkeypatch):
+    if not told:
+        monkeypatch.setattr(progress, "_INFO", None)
     raw, found = deaf(here)
     with raw:
         here.passes(0.0)
         for _ in range(5):
             here.passes(socket.STALL * 0.7)
-            before = here.do(lambda: socket.progress(found.transport))
-            while here.do(lambda: socket.progress(found.transport)) == before:
+            before = here.do(lambda: progress.taken(found.transport))
+            while here.do(lambda: progress.taken(found.transport)) == before:
                 raw.socket.recv(16384)
         here.passes(socket.STALL * 0.7)
         assert here.do(lambda: found.is_full) and here.connections == 1

@@ -7,8 +7,6 @@ little later or earlier than that, find out. Requests are uvicorn's to serve her
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from socket import IPPROTO_TCP, TCP_INFO
-from struct import Struct
 from typing import Any, Final, cast
 
 import httptools
@@ -20,6 +18,7 @@ from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard, group
 from mindgw.server.marks import TIES, Mark, Ties
+from mindgw.server.progress import show, taken
 from mindgw.server.socket import WebSocket, unfit
 
 #: Most bytes of a request line and its headers, and most headers.
@@ -37,13 +36,8 @@ SLOWEST = 1024
 #: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
 STALL = 30.0
 PARTING = 5.0
-#: Unsent bytes that the kernel takes from us: more would only hide whether the client reads. (TCP_NOTSENT_LOWAT, of Linux)
-UNSENT = 16 * 1024
-_NOTSENT_LOWAT = 25
 #: Bytes that a transport takes from us before it makes us pause; one over TLS would take eight times as much.
 ROOM = 64 * 1024
-#: tcpi_bytes_acked of Linux' struct tcp_info, which is so long with it.
-_ACKED = Struct("120xQ")
 
 # What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
 _NOTHING: Final = 0
@@ -100,9 +94,8 @@ class Guarded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and self.client is not None:
-            sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+        if self.client is not None:
+            show(transport)
         if self.scheme == "https":
             transport.set_write_buffer_limits(ROOM)
         self._group = group(self.client[0]) if self.client else ""
@@ -173,7 +166,7 @@ class Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self._stalled = self.guard.now
-        self._taken = self._acknowledged()
+        self._taken = taken(self.transport)
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -331,18 +324,11 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_reader(self, now: float, since: float) -> None:
-        taken = self._acknowledged()
-        if taken > self._taken and not self.guard.is_stopping:
+        before, self._taken = self._taken, taken(self.transport)
+        if self._taken > before and not self.guard.is_stopping:
             self._stalled = since = now
-        self._taken = taken
         if now - since >= (PARTING if self.guard.is_stopping else STALL):
             self.transport.abort()
-
-    def _acknowledged(self) -> int:
-        """Bytes that have reached the client's machine. What is left here says little: the kernel takes some, and so does what lies between
-        a transport over TLS and its socket, and shows none of it."""
-        found: int = _ACKED.unpack(self.transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.size))[0]
-        return found
 
     def _look_at_head(self, now: float) -> None:
         if not self._between():
