@@ -132,6 +132,7 @@ def deaf(here):
     raw.send(upgrade("/parlour"))
     raw.until(b"\r\n\r\n")
     (found,) = here.do(lambda: list(here.server.server_state.connections))
+    here.do(lambda: found.transport.set_write_buffer_limits(socket.HIGH_WATER))  # as for one that carries
     while not here.do(lambda: found.is_full):
         raw.send(frame(Opcode.PING, b"p" * 125) * 1000)
     return raw, found

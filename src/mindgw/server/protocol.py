@@ -36,8 +36,9 @@ SLOWEST = 1024
 #: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
 STALL = 30.0
 PARTING = 5.0
-#: Bytes that a transport takes from us before it makes us pause; one over TLS would take eight times as much.
-ROOM = 64 * 1024
+#: Bytes that a transport takes from us before it makes us pause; by itself one would take 64 KiB, and over TLS half a MiB. Each write that
+#: it holds costs it most of a KiB besides, however small.
+ROOM = 16 * 1024
 
 # What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
 _NOTHING: Final = 0
@@ -96,8 +97,7 @@ class Guarded(HttpToolsProtocol):
         super().connection_made(transport)
         if self.client is not None:
             show(transport)
-        if self.scheme == "https":
-            transport.set_write_buffer_limits(ROOM)
+        transport.set_write_buffer_limits(ROOM)
         self._group = group(self.client[0]) if self.client else ""
         crowded = self.guard.enter(self, self._group)
         self._since = self.guard.now
