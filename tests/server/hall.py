@@ -227,9 +227,19 @@ def hall(lane: str, **more: Any) -> Iterator[Hall]:
         made.close()
 
 
+@contextmanager
+def visited(place: Hall) -> Iterator[Hall]:
+    """A hall for one test: scenes that wait do so until its end, when no request is under way and every connection is over."""
+    place.gate.clear()
+    yield place
+    place.gate.set()
+    place.idle()
+    place.until(lambda: not place.server.server_state.connections and not place.guard._watched, "every connection is over")
+
+
 def chat(scene: str, **fields: Any) -> bytes:
     """The body of a chat request that plays a scene."""
     return json.dumps({"model": "m", "messages": [{"role": "user", "content": scene}], **fields}).encode()
 
 
-__all__ = ["ANSWER", "CHUNK", "LANES", "PIECE", "Hall", "chat", "hall"]
+__all__ = ["ANSWER", "CHUNK", "LANES", "PIECE", "Hall", "chat", "hall", "visited"]

@@ -9,11 +9,11 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from mindgw.config import Limits
-from mindgw.server import bodies, guard, progress, protocol, run
+from mindgw.server import bodies, guard, heads, progress, protocol, run
 from mindgw.server.guard import Guard, group
 from mindgw_agent import tokens
 from tests.e2e.raw import CHAT, head, request
-from tests.server.hall import ANSWER, LANES, chat, hall
+from tests.server.hall import ANSWER, LANES, chat, hall, visited
 
 MIB = 2**20
 
@@ -33,11 +33,8 @@ def lane(request):
 
 @pytest.fixture
 def here(lane):
-    lane.gate.clear()
-    yield lane
-    lane.gate.set()
-    lane.idle()
-    lane.until(lambda: not lane.server.server_state.connections, "every connection is over")
+    with visited(lane):
+        yield lane
 
 
 def hot(here, scene="plain", *lines, **fields):
@@ -597,7 +594,7 @@ def test_whoever_was_halted_goes_on_once_it_reads(here):
 @pytest.mark.parametrize("part", [b"a:\r\n", b"abcd: efgh\r\n"])
 def test_heads_of_many_fields_are_refused_before_they_are_whole(here, part):
     with here.raw() as raw:
-        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + part * (protocol.MAX_FIELDS + 3))
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + part * (heads.MAX_FIELDS + 3))
         assert raw.answer().status == 431 and raw.ended()
 
 

@@ -12,7 +12,7 @@ import trustme
 from mindgw.server import knock, protocol
 from mindgw_agent import wire
 from tests.e2e.raw import Raw, head, request
-from tests.server.hall import LANES, chat, hall
+from tests.server.hall import LANES, chat, hall, visited
 
 MIB = 2**20
 
@@ -75,11 +75,8 @@ def secure(request):
 
 @pytest.fixture
 def here(secure):
-    secure.hall.gate.clear()
-    yield secure
-    secure.hall.gate.set()
-    secure.hall.idle()
-    secure.hall.until(lambda: not secure.connections, "every connection is over")
+    with visited(secure.hall):
+        yield secure
 
 
 @pytest.mark.parametrize("kind", ["endless", "cold"])

@@ -9,7 +9,7 @@ from mindgw.config import Limits
 from mindgw.server import progress, socket
 from mindgw.server.socket import WebSocket
 from tests.e2e.raw import CHAT, head, request
-from tests.server.hall import LANES, chat, hall
+from tests.server.hall import LANES, chat, hall, visited
 
 LINES = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==")
 MIB = 2**20
@@ -23,11 +23,8 @@ def lane(request):
 
 @pytest.fixture
 def here(lane):
-    lane.gate.clear()
-    yield lane
-    lane.gate.set()
-    lane.idle()
-    lane.until(lambda: not lane.server.server_state.connections and not lane.guard._watched, "every connection is over")
+    with visited(lane):
+        yield lane
 
 
 def upgrade(path="/silence", *lines, method="GET"):

@@ -4,26 +4,22 @@ A client has `PATIENCE` for a head, a pace for a body, and may not leave what it
 little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
 from mindgw.server.guard import Guard, group
+from mindgw.server.heads import MAX_FIELDS, MAX_HEAD, is_too_large, require_sense, without_upgrade
 from mindgw.server.marks import TIES, Mark, Ties
 from mindgw.server.progress import show, taken
 from mindgw.server.socket import WebSocket, unfit
 
-#: Most bytes of a request line and its headers, and most headers.
-MAX_HEAD = 64 * 1024
-MAX_FIELDS = 100
 #: Most requests that may wait on one connection for the answer to an earlier one.
 MAX_WAITING = 64
 #: Seconds for a whole head, from the connection or from its first byte on.
@@ -47,8 +43,6 @@ _HEAD: Final = 2
 _BODY: Final = 3
 _REST: Final = 4
 _END: Final = 5
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Guarded(HttpToolsProtocol):
@@ -192,13 +186,13 @@ class Guarded(HttpToolsProtocol):
         if self._deaf:
             raise ValueError("nothing more is heard")
         headers, fields = self.headers, dict(self.headers)
-        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
+        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and is_too_large(self.url, headers):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
         version = self.parser.get_http_version()
-        _require_sense(self.url, headers, fields, version)
+        require_sense(self.url, headers, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
-            self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
+            self._declined = without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
         if b"upgrade" in fields and self.parser.should_upgrade() and (wrong := unfit(self.parser.get_method(), self.url, version, headers)):
             self._refuse(wrong)
@@ -366,7 +360,7 @@ class Guarded(HttpToolsProtocol):
         if not self._forestall(wrong):
             self.transport.close()
             return
-        self.transport.write(_answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
+        self.transport.write(problems.answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
         if not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -389,44 +383,6 @@ class Guarded(HttpToolsProtocol):
         return True
 
 
-_VERSIONS = frozenset({"1.0", "1.1"})
-#: Characters that a host and its port are made of.
-_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
-#: Headers that mean something else to somebody else when there are two of them.
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
-
-def _require_sense(url: bytes, headers: Headers, fields: dict[bytes, bytes], version: str) -> None:
-    """Raises ValueError for what somebody else on the way may read in another way."""
-    if version not in _VERSIONS or b"#" in url:
-        raise ValueError("nobody speaks so")
-    if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
-        raise ValueError("said twice")
-    host, coding = fields.get(b"host"), fields.get(b"transfer-encoding")
-    if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
-        raise ValueError("a request names one host")
-    if coding is not None and (b"content-length" in fields or version == "1.0" or coding.lower() != b"chunked"):
-        raise ValueError("a body has one length")
-
-
-def _repeated(headers: Headers) -> list[bytes]:
-    """Names that are there more than once."""
-    seen: set[bytes] = set()
-    return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-
-
-def _without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """The head, without the wish to speak something else."""
-    closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
-    kept = [pair for pair in headers if pair[0] not in (b"connection", b"upgrade", b"http2-settings")]
-    lines = [b"%b: %b\r\n" % pair for pair in (*kept, *([(b"connection", b"close")] if closes else []))]
-    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
-
-
-def _is_too_large(url: bytes, headers: Headers) -> bool:
-    return len(headers) > MAX_FIELDS or len(url) + 4 * len(headers) + sum(map(len, chain.from_iterable(headers))) > MAX_HEAD
-
-
 async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
     """Serves a client of HTTP/1.0, which knows no chunks: an answer without a length ends where its connection does."""
 
@@ -439,16 +395,3 @@ async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: 
         await send(message)
 
     await app(scope, receive, plain)
-
-
-def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]], mark: Mark) -> bytes:
-    body = problems.body(wrong, mark.request_id)
-    own = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *mark.ids(),
-        *problems.headers(wrong),
-        (b"connection", b"close"),
-    ]
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in (*headers, *own)])
-    return STATUS_LINE[wrong.status] + lines + b"\r\n" + body
