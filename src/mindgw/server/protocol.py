@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from mindgw import errors
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
+from mindgw.server.cors import Cors
 from mindgw.server.guard import Guard, group
 from mindgw.server.heads import MAX_FIELDS, MAX_HEAD, is_too_large, require_sense, without_upgrade
 from mindgw.server.marks import TIES, Mark, Ties
@@ -51,9 +52,11 @@ class Guarded(HttpToolsProtocol):
     #: The last request whose head came; one that is served by ASGI, or by whoever derives from this.
     cycle: Any
 
-    def __init__(self, guard: Guard, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, guard: Guard, cors: Cors, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guard = guard
+        #: Whose pages may read a refusal.
+        self._cors = cors
         #: What the last head asked for.
         self.url = b""
         #: Who it is counted as.
@@ -251,11 +254,10 @@ class Guarded(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        self.flow.resume_reading()
         if not self._served.keep_alive:  # it is the last one only since its answer was made
             self.transport.close()
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
+        elif self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._rest()
@@ -295,7 +297,8 @@ class Guarded(HttpToolsProtocol):
 
     def _mark(self) -> Mark:
         """What the request that is served goes by; its door takes it over if that has not begun."""
-        self._ties.mark = self._ties.mark or Mark(self._served.scope["headers"])
+        scope = self._served.scope
+        self._ties.mark = self._ties.mark or Mark(scope["headers"], more=self._cors.of(scope["raw_path"], scope["headers"]))
         return self._ties.mark
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -368,8 +371,8 @@ class Guarded(HttpToolsProtocol):
         self._linger()
 
     def _named(self, wrong: errors.MindGWError) -> Mark:
-        """A mark for what has none, under which a line in the log says that it was refused."""
-        mark = Mark([])
+        """A mark for what has none, under which a line in the log says that it was refused. Of its head there is what was read so far."""
+        mark = Mark([], more=self._cors.of(self.url, self.headers) if self.headers else None)
         mark.report(self.url.decode("latin-1"), wrong.status, wrong.code)
         return mark
 
