@@ -293,14 +293,20 @@ def test_a_forgotten_key_is_looked_up_again():
     assert door.found == [row.id, other_row.id, row.id]
 
 
-async def test_a_slow_look_up_does_not_bring_a_forgotten_key_back():
-    key, row = make_row()
-    door = Door(row)
+async def looks_up_while_it_is_revoked(door: Door, key: str, row: Key) -> "asyncio.Task[Caller]":
+    """A look-up that holds what was true before its key was revoked, and waits for the door's gate."""
     door.gate = asyncio.Event()
     slow = asyncio.create_task(door.auth.look_up(key, 0.0))
     while not door.found:
         await asyncio.sleep(0)
-    door.rows[row.id] = Key(**row.model_dump() | {"revoked_at": NOW})  # the slow one holds what was true before
+    door.rows[row.id] = Key(**row.model_dump() | {"revoked_at": NOW})
+    return slow
+
+
+async def test_a_slow_look_up_does_not_bring_a_forgotten_key_back():
+    key, row = make_row()
+    door = Door(row)
+    slow = await looks_up_while_it_is_revoked(door, key, row)
     door.auth.forget(row.id)
     door.gate.set()
     with pytest.raises(errors.Unauthenticated, match="revoked"):
@@ -525,11 +531,7 @@ async def test_a_slow_look_up_does_not_bring_a_key_back_that_was_changed_elsewhe
     key, row = make_row()
     door = Door(row)
     await door.auth.check(0.0)
-    door.gate = asyncio.Event()
-    slow = asyncio.create_task(door.auth.look_up(key, 0.0))
-    while not door.found:
-        await asyncio.sleep(0)
-    door.rows[row.id] = Key(**row.model_dump() | {"revoked_at": NOW})
+    slow = await looks_up_while_it_is_revoked(door, key, row)
     door.note("keys", row.id)
     await door.auth.check(0.5)
     door.gate.set()

@@ -186,8 +186,8 @@ class Hall:
         elif not asked.get("stream"):
             await self._wait(scene == "waits")
             self._whole(stream, 200, ANSWER)
-        elif scene == "endless":
-            await self._endless(stream)
+        elif scene in ("endless", "endless drops"):
+            await self._endless(stream, PIECE if scene == "endless" else EVENT)
         else:
             box.head(200, SSE, stream=stream)
             box.data(EVENT, stream)
@@ -209,14 +209,14 @@ class Hall:
         while does and not self.gate.is_set():
             await asyncio.sleep(0.002)
 
-    async def _endless(self, stream: int) -> None:
+    async def _endless(self, stream: int, piece: bytes) -> None:
         """Says as much as it may, until it is cancelled or the gate opens."""
         box = self.box
         box.head(200, SSE, stream=stream)
         while stream in box.requests and not self.gate.is_set():
             if box.session.writable(stream):
-                box.data(PIECE, stream)
-                self.said += len(PIECE)
+                box.data(piece, stream)
+                self.said += len(piece)
             await asyncio.sleep(0)
         if stream in box.requests:
             box.data(DONE, stream)
@@ -235,9 +235,19 @@ def hall(lane: str, **more: Any) -> Iterator[Hall]:
         made.close()
 
 
+@contextmanager
+def visited(place: Hall) -> Iterator[Hall]:
+    """A hall for one test: scenes that wait do so until its end, when no request is under way and every connection is over."""
+    place.gate.clear()
+    yield place
+    place.gate.set()
+    place.idle()
+    place.until(lambda: not place.server.server_state.connections and not place.guard._watched, "every connection is over")
+
+
 def chat(scene: str, **fields: Any) -> bytes:
     """The body of a chat request that plays a scene."""
     return json.dumps({"model": "m", "messages": [{"role": "user", "content": scene}], **fields}).encode()
 
 
-__all__ = ["ANSWER", "CHUNK", "LANES", "PIECE", "Hall", "chat", "hall"]
+__all__ = ["ANSWER", "CHUNK", "LANES", "PIECE", "Hall", "chat", "hall", "visited"]

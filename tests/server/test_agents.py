@@ -15,6 +15,7 @@ from mindgw.gateway import signals
 from mindgw.gateway.registry import Registry
 from mindgw.server import agents, socket
 from mindgw.server.agents import AgentsDoor, Carriage
+from mindgw.server.cors import Cors
 from mindgw.server.guard import Guard
 from mindgw.server.protocol import Guarded
 from mindgw.server.socket import WebSocket
@@ -147,7 +148,7 @@ async def hall(tmp_path):
 
     door = AgentsDoor(world.pipeline, Registry(database, SERVER), "127.0.0.1:1", linked)
     config = uvicorn.Config(
-        door, host="127.0.0.1", port=0, http=partial(Guarded, Guard()), ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None,
+        door, host="127.0.0.1", port=0, http=partial(Guarded, Guard(), Cors()), ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None,
         lifespan="off", ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)

@@ -307,6 +307,45 @@ def test_a_page_is_told_that_it_may(halls):
     assert b"access-control" not in top
 
 
+#: What the connection itself refuses: bytes behind the path and the host, status.
+REFUSED = {
+    "a head that makes no sense": (b"content-length: 5\r\ncontent-length: 6\r\n\r\n", 400),
+    "a head that is no head": (b"a: b\r\nnonsense\r\n\r\n", 400),
+    "a head that is too large": (b"a: " + b"x" * 100_000, 431),
+    "a body that makes no sense": (b"authorization: Bearer @KEY\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
+    "a head that is late": (b"a", 408),
+    "a body that is late": (b"authorization: Bearer @KEY\r\ncontent-length: 5\r\n\r\n{", 408),
+}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/echo"])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_page_may_read_why_the_connection_refused_it(here, name, path):
+    """Where its origin was read before that, and under /v1."""
+    said, status = REFUSED[name]
+    if (path, name[:6]) == ("/v1/models", "a body"):
+        return  # is answered without one
+    for origin in (ORIGIN, "https://evil.example", ""):
+        lines = [f"origin: {origin}"] if origin else []
+        with here.raw() as raw:
+            raw.send(head(path, *lines)[:-2] + said.replace(b"@KEY", here.key.encode()))
+            if status == 408:
+                here.until(lambda: [one for one in here.server.server_state.connections if one._dry or one._got], "it came")
+                here.passes_until(raw)
+            answer = raw.answer()
+        allowed = origin == ORIGIN and path != "/echo"
+        assert (answer.status, answer.headers.get("access-control-allow-origin")) == (status, ORIGIN if allowed else None)
+        assert ("access-control-expose-headers" in answer.headers) is allowed
+        assert (answer.headers.get("vary") == "origin") is (path != "/echo")
+
+
+def test_what_was_not_read_has_no_origin(here):
+    with here.raw() as raw:
+        raw.send(b"BREW / HTTP/1.1\r\n" + f"origin: {ORIGIN}\r\n\r\n".encode())
+        answer = raw.answer()
+    assert answer.status == 400 and not [name for name in answer.headers if name.startswith("access-control")]
+
+
 def test_requests_leave_the_same_rows(halls):
     rows = {}
     for lane, place in halls.items():

@@ -7,8 +7,10 @@ import pytest
 from mindgw.config import Limits
 from mindgw.gateway import auth
 from mindgw.gateway.pipeline import Pipeline
-from mindgw.server import front, hot
+from mindgw.server import front, hot, protocol
+from mindgw_agent import wire
 from tests.e2e.raw import CHAT, Raw, head, request
+from tests.gateway.world import DONE, EVENT
 from tests.server.hall import ANSWER, chat, hall
 
 
@@ -107,6 +109,37 @@ def test_requests_leave_no_garbage(here, raw):
     finally:
         here.do(gc.enable)
     assert found < 20, "80 requests left garbage"
+
+
+def test_what_a_client_does_not_read_waits_in_one_piece(here):
+    """Small events that a transport holds cost it many times what they weigh."""
+    here.gate.clear()
+    with here.raw(window=4096) as raw:
+        raw.send(request(here.key, chat("endless drops", stream=True)))
+        (connection,) = here.until(lambda: list(here.server.server_state.connections))
+        here.until(lambda: connection.flow.write_paused and not here.box.session.writable(here.box.stream), "the engine waits")
+        assert here.do(connection.transport.get_write_buffer_size) < 2 * protocol.ROOM
+        assert wire.WINDOW // 2 < len(connection.cycle._kept) < 2 * wire.WINDOW
+        raw.until(b"\r\n\r\n")
+        for _ in range(2 * wire.WINDOW // len(EVENT)):  # more than there was
+            size, data = int(raw.until(b"\r\n"), 16), raw.until(b"\r\n")
+            assert len(data) == size + 2 and data.replace(EVENT, b"") == b"\r\n"
+        here.gate.set()
+        assert raw.chunked().replace(EVENT, b"") == DONE
+    here.idle()
+
+
+def test_the_end_of_an_answer_is_written_even_if_the_client_does_not_read(here, raw):
+    raw.send(request(here.key, chat("waits", stream=True)))
+    raw.until(b"\n\n")
+    (connection,) = here.do(lambda: list(here.server.server_state.connections))
+    here.do(connection.pause_writing)
+    here.gate.set()
+    here.until(lambda: connection.cycle.response_complete, "it is over")
+    assert len(here.writes) == 2 and here.writes[1].endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    here.do(connection.resume_writing)
+    raw.until(b"\r\n0\r\n\r\n")
+    ask(here, raw)
 
 
 def test_a_body_in_one_piece_is_not_copied(here, raw, monkeypatch):

@@ -8,6 +8,7 @@ import uvicorn
 from litestar import Litestar, Request, post
 
 from mindgw.errors import Cancelled
+from mindgw.server.cors import Cors
 from mindgw.server.guard import Guard
 from mindgw.server.management.presence import while_connected
 from mindgw.server.protocol import Guarded
@@ -42,7 +43,7 @@ async def test_work_ends_with_its_client_and_not_before(how):
     async def work(request: Request) -> str:
         return await while_connected(request.receive, desk.work())
 
-    http = partial(Guarded, Guard())
+    http = partial(Guarded, Guard(), Cors())
     server = uvicorn.Server(uvicorn.Config(Litestar([work]), port=0, http=http, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server._serve())
     async with asyncio.timeout(20):

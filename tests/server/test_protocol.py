@@ -9,11 +9,11 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from mindgw.config import Limits
-from mindgw.server import bodies, guard, protocol, run
+from mindgw.server import bodies, guard, heads, progress, protocol, run
 from mindgw.server.guard import Guard
 from mindgw_agent import tokens
 from tests.e2e.raw import CHAT, head, request
-from tests.server.hall import LANES, chat, hall
+from tests.server.hall import ANSWER, LANES, chat, hall, visited
 
 MIB = 2**20
 
@@ -33,11 +33,8 @@ def lane(request):
 
 @pytest.fixture
 def here(lane):
-    lane.gate.clear()
-    yield lane
-    lane.gate.set()
-    lane.idle()
-    lane.until(lambda: not lane.server.server_state.connections, "every connection is over")
+    with visited(lane):
+        yield lane
 
 
 def hot(here, scene="plain", *lines, **fields):
@@ -255,6 +252,14 @@ def deaf(here, kind):
     return raw
 
 
+@pytest.fixture(params=["the kernel tells", "it tells nothing"])
+def kernel(request, monkeypatch):
+    """Whether the system says how much a client has taken."""
+    if request.param == "it tells nothing":
+        monkeypatch.setattr(progress, "_INFO", None)
+
+
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("kind", ["hot", "cold"])
 def test_who_does_not_read_is_cut_off(here, kind):
     with deaf(here, kind):
@@ -276,6 +281,7 @@ def test_a_client_that_does_not_read_costs_no_memory(here):
         here.passes(protocol.STALL + 1)
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("kind", ["hot", "cold"])
 def test_who_reads_slowly_is_not_cut_off(here, kind):
     with deaf(here, kind) as raw:
@@ -460,6 +466,57 @@ def test_who_sends_far_ahead_has_the_answers_that_were_due_and_nothing_else(here
         assert [raw.answer().status for _ in range(2)] == [200, 200]
 
 
+def test_who_sends_chunks_far_ahead_has_every_answer_that_was_due(here):
+    """Many of them in one read: the first that is too much is the last that is looked at."""
+    with here.raw() as raw:
+        raw.send(hot(here, "waits") + hot(here) + cold("/deaf"))
+        here.until(lambda: here.box.requests)
+        raw.send(head(CHAT, f"authorization: Bearer {here.key}", "transfer-encoding: chunked") + b"400\r\n%b\r\n" % (b"x" * 1024) * 512)
+        (connection,) = here.do(lambda: list(here.server.server_state.connections))
+        here.until(lambda: connection._deaf, "nothing more is heard")
+        assert len(connection.pipeline) == 2
+        here.gate.set()
+        assert [raw.answer().body for _ in range(3)] == [ANSWER, ANSWER, b"deaf"]
+
+
+def unread(here, raw, *more):
+    """The end of a request that is no JSON, and `more`, come in one read while the client reads nothing; the connection, with all of that
+    in it."""
+    raw.send(hot(here))
+    assert raw.answer().status == 200  # the key is known
+    raw.send(head(CHAT, f"authorization: Bearer {here.key}", "content-length: 2") + b"{")
+    (connection,) = here.until(lambda: [c for c in here.server.server_state.connections if c._awaited == protocol._BODY and c._got == 1])
+    here.do(connection.pause_writing)
+    here.do(lambda: connection.data_received(b"".join((b"x", *more))))
+    return connection
+
+
+def test_who_sends_far_ahead_of_what_it_has_not_read_is_not_left_waiting(here):
+    """The last answer was made before it was known to be the last."""
+    with here.raw() as raw:
+        ahead = head(CHAT, f"authorization: Bearer {here.key}", "content-length: 200000") + b"x" * 100_000
+        connection = unread(here, raw, ahead)
+        here.do(connection.resume_writing)
+        assert raw.answer().status == 400 and raw.ended()
+
+
+def test_answers_keep_their_order_when_the_client_did_not_read_for_a_while(here):
+    refused = head(CHAT, "content-length: 0")
+    with here.raw() as raw:
+        connection = unread(here, raw, cold("/deaf"), refused, cold("/deaf"), hot(here))
+        here.do(connection.resume_writing)
+        assert [raw.answer().status for _ in range(5)] == [400, 200, 401, 200, 200]
+
+
+def test_a_server_that_stops_answers_nothing_more_than_what_it_was_answering(here):
+    """Although the client has not read that, and has asked for more."""
+    with here.raw() as raw:
+        connection = unread(here, raw, hot(here), hot(here))
+        here.do(connection.shutdown)
+        here.do(connection.resume_writing)
+        assert raw.answer().status == 400 and raw.ended()
+
+
 def test_a_client_that_sent_far_ahead_and_leaves_is_noticed(here):
     with here.raw() as raw:
         raw.send(hot(here, "waits") + head(CHAT, f"authorization: Bearer {here.key}", f"content-length: {8 * MIB}"))
@@ -525,7 +582,7 @@ def test_whoever_was_halted_goes_on_once_it_reads(here):
 @pytest.mark.parametrize("part", [b"a:\r\n", b"abcd: efgh\r\n"])
 def test_heads_of_many_fields_are_refused_before_they_are_whole(here, part):
     with here.raw() as raw:
-        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + part * (protocol.MAX_FIELDS + 3))
+        raw.send(b"GET / HTTP/1.1\r\nhost: x\r\n" + part * (heads.MAX_FIELDS + 3))
         assert raw.answer().status == 431 and raw.ended()
 
 

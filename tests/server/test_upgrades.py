@@ -6,10 +6,10 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from mindgw.config import Limits
-from mindgw.server import socket
+from mindgw.server import progress, socket
 from mindgw.server.socket import WebSocket
 from tests.e2e.raw import CHAT, head, request
-from tests.server.hall import LANES, chat, hall
+from tests.server.hall import LANES, chat, hall, visited
 
 LINES = ("connection: Upgrade", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==")
 MIB = 2**20
@@ -23,11 +23,8 @@ def lane(request):
 
 @pytest.fixture
 def here(lane):
-    lane.gate.clear()
-    yield lane
-    lane.gate.set()
-    lane.idle()
-    lane.until(lambda: not lane.server.server_state.connections and not lane.guard._watched, "every connection is over")
+    with visited(lane):
+        yield lane
 
 
 def upgrade(path="/silence", *lines, method="GET"):
@@ -132,6 +129,7 @@ def deaf(here):
     raw.send(upgrade("/parlour"))
     raw.until(b"\r\n\r\n")
     (found,) = here.do(lambda: list(here.server.server_state.connections))
+    here.do(lambda: found.transport.set_write_buffer_limits(socket.HIGH_WATER))  # as for one that carries
     while not here.do(lambda: found.is_full):
         raw.send(frame(Opcode.PING, b"p" * 125) * 1000)
     return raw, found
@@ -147,14 +145,17 @@ def test_who_pings_and_reads_nothing_costs_little(here):
         here.passes(socket.STALL + 1)
 
 
-def test_who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not(here):
+@pytest.mark.parametrize("told", [True, False], ids=["the kernel tells", "it tells nothing"])
+def test_who_reads_nothing_is_cut_off_and_who_reads_slowly_is_not(here, told, monkeypatch):
+    if not told:
+        monkeypatch.setattr(progress, "_INFO", None)
     raw, found = deaf(here)
     with raw:
         here.passes(0.0)
         for _ in range(5):
             here.passes(socket.STALL * 0.7)
-            before = here.do(lambda: socket.progress(found.transport))
-            while here.do(lambda: socket.progress(found.transport)) == before:
+            before = here.do(lambda: progress.taken(found.transport))
+            while here.do(lambda: progress.taken(found.transport)) == before:
                 raw.socket.recv(16384)
         here.passes(socket.STALL * 0.7)
         assert here.do(lambda: found.is_full) and here.connections == 1

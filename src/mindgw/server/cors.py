@@ -39,6 +39,10 @@ class Cors:
             return [vary]
         return [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", EXPOSED), vary]
 
+    def of(self, path: bytes, asked: Headers) -> Headers:
+        """The same for a request for `path` with the headers `asked`, in lower case; none outside `/v1`."""
+        return self.headers(dict(asked).get(b"origin")) if self._allowed and path.startswith(b"/v1/") else []
+
     def preflight(self, headers: Headers) -> Headers:
         """Headers of the answer to a browser that asks before it asks; none when no browser does, or for a page that is not allowed."""
         named = dict(headers)

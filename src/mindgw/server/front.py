@@ -26,8 +26,8 @@ _PATHS = {path.encode(): path for path in HOT}
 class Front(Guarded):
     """One connection."""
 
-    def __init__(self, counter: Counter, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, counter: Counter, guard: Guard, *args: Any, **kwargs: Any) -> None:
+        super().__init__(guard, counter.cors, *args, **kwargs)
         self._counter = counter
         #: The request that begins when all that has come was parsed: what is wrong behind its head is said first.
         self._fresh: Hot | None = None
@@ -93,6 +93,7 @@ class Front(Guarded):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if type(cycle) is not Hot:
+            self._halted = False  # it waits for its client itself, and what comes behind it waits for it
             super()._start_asgi_task(cycle, app)
             return
         self._served = cycle
@@ -137,6 +138,7 @@ class Front(Guarded):
 
 def lane(config: Config, pipeline: Pipeline, guard: Guard) -> Callable[..., Guarded]:
     """What makes the protocol of a connection, for uvicorn's `http`."""
+    cors = Cors(config.cors.origins)
     if not config.fast_lane:
-        return partial(Guarded, guard)
-    return partial(Front, Counter(pipeline, config.limits.body, Cors(config.cors.origins)), guard)
+        return partial(Guarded, guard, cors)
+    return partial(Front, Counter(pipeline, config.limits.body, cors), guard)

@@ -66,6 +66,7 @@ class Hot:
         "_framed",
         "_headers",
         "_is_whole",
+        "_kept",
         "_length",
         "_path",
         "_phase",
@@ -97,6 +98,9 @@ class Hot:
         self._is_whole = False
         #: True when something was written which the transport did not take at once.
         self._unpaid = False
+        #: What is written once it takes more: in one piece, for each piece that a transport holds costs it far more than an event weighs.
+        # bounded: by the worker's credit
+        self._kept: bytes | bytearray = b""
         #: Whether the client waits to be asked for its body.
         self._expects: bool = connection.expect_100_continue
         #: Whether the parts of a stream are chunks; else it ends with the connection.
@@ -168,13 +172,18 @@ class Hot:
 
     def drained(self) -> None:
         """The transport takes more."""
-        if self._unpaid and self._exchange is not None:
+        if not self._unpaid or self._exchange is None:
+            return
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            self._connection.transport.write(kept)
+        if not self._connection.flow.write_paused:
             self._unpaid = False
             self._counter.pipeline.post(self._exchange, _DRAINED)
 
     def call_off(self, wrong: errors.MindGWError | None) -> None:
         """Ends it without a word; `wrong` is what its client hears from somebody else."""
-        exchange, self.body = self._exchange, b""
+        exchange, self.body, self._kept = self._exchange, b"", b""
         if wrong is not None:
             self.end = wrong.status, wrong.code
         self._over()
@@ -201,6 +210,11 @@ class Hot:
         if len(effects) > 1:
             said = b"".join([*[_WORDS[type(effect)](self, effect) for effect in effects[:-1]], said])
         self.response_started = True
+        if connection.flow.write_paused:
+            self._keep(said)
+            if type(last) not in _LAST:
+                return
+            said, self._kept = bytes(self._kept), b""
         connection.transport.write(said)
         if type(last) in _LAST:
             self._finish()
@@ -208,6 +222,12 @@ class Hot:
             self._unpaid = True
         elif self._exchange is not None:
             self._counter.pipeline.post(self._exchange, _DRAINED)
+
+    def _keep(self, said: bytes) -> None:
+        """Until the transport takes more."""
+        self._unpaid = True
+        self._kept = self._kept or bytearray()
+        self._kept += said
 
     def _turn_away(self, wrong: errors.MindGWError) -> None:
         """An error for a request whose body was not read to its end: its client hears it all the same."""

@@ -14,6 +14,8 @@ from mindgw.server.socket import CLOSING
 #: Seconds for a handshake; and when most places are taken.
 HANDSHAKE = 10.0
 HURRIED = 2.0
+#: Bytes that the transport beneath TLS takes before what is above it must wait.
+BENEATH = 16 * 1024
 
 
 class Knock(asyncio.Protocol):
@@ -61,6 +63,7 @@ class Knock(asyncio.Protocol):
         between = SSLProtocol(
             loop, self, self._tls, done, True, call_connection_made=True, ssl_handshake_timeout=HANDSHAKE, ssl_shutdown_timeout=CLOSING
         )
+        transport.set_write_buffer_limits(BENEATH)
         transport.set_protocol(between)
         between.connection_made(transport)
 

@@ -12,9 +12,11 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mindgw import errors
-from mindgw.server.marks import Mark, ties_of
+from mindgw.server.bodies import Headers
+from mindgw.server.marks import Mark, as_lines, ties_of
 
 log = logging.getLogger("mindgw.server")
 
@@ -71,6 +73,20 @@ def headers(wrong: errors.MindGWError) -> list[tuple[bytes, bytes]]:
     if wrong.status == HTTPStatus.UNAUTHORIZED:
         out.append((b"www-authenticate", b"Bearer"))
     return out
+
+
+def answer(wrong: errors.MindGWError, common: Headers, mark: Mark) -> bytes:
+    """All bytes of an answer on a connection that closes; `common` headers are the server's own."""
+    text = body(wrong, mark.request_id)
+    own = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(text)),
+        *mark.ids(),
+        *mark.more,
+        *headers(wrong),
+        (b"connection", b"close"),
+    ]
+    return STATUS_LINE[wrong.status] + as_lines([*common, *own]) + b"\r\n" + text
 
 
 def refusal(request: Request[Any, Any, Any] | None, wrong: errors.MindGWError, more: dict[str, str] | None = None) -> Response[bytes]:

@@ -4,28 +4,24 @@ A client has `PATIENCE` for a head, a pace for a body, and may not leave what it
 little later or earlier than that, find out. Requests are uvicorn's to serve here, through ASGI; `front.Front` serves some itself.
 """
 
-from collections.abc import Sequence
 from functools import partial
-from itertools import chain
-from socket import IPPROTO_TCP, TCP_INFO
-from struct import Struct
 from typing import Any, Final, cast
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from mindgw import errors
 from mindgw.addresses import client
 from mindgw.server import problems
 from mindgw.server.bodies import LINGER, SILENCE
+from mindgw.server.cors import Cors
 from mindgw.server.guard import Guard
+from mindgw.server.heads import MAX_FIELDS, MAX_HEAD, is_too_large, require_sense, without_upgrade
 from mindgw.server.marks import TIES, Mark, Ties
+from mindgw.server.progress import show, taken
 from mindgw.server.socket import WebSocket, unfit
 
-#: Most bytes of a request line and its headers, and most headers.
-MAX_HEAD = 64 * 1024
-MAX_FIELDS = 100
 #: Most requests that may wait on one connection for the answer to an earlier one.
 MAX_WAITING = 64
 #: Seconds for a whole head, from the connection or from its first byte on.
@@ -38,13 +34,9 @@ SLOWEST = 1024
 #: Seconds for which a client may leave everything that was sent to it unread; and when the server stops.
 STALL = 30.0
 PARTING = 5.0
-#: Unsent bytes that the kernel takes from us: more would only hide whether the client reads. (TCP_NOTSENT_LOWAT, of Linux)
-UNSENT = 16 * 1024
-_NOTSENT_LOWAT = 25
-#: Bytes that a transport takes from us before it makes us pause; one over TLS would take eight times as much.
-ROOM = 64 * 1024
-#: tcpi_bytes_acked of Linux' struct tcp_info, which is so long with it.
-_ACKED = Struct("120xQ")
+#: Bytes that a transport takes from us before it makes us pause; by itself one would take 64 KiB, and over TLS half a MiB. Each write that
+#: it holds costs it most of a KiB besides, however small.
+ROOM = 16 * 1024
 
 # What a connection waits for: nothing, a request, the rest of a head, the rest of a body, the end of what is not read any more, its end.
 _NOTHING: Final = 0
@@ -54,8 +46,6 @@ _BODY: Final = 3
 _REST: Final = 4
 _END: Final = 5
 
-Headers = list[tuple[bytes, bytes]]
-
 
 class Guarded(HttpToolsProtocol):
     """One connection."""
@@ -63,9 +53,11 @@ class Guarded(HttpToolsProtocol):
     #: The last request whose head came; one that is served by ASGI, or by whoever derives from this.
     cycle: Any
 
-    def __init__(self, guard: Guard, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, guard: Guard, cors: Cors, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.guard = guard
+        #: Whose pages may read a refusal.
+        self._cors = cors
         #: Its address, whether that is a proxy's who speaks for others, and who it is counted as.
         self._peer = ""
         self._speaks = False
@@ -103,11 +95,9 @@ class Guarded(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and self.client is not None:
-            sock.setsockopt(IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
-        if self.scheme == "https":
-            transport.set_write_buffer_limits(ROOM)
+        if self.client is not None:
+            show(transport)
+        transport.set_write_buffer_limits(ROOM)
         self._peer = self.client[0] if self.client else ""
         self._speaks = self._peer in self.guard.trusted
         self._group = self.guard.counted_as(self._peer)
@@ -182,7 +172,7 @@ class Guarded(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         self._stalled = self.guard.now
-        self._taken = self._acknowledged()
+        self._taken = taken(self.transport)
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -208,13 +198,13 @@ class Guarded(HttpToolsProtocol):
         if self._deaf:
             raise ValueError("nothing more is heard")
         headers, fields = self.headers, dict(self.headers)
-        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and _is_too_large(self.url, headers):
+        if (self._read > MAX_HEAD or self._dry + self._lead > MAX_HEAD or len(headers) > MAX_FIELDS) and is_too_large(self.url, headers):
             self._refuse(errors.HeadTooLarge())
             raise ValueError("too large")  # the parser goes no further
         version = self.parser.get_http_version()
-        _require_sense(self.url, headers, fields, version)
+        require_sense(self.url, headers, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade() and not self._should_upgrade():
-            self._declined = _without_upgrade(self.parser.get_method(), self.url, version, headers)
+            self._declined = without_upgrade(self.parser.get_method(), self.url, version, headers)
             return
         if b"upgrade" in fields and self.parser.should_upgrade() and (wrong := unfit(self.parser.get_method(), self.url, version, headers)):
             self._refuse(wrong)
@@ -241,6 +231,7 @@ class Guarded(HttpToolsProtocol):
         self.pipeline.popleft()
         self._hear_no_more()
         self.flow.resume_reading()
+        raise ValueError("too far ahead")  # the parser goes no further: the rest of this read is not looked at either
 
     def on_message_complete(self) -> None:
         if self._declined:
@@ -281,7 +272,9 @@ class Guarded(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self.pipeline:
+        if not self._served.keep_alive:  # it is the last one only since its answer was made
+            self.transport.close()
+        elif self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         else:
             self._rest()
@@ -297,8 +290,9 @@ class Guarded(HttpToolsProtocol):
 
     def _hear_no_more(self) -> None:
         """The last answer is that to the last request that waits."""
-        last = self.pipeline[0][0] if self.pipeline else self._served
-        last.keep_alive = False
+        self.cycle = self.pipeline[0][0] if self.pipeline else self._served
+        self.cycle.keep_alive = False
+        self._awaited = _NOTHING
         self._deaf = True
 
     def _rest(self) -> None:
@@ -320,7 +314,8 @@ class Guarded(HttpToolsProtocol):
 
     def _mark(self) -> Mark:
         """What the request that is served goes by; its door takes it over if that has not begun."""
-        self._ties.mark = self._ties.mark or Mark(self._served.scope["headers"])
+        scope = self._served.scope
+        self._ties.mark = self._ties.mark or Mark(scope["headers"], more=self._cors.of(scope["raw_path"], scope["headers"]))
         return self._ties.mark
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -343,18 +338,11 @@ class Guarded(HttpToolsProtocol):
             self.transport.close()
 
     def _look_at_reader(self, now: float, since: float) -> None:
-        taken = self._acknowledged()
-        if taken > self._taken and not self.guard.is_stopping:
+        before, self._taken = self._taken, taken(self.transport)
+        if self._taken > before and not self.guard.is_stopping:
             self._stalled = since = now
-        self._taken = taken
         if now - since >= (PARTING if self.guard.is_stopping else STALL):
             self.transport.abort()
-
-    def _acknowledged(self) -> int:
-        """Bytes that have reached the client's machine. What is left here says little: the kernel takes some, and so does what lies between
-        a transport over TLS and its socket, and shows none of it."""
-        found: int = _ACKED.unpack(self.transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.size))[0]
-        return found
 
     def _look_at_head(self, now: float) -> None:
         if not self._between():
@@ -392,7 +380,7 @@ class Guarded(HttpToolsProtocol):
         if not self._forestall(wrong):
             self.transport.close()
             return
-        self.transport.write(_answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
+        self.transport.write(problems.answer(wrong, self.server_state.default_headers, known or self._named(wrong)))
         if not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -400,8 +388,8 @@ class Guarded(HttpToolsProtocol):
         self._linger()
 
     def _named(self, wrong: errors.MindGWError) -> Mark:
-        """A mark for what has none, under which a line in the log says that it was refused."""
-        mark = Mark([])
+        """A mark for what has none, under which a line in the log says that it was refused. Of its head there is what was read so far."""
+        mark = Mark([], more=self._cors.of(self.url, self.headers) if self.headers else None)
         mark.report(self.url.decode("latin-1"), wrong.status, wrong.code)
         return mark
 
@@ -415,49 +403,11 @@ class Guarded(HttpToolsProtocol):
         return True
 
 
-_VERSIONS = frozenset({"1.0", "1.1"})
-#: Characters that a host and its port are made of.
-_HOST = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
-#: Headers that mean something else to somebody else when there are two of them.
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
-
 def _speaking_for(asks: str, make: Any, **given: Any) -> Any:
     """A WebSocket's protocol, on a connection on which a proxy speaks for that address."""
     made = make(**given)
     made.asks = asks
     return made
-
-
-def _require_sense(url: bytes, headers: Headers, fields: dict[bytes, bytes], version: str) -> None:
-    """Raises ValueError for what somebody else on the way may read in another way."""
-    if version not in _VERSIONS or b"#" in url:
-        raise ValueError("nobody speaks so")
-    if len(fields) != len(headers) and any(name in _ONCE for name in _repeated(headers)):
-        raise ValueError("said twice")
-    host, coding = fields.get(b"host"), fields.get(b"transfer-encoding")
-    if (not host and version == "1.1") or (host and host.translate(None, _HOST)):
-        raise ValueError("a request names one host")
-    if coding is not None and (b"content-length" in fields or version == "1.0" or coding.lower() != b"chunked"):
-        raise ValueError("a body has one length")
-
-
-def _repeated(headers: Headers) -> list[bytes]:
-    """Names that are there more than once."""
-    seen: set[bytes] = set()
-    return [name for name, _ in headers if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-
-
-def _without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """The head, without the wish to speak something else."""
-    closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
-    kept = [pair for pair in headers if pair[0] not in (b"connection", b"upgrade", b"http2-settings")]
-    lines = [b"%b: %b\r\n" % pair for pair in (*kept, *([(b"connection", b"close")] if closes else []))]
-    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, url, version.encode(), b"".join(lines))
-
-
-def _is_too_large(url: bytes, headers: Headers) -> bool:
-    return len(headers) > MAX_FIELDS or len(url) + 4 * len(headers) + sum(map(len, chain.from_iterable(headers))) > MAX_HEAD
 
 
 async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
@@ -472,16 +422,3 @@ async def _unframed(app: Any, cycle: RequestResponseCycle, scope: Any, receive: 
         await send(message)
 
     await app(scope, receive, plain)
-
-
-def _answer(wrong: errors.MindGWError, headers: Sequence[tuple[bytes, bytes]], mark: Mark) -> bytes:
-    body = problems.body(wrong, mark.request_id)
-    own = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        *mark.ids(),
-        *problems.headers(wrong),
-        (b"connection", b"close"),
-    ]
-    lines = b"".join([b"%b: %b\r\n" % pair for pair in (*headers, *own)])
-    return STATUS_LINE[wrong.status] + lines + b"\r\n" + body

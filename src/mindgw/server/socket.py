@@ -8,10 +8,7 @@ leaves is framed by hand: its general way costs as much as all that is done with
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
-from socket import IPPROTO_TCP, TCP_INFO
 from struct import Struct
-from sys import byteorder
 from types import CodeType
 from typing import Any, Final, Protocol, cast
 
@@ -24,6 +21,7 @@ from websockets.streams import StreamReader
 
 from mindgw import errors
 from mindgw.server.guard import Guard, Watched
+from mindgw.server.progress import taken
 
 #: Name of the scope's extension that holds the socket.
 EXTENSION: Final = "mindgw.socket"
@@ -36,8 +34,6 @@ GREETING = 10.0
 #: Seconds for which the other side may take nothing of what waits for it.
 STALL = 30.0
 
-#: Where TCP_INFO says how many bytes the other side has acknowledged, in the machine's order. (Linux)
-_ACKED: Final = slice(120, 128)
 _DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 #: First byte of a frame that is a whole binary message; of the second: that it is masked, and the size or how it is written.
 _WHOLE, _MASKED, _SIZE, _SHORT, _LONG = 0x82, 0x80, 0x7F, 126, 127
@@ -225,9 +221,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         if self.handshake_complete and not self.is_full and not self.transport.is_closing():
             self._since = None
             return
-        taken = progress(self.transport) if self.handshake_complete else 0
-        if self._since is None or taken > self._taken:
-            self._since, self._taken = now, taken
+        before, self._taken = self._taken, taken(self.transport) if self.handshake_complete else 0
+        if self._since is None or self._taken > before:
+            self._since = now
         elif now - self._since >= (STALL if self.handshake_complete else GREETING):
             self.transport.abort()
 
@@ -287,15 +283,6 @@ def unfit(method: bytes, path: bytes, version: str, headers: Iterable[tuple[byte
     if method != b"GET" or version != "1.1" or has_body or not path.isascii():
         return errors.BadRequest("An upgrade is a GET of HTTP/1.1 without a body.")
     return None
-
-
-def progress(transport: Any) -> int:
-    """How far the other side has come, in bytes; what waits in the transport alone tells little of a reader, least of all over TLS."""
-    acked = 0
-    with suppress(OSError, ValueError):  # it is just being closed
-        info = transport.get_extra_info("socket").getsockopt(IPPROTO_TCP, TCP_INFO, _ACKED.stop)
-        acked = int.from_bytes(info[_ACKED], byteorder)
-    return acked - cast(int, transport.get_write_buffer_size())
 
 
 def _waits_in(parser: Any) -> CodeType:
