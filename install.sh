@@ -117,13 +117,14 @@ EOF
         if [ -n "$purge" ]; then
             sweep "${MINDGW_DATA_DIR:-$share/mindgw}" "identity.key pepper ca.pem" \
                 "config.yaml ca.key server.key server.pem sealing.key signing.key serve.lock instance \
-                mindgw.db mindgw.db-wal mindgw.db-shm mindgw.db-journal backups/mindgw-*.db \
-                templates/mindgw.service templates/mindgw-agent.service templates/config.*.yaml templates/gateway.*.yaml \
-                templates/nginx.conf templates/Caddyfile audit/????-??-??.jsonl \
+                mindgw.db mindgw.db-wal mindgw.db-shm mindgw.db-journal backups/mindgw-*.db audit/20??-??-??.jsonl \
+                templates/mindgw.service templates/mindgw-agent.service templates/nginx.conf templates/Caddyfile \
+                templates/config.example.yaml templates/config.dev.yaml templates/config.staging.yaml templates/config.production.yaml \
+                templates/gateway.dev.yaml templates/gateway.staging.yaml templates/gateway.production.yaml \
                 quickstart/server.log quickstart/agent.log quickstart/embedded-engine.log quickstart/tiny-babbler.gguf quickstart/join-token \
                 quickstart/agent/agent.json quickstart/agent/agent.key quickstart/agent/agent.lock quickstart/agent/status.json \
                 quickstart/agent/outbox quickstart/agent/outbox.*" \
-                "quickstart/agent quickstart backups templates audit"
+                "quickstart/agent quickstart audit backups templates"
             sweep "${MINDGW_AGENT_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/mindgw-agent}" "agent.json agent.lock" "agent.key status.json outbox outbox.*" ""
             sweep "${XDG_CONFIG_HOME:-$HOME/.config}/mindgw" contexts.json credentials.json ""
             kept="entries that a keyring of the desktop holds under the name mindgw"
