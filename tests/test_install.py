@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindgw.control import certificates
+from mindgw.control import certificates, templates
 from tests.house import ROOT
 
 SCRIPTS = [ROOT / "install.sh", *sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file() and not p.suffix), ROOT / ".ci/run"]
@@ -90,9 +90,13 @@ def installation(home: Path) -> Path:
     return program
 
 
+#: Every template that there is.
+WITH = [word for name in templates.SETS for word in ("--with", name)]
+
+
 def init(home: Path, directory: Path) -> None:
     """A data directory as the program makes it, in a home of its own."""
-    command = [sys.executable, "-m", "mindgw", "init", "--data-dir", str(directory), "--with", "systemd", "--with", "config", "-q"]
+    command = [sys.executable, "-m", "mindgw", "init", "--data-dir", str(directory), *WITH, "-q"]
     subprocess.run(command, env={**os.environ, "HOME": str(home)}, check=True, capture_output=True)
 
 
@@ -154,6 +158,8 @@ def test_purge_leaves_nothing_of_ours(home):
     agent.mkdir(parents=True)
     for name in ("agent.json", "agent.key", "agent.lock", "status.json"):
         (agent / name).write_text("")
+    (home / ".local/share/mindgw/audit").mkdir()
+    (home / ".local/share/mindgw/audit/2026-11-21.jsonl").write_text("")
     assert (home / ".config/mindgw/contexts.json").exists()
     done = sh(ROOT / "install.sh", "--uninstall", "--purge", home=home)
     assert done.returncode == 0, done.stderr

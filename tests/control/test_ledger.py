@@ -2,11 +2,10 @@
 
 import asyncio
 import threading
-from collections import Counter
 
 import pytest
 
-from mindgw.control import ledger
+from mindgw.control import ledger, search
 from mindgw.control.ledger import Checked, Checking, Wrong
 from mindgw.errors import NotFound
 from mindgw.store import verify
@@ -84,7 +83,7 @@ def played(monkeypatch, *steps):
 
 
 async def test_a_long_check_says_how_far_it_is(place, monkeypatch):
-    monkeypatch.setattr(ledger, "PERIOD", 0.01)
+    monkeypatch.setattr(search, "PERIOD", 0.01)
     go = threading.Event()
     played(monkeypatch, lambda: asyncio.to_thread(go.wait), Broken("I1", "x", "y"))
     seen = []
@@ -130,23 +129,3 @@ async def test_whoever_stops_listening_ends_the_check(place, monkeypatch):
     await asyncio.to_thread(began.wait)
     await check.aclose()
     assert ended.is_set()
-
-
-async def test_a_check_may_be_given_up_before_it_began(place, monkeypatch):
-    search = ledger._Search(place.database, KEY, Counter(), asyncio.Queue(1))
-    search.stop()
-    await asyncio.to_thread(search.run)
-    search.stop()
-
-
-async def test_a_real_check_that_is_given_up_leaves_the_database_as_it_was(place, monkeypatch):
-    for number in range(20):
-        await place.use(f"r{number}")
-    await place.books.unlock()
-    await place.books.sql("UPDATE ledger SET prompt_tokens = 99")
-    for _ in range(5):
-        check = ledger.check(place.database, KEY)
-        while not isinstance(await anext(check), Wrong):
-            continue  # a slow machine hears how far it is, first
-        await check.aclose()
-    assert (await words(place))[-1].broken == 20

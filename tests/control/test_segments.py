@@ -1,7 +1,9 @@
 """Segments of the audit log leave for files whole and signed, can be checked there, and are missed nowhere."""
 
+import asyncio
 import json
 import shutil
+import threading
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
@@ -10,11 +12,11 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from mindgw.control import audit as management
-from mindgw.control import replica, secrets, segments
+from mindgw.control import replica, search, secrets, segments
 from mindgw.control.principal import Principal
 from mindgw.core.access import BUILT_IN, combine
 from mindgw.errors import BadRequest
-from mindgw.store import audit
+from mindgw.store import audit, audit_chain
 from mindgw.store.tables import AuditEntry
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -50,6 +52,58 @@ async def left(log):
 async def checked(log, own, directory):
     words = [word async for word in management.check(log, own, directory)]
     return [(word.seq, word.what) for word in words[:-1] if isinstance(word, management.Wrong)], words[-1]
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Numbers of entries that were hashed to be checked, each with its thread; and what is done before that."""
+    seen, link = [], audit_chain._link
+
+    def look(key, prev, entry):
+        seen.append((entry["seq"], threading.get_ident()))
+        before[0](entry["seq"])
+        return link(key, prev, entry)
+
+    before = [lambda seq: None]
+    monkeypatch.setattr(audit_chain, "_link", look)
+    return seen, before
+
+
+async def test_nothing_is_hashed_where_requests_are_served(log, own, tmp_path, hashed):
+    wrong, last = await checked(log, own, tmp_path)
+    assert (wrong, last.ok, [seq for seq, _ in hashed[0]]) == ([], True, list(range(1, 10)))
+    await segments.tend(log, own, tmp_path, KEEP, NOON + KEEP + DAY)
+    assert [seq for seq, _ in hashed[0][9:]] == [1, 2, 3]
+    assert threading.get_ident() not in {thread for _, thread in hashed[0]}
+
+
+async def test_a_long_check_says_how_far_it_is(log, own, tmp_path, hashed, monkeypatch):
+    monkeypatch.setattr(search, "PERIOD", 0.01)
+    monkeypatch.setattr(audit_chain, "PAGE", 2)
+    go = threading.Event()
+    hashed[1][0] = lambda seq: seq < 7 or go.wait()
+    told = []
+    async for word in management.check(log, own, tmp_path):
+        told.append(word)
+        if told[-2:] == [management.Checking(checked={"heads": 2, "entries": 6, "older than the chain": 0})] * 2:
+            go.set()
+    assert go.is_set() and told[-1].ok and told[-1].checked["entries"] == 9
+
+
+async def test_whoever_stops_listening_ends_the_check(log, own, tmp_path, hashed, monkeypatch):
+    monkeypatch.setattr(search, "PERIOD", 0.01)
+    monkeypatch.setattr(audit_chain, "PAGE", 2)
+    go = threading.Event()
+    hashed[1][0] = lambda seq: seq < 3 or go.wait()
+    check = management.check(log, own, tmp_path)
+    async for word in check:
+        if word.checked.get("entries") == 2:
+            break
+    closing = asyncio.create_task(check.aclose())
+    await asyncio.sleep(0)
+    go.set()
+    await closing
+    assert [seq for seq, _ in hashed[0]] == [1, 2, 3, 4], "the page at hand is the last one"
 
 
 async def test_old_segments_go_to_files_and_the_rest_stays(log, own, tmp_path):

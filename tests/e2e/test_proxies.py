@@ -97,6 +97,7 @@ def own(made: World, rendered: str, certificate: Path, key: Path) -> list[str]:
     return []
 
 
+INSTALL = {"nginx": "apt-get install nginx", "caddy": "apt-get install caddy"}
 FRONTS = {"nginx": (NGINX, nginx), "caddy": (CADDY, caddy), "own": ("-", own)}
 
 
@@ -104,7 +105,7 @@ FRONTS = {"nginx": (NGINX, nginx), "caddy": (CADDY, caddy), "own": ("-", own)}
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     program, prepare = FRONTS[request.param]
     if program is None:
-        pytest.skip(f"not run: no {request.param} here")
+        pytest.skip(f"not run: no {request.param} here ({INSTALL[request.param]})")
     folder = tmp_path_factory.mktemp(request.param)
     authority, port = trustme.CA(), free_port()
     certificate, key, roots = folder / "cert.pem", folder / "key.pem", folder / "roots.pem"

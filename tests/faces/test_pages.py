@@ -11,7 +11,7 @@ from mindgw_agent.tokens import parse_key
 from tests.browser import PROGRAM, tab
 
 PAGES = ("/me", "/api/v1/docs")
-in_a_browser = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here (apt-get install chromium)")
+in_a_browser = pytest.mark.skipif(PROGRAM is None, reason="not run: no Chromium here (apt-get install chromium)")
 
 
 @pytest.fixture

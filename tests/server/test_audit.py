@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from mindgw_agent import enrolment
 from tests.server.site import site
+from tests.server.test_orgs import enter, org
 
 
 async def entries(place, **asked):
@@ -87,6 +88,24 @@ async def test_an_export_ends_with_the_end_of_the_chain(tmp_path):
         *lines, last = await words(place, "/audit/export")
         assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
         assert last == {"end": {"seq": lines[-1]["seq"], "hash": lines[-1]["hash"]}}
+
+
+@pytest.mark.parametrize("path", ["/audit", "/audit/news", "/audit/export", "/audit/export?action=nothing"])
+async def test_what_others_do_moves_nothing_that_an_organisation_sees(tmp_path, path):
+    """Numbers and links are those of one chain; where it ends is told to whoever runs the server alone."""
+    async with site(tmp_path / "data") as place:
+        boss = await enter(place, await org(place))
+        await place.http.post("/api/v1/keys", json={"name": "k"}, headers=boss)
+        mine = (await place.call("GET", "/audit", headers=boss)).json()["items"]
+        seen = await place.call("GET", path, headers=boss)
+        assert seen.status_code == 200
+        other = await enter(place, await org(place, "beta"))
+        await place.http.post("/api/v1/keys", json={"name": "b"}, headers=other)
+        assert (await place.call("GET", path, headers=boss)).content == seen.content
+        if "export" in path:
+            end = {"seq": mine[0]["seq"], "hash": mine[0]["hash"]}
+            assert json.loads(seen.content.splitlines()[-1]) == {"end": end}
+            assert (await words(place, path))[-1]["end"]["seq"] > end["seq"] + 2
 
 
 async def test_a_record_that_was_changed_is_named(tmp_path):

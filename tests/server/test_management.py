@@ -161,7 +161,7 @@ def test_the_callers_own_id_comes_back_from_a_refusal(api):
 
 def test_refusals_say_what_to_do_where_something_can_be_done(api, join):
     join("seen")
-    assert "--admin" in call(api, "GET", "/keys", headers=USER).json()["error"]["hint"]
+    assert "mindgw roles" in call(api, "GET", "/keys", headers=USER).json()["error"]["hint"]
     assert "--new-admin-key" in call(api, "GET", "/keys", headers={"authorization": ""}).json()["error"]["hint"]
     assert "again" in call(api, "DELETE", "/workers/seen", headers={"if-match": "9"}).json()["error"]["hint"]
     assert "mindgw keys list" in call(api, "GET", "/keys/nothing").json()["error"]["hint"]

@@ -7,7 +7,7 @@ import threading
 from sqlmodel import select
 
 from mindgw import clock
-from mindgw.control import ledger as checks
+from mindgw.control import search
 from mindgw.store import verify
 from mindgw.store.tables import AuditEntry
 from mindgw.store.verify import Broken
@@ -234,7 +234,7 @@ async def test_one_check_runs_at_a_time(tmp_path, monkeypatch):
                 yield
 
         monkeypatch.setattr(verify, "broken", broken)
-        monkeypatch.setattr(checks, "PERIOD", 0.01)
+        monkeypatch.setattr(search, "PERIOD", 0.01)
         first = asyncio.create_task(place.call("GET", "/ledger/verify"))
         await began.wait()
         assert (await refused(place, 409, "GET", "/ledger/verify"))["code"] == "already_checking"

@@ -92,7 +92,7 @@ def root(  # the flags that every command takes
     chosen = "json" if json else output
     if chosen not in OUTPUTS:
         raise UsageProblem(f"there is no output format {chosen!r}", hint=f"one of {', '.join(OUTPUTS)}")
-    options = Options(chosen, quiet, verbose, debug, yes, no_input, no_color, server, context, timeout)
+    options = Options(chosen, quiet, verbose, yes, no_input, no_color, server, context, timeout)
     environment = read_environment()
     ctx.obj = Invocation(options, environment, render.Render(options, environment))
 

@@ -133,7 +133,7 @@ def export(
     since: Since = "",
     until: Until = "",
 ) -> None:
-    """Write all entries as lines of JSON, oldest first; the last line says where the chain ends: mindgw audit export > audit.jsonl"""
+    """Write all entries as lines of JSON, oldest first; the last line says where the log ends: mindgw audit export > audit.jsonl"""
     run = invocation(ctx)
     last: Item = {}
     number = 0
@@ -145,7 +145,7 @@ def export(
     end = last.get("end")
     if not isinstance(end, dict):
         raise ClientError("the export broke off before its end", hint="what was written is not all of it: begin again")
-    run.render.success(f"{number - 1:,} entries; the chain ends with entry {end.get('seq')}, hash {end.get('hash')}")
+    run.render.success(f"{number - 1:,} entries; the log ends with entry {end.get('seq')}, hash {end.get('hash')}")
 
 
 def _decoded(text: bytes) -> Item:

@@ -42,7 +42,6 @@ class Options:
     output: str = "table"
     quiet: bool = False
     verbose: int = 0
-    debug: bool = False
     yes: bool = False
     no_input: bool = False
     no_color: bool = False

@@ -108,7 +108,7 @@ _BY_CODE = {
 _BY_HTTP = {
     400: "--help shows what it takes",
     401: "set MINDGW_TOKEN to a valid key; `mindgw init --new-admin-key` on the server makes one",
-    403: "this needs an admin key: `mindgw keys create NAME --admin` makes one",
+    403: "this needs another role: `mindgw me` shows which you have, `mindgw roles list` which there are",
     429: "wait a little, then try again",
     500: "the server's log says more under this id",
 }

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.control import segments
+from mindgw.control import search, segments
 from mindgw.control.principal import Principal
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest
@@ -189,7 +190,7 @@ class Checking(Struct, frozen=True, kw_only=True, tag_field="state", tag="checki
 
 
 class EndView(Struct, frozen=True):
-    """Where the chain ends now: what is cut off after it was noted elsewhere is missed there."""
+    """The last entry: what is cut off after it was noted elsewhere is missed there."""
 
     seq: int
     #: In hexadecimal digits.
@@ -212,18 +213,22 @@ Word = Wrong | Checking | Checked
 
 
 async def check(database: Database, own: Secrets, directory: Path) -> AsyncGenerator[Word]:
-    """Looks at all entries, in the database and in the files of `directory` that it has archived; the last word is `Checked`."""
+    """Looks at all entries, in the database and in the files of `directory` that it has archived; says at least one word in `search.PERIOD`
+    seconds, the last one is `Checked`. Raises what the database raises."""
     counts: Counter[str] = Counter()
     number, first = 0, 0
     yield Checking(checked={})
-    async with database.read() as session:
-        async for found in _broken(session, own, directory, counts):
+    async with aclosing(search.follow(database, partial(_broken, own=own, directory=directory, counts=counts))) as findings:
+        async for found in findings:
+            if found is None:
+                yield Checking(checked=dict(counts))
+                continue
             number += 1
             first = min(first or found.seq, found.seq)
             if number <= MOST:
                 yield Wrong(seq=found.seq, what=found.what)
     yield Checking(checked=dict(counts))
-    yield Checked(ok=not number, broken=number, first=first or None, checked=dict(counts), end=await end(database))
+    yield Checked(ok=not number, broken=number, first=first or None, checked=dict(counts), end=await _end(database))
 
 
 async def _broken(session: AsyncSession, own: Secrets, directory: Path, counts: Counter[str]) -> AsyncIterator[Broken]:
@@ -233,8 +238,18 @@ async def _broken(session: AsyncSession, own: Secrets, directory: Path, counts: 
         yield found
 
 
-async def end(database: Database) -> EndView:
-    """Where the chain ends now."""
+async def end(database: Database, who: Principal) -> EndView:
+    """Where the chain ends now, for whoever runs the server; for all others the last entry of their own, as the chain's end would tell how
+    much others do."""
+    if who.is_home:
+        return await _end(database)
+    latest = select(AuditEntry).where(AuditEntry.org_id == who.org_id).order_by(col(AuditEntry.seq).desc()).limit(1)
+    async with database.read() as session:
+        found = (await session.exec(latest)).first()
+    return EndView(found.seq, (found.hash or b"").hex()) if found is not None else EndView(0, audit.GENESIS.hex())
+
+
+async def _end(database: Database) -> EndView:
     async with database.read() as session:
         found = await audit_chain.last(session)
     return EndView(found.seq, found.hash.hex())

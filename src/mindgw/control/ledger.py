@@ -1,15 +1,14 @@
 """The ledger as management sees it: the rows of a request, and whether the books are right."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 
 from msgspec import Struct
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.control import scopes
+from mindgw.control import scopes, search
 from mindgw.control.amounts import dollars
 from mindgw.control.pages import Page
 from mindgw.errors import NotFound
@@ -18,8 +17,6 @@ from mindgw.store.database import Database
 from mindgw.store.tables import LedgerRow
 from mindgw.store.verify import Broken
 
-#: Seconds between two words of a check that takes long.
-PERIOD = 1.0
 #: What is wrong is told one by one up to here, and counted from there on.
 MOST = 1000
 
@@ -124,84 +121,25 @@ def unknown(request_id: str) -> NotFound:
 
 
 async def check(database: Database, key: bytes) -> AsyncGenerator[Word]:
-    """Looks at everything; `key` is that of the chains. Says at least one word in PERIOD seconds, the last one is `Checked`. Raises what
-    the database raises."""
+    """Looks at everything; `key` is that of the chains. Says at least one word in `search.PERIOD` seconds, the last one is `Checked`.
+    Raises what the database raises."""
     checked: Counter[str] = Counter()
-    wrong: asyncio.Queue[Broken] = asyncio.Queue(MOST)
-    search = _Search(database, key, checked, wrong)
-    looking = asyncio.create_task(asyncio.to_thread(search.run))
+    heads: list[HeadView] = []
     number = 0
-    try:
-        while not (looking.done() and wrong.empty()):
-            found = await _next(wrong, looking)
+
+    async def look(session: AsyncSession) -> AsyncIterator[Broken]:
+        async for found in verify.broken(session, key, checked):
+            yield found
+        heads.extend(HeadView(head.epoch, head.seq, head.hash.hex()) for head in await verify.heads(session))
+
+    async with aclosing(search.follow(database, look)) as findings:
+        async for found in findings:
             number += found is not None
-            if found is None and not looking.done():
+            if found is None:
                 yield Checking(checked=dict(checked))
-            elif found is not None and number <= MOST:
+            elif number <= MOST:
                 yield Wrong(invariant=found.invariant, where=found.where, what=found.what)
-        await looking
-    finally:
-        search.stop()
-        await asyncio.wait([looking])
-    heads = [HeadView(head.epoch, head.seq, head.hash.hex()) for head in search.heads]
     yield Checked(ok=not number, broken=number, checked=dict(checked), heads=heads)
-
-
-class _Search:
-    """A check at work, in a thread with a loop and connections of its own: requests must not wait while it hashes."""
-
-    def __init__(self, database: Database, key: bytes, checked: Counter[str], wrong: "asyncio.Queue[Broken]") -> None:
-        self._url = database.url.render_as_string(hide_password=False)
-        self._key = key
-        #: What it has looked at so far.
-        self._checked = checked
-        #: Where the chains end, once all is looked at.
-        self.heads: list[verify.Head] = []
-        #: Where it puts what it finds, and the loop of whoever takes it out.
-        self._wrong = wrong
-        self._theirs = asyncio.get_running_loop()
-        #: Its own loop and task, once it is at work.
-        self._at_work: tuple[asyncio.AbstractEventLoop, asyncio.Task[None]] | None = None
-        #: Whether nobody wants to know any more.
-        self._stopped = False
-
-    def run(self) -> None:
-        """Until all is looked at, or until it is stopped."""
-        with suppress(asyncio.CancelledError):
-            asyncio.run(self._look())
-
-    def stop(self) -> None:
-        """Ends it soon, from the other thread."""
-        self._stopped = True
-        if self._at_work is not None:
-            loop, task = self._at_work
-            with suppress(RuntimeError):  # it has ended, and its loop is closed
-                loop.call_soon_threadsafe(task.cancel)
-
-    async def _look(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._at_work = asyncio.get_running_loop(), task
-        if self._stopped:
-            return
-        database = Database(self._url)
-        try:
-            async with database.read() as session:
-                async for found in verify.broken(session, self._key, self._checked):
-                    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._wrong.put(found), self._theirs))
-                self.heads = await verify.heads(session)
-        finally:
-            await database.close()
-
-
-async def _next(wrong: "asyncio.Queue[Broken]", looking: "asyncio.Task[None]") -> Broken | None:
-    """The next thing that is wrong; None when there was none for PERIOD seconds, or when all was looked at."""
-    getting = asyncio.ensure_future(wrong.get())
-    try:
-        await asyncio.wait([getting, looking], timeout=PERIOD, return_when=asyncio.FIRST_COMPLETED)
-        return getting.result() if getting.done() else None
-    finally:
-        getting.cancel()
 
 
 async def _views(session: AsyncSession, rows: Sequence[LedgerRow]) -> list[EntryView]:

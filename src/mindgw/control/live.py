@@ -20,6 +20,9 @@ class Live(Protocol):
     def cut_user(self, user_id: str) -> None:
         """A user is shut out on the disk: refuse their keys from now on and end what those have running."""
 
+    def cut_org(self, org_id: str) -> None:
+        """An organisation is shut out on the disk: the same with all keys of it."""
+
     def remove_worker(self, worker_id: str) -> None:
         """A worker is out on the disk: close its tunnel."""
 

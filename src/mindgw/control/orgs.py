@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
-from sqlmodel import col, select
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
@@ -17,11 +17,11 @@ from mindgw.control.principal import Principal
 from mindgw.errors import Conflict, NotFound
 from mindgw.store import audit, people, rows, tenants, users
 from mindgw.store.database import Database
-from mindgw.store.tables import Key, Org, Team, User
+from mindgw.store.tables import Org, Team
 from mindgw.store.users import DISABLED, INVITED, NewUser
 
 Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
-#: Ends what a user, or a key, has running, and has them asked for again.
+#: Takes the id of an organisation and ends what it has running; has everybody of it asked for again.
 Cut = Callable[[str], None]
 
 
@@ -109,10 +109,10 @@ async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org,
 
 
 async def change(
-    database: Database, who: Principal, reference: str, wish: OrgChange, cut: tuple[Cut, Cut], *, version: int | None
+    database: Database, who: Principal, reference: str, wish: OrgChange, cut: Cut, forget: Callable[[], None], *, version: int | None
 ) -> OrgView:
-    """Changes an organisation, by its id or name; `cut` takes ids of users, and of keys, whose work is ended when it is disabled. Raises
-    NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
+    """Changes an organisation, by its id or name; `cut` is called when it is disabled now, `forget`, which has everybody asked for again,
+    after all other changes. Raises NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
     changed = {name: value for name, value in asdict(wish).items() if value is not UNSET}
     async with database.write() as session:
         row = (await session.exec(select(Org).where((Org.id == reference) | (Org.name == reference)).with_for_update())).first()
@@ -122,12 +122,11 @@ async def change(
             raise Conflict("That is the organisation that runs this server.", code="org_home")
         rows.change(row, version, **changed)
         await audit.record(session, who, "org.update", row.id, name=row.name, **changed)
-        theirs = select(User.id).where(User.org_id == row.id), select(Key.id).where(Key.org_id == row.id, col(Key.user_id).is_(None))
-        gone = [(await session.exec(each)).all() for each in theirs] if "state" in changed else []
         shown = _view(row)
-    for end, ids in zip(cut, gone, strict=False):
-        for each in ids:
-            end(each)
+    if shown.state == DISABLED:
+        cut(shown.id)
+    else:
+        forget()
     return shown
 
 

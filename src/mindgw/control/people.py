@@ -194,8 +194,8 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
     return shown
 
 
-async def enable(database: Database, who: Principal, reference: str, cut: Cut, *, version: int | None = None) -> UserView:
-    """Lets somebody in again, with the keys of before; they sign in anew."""
+async def enable(database: Database, who: Principal, reference: str, forget: Callable[[], None], *, version: int | None = None) -> UserView:
+    """Lets somebody in again, with the keys of before; they sign in anew. What runs goes on. `forget` has everybody asked for again."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row)
@@ -203,7 +203,7 @@ async def enable(database: Database, who: Principal, reference: str, cut: Cut, *
             rows.change(row, version, state=ACTIVE)
             await audit.record(session, who, "user.enable", row.id, email=row.email)
         shown = view(row)
-    cut(shown.id)  # what is remembered of their keys is that they are refused
+    forget()
     return shown
 
 

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.control import replica
 from mindgw.control.secrets import Secrets
 from mindgw.store import audit, audit_chain
-from mindgw.store.audit_chain import ARCHIVE, Broken, End
+from mindgw.store.audit_chain import ARCHIVE, Broken, End, Entry
 from mindgw.store.database import Database
 from mindgw.store.tables import AuditHead
 from mindgw_agent import identity, private_files
@@ -90,11 +90,10 @@ async def _archive(database: Database, own: Secrets, directory: Path, head: Audi
     async with database.read() as session:
         before = await _before(session, head)
         found = [entry async for page in audit_chain.pages(session, before.seq, head.seq) for entry in page]
-    wrong = list(audit_chain.follow(own.audit_key, End(before.seq, before.hash), found))
+    wrong, text = await asyncio.to_thread(_bound, own.audit_key, before, found, head)
     if wrong or not found or found[-1]["hash"] != head.hash:
         log.error("the audit log of %s is not archived: it is not as it was written; see `mindgw audit verify`", head.day)
         return False
-    text = b"".join(map(_written, found)) + _end_of(head)
     path = file_of(directory, head.day)
     await asyncio.to_thread(_write, path, text)
     async with database.write() as session:
@@ -109,6 +108,12 @@ async def _archive(database: Database, own: Secrets, directory: Path, head: Audi
         await audit_chain.leave(session, fresh, found[0]["seq"], now)
     log.info("%d entries of the audit log, up to %s, are archived in %s", len(found), head.day, path)
     return True
+
+
+def _bound(key: bytes, before: End, found: Sequence[Entry], head: AuditHead) -> tuple[list[Broken], bytes]:
+    """What is wrong with a segment, and its file; a day may have very many entries."""
+    wrong = list(audit_chain.follow(key, End(before.seq, before.hash), found))
+    return wrong, b"".join(map(_written, found)) + _end_of(head)
 
 
 async def _before(session: AsyncSession, head: AuditHead) -> End:

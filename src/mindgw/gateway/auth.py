@@ -242,9 +242,9 @@ class Auth:
         """Trusts nothing that is remembered of this key, from now on."""
         self._drop(lambda caller: caller.key_id == key_id)
 
-    def forget_user(self, user_id: str) -> None:
-        """As `forget`, of all keys of a user."""
-        self._drop(lambda caller: caller.user_id == user_id)
+    def forget_where(self, touched: Callable[[Caller], bool]) -> None:
+        """As `forget`, of all keys of such callers."""
+        self._drop(touched)
 
     def _drop(self, touched: Callable[[Caller], bool]) -> None:
         self._generation += 1

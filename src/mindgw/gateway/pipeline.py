@@ -214,9 +214,16 @@ class Pipeline:
 
     def cut_user(self, user_id: str) -> None:
         """Forgets all keys of a user, and ends every request that one of them pays for."""
-        self._auth.forget_user(user_id)
+        self._shut_out(lambda caller: caller.user_id == user_id)
+
+    def cut_org(self, org_id: str) -> None:
+        """The same with all keys of an organisation."""
+        self._shut_out(lambda caller: caller.org_id == org_id)
+
+    def _shut_out(self, unwelcome: Callable[[Caller], bool]) -> None:
+        self._auth.forget_where(unwelcome)
         wrong = errors.Unauthenticated("The holder of this API key may not use the gateway any more.", code="user_disabled")
-        for exchange in [e for e in self._running if e.caller is not None and e.caller.user_id == user_id]:
+        for exchange in [e for e in self._running if e.caller is not None and unwelcome(e.caller)]:
             self.post(exchange, signals.Stopped(wrong))
 
     def forget_callers(self) -> None:

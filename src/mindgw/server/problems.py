@@ -34,7 +34,7 @@ HINTS = {
     "revoked_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "expired_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     **dict.fromkeys(("invalid_session", "revoked_session", "expired_session", "invalid_token"), "sign in again: `mindgw users accept`"),
-    "forbidden": "`mindgw keys create NAME --admin` makes an admin key",
+    "forbidden": "`mindgw roles show ROLE` says who may do that, `mindgw keys create NAME --role ROLE` makes a key that may",
     "version_mismatch": "read the object again: somebody has changed it meanwhile",
     "server_draining": "try again when the server is back",
     "auth_unavailable": "try again; the server's log says why the database does not answer",

@@ -58,7 +58,8 @@ async def follow_audit(
 
 @get("/audit/export", media_type=_LINES, **_CHOSEN)
 async def export_audit(state: Office, who: NamedDependency[Principal], wanted: NamedDependency[Wanted]) -> Stream:
-    """All entries as JSON objects, one a line, oldest first. The last line has `end`: where the chain ends."""
+    """All entries as JSON objects, one a line, oldest first. The last line has `end`: the last entry that whoever asks can
+    see, which to whoever runs the server is where the chain ends."""
     await audit.listing(state.database, who, wanted, limit=1)  # what cannot be asked for is refused before the stream begins
     return Stream(_exported(state, who, wanted), media_type=_LINES)
 
@@ -68,7 +69,7 @@ async def _exported(state: Office, who: Principal, wanted: Wanted) -> AsyncItera
         async with aclosing(audit.export(state.database, who, wanted)) as views:
             async for view in views:
                 yield msgspec.json.encode(view) + b"\n"
-        yield msgspec.json.encode({"end": await audit.end(state.database)}) + b"\n"
+        yield msgspec.json.encode({"end": await audit.end(state.database, who)}) + b"\n"
     except Exception:  # the top of a request: its status is sent, and without the last line its reader knows that it is not whole
         log.exception("an export of the audit log broke off")
 

@@ -5,12 +5,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from mindgw.control import orgs
-from mindgw.control.orgs import OrgChange, OrgMade, OrgView, OrgWish, TeamView, TeamWish
+from mindgw.control.orgs import Cut, OrgChange, OrgMade, OrgView, OrgWish, TeamView, TeamWish
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
-from mindgw.server.management.users import cut
 from mindgw.store.database import Database
 
 Scoped = NamedDependency[Database]
@@ -33,7 +32,15 @@ async def create_org(state: Office, who: Who, data: JSONBody[OrgWish]) -> OrgMad
 @patch("/orgs/{org:str}", opt=needs("update", "orgs", home=True))
 async def change_org(state: Office, who: Who, org: FromPath[str], data: JSONBody[OrgChange], version: Version) -> OrgView:
     """Give an organisation other labels, or shut it out: what it has running ends at once."""
-    return await orgs.change(state.database, who, org, data, (cut(state), state.pipeline.revoke_key), version=version)
+    return await orgs.change(state.database, who, org, data, _cut(state), state.access_changed, version=version)
+
+
+def _cut(state: Office) -> Cut:
+    def end(org_id: str) -> None:
+        state.sessions.forget()
+        state.pipeline.cut_org(org_id)
+
+    return end
 
 
 @get("/teams", opt=needs("read", "teams"))

@@ -78,7 +78,7 @@ async def disable_user(state: Office, database: Scoped, who: Who, user: FromPath
 @post("/users/{user:str}/enable", status_code=200, opt=needs("update", "users"))
 async def enable_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Let somebody in again, with the keys of before."""
-    return await people.enable(database, who, user, cut(state), version=version)
+    return await people.enable(database, who, user, state.access_changed, version=version)
 
 
 @delete("/users/{user:str}", status_code=200, opt=needs("delete", "users"))
