@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
+from mindgw.control import handing
 from mindgw.control.key_bounds import Labels
 from mindgw.control.pages import Page, page_of
 from mindgw.control.people import INVITED_FOR
@@ -86,7 +87,9 @@ async def listing(database: Database, *, after: str | None = None, limit: int) -
 
 
 async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWish) -> OrgMade:
-    """Raises BadRequest, and Conflict when there is one of this name."""
+    """Raises BadRequest, Forbidden for a pass that invites, and Conflict when there is one of this name."""
+    if wish.admin:
+        handing.check_lasting(who)
     name = people.clean_name(wish.name, "name")
     async with database.write() as session:
         if (await session.exec(select(Org.id).where(Org.name == name))).first() is not None:
@@ -111,7 +114,7 @@ async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org,
 async def change(
     database: Database, who: Principal, reference: str, wish: OrgChange, cut: tuple[Cut, Cut], *, version: int | None
 ) -> OrgView:
-    """Changes an organisation, by its id or name; `cut` takes ids of users, and of keys, whose work is ended when it is disabled. Raises
+    """Changes an organisation, by its id or name; `cut` takes ids of users, and of keys, whose work ends when it is shut out. Raises
     NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
     changed = {name: value for name, value in asdict(wish).items() if value is not UNSET}
     async with database.write() as session:
@@ -120,10 +123,11 @@ async def change(
             raise NotFound(f"There is no organisation {reference[:80]!r}.")
         if row.id == who.org_id and changed.get("state") == DISABLED:
             raise Conflict("That is the organisation that runs this server.", code="org_home")
+        shut = changed.get("state") == DISABLED != row.state
         rows.change(row, version, **changed)
         await audit.record(session, who, "org.update", row.id, name=row.name, **changed)
         theirs = select(User.id).where(User.org_id == row.id), select(Key.id).where(Key.org_id == row.id, col(Key.user_id).is_(None))
-        gone = [(await session.exec(each)).all() for each in theirs] if "state" in changed else []
+        gone = [(await session.exec(each)).all() for each in theirs] if shut else []
         shown = _view(row)
     for end, ids in zip(cut, gone, strict=False):
         for each in ids:

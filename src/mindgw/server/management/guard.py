@@ -132,6 +132,7 @@ async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
         user_id=caller.user_id,
         key_id=caller.key_id,
         session_id=getattr(caller, "session_id", ""),
+        by_pass=getattr(caller, "by_pass", False),
         address=request.address,
     )
     try:

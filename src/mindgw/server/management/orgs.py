@@ -33,7 +33,9 @@ async def create_org(state: Office, who: Who, data: JSONBody[OrgWish]) -> OrgMad
 @patch("/orgs/{org:str}", opt=needs("update", "orgs", home=True))
 async def change_org(state: Office, who: Who, org: FromPath[str], data: JSONBody[OrgChange], version: Version) -> OrgView:
     """Give an organisation other labels, or shut it out: what it has running ends at once."""
-    return await orgs.change(state.database, who, org, data, (cut(state), state.pipeline.revoke_key), version=version)
+    changed = await orgs.change(state.database, who, org, data, (cut(state), state.pipeline.revoke_key), version=version)
+    state.access_changed()
+    return changed
 
 
 @get("/teams", opt=needs("read", "teams"))

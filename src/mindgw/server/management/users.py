@@ -78,13 +78,17 @@ async def disable_user(state: Office, database: Scoped, who: Who, user: FromPath
 @post("/users/{user:str}/enable", status_code=200, opt=needs("update", "users"))
 async def enable_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Let somebody in again, with the keys of before."""
-    return await people.enable(database, who, user, cut(state), version=version)
+    enabled = await people.enable(database, who, user, version=version)
+    state.access_changed()
+    return enabled
 
 
 @delete("/users/{user:str}", status_code=200, opt=needs("delete", "users"))
 async def remove_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Remove somebody: keys, sessions and roles end for good. What they used keeps their name."""
-    return await people.remove(database, who, user, cut(state), version=version)
+    removed = await people.remove(database, who, user, cut(state), version=version)
+    await state.quotas_changed()
+    return removed
 
 
 @get("/users/{user:str}/sessions", opt=needs("read", "sessions"))
