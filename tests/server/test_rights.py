@@ -83,6 +83,7 @@ async def test_a_key_with_a_role_of_its_own_may_no_more_than_its_person(place):
     assert await code(place, key, "POST", "/roles", {"name": "evil", "rank": 99, "permissions": ["*:*"]}) == (403, "forbidden")
     assert await code(place, key, "PATCH", "/users/bob@x.org", {"role": "admin"}) == (403, "forbidden")
     assert await code(place, key, "GET", "/queue") == (200, "")  # as a viewer
+    assert "which admin, held by viewer, does not have" in (await place.call("GET", "/keys", headers=key)).text
     assert (await place.call("GET", "/me", headers=key)).json()["roles"] == ["admin"]
 
 

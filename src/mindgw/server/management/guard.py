@@ -154,6 +154,8 @@ def permit(who: Principal, need: Need | None) -> None:
         raise Forbidden
     if not who.may(need.verb, need.resource, team=need.team):
         roles = " and ".join(who.rights.roles) or "nothing"
+        if who.rights.behind:
+            roles += f", held by {' and '.join(who.rights.behind)},"
         raise Forbidden(f"This takes the permission {need.verb}:{need.resource}, which {roles} does not have.")
     if need.home and not who.is_home:
         raise Forbidden("This belongs to whoever runs the server.", code="not_yours")
