@@ -64,6 +64,16 @@ class Networks:
         return known
 
 
+def inside(network: str, networks: Iterable[str]) -> bool:
+    """Whether a network, or an address, lies in one of others, as they are written in `Networks.texts`. Raises ValueError as those do."""
+    block = _network(network)
+    return any(_lies_in(block, _network(other)) for other in networks)
+
+
+def _lies_in(block: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    return block.version == other.version and block.network_address in other and block.broadcast_address in other
+
+
 def client(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> str:
     """Who asks: `peer`, or whom it names in its X-Forwarded-For headers when it is trusted. They are read from the last to the first as
     long as those who wrote them are trusted; what is no address ends that, and the one who wrote it is believed to be the client."""

@@ -109,6 +109,44 @@ def test_nobody_hands_on_what_they_do_not_have(mine, theirs):
     assert access.covers(access.Rights(mask=mine), Role("r", 1, theirs)) is (set(names(theirs)) <= set(names(mine)))
 
 
+GIVEN = st.lists(
+    st.tuples(st.builds(Role, st.sampled_from("abc"), st.integers(0, 100), MASKS), st.sampled_from([None, "t1", "t2"])), max_size=4
+)
+
+
+@given(GIVEN, st.integers(0, 100), MASKS)
+def test_a_key_with_a_role_may_do_what_both_its_role_and_its_person_may(given_roles, rank, bits):
+    person, role = combine(given_roles), Role("own", rank, bits)
+    key = access.narrowed(person, role)
+    assert (key.roles, key.behind, key.rank) == (("own",), person.roles, min(rank, person.rank))
+    assert key.highest <= min(rank, person.highest)
+    assert access.contains(person, key)
+    for pair in PAIRS:
+        permitted = bool(bits & BITS[pair])
+        assert key.may(*pair) is (permitted and person.may(*pair))
+        assert key.teams_where(*pair) == (person.teams_where(*pair) if permitted else set())
+
+
+@given(GIVEN, GIVEN)
+def test_rights_contain_others_when_they_hold_wherever_those_do(mine, theirs):
+    ours, others = combine(mine), combine(theirs)
+
+    def places(rights, pair):
+        return {None, "t1", "t2"} if rights.may(*pair) else rights.teams_where(*pair)
+
+    assert access.contains(ours, others) is all(places(others, pair) <= places(ours, pair) for pair in PAIRS)
+    above = ours.rank > others.highest or ours.rank == 100
+    covered = all(ours.may(*pair) for pair in PAIRS if places(others, pair))
+    assert access.stands_above(ours, others) is (above and covered)
+
+
+def test_the_highest_role_counts_wherever_it_holds():
+    rights = combine([(BUILT_IN["user"], None), (BUILT_IN["admin"], "t")])
+    assert (rights.rank, rights.highest) == (50, 100)
+    assert rights.somewhere == EVERYTHING
+    assert not access.stands_above(held(BUILT_IN["operator"]), rights)
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

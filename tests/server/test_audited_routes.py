@@ -51,6 +51,7 @@ async def test_every_change_is_in_the_log(place):
     story.org = await place.server.app.state.home.id()
     does = story.does
     # keys
+    await does("team.create", "POST", "/teams", {"name": "nlp"})
     key = await does("key.create", "POST", "/keys", {"name": "k", "team": "nlp"})
     await does("key.update", "PATCH", f"/keys/{key['id']}", {"rpm": 5}, pattern="/keys/x")
     await does("key.rotate", "POST", f"/keys/{key['id']}/rotate", {"grace_seconds": 60}, pattern="/keys/x/rotate")
@@ -69,8 +70,7 @@ async def test_every_change_is_in_the_log(place):
     await does("role.remove", "DELETE", "/roles/auditor", pattern="/roles/x")
     rule = await does("access.add", "POST", "/access/rules", {"subject": "role:user", "effect": "deny", "pattern": "x*"})
     await does("access.remove", "DELETE", f"/access/rules/{rule['id']}", pattern="/access/rules/x")
-    # organisations and teams
-    await does("team.create", "POST", "/teams", {"name": "vision"})
+    # organisations
     await does("org.create", "POST", "/orgs", {"name": "acme", "admin": "boss@acme.example"})
     await does("org.update", "PATCH", "/orgs/acme", {"labels": {"region": "eu"}}, pattern="/orgs/x")
     # people

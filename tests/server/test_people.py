@@ -248,7 +248,8 @@ async def test_people_make_and_revoke_their_own_keys_within_what_they_may(house)
     assert (key["user"], key["role"], key["models"], key["rpm"]) == (ANA, None, ["llama*"], 10)
     assert (await house.http.get("/v1/models", headers={"authorization": f"Bearer {key['key']}"})).status_code == 200
     for facts, code in (
-        ({"role": "admin"}, (403, "role_too_high")),
+        ({"role": "admin"}, (403, "not_your_role")),
+        ({"role": "viewer"}, (403, "not_your_role")),
         ({"role": "nobody"}, (400, "invalid_request")),
         ({"priority": "high"}, (400, "invalid_request")),
         ({"team": "default"}, (403, "not_your_team")),

@@ -45,7 +45,9 @@ async def test_a_key_has_what_its_role_says_or_its_person_or_a_users(session, or
     assert (await holder(session, org, role="viewer")).rights == combine([(BUILT_IN["viewer"], None)])
     await access.bind(session, ada.id, "operator", None)
     assert (await holder(session, org, user_id=ada.id)).rights.roles == ("operator", "user")
-    assert (await holder(session, org, user_id=ada.id, role="viewer")).rights.roles == ("viewer",)
+    rights = (await holder(session, org, user_id=ada.id, role="viewer")).rights
+    assert (rights.roles, rights.behind) == (("viewer",), ("operator", "user"))
+    assert rights.mask == BUILT_IN["viewer"].mask & (BUILT_IN["operator"].mask | BUILT_IN["user"].mask)
 
 
 async def test_a_role_of_ones_own_is_what_its_row_says(session, org, ada):
@@ -63,6 +65,7 @@ async def test_a_role_that_is_gone_permits_nothing(session, org):
 async def test_roles_of_another_organisation_are_not_there(session, org, ada):
     other = (await people.get_or_create_org(session, "other")).id
     await make_role(session, other, permissions=["*:*"], rank=99)
+    assert (await access.rights(session, org, None, "little")).mask == 0
     assert (await access.rights(session, org, ada, "little")).mask == 0
     with pytest.raises(NotFound):
         await access.role(session, org, "little")
@@ -115,6 +118,8 @@ async def test_the_rules_of_all_that_a_key_is_are_one(session, org, ada):
     models = (await holder(session, org, **facts)).models
     assert [models.permits([name]) for name in ("a1", "b1", "c1", "a9")] == [True, True, False, False]
     assert (await holder(session, org, role="viewer")).models is None
+    small = (await holder(session, org, user_id=ada.id, role="viewer")).models
+    assert small.denied.match("a9"), "a role of its own leads past no rule about its person's"
 
 
 async def test_a_rule_is_there_once_however_often_it_is_made(session, org):

@@ -6,6 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from mindgw import clock
+from mindgw.control.passes import is_jwt
 from mindgw.control.sessions import Sessions, is_session
 from mindgw.core.access import Rights
 from mindgw.errors import MindGWError, Unauthenticated
@@ -40,6 +41,8 @@ class Visitor(Struct, frozen=True, kw_only=True):
     #: One of both is empty.
     key_id: str = ""
     session_id: str = ""
+    #: Whether it came with a pass, which stands for the session for a while.
+    by_pass: bool = False
 
 
 class Strangers(Protocol):
@@ -74,7 +77,9 @@ class Identity:
             signed = await self._sessions.identify(found)
         except Unauthenticated as wrong:
             raise self._strangers.blame(address, wrong, now) from None
-        return Visitor(org_id=signed.org.id, user_id=signed.user.id, rights=signed.rights, session_id=signed.session.id)
+        return Visitor(
+            org_id=signed.org.id, user_id=signed.user.id, rights=signed.rights, session_id=signed.session.id, by_pass=is_jwt(found)
+        )
 
 
 def _session(headers: Headers) -> str | None:

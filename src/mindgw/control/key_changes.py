@@ -9,17 +9,21 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.config import Keys as Policy
-from mindgw.control import handing, key_bounds, key_policy, keys
+from mindgw.control import handing, key_bounds, key_policy, keys, owners
 from mindgw.control.keys import KeyChange, KeyMade, KeyView
+from mindgw.control.principal import Principal
+from mindgw.core import access as kernel
 from mindgw.errors import Conflict
-from mindgw.store import audit, people, rows
+from mindgw.store import audit, rows
 from mindgw.store import keys as stored
 from mindgw.store.audit import Who
 from mindgw.store.database import Database
-from mindgw.store.tables import Key, User
+from mindgw.store.tables import Key
 
 #: Seconds for which the old secret may stay good: thirty days.
 LONGEST = 30 * 86400
+#: Columns that say as what a key acts.
+OWNED = frozenset({"team_id", "user_id", "role"})
 
 
 class Rotation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,15 +47,15 @@ async def change(
     database: Database, who: Who | str, reference: str, wish: KeyChange, ground: Ground, *, version: int | None = None
 ) -> KeyView:
     """Changes what a key is like; its requests that run go on as they began. Raises NotFound, Conflict, BadRequest, PreconditionFailed,
-    and Forbidden for a key that can, or then could, do more than whoever changes it."""
+    and Forbidden for a key that can, or then could, do more than whoever changes it. No key changes itself."""
     async with database.write() as session:
         row = await _good(session, who, reference)
-        changes = await _owner(session, row, wish) | _plain(who, wish) | key_bounds.columns(wish, row.scopes)
+        changes = await _owner(session, who, row, wish) | _plain(who, wish) | key_bounds.columns(wish, row.scopes)
         if wish.expires_at is not UNSET:
             changes["expires_at"] = key_policy.check(wish.expires_at, clock.utcnow(), ground.policy, row.created_at)
         changes = {name: value for name, value in changes.items() if getattr(row, name) != value}
         rows.change(row, version, **changes)
-        await _check(session, who, row)
+        await _check(session, who, row, acting=bool(changes.keys() & OWNED))
         await audit.record(session, who, "key.update", row.id, name=row.name, changed=sorted(changes))
         (view,) = await keys.views(session, [row], ground.policy)
     ground.changed(view.id)
@@ -62,9 +66,11 @@ async def rotate(
     database: Database, who: Who | str, reference: str, wish: Rotation, ground: Ground, *, version: int | None = None
 ) -> KeyMade:
     """Gives a key another secret. Raises NotFound, Conflict, PreconditionFailed, and Forbidden for a key that can do more than whoever
-    is shown its secret."""
+    is shown its secret, for a key that asks for its own, and for a pass."""
+    handing.check_lasting(who)
     async with database.write() as session:
         row = await _good(session, who, reference)
+        await _check(session, who, row, acting=True)
         now = clock.utcnow()
         until = now + timedelta(seconds=wish.grace_seconds)
         secret = await stored.rotate(session, row, ground.pepper, now, until, version=version)
@@ -80,24 +86,30 @@ async def _good(session: AsyncSession, who: Who | str, reference: str) -> Key:
     row = await rows.locked(session, Key, found.id) or found
     if row.revoked_at is not None:
         raise Conflict("A revoked key stays as it is: make another one.", code="revoked_api_key")
+    if isinstance(who, Principal) and who.key_id == row.id:
+        raise Conflict("A key neither changes nor rotates itself: who holds it could lift its bounds.", code="oneself")
     await _check(session, who, row)
     return row
 
 
-async def _check(session: AsyncSession, who: Who | str, row: Key) -> None:
-    """Raises Forbidden when the key can do more than somebody."""
-    user = await session.get(User, row.user_id) if row.user_id else None
-    await handing.check_acting(session, who, row.org_id, user, row.role)
+async def _check(session: AsyncSession, who: Who | str, row: Key, *, acting: bool = False) -> None:
+    """Raises Forbidden when the key can do more than somebody, or is bound by less than the key by which they ask; with `acting`, also when
+    they may not hold it."""
+    key = await handing.acting(session, row)
+    await (handing.check_acting(session, who, key, kernel.UPDATE) if acting else handing.check_strength(session, who, key))
+    key_bounds.check_held(await key_bounds.of_maker(session, who), row)
 
 
-async def _owner(session: AsyncSession, row: Key, wish: KeyChange) -> dict[str, Any]:
+async def _owner(session: AsyncSession, who: Who | str, row: Key, wish: KeyChange) -> dict[str, Any]:
     """To whom it belongs from now on, as far as that is said."""
     changes: dict[str, Any] = {}
     if wish.team is not UNSET:
-        changes["team_id"] = (await people.get_or_create_team(session, row.org_id, wish.team)).id
+        changes["team_id"] = (await owners.team(session, who, row.org_id, wish.team)).id
     if wish.user is not UNSET:
-        changes["user_id"] = (await people.get_or_create_user(session, row.org_id, wish.user)).id if wish.user else None
+        found = await owners.person(session, who, row.org_id, wish.user, kernel.UPDATE) if wish.user else None
+        changes["user_id"] = found.id if found is not None else None
     if wish.role is not UNSET:
+        await handing.check_named(session, row.org_id, wish.role)
         changes["role"] = wish.role
     return changes
 

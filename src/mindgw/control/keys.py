@@ -10,10 +10,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.config import Keys as Policy
-from mindgw.control import handing, key_bounds, key_policy
+from mindgw.control import handing, key_bounds, key_policy, owners
 from mindgw.control.key_bounds import Bounds
 from mindgw.control.pages import Page, page_of
 from mindgw.control.principal import Principal
+from mindgw.core import access as kernel
 from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound
 from mindgw.store import audit, keys, people, tenants
 from mindgw.store.audit import Who
@@ -72,7 +73,8 @@ class KeyMade(KeyView, frozen=True, kw_only=True):
 
 
 class KeyWish(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a key to be made is like. Team and user are made when they do not exist; without a team it belongs to the default one."""
+    """What a key to be made is like. Team and user are made when they do not exist, by who may make them; without a team it belongs to the
+    default one."""
 
     name: Name
     team: Name | None = None
@@ -105,16 +107,18 @@ class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy = NO_POLICY) -> KeyMade:
-    """Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds make no sense, Forbidden for a role
-    with more rights than whoever makes it has."""
+    """Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds make no sense, Forbidden for a pass, for
+    what whoever makes it may not hold, and for bounds that are wider than those of the key that makes it."""
+    handing.check_lasting(who)
     check_priority(who, wish.priority)
     expires_at = key_policy.check(wish.expires_at, clock.utcnow(), policy)
     bounds = key_bounds.columns(wish, {})
     async with database.write() as session:
         org_id = await tenants.own(session)
-        team = await people.get_or_create_team(session, org_id, wish.team or people.DEFAULT)
-        user = await people.get_or_create_user(session, org_id, wish.user) if wish.user else None
-        await handing.check_acting(session, who, org_id, user, wish.role)
+        await handing.check_named(session, org_id, wish.role)
+        team = await owners.team(session, who, org_id, wish.team)
+        user = await owners.person(session, who, org_id, wish.user, kernel.CREATE) if wish.user else None
+        await handing.check_acting(session, who, handing.Acting(org_id, user, wish.role, team.id), kernel.CREATE)
         wanted = keys.NewKey(
             name=clean(wish.name),
             org_id=org_id,
@@ -124,7 +128,7 @@ async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWis
             priority=wish.priority,
             trusted_proxy=wish.trusted_proxy,
             expires_at=expires_at,
-            **bounds,
+            **key_bounds.inherited(await key_bounds.of_maker(session, who), bounds),
         )
         row, secret = await keys.create(session, wanted, pepper)
         await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role)
@@ -164,10 +168,11 @@ async def show(database: Database, reference: str, policy: Policy = NO_POLICY) -
 async def revoke(
     database: Database, who: Who | str, reference: str, revoked: Callable[[str], None], *, version: int | None = None
 ) -> KeyView:
-    """Ends a key; a second time changes nothing. Raises NotFound, Conflict, PreconditionFailed. The callback runs once the key is dead
-    on the disk."""
+    """Ends a key; a second time changes nothing. Raises NotFound, Conflict, PreconditionFailed, Forbidden for a key that can do more than
+    whoever ends it. The callback runs once the key is dead on the disk."""
     async with database.write() as session:
         found = await find(session, reference)
+        await handing.check_strength(session, who, await handing.acting(session, found))
         fresh = found.revoked_at is None
         row = await keys.revoke(session, found.id, clock.utcnow(), version=version)
         if fresh:

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
 from mindgw.config import Keys as Policy
-from mindgw.control import keys, people, quotas, usage
+from mindgw.control import handing, keys, people, quotas, usage
 from mindgw.control.key_bounds import Bounds
 from mindgw.control.keys import KeyMade, KeyView, KeyWish
 from mindgw.control.live import Live
@@ -89,7 +89,7 @@ class KeyAsked(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
     team: keys.Name | None = None
     #: normal, batch or sheddable; empty: normal.
     priority: str = ""
-    #: Name of a role that the key acts with; one's own, when not given.
+    #: Name of one of one's roles that the key acts with; all of them, when not given.
     role: Annotated[str, Meta(max_length=stored.MAX_NAME)] | None = None
     expires_at: datetime | None = None
 
@@ -189,14 +189,18 @@ async def own_keys(database: Database, who: Principal, policy: Policy) -> Page[K
 
 
 async def make_key(database: Database, pepper: bytes, who: Principal, wish: KeyAsked, policy: Policy) -> KeyMade:
-    """Raises BadRequest, Forbidden for a key, and for a role or a team that is not one's own, Conflict for too many."""
+    """Raises BadRequest, Forbidden for a key or a pass, and for a role or a team that is not one's own, Conflict for too many."""
     _session_only(who)
+    handing.check_lasting(who)
     if wish.priority not in PRIORITIES:
         raise BadRequest(f"'priority' must be {', '.join(PRIORITIES[1:])}, not {wish.priority[:63]!r}.", param="priority")
     async with database.write() as session:
         user = await users.find(session, who.org_id, who.user_id, lock=True)
         if len(await users.key_ids(session, user.id)) >= MOST_KEYS:
             raise Conflict(f"You have {MOST_KEYS} keys already.", code="too_many_keys", hint="revoke some that are not in use")
+        await handing.check_named(session, who.org_id, wish.role)
+        if wish.role is not None and wish.role not in who.rights.roles:
+            raise Forbidden(f"You do not have the role {wish.role!r}.", code="not_your_role")
         if wish.team is not None:
             await _own_team(session, user, wish.team)
     bounds = {field: getattr(wish, field) for field in Bounds.__struct_fields__}

@@ -3,19 +3,21 @@ the running gateway hears of it when it is on the disk."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.control import handing, scopes
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.core import access as kernel
+from mindgw.core.access import Rights
 from mindgw.errors import BadRequest, NotFound, PreconditionFailed
 from mindgw.store import access, audit, tenants, users
 from mindgw.store.database import Database
-from mindgw.store.tables import AccessRule, User
+from mindgw.store.tables import AccessRule, Key, User
 
 KINDS = ("role", "team", "user", "key")
 _WRITTEN = "A rule is about role:NAME, team:NAME, user:EMAIL or key:ID"
@@ -67,8 +69,8 @@ async def listing(database: Database, subject: str | None = None) -> Page[RuleVi
 
 
 async def add(database: Database, who: Principal, wish: RuleWish, told: News) -> RuleView:
-    """Makes a rule; a second time there is still one. Raises BadRequest, NotFound, Conflict, Forbidden for a rule about a role or person
-    that is not below that of who asks."""
+    """Makes a rule; a second time there is still one. Raises BadRequest, NotFound, Conflict, Forbidden for a rule about a role, a person, a
+    key or a team's keys that are not below who asks."""
     pattern = wish.pattern.strip()
     if not pattern or not pattern.isprintable():
         raise BadRequest("'pattern' must have printable characters.", param="pattern")
@@ -123,7 +125,7 @@ def _use(user: User, model: str, rule: RuleView | None, reason: str, *, allowed:
 
 
 async def _check(session: AsyncSession, who: Principal, org_id: str, subject: str) -> None:
-    """Raises Forbidden unless who asks stands above the role or the person that a rule is about."""
+    """Raises Forbidden unless who asks stands above the role, the person, the key or all keys of the team that a rule is about."""
     kind, _, id = subject.partition(":")
     if kind == "role":
         known = await access.roles(session, org_id, [id])
@@ -134,6 +136,17 @@ async def _check(session: AsyncSession, who: Principal, org_id: str, subject: st
         except NotFound:  # removed meanwhile: nobody stands above who takes the rule away
             return
         handing.check_person(who, await access.rights(session, org_id, row))
+    else:
+        for rights in await _of_keys(session, org_id, Key.id == id if kind == "key" else Key.team_id == id):
+            handing.check_person(who, rights)
+
+
+async def _of_keys(session: AsyncSession, org_id: str, which: Any) -> list[Rights]:
+    """What some good keys may do, each set of rights once."""
+    found = select(Key.user_id, Key.role).where(which, Key.org_id == org_id, col(Key.revoked_at).is_(None)).distinct()
+    pairs = (await session.exec(found)).all()
+    people = {user_id: await session.get(User, user_id) for user_id in {user_id for user_id, _ in pairs if user_id}}
+    return [await access.rights(session, org_id, people.get(user_id or ""), role) for user_id, role in pairs]
 
 
 async def _stored(session: AsyncSession, org_id: str, text: str) -> str:

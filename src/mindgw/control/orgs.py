@@ -10,6 +10,7 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
+from mindgw.control import handing
 from mindgw.control.key_bounds import Labels
 from mindgw.control.pages import Page, page_of
 from mindgw.control.people import INVITED_FOR
@@ -86,7 +87,9 @@ async def listing(database: Database, *, after: str | None = None, limit: int) -
 
 
 async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWish) -> OrgMade:
-    """Raises BadRequest, and Conflict when there is one of this name."""
+    """Raises BadRequest, Forbidden for a pass that invites, and Conflict when there is one of this name."""
+    if wish.admin:
+        handing.check_lasting(who)
     name = people.clean_name(wish.name, "name")
     async with database.write() as session:
         if (await session.exec(select(Org.id).where(Org.name == name))).first() is not None:
@@ -111,8 +114,8 @@ async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org,
 async def change(
     database: Database, who: Principal, reference: str, wish: OrgChange, cut: Cut, forget: Callable[[], None], *, version: int | None
 ) -> OrgView:
-    """Changes an organisation, by its id or name; `cut` is called when it is disabled now, `forget`, which has everybody asked for again,
-    after all other changes. Raises NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
+    """Changes an organisation, by its id or name; `cut` is called when it is disabled by this, `forget`, which has everybody asked for
+    again, after all other changes. Raises NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
     changed = {name: value for name, value in asdict(wish).items() if value is not UNSET}
     async with database.write() as session:
         row = (await session.exec(select(Org).where((Org.id == reference) | (Org.name == reference)).with_for_update())).first()
@@ -120,10 +123,11 @@ async def change(
             raise NotFound(f"There is no organisation {reference[:80]!r}.")
         if row.id == who.org_id and changed.get("state") == DISABLED:
             raise Conflict("That is the organisation that runs this server.", code="org_home")
+        shut = changed.get("state") == DISABLED != row.state
         rows.change(row, version, **changed)
         await audit.record(session, who, "org.update", row.id, name=row.name, **changed)
         shown = _view(row)
-    if shown.state == DISABLED:
+    if shut:
         cut(shown.id)
     else:
         forget()

@@ -19,11 +19,9 @@ from mindgw.errors import BadRequest, Conflict, NotFound, Unauthenticated
 from mindgw.store import access, audit, keys, people, rows, sessions, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Session, User
-from mindgw.store.users import ACTIVE, DISABLED, INVITED, NewUser
+from mindgw.store.users import ACTIVE, DISABLED, INVITED, SERVICE, NewUser
 from mindgw_agent import tokens
 
-#: Domain of the addresses of service accounts: nobody gets mail there.
-SERVICE = "service"
 #: Seconds for which an invitation is good: usually, and at most.
 INVITED_FOR, LONGEST = 7 * 86400, 30 * 86400
 
@@ -128,7 +126,9 @@ async def sessions_of(database: Database, who: Principal, reference: str) -> Pag
 
 
 async def invite(database: Database, pepper: bytes, who: Principal, wish: Invite) -> Invited:
-    """Raises BadRequest, Forbidden when their role is not below that of who asks, Conflict for whoever cannot be invited."""
+    """Raises BadRequest, Forbidden when their role is not below that of who asks, and for a pass, Conflict for whoever cannot be invited:
+    nobody invites themselves."""
+    handing.check_lasting(who)
     email = people.clean_email(wish.email)
     if email.endswith(f"@{SERVICE}"):
         raise BadRequest(f"{email} would be a service account.", param="email", hint="`mindgw users create NAME` makes one")
@@ -136,7 +136,7 @@ async def invite(database: Database, pepper: bytes, who: Principal, wish: Invite
         role = await _grantable(session, who, wish.role or "user")
         wanted = NewUser(org_id=who.org_id, email=email, name=_clean(wish.name), role=role.name, state=INVITED)
         row, made = await users.obtain(session, wanted)
-        await _may_change(session, who, row, oneself=True)
+        await _may_change(session, who, row)
         _can_be_invited(row, role if wish.role is not None and not made else None)
         text = await users.invite(session, row, pepper, clock.utcnow() + timedelta(seconds=wish.ttl_seconds))
         await audit.record(session, who, "user.invite", row.id, email=row.email, role=row.role)
@@ -185,8 +185,9 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row)
+        rows.expect(row, version)
         if row.state != DISABLED:
-            rows.change(row, version, state=DISABLED, invite_digest=None, invite_expires_at=None)
+            rows.change(row, state=DISABLED, invite_digest=None, invite_expires_at=None)
             ended = await sessions.end(session, row.id, clock.utcnow())
             await audit.record(session, who, "user.disable", row.id, email=row.email, sessions=ended)
         shown = view(row)
@@ -195,12 +196,14 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
 
 
 async def enable(database: Database, who: Principal, reference: str, forget: Callable[[], None], *, version: int | None = None) -> UserView:
-    """Lets somebody in again, with the keys of before; they sign in anew. What runs goes on. `forget` has everybody asked for again."""
+    """Lets somebody in again, with the keys of before; they sign in anew. Whoever is in already stays in, with all that runs. `forget` has
+    everybody asked for again."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row)
+        rows.expect(row, version)
         if row.state == DISABLED:
-            rows.change(row, version, state=ACTIVE)
+            rows.change(row, state=ACTIVE)
             await audit.record(session, who, "user.enable", row.id, email=row.email)
         shown = view(row)
     forget()
@@ -248,10 +251,11 @@ async def _grantable(session: AsyncSession, who: Principal, name: str) -> Role:
 
 
 async def _may_change(session: AsyncSession, who: Principal, row: User, *, oneself: bool = False) -> None:
-    """Raises Forbidden unless all roles of that user are below those of who asks, Conflict for oneself unless that is no matter."""
-    if who.user_id == row.id:
-        if not oneself:
-            raise Conflict("Nobody does that to themselves.", code="oneself", hint="another admin can")
+    """Raises Forbidden unless who asks stands above that user, Conflict for oneself unless that is no matter. A session is its user; a
+    key, which may do less and be in many hands, is somebody like everybody else."""
+    if who.user_id == row.id and not oneself:
+        raise Conflict("Nobody does that to themselves.", code="oneself", hint="another admin can")
+    if who.user_id == row.id and who.session_id:
         return
     handing.check_person(who, await access.rights(session, row.org_id, row))
 

@@ -21,6 +21,8 @@ class Principal(Struct, frozen=True, kw_only=True):
     #: One of both is empty.
     key_id: str = ""
     session_id: str = ""
+    #: Whether it came with a pass, which stands for the session for a while.
+    by_pass: bool = False
     #: Network address that the request came from, "" for none.
     address: str = ""
 

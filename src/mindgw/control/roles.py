@@ -13,7 +13,7 @@ from mindgw.control import handing, scopes
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.core import access as kernel
-from mindgw.errors import BadRequest, Conflict, NotFound, PreconditionFailed
+from mindgw.errors import BadRequest, Conflict, NotFound
 from mindgw.store import access, audit, rows, tenants, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Role, RoleBinding, User
@@ -127,8 +127,7 @@ async def remove(database: Database, who: Principal, name: str, *, version: int 
         org_id = await tenants.own(session)
         row = await access.find(session, org_id, name, lock=True)
         handing.check_role(who, access.as_role(row))
-        if version is not None and row.version != version:
-            raise PreconditionFailed(f"It is at version {row.version} by now, not {version}.")
+        rows.expect(row, version)
         if await access.in_use(session, org_id, name):
             raise Conflict(f"Somebody has the role {name!r}, or a rule names it.", code="role_in_use", hint=f"`mindgw roles show {name}`")
         view = _view(row)
@@ -142,9 +141,10 @@ async def bind(database: Database, who: Principal, name: str, wish: BindingWish,
     PreconditionFailed."""
     async with database.write() as session:
         user, team = await _meant(session, who, name, wish)
+        rows.expect(user, version)
         if team is None and user.role == name:
             return _own(user)
-        rows.change(user, version)
+        rows.change(user)
         if await access.bind(session, user.id, name, team[0] if team else None):
             await audit.record(session, who, "role.bind", user.id, role=name, user=user.email, team=team[0] if team else None)
         found = next(

@@ -110,6 +110,10 @@ class Rights(Struct, frozen=True):
     rank: int = 0
     #: (id of a team, what may be done in it beyond that).
     teams: tuple[tuple[str, int], ...] = ()
+    #: That of the highest of all roles, those in one team too: who touches this person stands above it.
+    highest: int = 0
+    #: Names of the roles of the person behind a key that acts with a role of its own.
+    behind: tuple[str, ...] = ()
 
     def may(self, verb: str, resource: str) -> bool:
         """Whether it holds in the whole organisation. Raises KeyError for a pair that is no permission."""
@@ -120,6 +124,14 @@ class Rights(Struct, frozen=True):
         bit = BITS[verb, resource]
         return frozenset(team for team, bits in self.teams if bits & bit)
 
+    @property
+    def somewhere(self) -> int:
+        """All bits that hold in the whole organisation or in some team."""
+        bits = self.mask
+        for _, more in self.teams:
+            bits |= more
+        return bits
+
 
 NOTHING: Final = Rights()
 
@@ -128,7 +140,9 @@ def combine(roles: Iterable[tuple[Role, str | None]]) -> Rights:
     """The rights of whoever has these roles, each in the team with that id, or, with None, in the whole organisation."""
     held: dict[str, Role] = {}
     teams: dict[str, int] = {}
+    highest = 0
     for role, team in roles:
+        highest = max(highest, role.rank)
         if team is None:
             held[role.name] = role
         else:
@@ -138,7 +152,14 @@ def combine(roles: Iterable[tuple[Role, str | None]]) -> Rights:
         bits |= role.mask
     ranked = sorted(held.values(), key=lambda role: (-role.rank, role.name))
     in_teams = tuple((team, more & ~bits) for team, more in sorted(teams.items()) if more & ~bits)
-    return Rights(tuple(role.name for role in ranked), bits, ranked[0].rank if ranked else 0, in_teams)
+    return Rights(tuple(role.name for role in ranked), bits, ranked[0].rank if ranked else 0, in_teams, highest)
+
+
+def narrowed(rights: Rights, role: Role) -> Rights:
+    """What a key may do that acts with a role, for somebody with these rights: what both permit."""
+    in_teams = tuple((team, bits & role.mask) for team, bits in rights.teams if bits & role.mask)
+    rank, highest = min(rights.rank, role.rank), min(rights.highest, role.rank)
+    return Rights((role.name,), rights.mask & role.mask, rank, in_teams, highest, behind=rights.roles)
 
 
 def outranks(rank: int, other: int) -> bool:
@@ -149,6 +170,20 @@ def outranks(rank: int, other: int) -> bool:
 def covers(rights: Rights, role: Role) -> bool:
     """Whether somebody may do all that a role permits: nobody hands on what they do not have."""
     return not role.mask & ~rights.mask
+
+
+def contains(rights: Rights, other: Rights) -> bool:
+    """Whether somebody may do all that others may, in the whole organisation and in each team."""
+    if other.mask & ~rights.mask:
+        return False
+    mine = dict(rights.teams)
+    return not any(bits & ~(rights.mask | mine.get(team, 0)) for team, bits in other.teams)
+
+
+def stands_above(rights: Rights, other: Rights) -> bool:
+    """Whether somebody may change what others are: no role of theirs is as high, and they may do nothing that whoever changes them may not
+    do everywhere."""
+    return outranks(rights.rank, other.highest) and not other.somewhere & ~rights.mask
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """What a key is good for: models, routes, and networks that its holder may ask from. Nothing said means no bounds."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mindgw import errors
+from mindgw import addresses, errors
 from mindgw.addresses import Networks
 from mindgw.core import access
 
@@ -47,6 +47,33 @@ class Scope(Struct, frozen=True, gc=False):
     def covers(self, *names: str) -> bool:
         """Whether it is good for a model, by one of its names."""
         return self.models is None or any(self.models.match(name) for name in names)
+
+
+def within(field: str, said: Sequence[str], bounds: Sequence[str]) -> bool:
+    """Whether all that one list of a key's bounds allows is allowed by that of another key; an empty one allows everything."""
+    if not bounds:
+        return True
+    inside = {"models": _narrower, "routes": _below, "addresses": addresses.inside}[field]
+    return bool(said) and all(inside(one, bounds) for one in said)
+
+
+def _below(route: str, routes: Iterable[str]) -> bool:
+    path = f"{ROUTES.get(route, route).rstrip('/')}/"
+    return any(path.startswith(f"{ROUTES.get(other, other).rstrip('/')}/") for other in routes)
+
+
+def _narrower(pattern: str, patterns: Iterable[str]) -> bool:
+    """Whether whatever fits a glob fits one of others, as far as that can be seen: `*` stands for any text, `?` for what is no `*`."""
+    return any(pattern == other or re.fullmatch(_seen(other), pattern) for other in patterns)
+
+
+def _seen(pattern: str) -> str:
+    """A glob as an expression over the globs that it covers. A `*` takes as little as it can and never gives back: its time is bounded."""
+    first, *rest = ("".join("[^*]" if char == "?" else re.escape(char) for char in part) for part in pattern.split("*"))
+    if not rest:
+        return first
+    *middle, last = rest
+    return first + "".join(f"(?>(?s:.)*?{part})" for part in middle if part) + f"(?s:.)*{last}"
 
 
 def read(document: Mapping[str, Any]) -> Scope | None:

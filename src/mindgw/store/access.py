@@ -110,21 +110,28 @@ async def unbind(session: AsyncSession, user_id: str, name: str, team_id: str | 
 
 
 async def rights(session: AsyncSession, org_id: str, user: User | None, acting: str | None = None) -> Rights:
-    """What somebody may do: a key that acts with a role of its own has that one, other keys and sessions have those of their user."""
-    held: list[tuple[str, str | None]] = [(acting or (user.role if user is not None else access.USER), None)]
-    if acting is None and user is not None:
-        held += [(row.role, row.team_id) for row in await bindings(session, [user.id])]
-    known = await roles(session, org_id, (name for name, _ in held))
-    return access.combine((known[name], team) for name, team in held)
+    """What somebody may do. A key that acts with a role of its own may do what that role permits and, where it is somebody's, its user
+    may, too; other keys, and sessions, may do what their user may; a key that is nobody's and has no role is a user's."""
+    if user is None:
+        name = acting or access.USER
+        return access.combine([((await roles(session, org_id, [name]))[name], None)])
+    held: list[tuple[str, str | None]] = [(user.role, None)]
+    held += [(row.role, row.team_id) for row in await bindings(session, [user.id])]
+    known = await roles(session, org_id, [name for name, _ in held] + [name for name in [acting] if name])
+    theirs = access.combine((known[name], team) for name, team in held)
+    return access.narrowed(theirs, known[acting]) if acting else theirs
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
 def subjects(rights: Rights, *, key_id: str = "", user_id: str = "", team_id: str = "") -> list[str]:
-    """All that somebody is to a rule."""
+    """All that somebody is to a rule: a key with a role of its own is held to what is said of its person's roles, too."""
     ids = {"key": key_id, "user": user_id, "team": team_id}
-    return [*(f"role:{name}" for name in rights.roles), *(f"{kind}:{id}" for kind, id in ids.items() if id)]
+    return [
+        *(f"role:{name}" for name in dict.fromkeys((*rights.roles, *rights.behind))),
+        *(f"{kind}:{id}" for kind, id in ids.items() if id),
+    ]
 
 
 async def rules(session: AsyncSession, org_id: str, about: Iterable[str] | None = None) -> Sequence[AccessRule]:

@@ -56,7 +56,8 @@ async def revoke_join_token(session: AsyncSession, token_id: str, at: datetime, 
     row = await rows.locked(session, JoinToken, token_id)
     if row is None:
         raise NotFound(f"There is no join token {token_id!r}.", hint="`mindgw join-tokens list` shows them all")
-    return row if row.revoked_at is not None else rows.change(row, version, revoked_at=at)
+    rows.expect(row, version)
+    return row if row.revoked_at is not None else rows.change(row, revoked_at=at)
 
 
 async def forget_join_tokens(session: AsyncSession, now: datetime, *, after: timedelta = timedelta(days=30)) -> None:
@@ -118,7 +119,8 @@ async def set_state(session: AsyncSession, worker_id: str, state: State, *, reas
     row = await rows.locked(session, Worker, worker_id)
     if row is None or (row.state_admin == "removed" and state != "removed"):
         raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
-    return row if row.state_admin == state else rows.change(row, version, state_admin=state, reason=reason)
+    rows.expect(row, version)
+    return row if row.state_admin == state else rows.change(row, state_admin=state, reason=reason)
 
 
 async def advance_epoch(session: AsyncSession, worker_id: str, *, at_least: int = 0) -> int:

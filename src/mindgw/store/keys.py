@@ -57,6 +57,17 @@ class Change(NamedTuple):
     at: datetime
 
 
+class Held(NamedTuple):
+    """The bounds of a key that makes or changes others; fields are those of the table."""
+
+    team_id: str
+    scopes: dict[str, Any]
+    rpm: int | None
+    tpm: int | None
+    concurrency: int | None
+    labels: dict[str, Any]
+
+
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
     """What a key to be made is like; fields are those of the table, where they are explained."""
 
@@ -107,6 +118,14 @@ async def get(session: AsyncSession, key_id: str) -> Key | None:
     return await session.get(Key, key_id)
 
 
+async def held(session: AsyncSession, key_id: str) -> Held | None:
+    """The bounds of the key with this id, also where the session is confined to other teams than its own: it is for whoever asks with
+    that key."""
+    table = Key.__table__  # type: ignore[attr-defined]
+    row = (await (await session.connection()).execute(table.select().where(table.c.id == key_id))).first()
+    return Held(row.team_id or "", row.scopes, row.rpm, row.tpm, row.concurrency, row.labels) if row is not None else None
+
+
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
     """The key with this id, revoked ones too, with the names of its team and user, what it may do, and whether they are welcome."""
     facts = select(Key, Team.name, User, Org.state).join(Org, col(Key.org_id) == Org.id)
@@ -134,9 +153,8 @@ async def revoke(session: AsyncSession, key_id: str, at: datetime, *, version: i
     row = await rows.locked(session, Key, key_id)
     if row is None:
         raise NotFound(f"There is no key {key_id!r}.", hint=SEE)
-    if row.revoked_at is not None:
-        return row
-    return rows.change(row, version, revoked_at=at)
+    rows.expect(row, version)
+    return row if row.revoked_at is not None else rows.change(row, revoked_at=at)
 
 
 async def changes(session: AsyncSession, since: Change | None = None) -> list[Change]:

@@ -28,16 +28,29 @@ async def get_or_create_org(session: AsyncSession, name: str = DEFAULT) -> Org:
 
 async def get_or_create_team(session: AsyncSession, org_id: str, name: str = DEFAULT) -> Team:
     """The organisation's team of that name."""
-    return await _one(session, Team(org_id=org_id, name=clean_name(name, "team")), Team.org_id, Team.name)
+    return (await obtain_team(session, org_id, name))[0]
+
+
+async def obtain_team(session: AsyncSession, org_id: str, name: str) -> tuple[Team, bool]:
+    """As `get_or_create_team`, and whether it was made now."""
+    wanted = Team(org_id=org_id, name=clean_name(name, "team"))
+    row = await _one(session, wanted, Team.org_id, Team.name)
+    return row, row.id == wanted.id
 
 
 async def get_or_create_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", role: str = "user") -> User:
     """The user with that address, compared without regard to case; name and role of one who exists stay as they are. Raises
     Conflict for who was disabled or removed."""
-    row = await _one(session, User(org_id=org_id, email=clean_email(email), name=name, role=role), User.org_id, User.email)
+    return (await obtain_user(session, org_id, email, name=name, role=role))[0]
+
+
+async def obtain_user(session: AsyncSession, org_id: str, email: str, *, name: str = "", role: str = "user") -> tuple[User, bool]:
+    """As `get_or_create_user`, and whether they were made now."""
+    wanted = User(org_id=org_id, email=clean_email(email), name=name, role=role)
+    row = await _one(session, wanted, User.org_id, User.email)
     if row.state not in {"active", "invited"}:
         raise Conflict(f"{row.email} is {row.state}.", param="user", hint="`mindgw users enable` or `mindgw users invite` brings them back")
-    return row
+    return row, row.id == wanted.id
 
 
 async def names(session: AsyncSession, table: type[Org] | type[Team], ids: set[str]) -> dict[str, str]:

@@ -31,10 +31,15 @@ async def locked(session: AsyncSession, table: type[V], row_id: str) -> V | None
     return await session.get(table, row_id, with_for_update=True, populate_existing=True)
 
 
-def change(row: V, expected: int | None = None, **values: Any) -> V:
-    """Sets the values and counts the change. Raises PreconditionFailed when the row is no longer at the version its changer saw."""
+def expect(row: Versioned, expected: int | None) -> None:
+    """Raises PreconditionFailed when the row is no longer at the version its changer saw; None: any will do."""
     if expected is not None and row.version != expected:
         raise PreconditionFailed(f"It is at version {row.version} by now, not {expected}.")
+
+
+def change(row: V, expected: int | None = None, **values: Any) -> V:
+    """Sets the values and counts the change. Raises PreconditionFailed when the row is no longer at the version its changer saw."""
+    expect(row, expected)
     for name, value in values.items():
         setattr(row, name, value)
     row.version += 1

@@ -132,6 +132,7 @@ async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
         user_id=caller.user_id,
         key_id=caller.key_id,
         session_id=getattr(caller, "session_id", ""),
+        by_pass=getattr(caller, "by_pass", False),
         address=request.address,
     )
     try:
@@ -153,6 +154,8 @@ def permit(who: Principal, need: Need | None) -> None:
         raise Forbidden
     if not who.may(need.verb, need.resource, team=need.team):
         roles = " and ".join(who.rights.roles) or "nothing"
+        if who.rights.behind:
+            roles += f", held by {' and '.join(who.rights.behind)},"
         raise Forbidden(f"This takes the permission {need.verb}:{need.resource}, which {roles} does not have.")
     if need.home and not who.is_home:
         raise Forbidden("This belongs to whoever runs the server.", code="not_yours")

@@ -6,7 +6,7 @@ from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
-from mindgw.control import me
+from mindgw.control import handing, me
 from mindgw.control.keys import KeyMade, KeyView
 from mindgw.control.me import KeyAsked, LimitsView, MeView, ModelView
 from mindgw.control.pages import Page
@@ -64,7 +64,7 @@ async def list_my_keys(state: Office, database: Scoped, who: Who) -> Page[KeyVie
 
 @post("/me/keys", opt=needs("create", "me"))
 async def create_my_key(state: Office, database: Scoped, who: Who, data: JSONBody[KeyAsked]) -> KeyMade:
-    """Make a key for oneself; takes a session. Its `key` is in this answer and nowhere else."""
+    """Make a key for oneself; takes a session, and not a token made from it. Its `key` is in this answer and nowhere else."""
     return await me.make_key(database, state.secrets.pepper, who, data, state.config.keys)
 
 
@@ -90,7 +90,9 @@ async def end_my_session(state: Office, database: Scoped, who: Who, session: Fro
 
 @post("/me/token", status_code=200, opt=needs("create", "me"))
 async def create_my_token(state: Office, who: Who) -> PassMade:
-    """A token that is good for some minutes, for programs that should not hold the session itself. It goes with the session."""
+    """A token that is good for some minutes, for programs that should not hold the session itself. It goes with the session, and
+    makes no other."""
+    handing.check_lasting(who)
     signed = await state.sessions.of(who.session_id)
     if signed is None:
         raise Forbidden("This takes a session, not an API key.", code="session_required")

@@ -84,7 +84,9 @@ async def enable_user(state: Office, database: Scoped, who: Who, user: FromPath[
 @delete("/users/{user:str}", status_code=200, opt=needs("delete", "users"))
 async def remove_user(state: Office, database: Scoped, who: Who, user: FromPath[str], version: Version) -> UserView:
     """Remove somebody: keys, sessions and roles end for good. What they used keeps their name."""
-    return await people.remove(database, who, user, cut(state), version=version)
+    removed = await people.remove(database, who, user, cut(state), version=version)
+    await state.quotas_changed()
+    return removed
 
 
 @get("/users/{user:str}/sessions", opt=needs("read", "sessions"))
