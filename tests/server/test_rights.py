@@ -64,6 +64,24 @@ async def test_a_weak_key_does_nothing_to_its_own_person(place):
 
 
 @in_place
+async def test_a_key_in_other_hands_does_not_grow_with_its_person(place):
+    operator = await invite(place, "op@x.org", "operator")
+    bob = await invite(place, "bob@x.org")
+    made = [(await place.call("POST", "/keys", headers=operator, json={"name": f"k{n}", "user": "bob@x.org"})).json() for n in range(2)]
+    own = (await place.call("POST", "/me/keys", headers=bob, json={"name": "own"})).json()
+    assert [key["role"] for key in (*made, own)] == ["user", "user", None]
+    taken = (await place.call("POST", f"/keys/{own['id']}/rotate", headers=operator, json={"grace_seconds": 0})).json()
+    assert taken["role"] == "user"
+    loosened = await place.call("PATCH", f"/keys/{made[1]['id']}", headers=operator, json={"role": None})
+    assert loosened.json()["role"] == "user"
+    renamed = await place.call("PATCH", f"/keys/{made[1]['id']}", headers=operator, json={"name": "other"})
+    assert renamed.json()["role"] == "user"
+    assert (await place.call("PATCH", "/users/bob@x.org", json={"role": "admin"})).status_code == 200
+    for key in (made[0], made[1], taken):
+        assert await code(place, bearer(key), "POST", "/roles/admin/bindings", {"user": "op@x.org"}) == (403, "forbidden")
+
+
+@in_place
 async def test_nobody_invites_themselves(place):
     ada = await invite(place, "ada@x.org", "admin")
     for headers in (ada, None):

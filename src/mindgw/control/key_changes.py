@@ -18,7 +18,7 @@ from mindgw.store import audit, rows
 from mindgw.store import keys as stored
 from mindgw.store.audit import Who
 from mindgw.store.database import Database
-from mindgw.store.tables import Key
+from mindgw.store.tables import Key, User
 
 #: Seconds for which the old secret may stay good: thirty days.
 LONGEST = 30 * 86400
@@ -73,6 +73,7 @@ async def rotate(
         await _check(session, who, row, acting=True)
         now = clock.utcnow()
         until = now + timedelta(seconds=wish.grace_seconds)
+        row.role = owners.pinned(who, await session.get(User, row.user_id) if row.user_id else None, row.role)
         secret = await stored.rotate(session, row, ground.pepper, now, until, version=version)
         await audit.record(session, who, "key.rotate", row.id, name=row.name, grace_seconds=wish.grace_seconds)
         (view,) = await keys.views(session, [row], ground.policy)
@@ -111,6 +112,10 @@ async def _owner(session: AsyncSession, who: Who | str, row: Key, wish: KeyChang
     if wish.role is not UNSET:
         await handing.check_named(session, row.org_id, wish.role)
         changes["role"] = wish.role
+    if changes.keys() & {"user_id", "role"}:
+        user_id = changes.get("user_id", row.user_id)
+        user = await session.get(User, user_id) if user_id else None
+        changes["role"] = owners.pinned(who, user, changes.get("role", row.role))
     return changes
 
 

@@ -118,13 +118,14 @@ async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWis
         await handing.check_named(session, org_id, wish.role)
         team = await owners.team(session, who, org_id, wish.team)
         user = await owners.person(session, who, org_id, wish.user, kernel.CREATE) if wish.user else None
-        await handing.check_acting(session, who, handing.Acting(org_id, user, wish.role, team.id), kernel.CREATE)
+        role = owners.pinned(who, user, wish.role)
+        await handing.check_acting(session, who, handing.Acting(org_id, user, role, team.id), kernel.CREATE)
         wanted = keys.NewKey(
             name=clean(wish.name),
             org_id=org_id,
             team_id=team.id,
             user_id=user.id if user else None,
-            role=wish.role,
+            role=role,
             priority=wish.priority,
             trusted_proxy=wish.trusted_proxy,
             expires_at=expires_at,

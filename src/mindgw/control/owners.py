@@ -5,6 +5,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.control import handing
 from mindgw.control.principal import Principal
+from mindgw.core.access import TOP
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store import audit, people, users
 from mindgw.store.audit import Who
@@ -42,6 +43,14 @@ async def person(session: AsyncSession, who: Who | str, org_id: str, email: str,
     if made:
         await audit.record(session, who, "user.create", row.id, email=row.email, role=row.role)
     return row
+
+
+def pinned(who: Who | str, user: User | None, role: str | None) -> str | None:
+    """The role of a key whose secret somebody is shown: when it is another person's, it stays what that person is now. It must not grow
+    with them in the hands of who made it, but in those of who can do everything anyway."""
+    if role is not None or user is None or not isinstance(who, Principal) or who.user_id == user.id:
+        return role
+    return None if who.rights.rank >= TOP else user.role
 
 
 def _require(who: Who | str, resource: str, why: str) -> None:
