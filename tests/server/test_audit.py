@@ -1,12 +1,16 @@
 """Who did what through the management API, what was refused, and whether the record of it is right, over HTTP."""
 
 import json
+from datetime import timedelta
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
+from mindgw import clock
+from mindgw.store import sessions
 from mindgw_agent import enrolment
+from tests.server.test_access import invite
 from tests.server.site import site
 
 
@@ -69,6 +73,41 @@ async def test_somebody_who_may_not_is_there_with_what_was_asked(tmp_path):
         found = await entries(place, outcome="refused")
         assert [(one["name"], one["object"], one["detail"]["code"]) for one in found] == [("bot", "create:keys", "forbidden")]
         assert await entries(place, actor="bot") == found
+
+
+@pytest.mark.parametrize(
+    ("bounds", "path", "told"),
+    [
+        ({"addresses": ["10.9.9.9"]}, "/api/v1/keys/x", ("/api/v1/keys", "address_not_allowed")),
+        ({"routes": ["chat"]}, "/api/v1/keys", ("/api/v1/keys", "route_not_allowed")),
+        ({"addresses": ["10.9.9.9"]}, "/v1/models/x", ("/v1/models", "address_not_allowed")),
+        ({"routes": ["chat"]}, "/v1/me/usage", ("/v1/me", "route_not_allowed")),
+        ({"routes": ["chat"]}, "/metrics", ("/metrics", "route_not_allowed")),
+    ],
+)
+async def test_a_key_where_it_is_not_good_is_there(tmp_path, bounds, path, told):
+    async with site(tmp_path / "data") as place:
+        made = await place.new_key("bot", role="admin", **bounds)
+        for _ in range(3):
+            assert (await place.http.get(path, headers={"authorization": f"Bearer {made['key']}"})).status_code == 403
+        await place.server.app.state.refusals.flush()
+        (found,) = await entries(place, outcome="refused")
+        assert (found["actor"], found["address"], found["object"], found["detail"]["code"]) == (made["id"], "127.0.0.1", *told)
+        assert found["detail"]["count"] == 3
+        assert found["org_id"]
+
+
+async def test_whoever_was_signed_in_is_known_when_their_session_is_forgotten(tmp_path):
+    async with site(tmp_path / "data") as place:
+        ada = await invite(place, "ada@x.org", role="admin")
+        await place.http.post("/api/v1/teams", json={"name": "nlp"}, headers=ada)
+        assert (await place.http.get("/api/v1/queue/x", headers=ada)).status_code == 404
+        async with place.database.write() as session:
+            assert await sessions.forget(session, clock.utcnow() + timedelta(days=3650)) == 1
+        (found,) = await entries(place, actor="Ada@x.org", action="team.create")
+        assert (found["name"], found["detail"]["by"]["email"]) == ("ada@x.org", "ada@x.org")
+        assert [one["seq"] for one in await entries(place, actor="ada@x.org", action="session.create")] == [found["seq"] - 1]
+        assert found["detail"]["by"]["user"] == (await place.call("GET", "/users/ada@x.org")).json()["id"]
 
 
 async def test_news_are_read_behind_a_number(tmp_path):

@@ -21,7 +21,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Who:
-    actor, org_id, address = "k1", "o1", "192.0.2.1"
+    actor, org_id, address, user_id, email = "k1", "o1", "192.0.2.1", "", ""
 
 
 @pytest.fixture

@@ -121,7 +121,8 @@ async def _where(session: AsyncSession, who: Principal, wanted: Wanted) -> list[
     if wanted.action:
         where.append(col(AuditEntry.action).like(_pattern(wanted.action), escape="\\"))
     if wanted.actor:
-        where.append(col(AuditEntry.actor).in_(await _actors(session, wanted.actor)))
+        theirs = col(AuditEntry.detail)[audit.BY, "email"].as_string() == wanted.actor.lower()
+        where.append(or_(col(AuditEntry.actor).in_(await _actors(session, wanted.actor)), theirs))
     if wanted.since:
         where.append(col(AuditEntry.at) >= _moment(wanted.since, "since", now, timedelta()))
     if wanted.until:
@@ -156,7 +157,13 @@ def _moment(text: str, param: str, now: datetime, whole_day: timedelta) -> datet
 
 async def _views(session: AsyncSession, rows: Sequence[AuditEntry]) -> list[AuditView]:
     names = await _names(session, {row.actor for row in rows})
-    return [view(row.model_dump(), names.get(row.actor, "")) for row in rows]
+    return [view(row.model_dump(), names.get(row.actor) or _by(row.detail)) for row in rows]
+
+
+def _by(detail: Mapping[str, Any]) -> str:
+    """Address of the person, as the entry itself has it."""
+    by = detail.get(audit.BY)
+    return str(by.get("email", "")) if isinstance(by, dict) else ""
 
 
 async def _names(session: AsyncSession, actors: Iterable[str]) -> dict[str, str]:

@@ -247,8 +247,7 @@ class Pipeline:
                 caller = await self._auth.look_up(key, self._now())
         except errors.Unauthenticated as wrong:
             raise rates.blame(address, wrong, self._now()) from None
-        if caller.scope is not None:
-            caller.scope.admit(path, address)
+        rates.bound(caller, address, path)
         return caller
 
     async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:

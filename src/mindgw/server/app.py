@@ -107,7 +107,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
     watch = Watch(database)
-    state.refusals, accounting.rates.on_failure = watch, watch.stranger
+    state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
     beside = [*accounting.writing(), replays_writing, *people.chores]
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
