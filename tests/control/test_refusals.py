@@ -71,7 +71,7 @@ async def test_what_cannot_be_written_is_kept(watch, database, monkeypatch):
 
 
 async def test_one_organisation_takes_no_line_of_another_s(watch, database, clock):
-    for second in range(120):
+    for _ in range(120):
         for number in range(400):
             watch.known(
                 Principal(org_id="loud", is_home=False, key_id=f"k{number % 40}", address=f"2001:db8::{number:x}"), "forbidden", "x:y"

@@ -10,8 +10,8 @@ from sqlalchemy import text
 from mindgw import clock
 from mindgw.store import sessions
 from mindgw_agent import enrolment
-from tests.server.test_access import invite
 from tests.server.site import site
+from tests.server.test_access import invite
 
 
 async def entries(place, **asked):
