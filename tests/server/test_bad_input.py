@@ -21,8 +21,17 @@ NULS = [NUL, [NUL], {NUL: "x"}, {"x": NUL}, "\0", "\\\0"]
 WORDS = ["%ff", "%ed%a0%80", "%0d%0aX:1", "-1", "9" * 30, "a" * 3000, "%25", "0001-01-01", "36500d", "user:%ff", "%F0%9F%92%A5", ""]
 #: What fits, so that the other field is what is wrong.
 GOOD = {
-    **{"name": "n", "email": "u@x.org", "scope": "team:default", "permissions": ["read:keys"], "rank": 5, "subject": "role:user"},
-    **{"effect": "allow", "pattern": "a", "user": "admin@localhost", "role": "user", "invitation": "mgwi_x"},
+    "name": "n",
+    "email": "u@x.org",
+    "scope": "team:default",
+    "permissions": ["read:keys"],
+    "rank": 5,
+    "subject": "role:user",
+    "effect": "allow",
+    "pattern": "a",
+    "user": "admin@localhost",
+    "role": "user",
+    "invitation": "mgwi_x",
 }
 
 
