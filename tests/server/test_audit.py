@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from mindgw import clock
+from mindgw.control import witness
 from mindgw.store import sessions
 from mindgw_agent import enrolment
 from tests.server.site import site
@@ -139,6 +140,50 @@ async def test_a_record_that_was_changed_is_named(tmp_path):
         found = await words(place, "/audit/verify")
         assert next(word for word in found if word["state"] == "broken")["seq"] == 2
         assert (found[-1]["ok"], found[-1]["first"]) == (False, 2)
+
+
+@pytest.mark.parametrize(
+    ("edits", "first"),
+    [
+        (["UPDATE audit SET actor = 'innocent', hash = x''", "DELETE FROM audit_heads"], 1),
+        (["DELETE FROM audit WHERE seq > 2", "DELETE FROM audit_heads"], 3),
+        (["DELETE FROM audit", "DELETE FROM audit_heads"], 1),
+    ],
+)
+async def test_another_history_is_found_out_by_what_the_data_directory_knows(tmp_path, edits, first):
+    async with site(tmp_path / "data") as place:
+        known = witness.load(tmp_path / "data")
+        assert (known.start, known.end.seq) == (1, 4)
+        async with place.database.write() as session:
+            for edit in edits:
+                await (await session.connection()).execute(text(edit))
+        found = await words(place, "/audit/verify")
+        assert (found[-1]["ok"], found[-1]["first"]) == (False, first)
+        for number in range(5):
+            await witness.note(place.database, tmp_path / "data")
+            await place.new_key(f"bot{number}")
+        assert not (await words(place, "/audit/verify"))[-1]["ok"]
+
+
+async def test_what_the_data_directory_knows_goes_with_the_chain(tmp_path, caplog):
+    async with site(tmp_path / "data") as place:
+        await place.new_key("bot")
+        await witness.note(place.database, tmp_path / "data")
+        *_, done = await words(place, "/audit/verify")
+        known = witness.load(tmp_path / "data").end
+        assert (known.seq, known.hash.hex()) == (done["end"]["seq"], done["end"]["hash"])
+        async with place.database.write() as session:
+            await (await session.connection()).execute(text("DELETE FROM audit WHERE seq > 3"))
+        await witness.note(place.database, tmp_path / "data")
+        assert witness.load(tmp_path / "data").end == known
+        assert "has lost entry" in caplog.text
+
+
+async def test_what_the_data_directory_knows_and_cannot_be_read_is_said(tmp_path):
+    async with site(tmp_path / "data") as place:
+        (tmp_path / "data" / witness.FILE).write_text("{")
+        *_, done = await words(place, "/audit/verify")
+        assert done["state"] == "failed"
 
 
 @pytest.mark.parametrize("path", ["/audit", "/audit/news", "/audit/export"])

@@ -12,7 +12,7 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.control import segments
+from mindgw.control import segments, witness
 from mindgw.control.principal import Principal
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest
@@ -175,7 +175,7 @@ async def _names(session: AsyncSession, actors: Iterable[str]) -> dict[str, str]
 
 def view(entry: Mapping[str, Any], name: str = "") -> AuditView:
     """An entry by the names of its columns."""
-    return AuditView(**{**entry, "hash": entry["hash"].hex(), "name": name})
+    return AuditView(**{**entry, "hash": (entry["hash"] or b"").hex(), "name": name})
 
 
 # -- whether it is right -----------------------------------------------------------------------------------------------
@@ -234,9 +234,10 @@ async def check(database: Database, own: Secrets, directory: Path) -> AsyncGener
 
 
 async def _broken(session: AsyncSession, own: Secrets, directory: Path, counts: Counter[str]) -> AsyncIterator[Broken]:
-    async for found in segments.broken(session, own.audit_key, directory, counts):
+    kept = witness.load(directory) or audit_chain.NOTHING
+    async for found in segments.broken(session, own.audit_key, directory, counts, kept.start):
         yield found
-    async for found in audit_chain.broken(session, own.audit_key, partial(_vouched, own.public_identity), counts):
+    async for found in audit_chain.broken(session, own.audit_key, partial(_vouched, own.public_identity), counts, kept):
         yield found
 
 

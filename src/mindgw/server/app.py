@@ -17,7 +17,7 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
-from mindgw.control import dead_letters, key_policy, segments
+from mindgw.control import dead_letters, key_policy, segments, witness
 from mindgw.control.feed import Feed
 from mindgw.control.principal import Home
 from mindgw.control.queue import Lists
@@ -241,6 +241,7 @@ def _tended(config: Config, secrets: Secrets, database: Database) -> Callable[[]
 
     async def tend() -> None:
         await segments.tend(database, secrets, config.directory, keep, utcnow())
+        await witness.note(database, config.directory)
 
     return tend
 

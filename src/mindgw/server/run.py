@@ -21,7 +21,7 @@ from mindgw import logs
 from mindgw.addresses import Networks
 from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
-from mindgw.control import lock, secrets, setup
+from mindgw.control import lock, secrets, setup, witness
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
 from mindgw.quantities import OFF
@@ -59,6 +59,7 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
     try:
         await setup.require(database, data_dir)
         await setup.prepare(database, data_dir)
+        await witness.note(database, data_dir)
         server = build(config, known, database)
         gateway = GatewayServer(config, server, _tls(config, known), listeners)
         listeners.open()
