@@ -39,6 +39,21 @@ async def test_a_change_is_there_with_who_and_from_where(tmp_path):
         assert [one["seq"] for one in await entries(place, action="key.*", limit=1)] == [revoked["seq"]]
 
 
+async def test_what_a_key_was_and_is_is_there_and_whose(tmp_path):
+    async with site(tmp_path / "data") as place:
+        made = await place.new_key("bot", user="bob@x.org", rpm=5)
+        (created,) = await entries(place, object=made["id"])
+        bob = (await place.call("GET", "/users/bob@x.org")).json()["id"]
+        assert (created["detail"]["user"], created["detail"]["email"]) == (bob, "bob@x.org")
+        said = {"rpm": 7, "addresses": ["10.0.0.0/8"], "user": None, "expires_at": "2999-01-01T00:00:00Z", "name": "bot"}
+        assert (await place.call("PATCH", f"/keys/{made['id']}", json=said)).status_code == 200
+        told = (await entries(place, object=made["id"]))[0]["detail"]
+        assert told["changed"] == ["expires_at", "rpm", "scopes", "user_id"]
+        assert told["before"] == {"rpm": 5, "scopes": {}, "user_id": bob, "expires_at": None}
+        scopes, moment = {"addresses": ["10.0.0.0/8"]}, "2999-01-01T00:00:00+00:00"
+        assert told["after"] == {"rpm": 7, "scopes": scopes, "user_id": None, "expires_at": moment}
+
+
 async def test_a_stranger_is_there_once_however_often_it_comes(tmp_path):
     async with site(tmp_path / "data") as place:
         for _ in range(20):

@@ -48,6 +48,7 @@ def serve(config: Config) -> int:
     """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data directory or an address
     is in use."""
     logs.setup(config.log)
+    warn_of_one_address(config)
     known = secrets.load(config.directory)  # first: in a directory that is none of ours nothing is left behind
     with lock.hold(config.directory), Listeners(config) as listeners, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, known, listeners))
@@ -68,6 +69,16 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
         return 0 if gateway.started else 1
     finally:
         await database.close()
+
+
+def warn_of_one_address(config: Config) -> None:
+    """Behind a proxy that is not trusted everybody comes from the proxy's address: of this machine nobody is counted as a stranger."""
+    if config.tls == OFF and not config.trusted_proxies:
+        log.warning(
+            "TLS is off and no proxy is trusted: all who come through one count as %s, and none of them is slowed down when their keys are "
+            "wrong. Name it: trusted_proxies: [127.0.0.1] in the settings, or --trusted-proxies 127.0.0.1",
+            config.tls_listen or config.listen,
+        )
 
 
 def make_room(files: int) -> None:
