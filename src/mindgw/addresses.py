@@ -31,6 +31,14 @@ def group(host: str) -> str:
     return address.exploded[:19] if isinstance(address, IPv6Address) else str(address)
 
 
+def network(host: str) -> str:
+    """The same in the words of an operator: an address, or the network of an IPv6 one; what is no address stays as it is."""
+    address = parse(host)
+    if isinstance(address, IPv6Address) and not address.is_loopback:
+        return str(ip_network((int(address) >> 64 << 64, 64)))
+    return host if address is None else str(address)
+
+
 class Networks:
     """Some networks."""
 

@@ -6,8 +6,7 @@ stores is ever expanded. What a file does not say about an object stays as it is
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
-from ipaddress import ip_network
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +14,7 @@ import yaml
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mindgw import settings_file
+from mindgw.addresses import Networks
 from mindgw.errors import ConfigError
 from mindgw.settings_file import Place
 
@@ -284,10 +284,14 @@ def _is_list(kind: Any) -> bool:
 def _sense(field: str, value: Any) -> None:
     """Raises ValueError for what has the right form and means nothing."""
     if field == "addresses":
-        for text in value:
-            ip_network(text, strict=False)
-    if isinstance(value, datetime) and value.tzinfo is None:
-        raise ValueError("must have a zone, such as Z")
+        Networks(value)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError("must have a zone, such as Z")
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("must be a moment of the years 1 to 9999, in UTC") from None
 
 
 def _shown(plain: Any) -> str:

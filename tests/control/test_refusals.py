@@ -68,3 +68,26 @@ async def test_what_cannot_be_written_is_kept(watch, database, monkeypatch):
             await watch.flush()
     await watch.flush()
     assert [detail["count"] for *_, detail in await entries(database)] == [1]
+
+
+async def test_one_organisation_takes_no_line_of_another_s(watch, database, clock):
+    for _ in range(120):
+        for number in range(400):
+            watch.known(
+                Principal(org_id="loud", is_home=False, key_id=f"k{number % 40}", address=f"2001:db8::{number:x}"), "forbidden", "x:y"
+            )
+        watch.known(WHO, "forbidden", "update:roles")
+        clock[0] += 1
+        await watch.flush()
+    found = [detail["count"] for actor, _, org, _, _, detail in await entries(database) if (actor, org) == ("k1", "o")]
+    assert len(found) == 2 and sum(found) >= 60
+    assert {org for _, _, org, *_ in await entries(database)} == {"loud", "o"}
+
+
+async def test_one_network_of_strangers_is_one(watch, database):
+    for number in range(1000):
+        watch.stranger(f"2001:db8:0:7::{number:x}", "invalid_api_key")
+    watch.stranger("::1", "invalid_api_key")
+    await watch.flush()
+    found = [(address, detail["count"]) for _, address, *_, detail in await entries(database)]
+    assert found == [("2001:db8:0:7::/64", 1000), ("::1", 1)]

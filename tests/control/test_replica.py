@@ -6,7 +6,7 @@ import pytest
 from sqlmodel import select
 
 from mindgw import config
-from mindgw.control import replica, secrets, setup
+from mindgw.control import replica, secrets, setup, witness
 from mindgw.control.setup import Wishes, initialise
 from mindgw.errors import ConfigError
 from mindgw.store import schema
@@ -47,7 +47,7 @@ async def test_a_second_server_has_the_secrets_of_the_first_and_a_place_of_its_o
     assert secrets.load(tmp_path / "two") == secrets.load(first)
     files = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "two").iterdir()}
     assert files == {
-        **dict.fromkeys([*secrets.FILES, "config.yaml", "server.key", "server.pem"], 0o600),
+        **dict.fromkeys([*secrets.FILES, witness.FILE, "config.yaml", "server.key", "server.pem"], 0o600),
         "ca.pem": 0o644,
     }
     assert (tmp_path / "two" / "server.key").read_bytes() != (first / "server.key").read_bytes()

@@ -13,7 +13,7 @@ from cryptography import x509
 from sqlmodel import select
 
 from mindgw import clock, config
-from mindgw.control import lock, secrets, setup
+from mindgw.control import lock, secrets, setup, witness
 from mindgw.control.setup import Wishes, initialise
 from mindgw.errors import ConfigError
 from mindgw.store import fleet, keys
@@ -48,7 +48,18 @@ async def test_a_directory_is_made_ready_to_serve(tmp_path):
     assert (made.created, made.data_dir, made.base_url) == (True, str(directory), "http://127.0.0.1:9001/v1")
     assert config.load(None, directory).listen == "127.0.0.1:9001"
     files = {file.name: file.stat().st_mode & 0o777 for file in directory.iterdir()}
-    names = ["ca.key", "config.yaml", "identity.key", "mindgw.db", "pepper", "sealing.key", "server.key", "server.pem", "signing.key"]
+    names = [
+        "audit.end",
+        "ca.key",
+        "config.yaml",
+        "identity.key",
+        "mindgw.db",
+        "pepper",
+        "sealing.key",
+        "server.key",
+        "server.pem",
+        "signing.key",
+    ]
     assert files == {**dict.fromkeys(names, 0o600), "ca.pem": 0o644}
     assert directory.stat().st_mode & 0o777 == 0o700
     own = secrets.load(directory)
@@ -86,7 +97,9 @@ async def test_a_second_run_changes_nothing_but_gives_a_fresh_token(tmp_path):
     first = await initialise(tmp_path, Wishes(port=9001))
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix != ".db"}
     second = await initialise(tmp_path)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix != ".db"} == before
+    after = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.suffix != ".db"}
+    assert after.pop(witness.FILE) != before.pop(witness.FILE)  # the token is in the audit log
+    assert after == before
     assert (second.created, second.api_key, second.backup) == (False, None, None)
     assert (second.base_url, second.fingerprint) == (first.base_url, first.fingerprint)
     assert second.join_token != first.join_token

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindgw.core import refusals
-from mindgw.core.refusals import BURST, MOST, OTHERS, QUIET, RATE, Kind, Refusals
+from mindgw.core.refusals import BURST, MOST, QUIET, RATE, REST, SHARE, Kind, Refusals
 
 
 def kind(number=0, **more):
@@ -30,7 +30,45 @@ def test_kinds_beyond_the_bound_are_told_as_one():
     for number in range(MOST + 50):
         found.note(kind(number))
     told = dict(found.rest())
-    assert (len(told), told[OTHERS]) == (MOST + 1, 50)
+    assert (len(told), told[found.others]) == (MOST + 1, 50)
+
+
+def test_one_actor_has_a_share_of_the_kinds_and_stays_named():
+    found = Refusals("o")
+    for number in range(2 * MOST):
+        found.note(kind(number, actor="k1", org_id="o"))
+    found.note(kind(actor="k2", org_id="o"))
+    told = dict(found.rest())
+    assert told[Kind("k1", "", REST, "", "o")] == 2 * MOST - SHARE
+    assert told[kind(actor="k2", org_id="o")] == 1
+    assert len(told) == SHARE + 2
+
+
+def test_what_there_was_no_room_for_keeps_its_organisation():
+    found = Refusals("o")
+    for number in range(MOST + 5):
+        found.note(kind(actor=f"k{number}", org_id="o"))
+    assert dict(found.rest())[Kind("", "", REST, "", "o")] == 5
+
+
+def test_what_there_was_no_room_for_is_told_first():
+    found, lines, noted = Refusals(), 0, 0
+    for second in range(600):
+        for number in range(MOST + 1):
+            found.note(kind(number))
+        noted += 1
+        lines += dict(found.due(float(second))).get(found.others, 0)
+    assert lines >= noted - QUIET
+
+
+def test_turns_go_round():
+    found, told = Refusals(), []
+    for second in range(900):
+        for number in range(MOST):
+            found.note(kind(number))
+        told += [one for one, _ in found.due(float(second))]
+    assert set(told) == {kind(number) for number in range(MOST)}
+    assert max(map(told.count, set(told))) - min(map(told.count, set(told))) <= 1
 
 
 def test_what_could_not_be_told_is_told_later():

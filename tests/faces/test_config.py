@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mindgw import config
+from mindgw.client.errors import ClientError
+from mindgw.client.transport import Server
 from tests.faces.conftest import Terminal
 from tests.house import ROOT
 
@@ -279,6 +281,33 @@ def test_what_the_server_refuses_is_told_with_its_place_and_what_was_made_is_sho
     assert refused.code != 0
     assert f"{path}:4: keys.bad-{mark}: " in refused.err and "1 of 2 changes are done" in refused.err
     assert refused.out.startswith(f"keys.good-{mark} mgw_")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("end", [KeyboardInterrupt, ClientError("gone")])
+def test_no_secret_is_lost_whatever_ends_it(admin, wanted, tmp_path, monkeypatch, end, as_json):
+    _, mark = wanted
+    path = tmp_path / "many.yaml"
+    path.write_text("mindgw: v1\nkeys:\n" + "".join(f"  k{number}-{mark}: {{}}\n" for number in range(5)))
+    made, call = [], Server.call
+
+    def until_the_third(self, request):
+        if request.method == "POST" and len(made) == 3:
+            raise end
+        answer = call(self, request)
+        if request.method == "POST":
+            made.append(answer["key"])
+        return answer
+
+    monkeypatch.setattr(Server, "call", until_the_third)
+    ended = admin("config", "apply", "-f", str(path), *(["--json"] if as_json else []))
+    assert (ended.code != 0, len(made)) == (True, 3)
+    shown = (
+        [secret["secret"] for secret in json.loads(ended.out)["secrets"]]
+        if as_json
+        else [line.split()[1] for line in ended.out.splitlines()]
+    )
+    assert shown == made
 
 
 def test_values_of_the_server_are_never_expanded(admin, wanted, tmp_path, monkeypatch):

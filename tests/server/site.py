@@ -57,9 +57,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path, settings: str = "") -> AsyncIterator[Site]:
-    """A new server, or the same one again; in the end it is stopped as a signal does it."""
-    made = await setup.initialise(directory) if not directory.exists() else None
+async def site(directory: Path, settings: str = "", database_url: str | None = None) -> AsyncIterator[Site]:
+    """A new server, or the same one again, on this Postgres or a file of its own; in the end it is stopped as a signal does it."""
+    made = await setup.initialise(directory, setup.Wishes(database=database_url)) if not directory.exists() else None
     if settings:
         (directory / "config.yaml").write_text(settings)
     if made is not None:

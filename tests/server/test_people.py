@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 from sqlmodel import select
 
 from mindgw import clock
+from mindgw.control import me
 from mindgw.gateway import signals
 from mindgw.store.tables import AccessRule, AuditEntry, Org, Role, RoleBinding, Session, Team, User
 from mindgw_agent.tokens import make_invitation, make_session, parse_invitation, parse_session
@@ -108,7 +109,7 @@ async def test_an_invitation_that_is_none_costs_no_statement(house):
     seen: list[str] = []
     event.listen(Engine, "before_cursor_execute", note := lambda _c, _u, statement, *_: seen.append(statement))
     try:
-        for text in ("", "x", "mgwi_", "mgwi_" + "0" * 26 + "_" + "0" * 38, "' OR 1=1--", make_session().text, "\x00", "é" * 71):
+        for text in ("", "x", "mgwi_", "mgwi_" + "0" * 26 + "_" + "0" * 38, "' OR 1=1--", make_session().text, "é" * 71):
             answer = await accept(house, text)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_invitation")
     finally:
@@ -302,7 +303,7 @@ async def test_limits_and_usage_are_ones_own(house):
     assert await ana.code("GET", "/me/usage?by=nonsense") == (400, "invalid_request")
 
 
-async def test_models_and_the_queue_are_what_one_may_see_of_them(house):
+async def test_models_and_the_queue_are_what_one_may_see_of_them(house, monkeypatch):
     ana, bob = await enter(house), await enter(house, "bob@example.com")
     bound = (await ana.call("POST", "/me/keys", json={"name": "bound", "models": ["llama*"]})).json()
     free = (await ana.call("POST", "/me/keys", json={"name": "free"})).json()
@@ -331,6 +332,15 @@ async def test_models_and_the_queue_are_what_one_may_see_of_them(house):
     for person in (ana, Person(house, free["key"])):
         entries = (await person.call("GET", "/me/queue")).json()["items"]
         assert [(entry["state"], entry["key"]) for entry in entries] == [("waiting", "free"), ("running", "free")]
+    # who says that they ask for somebody takes no place of theirs
+    proxy = await house.new_key("proxy", trusted_proxy=True)
+    front = Client(house.world, proxy["key"])
+    front.post(signals.Received(b'{"model":"llama3","user":"%s","messages":[{"role":"user","content":"x"}]}' % ANA.encode()))
+    await house.until(lambda: [entry for entry in house.pipeline.lineup() if entry.key_id == proxy["id"]])
+    assert (await house.call("POST", f"/queue/{front.request_id}/bump")).status_code == 200
+    monkeypatch.setattr(me, "MOST", 1)
+    entries = (await ana.call("GET", "/me/queue")).json()["items"]
+    assert [(entry["state"], entry["key"]) for entry in entries] == [("waiting", "free")]
     for person in (bob, Person(house, bound["key"]), Person(house, house.key)):
         assert (await person.call("GET", "/me/queue")).json()["items"] == []
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from mindgw.config import Limits
+from mindgw.config import Config, Limits
 from mindgw.server import bodies, guard, heads, progress, protocol, run
 from mindgw.server.guard import Guard
 from mindgw_agent import tokens
@@ -537,6 +537,20 @@ def test_whoever_reads_nothing_has_no_more_answers_made(here):
             for _ in range(5000):
                 raw.send(asked * 20)
         assert here.do(connection.transport.get_write_buffer_size) < MIB
+
+
+@pytest.mark.parametrize(
+    ("said", "warned"),
+    [
+        ({"tls": "off", "tls_listen": "127.0.0.1:8443"}, True),
+        ({"tls": "off"}, True),
+        ({"tls": "off", "tls_listen": "127.0.0.1:8443", "trusted_proxies": ("127.0.0.1",)}, False),
+        ({}, False),
+    ],
+)
+def test_who_trusts_no_proxy_and_has_one_is_warned_of_what_to_set(said, warned, caplog):
+    run.warn_of_one_address(Config(data_dir="data", public_url="https://gw.example", **said))
+    assert ("trusted_proxies" in caplog.text) == warned
 
 
 def test_there_is_room_for_as_many_connections_as_are_allowed(monkeypatch, caplog):

@@ -6,7 +6,8 @@ import pytest
 from sqlmodel import select
 
 from mindgw.control.queue import Lists
-from mindgw.errors import BadRequest
+from mindgw.errors import BadRequest, Draining
+from mindgw.store import audit
 from mindgw.store.tables import AuditEntry
 from tests.gateway.world import JSON, Box, engine
 from tests.server.site import Site, site
@@ -127,7 +128,7 @@ async def test_a_list_may_have_some_alone(queue):
 
 async def test_a_page_that_is_not_kept_is_refused(queue):
     queue.place.server.app.state.lists.keep(["x"])
-    for cursor in ("", "x", "0123456789abcdef.0", "0123456789abcdef.", "..", "%00", "1" * 64, f"{'0' * 16}.99999999999"):
+    for cursor in ("", "x", "0123456789abcdef.0", "0123456789abcdef.", "..", "%01", "1" * 64, f"{'0' * 16}.99999999999"):
         refused = await queue.place.call("GET", f"/queue?cursor={cursor}")
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "cursor"), cursor
     for query, param in (("state=asleep", "state"), ("limit=0", "limit"), (f"model={'m' * 513}", "model")):
@@ -205,7 +206,7 @@ async def test_who_runs_already_cannot_be_bumped(queue):
 
 
 async def test_who_is_not_there_is_not_found_whatever_the_name(queue):
-    for id in ("req-nothing", "x" * 300, "%00%1b[2J", "..%2fkeys", "%F0%9F%92%A9"):
+    for id in ("req-nothing", "x" * 300, "%01%1b[2J", "..%2fkeys", "%F0%9F%92%A9"):
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/bump")):
             refused = await queue.place.call(method, f"/queue/{id}{path}")
             error = refused.json()["error"]
@@ -225,6 +226,46 @@ async def test_a_pause_holds_everybody_until_it_ends(queue):
     await queue.serve()
     assert (await queue.answer(id)).status_code == 200
     assert [(action, what) for action, what, _ in await queue.audited()] == [("queue.pause", "*"), ("queue.resume", "*")]
+
+
+@pytest.fixture
+def unwritable(queue, monkeypatch):
+    """The audit log takes nothing."""
+
+    def fails(*_, **__):
+        raise Draining("The disk is full.", code="database_unavailable")
+
+    monkeypatch.setattr(audit, "record", fails)
+
+
+async def test_what_cannot_be_recorded_is_not_done(queue, unwritable):
+    ids = [await queue.ask() for _ in range(4)]
+    order = await queue.order()
+    for method, path, body in [
+        ("POST", "/queue/pause", {}),
+        ("POST", "/queue/pause", {"model": "m"}),
+        ("POST", f"/queue/{ids[3]}/bump", None),
+        ("DELETE", f"/queue/{ids[2]}", None),
+    ]:
+        assert (await queue.place.call(method, path, json=body)).status_code == 503
+    stats = await queue.get("/queue/stats")
+    assert (stats["paused"], stats["paused_models"], await queue.order()) == (False, [], order)
+    assert all(queue.place.pipeline.is_under_way(id) for id in ids)
+    queue.place.pipeline.pause_queue()
+    assert (await queue.place.call("POST", "/queue/resume", json={})).status_code == 503
+    assert (await queue.get("/queue/stats"))["paused"] is True
+    queue.place.pipeline.resume_queue()
+
+
+@pytest.mark.parametrize(("verb", "path"), [("DELETE", ""), ("POST", "/bump")])
+async def test_what_ended_while_it_was_recorded_is_told_as_refused(queue, monkeypatch, verb, path):
+    ids = [await queue.ask() for _ in range(3)]
+    monkeypatch.setattr(queue.place.pipeline, "cancel_request" if verb == "DELETE" else "bump_request", lambda id: False)
+    assert (await queue.place.call(verb, f"/queue/{ids[2]}{path}")).status_code == 404
+    monkeypatch.undo()
+    async with queue.place.database.read() as session:
+        rows = (await session.exec(select(AuditEntry).order_by(AuditEntry.seq))).all()
+    assert [row.outcome for row in rows if row.object == ids[2]] == ["ok", "refused"]
 
 
 async def test_a_pause_of_one_model_holds_no_other(queue):

@@ -10,7 +10,7 @@ from sqlmodel import select
 
 from mindgw import clock
 from mindgw.store import audit, audit_chain
-from mindgw.store.audit_chain import ARCHIVE, Broken, End
+from mindgw.store.audit_chain import ARCHIVE, Broken, End, Kept
 from mindgw.store.database import Database
 from mindgw.store.tables import AuditEntry, AuditHead
 from mindgw_agent import identity
@@ -21,7 +21,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Who:
-    actor, org_id, address = "k1", "o1", "192.0.2.1"
+    actor, org_id, address, user_id, email = "k1", "o1", "192.0.2.1", "", ""
 
 
 @pytest.fixture
@@ -46,10 +46,10 @@ async def write(log, *actions, who="local", at=None, monkeypatch=None):
             await audit.record(session, who, action, "x", name="ü", many=2**40, deep={"b": [1, None, True], "a": "\n"})
 
 
-async def found(log, key=KEY):
+async def found(log, key=KEY, kept=audit_chain.NOTHING):
     counts = Counter()
     async with log.read() as session:
-        return [wrong async for wrong in audit_chain.broken(session, key, vouched, counts)], counts
+        return [wrong async for wrong in audit_chain.broken(session, key, vouched, counts, kept)], counts
 
 
 async def execute(log, statement, **values):
@@ -153,12 +153,39 @@ async def test_who_does_not_have_the_key_cannot_make_links(log):
     assert [one.seq for one in (await found(log))[0]] == [2]
 
 
-async def test_what_is_older_than_the_chain_is_counted_and_no_more(log):
+@pytest.mark.parametrize("blank", ["''", "NULL"])
+async def test_what_is_older_than_the_chain_is_counted_and_no_more(log, blank):
     await write(log, "one", "two")
-    await execute(log, "UPDATE audit SET hash = ''")
+    await execute(log, f"UPDATE audit SET hash = {blank}")
+    async with log.read() as session:
+        kept = Kept(await audit_chain.first_linked(session), await audit_chain.last(session))
+    assert kept == Kept(3, End(2, b""))
     await write(log, "three")
-    wrong, counts = await found(log)
+    wrong, counts = await found(log, kept=kept)
     assert (wrong, counts["entries"], counts["older than the chain"]) == ([], 3, 2)
+
+
+@pytest.mark.parametrize("blank", ["''", "NULL"])
+async def test_what_was_made_to_look_older_than_the_chain_is_found(log, blank):
+    await write(log, "one", "two", "three")
+    async with log.read() as session:
+        kept = Kept(await audit_chain.first_linked(session), await audit_chain.last(session))
+    await execute(log, f"UPDATE audit SET hash = {blank}, actor = 'innocent'")
+    assert [one.seq for one in (await found(log, kept=kept))[0]] == [1, 2, 3, 3]
+    await write(log, "four")  # its link has none before it
+    assert {one.seq for one in (await found(log, kept=kept))[0]} >= {1, 2, 3}
+
+
+async def test_what_was_cut_off_with_its_heads_is_missed_by_who_knows_the_end(days):
+    async with days.read() as session:
+        kept = Kept(1, await audit_chain.last(session))
+    assert (await found(days, kept=kept))[0] == []
+    await execute(days, "DELETE FROM audit_heads")
+    await execute(days, "DELETE FROM audit WHERE seq > 4")
+    assert (await found(days))[0] == []
+    assert [one.seq for one in (await found(days, kept=kept))[0]] == [5]
+    await write(days, *"abcdefg")
+    assert [one.seq for one in (await found(days, kept=kept))[0]] == [9]
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------

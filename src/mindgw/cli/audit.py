@@ -37,7 +37,7 @@ def _told(entry: Item) -> str:
     detail = entry.get("detail")
     if not isinstance(detail, dict):
         return "–"
-    return " ".join(f"{name}={_short(value)}" for name, value in detail.items() if value not in (None, "", False)) or "–"
+    return " ".join(f"{name}={_short(value)}" for name, value in detail.items() if name != "by" and value not in (None, "", False)) or "–"
 
 
 def _short(value: Any) -> str:

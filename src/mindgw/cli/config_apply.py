@@ -127,23 +127,32 @@ def _confirm(run: Invocation, gone: "Sequence[Change]") -> None:
 
 
 def _carried_out(run: Invocation, server: "Server", changes: "Sequence[Change]") -> list[dict[str, str]]:
-    """Secrets of what was made, by change."""
+    """Secrets of what was made, by change. They are nowhere else: each is shown as soon as there is one, and where all is shown as one
+    document, that is shown whatever ends this."""
+    made: list[dict[str, str]] = []
+    number = 0
+    try:
+        for change in changes:
+            _carry_out(run, server, change, made)
+            number += 1
+    except ClientError as problem:
+        change, done = changes[number], f"{number} of {len(changes)} changes are done, and are not done again when you run it again"
+        problem.message = f"{change.place + ': ' if change.place else ''}{change.path}: {problem.message}"
+        problem.hint = f"{problem.hint}; {done}" if problem.hint else done
+        raise
+    finally:
+        if number < len(changes):
+            _show(run, changes[:number], made)
+    return made
+
+
+def _carry_out(run: Invocation, server: "Server", change: "Change", made: list[dict[str, str]]) -> None:
     from mindgw.client.kinds import KINDS
 
-    made: list[dict[str, str]] = []
-    for number, change in enumerate(changes):
-        secrets: dict[str, str] = {}
-        try:
-            for request in KINDS[change.kind].requests(change):
-                secrets |= _secrets_in(server.call(request))
-        except ClientError as problem:
-            done = f"{number} of {len(changes)} changes are done, and are not done again when you run it again"
-            problem.message = f"{change.place + ': ' if change.place else ''}{change.path}: {problem.message}"
-            problem.hint = f"{problem.hint}; {done}" if problem.hint else done
-            _show(run, changes[:number], made)  # secrets that were made are nowhere else
-            raise
-        made += [{"path": change.path, "kind": kind, "secret": text} for kind, text in secrets.items()]
-    return made
+    for request in KINDS[change.kind].requests(change):
+        for kind, text in _secrets_in(server.call(request)).items():
+            made.append({"path": change.path, "kind": kind, "secret": text})
+            _tell(run, made[-1])
 
 
 def _secrets_in(answer: Any) -> dict[str, str]:
@@ -161,16 +170,13 @@ def _show(run: Invocation, changes: "Sequence[Change]", made: list[dict[str, str
         return
     for change in changes:
         run.render.note(f"{SIGNS[change.verb]} {change.path}{_told(change.as_json())}")
-    _tell(run, made)
     summary = " ".join(f"{sign}{numbers[verb]}" for verb, sign in SIGNS.items())
     run.render.success(summary if changes else "The server has all that is declared")
 
 
-def _tell(run: Invocation, made: Iterable[Mapping[str, str]]) -> None:
-    """Secrets, each as what it is of and itself, on stdout: they are shown this once."""
-    if run.options.output == "json":
-        return
-    for secret in made:
+def _tell(run: Invocation, secret: Mapping[str, str]) -> None:
+    """A secret as what it is of and itself, on stdout: it is shown this once."""
+    if run.options.output != "json":
         run.render.datum(f"{secret['path']} {secret['secret']}")
 
 

@@ -13,7 +13,7 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.control import search, segments
+from mindgw.control import search, segments, witness
 from mindgw.control.principal import Principal
 from mindgw.control.secrets import Secrets
 from mindgw.errors import BadRequest
@@ -122,7 +122,8 @@ async def _where(session: AsyncSession, who: Principal, wanted: Wanted) -> list[
     if wanted.action:
         where.append(col(AuditEntry.action).like(_pattern(wanted.action), escape="\\"))
     if wanted.actor:
-        where.append(col(AuditEntry.actor).in_(await _actors(session, wanted.actor)))
+        theirs = col(AuditEntry.detail)[audit.BY, "email"].as_string() == wanted.actor.lower()
+        where.append(or_(col(AuditEntry.actor).in_(await _actors(session, wanted.actor)), theirs))
     if wanted.since:
         where.append(col(AuditEntry.at) >= _moment(wanted.since, "since", now, timedelta()))
     if wanted.until:
@@ -157,7 +158,13 @@ def _moment(text: str, param: str, now: datetime, whole_day: timedelta) -> datet
 
 async def _views(session: AsyncSession, rows: Sequence[AuditEntry]) -> list[AuditView]:
     names = await _names(session, {row.actor for row in rows})
-    return [view(row.model_dump(), names.get(row.actor, "")) for row in rows]
+    return [view(row.model_dump(), names.get(row.actor) or _by(row.detail)) for row in rows]
+
+
+def _by(detail: Mapping[str, Any]) -> str:
+    """Address of the person, as the entry itself has it."""
+    by = detail.get(audit.BY)
+    return str(by.get("email", "")) if isinstance(by, dict) else ""
 
 
 async def _names(session: AsyncSession, actors: Iterable[str]) -> dict[str, str]:
@@ -169,7 +176,7 @@ async def _names(session: AsyncSession, actors: Iterable[str]) -> dict[str, str]
 
 def view(entry: Mapping[str, Any], name: str = "") -> AuditView:
     """An entry by the names of its columns."""
-    return AuditView(**{**entry, "hash": entry["hash"].hex(), "name": name})
+    return AuditView(**{**entry, "hash": (entry["hash"] or b"").hex(), "name": name})
 
 
 # -- whether it is right -----------------------------------------------------------------------------------------------
@@ -232,9 +239,10 @@ async def check(database: Database, own: Secrets, directory: Path) -> AsyncGener
 
 
 async def _broken(session: AsyncSession, own: Secrets, directory: Path, counts: Counter[str]) -> AsyncIterator[Broken]:
-    async for found in segments.broken(session, own.audit_key, directory, counts):
+    kept = witness.load(directory) or audit_chain.NOTHING
+    async for found in segments.broken(session, own.audit_key, directory, counts, kept.start):
         yield found
-    async for found in audit_chain.broken(session, own.audit_key, partial(_vouched, own.public_identity), counts):
+    async for found in audit_chain.broken(session, own.audit_key, partial(_vouched, own.public_identity), counts, kept):
         yield found
 
 

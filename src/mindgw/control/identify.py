@@ -23,6 +23,8 @@ class Known(Protocol):
     @property
     def user_id(self) -> str: ...
     @property
+    def user(self) -> str: ...
+    @property
     def org_id(self) -> str: ...
     @property
     def rights(self) -> Rights: ...
@@ -37,6 +39,8 @@ class Visitor(Struct, frozen=True, kw_only=True):
 
     org_id: str
     user_id: str
+    #: Address of the person, "" for a key that belongs to nobody.
+    email: str
     rights: Rights
     #: One of both is empty.
     key_id: str = ""
@@ -69,7 +73,7 @@ class Identity:
         found = _session(headers)
         if found is None:
             caller = await self._by_key(headers, path, address)
-            return Visitor(org_id=caller.org_id, user_id=caller.user_id, rights=caller.rights, key_id=caller.key_id)
+            return Visitor(org_id=caller.org_id, user_id=caller.user_id, email=caller.user, rights=caller.rights, key_id=caller.key_id)
         now = clock.monotonic()
         if not self._sessions.knows(found):
             self._strangers.patience(address, now)
@@ -77,8 +81,9 @@ class Identity:
             signed = await self._sessions.identify(found)
         except Unauthenticated as wrong:
             raise self._strangers.blame(address, wrong, now) from None
+        user, by_pass = signed.user, is_jwt(found)
         return Visitor(
-            org_id=signed.org.id, user_id=signed.user.id, rights=signed.rights, session_id=signed.session.id, by_pass=is_jwt(found)
+            org_id=signed.org.id, user_id=user.id, email=user.email, rights=signed.rights, session_id=signed.session.id, by_pass=by_pass
         )
 
 

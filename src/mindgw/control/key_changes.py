@@ -1,7 +1,7 @@
 """Keys that are changed, and keys that get another secret. Audited as the rest is; news goes out when it is on the disk."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct
@@ -54,12 +54,19 @@ async def change(
         if wish.expires_at is not UNSET:
             changes["expires_at"] = key_policy.check(wish.expires_at, clock.utcnow(), ground.policy, row.created_at)
         changes = {name: value for name, value in changes.items() if getattr(row, name) != value}
+        before = {name: _told(getattr(row, name)) for name in changes}
         rows.change(row, version, **changes)
         await _check(session, who, row, acting=bool(changes.keys() & OWNED))
-        await audit.record(session, who, "key.update", row.id, name=row.name, changed=sorted(changes))
+        after = {name: _told(getattr(row, name)) for name in changes}
+        await audit.record(session, who, "key.update", row.id, name=row.name, changed=sorted(changes), before=before, after=after)
         (view,) = await keys.views(session, [row], ground.policy)
     ground.changed(view.id)
     return view
+
+
+def _told(value: Any) -> Any:
+    """A value of a key's row, none of which is a secret, as the audit log may hold it."""
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 async def rotate(

@@ -132,7 +132,8 @@ async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWis
             **key_bounds.inherited(await key_bounds.of_maker(session, who), bounds),
         )
         row, secret = await keys.create(session, wanted, pepper)
-        await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role)
+        owner = {"user": user.id, "email": user.email} if user is not None else {}
+        await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role, **owner)
         (view,) = await views(session, [row], policy)
     return made(view, secret)
 

@@ -53,6 +53,12 @@ class Live(Protocol):
     def cancel_request(self, request_id: str) -> bool:
         """Ends a request; False when there is none of this id, or its client has been served already."""
 
+    def is_under_way(self, request_id: str) -> bool:
+        """Whether `cancel_request` would end something."""
+
+    def waits(self, request_id: str) -> bool:
+        """Whether `bump_request` would do something."""
+
     def bump_request(self, request_id: str) -> bool:
         """Puts a request that waits before all others; False when none of this id waits."""
 

@@ -34,6 +34,8 @@ MOST_KEYS = 100
 PRIORITIES = ("", "normal", "batch", "sheddable")
 #: How a session calls itself.
 CURRENT = "current"
+#: Most requests of one that are listed.
+MOST = 1000
 
 
 class MeView(Struct, frozen=True, kw_only=True):
@@ -170,11 +172,9 @@ async def models(database: Database, who: Principal, live: Live) -> Page[ModelVi
 async def queue(database: Database, who: Principal, live: Live) -> Page[Entry]:
     """What one has in the queue, in the order of its turns, then what runs."""
     async with database.read() as session:
-        user = await session.get(User, who.user_id) if who.user_id else None
-        mine = {who.key_id} if who.key_id else set(await users.key_ids(session, who.user_id))
-    wanted = Wanted(key=who.key_id) if who.key_id else Wanted(user=user.email if user is not None else "")
-    entries = await live.places_of((await live.ranking(wanted))[:1000])
-    return Page([entry for entry in entries if entry.key_id in mine])
+        mine = [who.key_id] if who.key_id else await users.key_ids(session, who.user_id)
+    ranked = await live.ranking(Wanted(keys=frozenset(mine)))
+    return Page(await live.places_of(ranked[:MOST]))
 
 
 # -- one's own keys ----------------------------------------------------------------------------------------------------

@@ -282,7 +282,7 @@ async def accept(database: Database, pepper: bytes, text: str, *, life: float, a
             raise Unauthenticated("This user may not sign in.", code="user_disabled")
         rows.change(row, state=ACTIVE, invite_digest=None, invite_expires_at=None, last_seen_at=now)
         made, secret = await sessions.create(session, row.id, pepper, at=now, until=now + timedelta(seconds=life), agent=agent)
-        them = Principal(org_id=row.org_id, is_home=False, user_id=row.id, session_id=made.id, address=address)
+        them = Principal(org_id=row.org_id, is_home=False, user_id=row.id, email=row.email, session_id=made.id, address=address)
         await audit.record(session, them, "session.create", row.id, email=row.email)
         return Accepted(session=secret, user=row.email, role=row.role, expires_at=made.expires_at)
 

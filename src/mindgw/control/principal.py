@@ -18,6 +18,8 @@ class Principal(Struct, frozen=True, kw_only=True):
     rights: Rights = NOTHING
     #: "" for a key that belongs to nobody.
     user_id: str = ""
+    #: Their address.
+    email: str = ""
     #: One of both is empty.
     key_id: str = ""
     session_id: str = ""

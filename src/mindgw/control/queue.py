@@ -1,4 +1,6 @@
-"""The queue as management sees it, and what an operator may do to it. Every change is audited."""
+"""The queue as management sees it, and what an operator may do to it. Every change is audited before it is made: what
+cannot be recorded is not done.
+"""
 
 import re
 import secrets
@@ -74,38 +76,51 @@ def entry(live: Live, request_id: str, org_id: str = "") -> Entry:
 async def cancel(database: Database, who: Principal, live: Live, request_id: str) -> Entry:
     """Ends a request that waits or runs; its client hears why. Raises NotFound, also for one whose client is served or gone already."""
     found = entry(live, request_id, seen_by(who))
-    if not live.cancel_request(request_id):
-        raise NotFound(f"Request {request_id!r} is over; its slot is about to be free.")
+    over = NotFound(f"Request {request_id!r} is over; its slot is about to be free.")
+    if not live.is_under_way(request_id):
+        raise over
     await _note(database, who, "queue.cancel", request_id, key=found.key_id, model=found.model)
+    if not live.cancel_request(request_id):
+        await _too_late(database, who, "queue.cancel", request_id, over)
     return found
 
 
 async def bump(database: Database, who: Who | str, live: Live, request_id: str) -> Entry:
     """Puts a request that waits before all others. Raises NotFound, also for one that runs already."""
     found = entry(live, request_id)
-    if not live.bump_request(request_id):
-        raise NotFound(f"Request {request_id!r} does not wait any more.", hint="`mindgw queue list` shows who waits")
+    over = NotFound(f"Request {request_id!r} does not wait any more.", hint="`mindgw queue list` shows who waits")
+    if not live.waits(request_id):
+        raise over
     await _note(database, who, "queue.bump", request_id, key=found.key_id, model=found.model)
+    if not live.bump_request(request_id):
+        await _too_late(database, who, "queue.bump", request_id, over)
     return live.place_of(request_id) or found
 
 
 async def pause(database: Database, who: Who | str, live: Live, model: str) -> Stats:
     """Lets nobody have a slot, of one model or at all, until `resume`; who runs goes on. A restart of the server ends it."""
-    live.pause_queue(model)
     await _note(database, who, "queue.pause", model)
+    live.pause_queue(model)
     return live.queue_stats()
 
 
 async def resume(database: Database, who: Who | str, live: Live, model: str) -> Stats:
     """Ends one pause; without a model all of them."""
-    live.resume_queue(model)
     await _note(database, who, "queue.resume", model)
+    live.resume_queue(model)
     return live.queue_stats()
 
 
 async def _note(database: Database, who: Who | str, action: str, what: str, **detail: str) -> None:
     async with database.write() as session:
         await audit.record(session, who, action, what or "*", **detail)
+
+
+async def _too_late(database: Database, who: Who | str, action: str, request_id: str, over: NotFound) -> None:
+    """It ended while that was recorded. Raises `over`."""
+    async with database.write() as session:
+        await audit.refused(session, who, action, request_id, code=over.code)
+    raise over
 
 
 def _unknown(request_id: str) -> NotFound:

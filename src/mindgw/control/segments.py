@@ -18,10 +18,10 @@ import msgspec
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.control import replica
+from mindgw.control import replica, witness
 from mindgw.control.secrets import Secrets
 from mindgw.store import audit, audit_chain
-from mindgw.store.audit_chain import ARCHIVE, Broken, End, Entry
+from mindgw.store.audit_chain import ARCHIVE, NOTHING, Broken, End, Entry
 from mindgw.store.database import Database
 from mindgw.store.tables import AuditHead
 from mindgw_agent import identity, private_files
@@ -77,20 +77,23 @@ async def tend(database: Database, own: Secrets, directory: Path, keep: timedelt
         head = await audit_chain.sign(session, now, partial(identity.sign, own.identity))
     if head is not None:
         log.info("the audit log of %s is signed: it ends with entry %d", head.day, head.seq)
+    kept = witness.load(directory) or NOTHING
     oldest = (now - keep).date().isoformat()
     async with database.read() as session:
         due = await audit_chain.heads(session, col(AuditHead.archived_at).is_(None), col(AuditHead.day) < oldest)
     for head in due:
-        if not await _archive(database, own, directory, head, now):
+        if not await _archive(database, own, directory, (head, kept.start), now):
             return
 
 
-async def _archive(database: Database, own: Secrets, directory: Path, head: AuditHead, now: datetime) -> bool:
-    """False when the segment is not as it was written: what is wrong stays where it can be looked at."""
+async def _archive(database: Database, own: Secrets, directory: Path, segment: tuple[AuditHead, int | None], now: datetime) -> bool:
+    """False when the segment is not as it was written: what is wrong stays where it can be looked at. `segment`: its head, and with which
+    entry the chain began."""
+    head = segment[0]
     async with database.read() as session:
         before = await _before(session, head)
         found = [entry async for page in audit_chain.pages(session, before.seq, head.seq) for entry in page]
-    wrong, text = await asyncio.to_thread(_bound, own.audit_key, before, found, head)
+    wrong, text = await asyncio.to_thread(_bound, own.audit_key, before, found, segment)
     if wrong or not found or found[-1]["hash"] != head.hash:
         log.error("the audit log of %s is not archived: it is not as it was written; see `mindgw audit verify`", head.day)
         return False
@@ -110,9 +113,10 @@ async def _archive(database: Database, own: Secrets, directory: Path, head: Audi
     return True
 
 
-def _bound(key: bytes, before: End, found: Sequence[Entry], head: AuditHead) -> tuple[list[Broken], bytes]:
+def _bound(key: bytes, before: End, found: Sequence[Entry], segment: tuple[AuditHead, int | None]) -> tuple[list[Broken], bytes]:
     """What is wrong with a segment, and its file; a day may have very many entries."""
-    wrong = list(audit_chain.follow(key, End(before.seq, before.hash), found))
+    head, start = segment
+    wrong = list(audit_chain.follow(key, End(before.seq, before.hash), found, start))
     return wrong, b"".join(map(_written, found)) + _end_of(head)
 
 
@@ -129,7 +133,7 @@ def _write(path: Path, text: bytes) -> None:
 
 def _written(entry: Any) -> bytes:
     fields = {name: entry[name] for name in Line.__struct_fields__}
-    return msgspec.json.encode({**fields, "hash": entry["hash"].hex()}) + b"\n"
+    return msgspec.json.encode({**fields, "hash": (entry["hash"] or b"").hex()}) + b"\n"
 
 
 def _end_of(head: AuditHead) -> bytes:
@@ -139,22 +143,25 @@ def _end_of(head: AuditHead) -> bytes:
 # -- whether they are right --------------------------------------------------------------------------------------------
 
 
-async def broken(session: AsyncSession, key: bytes, directory: Path, counts: Counter[str]) -> AsyncIterator[Broken]:
-    """What is wrong with the files that are there; those that were moved elsewhere are counted."""
+async def broken(
+    session: AsyncSession, key: bytes, directory: Path, counts: Counter[str], start: int | None = None
+) -> AsyncIterator[Broken]:
+    """What is wrong with the files that are there; those that were moved elsewhere are counted. `start`: as in `audit_chain.follow`."""
     end = End()
     for head in await audit_chain.heads(session, col(AuditHead.archived_at).is_not(None)):
         path = file_of(directory, head.day)
         if path.is_file():
             counts["archives"] += 1
-            for found in await asyncio.to_thread(check_file, path, key, end, head):
+            for found in await asyncio.to_thread(check_file, path, key, (end, start), head):
                 yield found
         else:
             counts["archives elsewhere"] += 1
         end = End(head.seq, head.hash)
 
 
-def check_file(path: Path, key: bytes, before: End, head: AuditHead) -> list[Broken]:
-    """What is wrong with the file of a head; `before` is the end of the segment before."""
+def check_file(path: Path, key: bytes, after: tuple[End, int | None], head: AuditHead) -> list[Broken]:
+    """What is wrong with the file of a head; `after`: the end of the segment before, and with which entry the chain began."""
+    before, start = after
     end = End(before.seq, before.hash)
     wrong: list[Broken] = []
     try:
@@ -162,7 +169,7 @@ def check_file(path: Path, key: bytes, before: End, head: AuditHead) -> list[Bro
             return [Broken(before.seq + 1, f"{path.name} is too large to be a segment")]
         *entries, last = path.read_bytes().splitlines()
         for text in entries:
-            wrong += audit_chain.follow(key, end, [_read(text)])
+            wrong += audit_chain.follow(key, end, [_read(text)], start)
         ends = _last(last)
     except (OSError, ValueError) as error:
         return [*wrong, Broken(end.seq + 1, f"{path.name} cannot be read after entry {end.seq}: {error}")]

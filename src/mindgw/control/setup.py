@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock, config, settings_edit
 from mindgw.config import Config
-from mindgw.control import certificates, invitation, lock, replica, secrets
+from mindgw.control import certificates, invitation, lock, replica, secrets, witness
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
 from mindgw.quantities import split_address
@@ -103,6 +103,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         emptied = known and await database.revision() is None
         if emptied:
             database.set_leftovers_aside()
+            witness.forget(directory)
         backup = await prepare(database, directory)
         own = secrets.obtain(directory)
         database.audit_key = own.audit_key
@@ -111,6 +112,7 @@ async def initialise(directory: Path, wishes: Wishes | None = None, *, now: date
         async with database.write() as session:
             key, admin = await _first_people(session, own, now, again=wishes.new_admin_key)
             token = await _invite(session, own, settings, now)
+        await witness.note(database, directory)
     finally:
         await database.close()
     return InitResult(

@@ -113,6 +113,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     key: str = ""
     #: Id of the organisation.
     org_id: str = ""
+    #: Ids of keys; None allows all.
+    keys: frozenset[str] | None = None
 
     def has(self, ticket: Ticket, request: Request) -> bool:
         """Whether a request that waits or runs is among them."""
@@ -125,6 +127,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
             and self.user in {"", user, end_user}
             and self.key in {"", key_id, key}
             and self.org_id in {"", org_id}
+            and (self.keys is None or key_id in self.keys)
         )
 
 

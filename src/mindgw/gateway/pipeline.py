@@ -257,8 +257,7 @@ class Pipeline:
                 caller = await self._auth.look_up(key, self._now())
         except errors.Unauthenticated as wrong:
             raise rates.blame(address, wrong, self._now()) from None
-        if caller.scope is not None:
-            caller.scope.admit(path, address)
+        rates.bound(caller, address, path)
         return caller
 
     async def rerun(self, key_id: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes) -> bytes:
@@ -286,10 +285,20 @@ class Pipeline:
         """Ends a request that waits or runs, with an error that says who did; False when there is none of this id, or its client has been
         served or is gone already."""
         exchange = self._find(request_id)
-        if exchange is None or exchange.state is signals.CLOSING:
+        if exchange is None or not self.is_under_way(request_id):
             return False
         self.post(exchange, signals.Stopped(errors.Cancelled()))
         return True
+
+    def is_under_way(self, request_id: str) -> bool:
+        """Whether `cancel_request` would end something."""
+        exchange = self._find(request_id)
+        return exchange is not None and exchange.state is not signals.CLOSING
+
+    def waits(self, request_id: str) -> bool:
+        """Whether `bump_request` would do something."""
+        exchange = self._find(request_id)
+        return exchange is not None and exchange.ticket is not None and exchange.ticket.waiting
 
     def bump_request(self, request_id: str) -> bool:
         """Puts a request that waits before all others; False when none of this id waits."""

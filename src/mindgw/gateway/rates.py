@@ -128,6 +128,8 @@ class Rates:
         self._failed: dict[str, Bucket] = {}
         #: Told of every request without a good key: its address, and the code of the error.
         self.on_failure: Callable[[str, str], None] = lambda address, code: None
+        #: Told of every good key where it is not good: its caller, the address, the code of the error, and the path.
+        self.on_refusal: Callable[[Caller, str, str, str], None] = lambda caller, address, code, path: None
 
     def adopt(self, rates: Mapping[str, Rate], now: float) -> None:
         """The rates of users, teams and organisations from now on."""
@@ -229,6 +231,16 @@ class Rates:
             return self._banished(bucket, moment)
         bucket.take(1, moment)
         return wrong
+
+    def bound(self, caller: Caller, address: str, path: str) -> None:
+        """Raises Forbidden for a key that is not good for the path, or not from the address."""
+        if caller.scope is None:
+            return
+        try:
+            caller.scope.admit(path, address)
+        except errors.Forbidden as wrong:
+            self.on_refusal(caller, address, wrong.code, path)
+            raise
 
     def _newcomer(self, moment: int) -> Bucket:
         """A bucket for another address. Where there are too many, those that have paid go, or else the oldest half."""

@@ -17,7 +17,7 @@ from litestar.types import Receive, Scope, Send
 from mindgw import __version__, metrics
 from mindgw.clock import utcnow
 from mindgw.config import Config
-from mindgw.control import dead_letters, key_policy, segments
+from mindgw.control import dead_letters, key_policy, segments, witness
 from mindgw.control.feed import Feed
 from mindgw.control.principal import Home
 from mindgw.control.queue import Lists
@@ -107,7 +107,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         _mount("/agent/v1/link", AgentsDoor(pipeline, registry, config.listen, accounting.books.linked), is_mount=False),
     ]
     watch = Watch(database)
-    state.refusals, accounting.rates.on_failure = watch, watch.stranger
+    state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
     beside = [*accounting.writing(), replays_writing, *people.chores]
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
@@ -241,6 +241,7 @@ def _tended(config: Config, secrets: Secrets, database: Database) -> Callable[[]
 
     async def tend() -> None:
         await segments.tend(database, secrets, config.directory, keep, utcnow())
+        await witness.note(database, config.directory)
 
     return tend
 

@@ -21,7 +21,7 @@ from mindgw import logs
 from mindgw.addresses import Networks
 from mindgw.clock import monotonic
 from mindgw.config import Config, notify_address
-from mindgw.control import lock, secrets, setup
+from mindgw.control import lock, secrets, setup, witness
 from mindgw.control.secrets import Secrets
 from mindgw.errors import ConfigError
 from mindgw.quantities import OFF
@@ -48,6 +48,7 @@ def serve(config: Config) -> int:
     """Runs the server until a signal ends it; returns the exit code. Raises ConfigError, Conflict when the data directory or an address
     is in use."""
     logs.setup(config.log)
+    warn_of_one_address(config)
     known = secrets.load(config.directory)  # first: in a directory that is none of ours nothing is left behind
     with lock.hold(config.directory), Listeners(config) as listeners, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, known, listeners))
@@ -59,6 +60,7 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
     try:
         await setup.require(database, data_dir)
         await setup.prepare(database, data_dir)
+        await witness.note(database, data_dir)
         server = build(config, known, database)
         gateway = GatewayServer(config, server, _tls(config, known), listeners)
         listeners.open()
@@ -67,6 +69,16 @@ async def _serve(config: Config, known: Secrets, listeners: Listeners) -> int:
         return 0 if gateway.started else 1
     finally:
         await database.close()
+
+
+def warn_of_one_address(config: Config) -> None:
+    """Behind a proxy that is not trusted everybody comes from the proxy's address: of this machine nobody is counted as a stranger."""
+    if config.tls == OFF and not config.trusted_proxies:
+        log.warning(
+            "TLS is off and no proxy is trusted: all who come through one count as %s, and none of them is slowed down when their keys are "
+            "wrong. Name it: trusted_proxies: [127.0.0.1] in the settings, or --trusted-proxies 127.0.0.1",
+            config.tls_listen or config.listen,
+        )
 
 
 def make_room(files: int) -> None:

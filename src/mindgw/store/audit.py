@@ -23,6 +23,8 @@ from mindgw.store.tables import AuditEntry, AuditHead
 GENESIS = chain.genesis("audit")
 #: Outcomes.
 OK, REFUSED = "ok", "refused"
+#: In a detail: the person behind the actor, {"user": id, "email": address}.
+BY = "by"
 #: Advisory lock of Postgres under which links are made: "audit" in ASCII. SQLite has one writer anyway.
 _LOCK = 0x6175646974
 #: Columns that a link is made of, in this order.
@@ -50,6 +52,12 @@ class Who(Protocol):
     @property
     def address(self) -> str: ...
 
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def email(self) -> str: ...
+
 
 def named(who: Who | str) -> str:
     """As the log names somebody."""
@@ -69,6 +77,8 @@ async def refused(session: AsyncSession, who: Who | str, action: str, target: st
 
 def _add(session: AsyncSession, who: Who | str, action: str, target: str, outcome: str, detail: dict[str, Any]) -> None:
     actor, org_id, address = (who, "", "") if isinstance(who, str) else (who.actor, who.org_id, who.address)
+    if not isinstance(who, str) and who.user_id:  # sessions are forgotten one day, and keys are given to somebody else
+        detail = {**detail, BY: {"user": who.user_id, "email": who.email}}
     row = {
         "id": new_id(),
         "at": utcnow(),

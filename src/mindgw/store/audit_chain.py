@@ -1,8 +1,8 @@
 """The chain of the audit log: its daily signed heads, what leaves the database for a file, and whether all of it is right.
 
 A head says, with the server's identity key, where the chain stood at the end of a day. The entries since the head before are its segment:
-a segment leaves the database whole or not at all, and the chain has an entry that says so. What stands after the last head can be cut off
-by whoever may write to the database; against that `end` is to be noted where that writer does not reach.
+a segment leaves the database whole or not at all, and the chain has an entry that says so. What stands after the last head, and the heads
+themselves, can be cut off by whoever may write to the database; against that `Kept` is noted where that writer does not reach.
 """
 
 from collections import Counter
@@ -47,6 +47,18 @@ class End(msgspec.Struct):
     hash: bytes = audit.GENESIS
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What is known of the chain beside the database."""
+
+    #: The first entry that is linked; those before it are older than the chain. None: nobody knows.
+    start: int | None = None
+    #: Up to here it went once.
+    end: End = msgspec.field(default_factory=End)
+
+
+NOTHING = Kept()
+
+
 def transcript(day: str, seq: int, hash: bytes) -> bytes:
     """What the signature of a head is made over."""
     return b"mindgw-audit-head-v1\0" + chain.canonical((day, seq, hash))
@@ -61,9 +73,26 @@ async def last(session: AsyncSession) -> End:
     """Where the chain ends now."""
     found = (await _run(session, select(_AUDIT.c.seq, _AUDIT.c.hash).order_by(_AUDIT.c.seq.desc()).limit(1))).first()
     if found is not None:
-        return End(found.seq, found.hash)
+        return End(found.seq, found.hash or b"")
     known = await heads(session)
     return End(known[-1].seq, known[-1].hash) if known else End()
+
+
+async def first_linked(session: AsyncSession) -> int:
+    """The first entry that is not older than the chain, or will not be."""
+    found = (await _run(session, select(func.min(_AUDIT.c.seq)).where(func.length(_AUDIT.c.hash) > 0))).scalar()
+    return int(found) if found is not None else (await last(session)).seq + 1
+
+
+async def has(session: AsyncSession, end: End) -> bool:
+    """Whether the chain goes through there, as far as the database can tell: what has left for files is known by its heads."""
+    if not end.seq:
+        return True
+    found = (await _run(session, select(_AUDIT.c.hash).where(_AUDIT.c.seq == end.seq))).first()
+    if found is not None:
+        return (found.hash or b"") == end.hash
+    gone = await heads(session, col(AuditHead.archived_at).is_not(None), col(AuditHead.seq) >= end.seq)
+    return bool(gone) and (gone[0].seq != end.seq or gone[0].hash == end.hash)
 
 
 async def sign(session: AsyncSession, now: datetime, signed: Callable[[bytes], bytes]) -> AuditHead | None:
@@ -113,17 +142,18 @@ async def _run(session: AsyncSession, query: Any) -> CursorResult[Any]:
 # -- whether it is right -----------------------------------------------------------------------------------------------
 
 
-def follow(key: bytes, end: End, entries: Sequence[Entry]) -> Iterator[Broken]:
-    """What is wrong with entries that come after `end`, which moves on to the last of them."""
+def follow(key: bytes, end: End, entries: Sequence[Entry], start: int | None = None) -> Iterator[Broken]:
+    """What is wrong with entries that come after `end`, which moves on to the last of them. Those before number `start` may be older than
+    the chain, and where it is not known, all before the first link."""
     for entry in entries:
         seq, link = entry["seq"], entry["hash"]
         if seq != end.seq + 1:
             many = seq - end.seq - 1
             yield Broken(end.seq + 1, f"{many} {'entries are' if many > 1 else 'entry is'} missing before number {seq}")
-        if link or end.hash != audit.GENESIS:  # else it is older than the chain
+        if link or end.hash != audit.GENESIS or (start is not None and seq >= start):  # else it is older than the chain
             if link != _link(key, end.hash, entry):
                 yield Broken(seq, "it is not what was written, or does not follow the one before")
-            end.hash = link
+            end.hash = link or b""
         end.seq = seq
 
 
@@ -134,7 +164,9 @@ def _link(key: bytes, prev: bytes, entry: Entry) -> bytes:
         return b""
 
 
-async def broken(session: AsyncSession, key: bytes, verify: Callable[[bytes, bytes], bool], counts: Counter[str]) -> AsyncIterator[Broken]:
+async def broken(
+    session: AsyncSession, key: bytes, verify: Callable[[bytes, bytes], bool], counts: Counter[str], kept: Kept = NOTHING
+) -> AsyncIterator[Broken]:
     """All that is wrong with what is in the database; `verify` takes the signature of a head and what it was made over. Counts in `counts`
     what was looked at: entries, those among them that are older than the chain, heads."""
     known = await heads(session)
@@ -148,7 +180,7 @@ async def broken(session: AsyncSession, key: bytes, verify: Callable[[bytes, byt
     at = {head.seq: head for head in known}
     async for page in pages(session, end.seq):
         for entry in page:
-            for wrong in follow(key, end, [entry]):
+            for wrong in follow(key, end, [entry], kept.start):
                 yield wrong
             head_here = at.get(entry["seq"])
             if head_here is not None and head_here.hash != entry["hash"]:
@@ -158,9 +190,19 @@ async def broken(session: AsyncSession, key: bytes, verify: Callable[[bytes, byt
         counts["older than the chain"] += sum(not entry["hash"] for entry in page)
     if not vouched:
         yield Broken(1, f"the head of {gone[-1].day} says that the entries before it were archived, and no entry does")
+    async for wrong in _beyond(session, end, known, kept):
+        yield wrong
+
+
+async def _beyond(session: AsyncSession, end: End, known: Sequence[AuditHead], kept: Kept) -> AsyncIterator[Broken]:
+    """What should stand behind the last entry that is there."""
     for head in known:
         if head.seq > end.seq:
             yield Broken(end.seq + 1, f"entries up to number {head.seq} are missing, the last one of {head.day}")
+    if kept.end.seq > end.seq:
+        yield Broken(end.seq + 1, f"entries up to number {kept.end.seq} are missing: the data directory knows how far they went")
+    elif not await has(session, kept.end):
+        yield Broken(kept.end.seq, "it is not the one that the data directory knows")
 
 
 def says_archived(entry: Entry, head: AuditHead) -> bool:

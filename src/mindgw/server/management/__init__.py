@@ -1,5 +1,6 @@
 """The management API under /api/v1: thin doors in front of `mindgw.control`. What each takes stands beside it, see `guard`."""
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -42,6 +43,8 @@ from mindgw.server.management import (
 MAX_BODY = 64 * 1024
 #: Lists are long and repeat themselves; what is shorter than this is sent as it is. Not for the doors of data: their events must not wait.
 COMPRESSED = CompressionConfig(backend="gzip", minimum_size=1024, gzip_compress_level=5)
+#: U+0000 as JSON has it; a backslash behind a backslash is one of the text's own.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles, orgs)
 
 
@@ -52,6 +55,7 @@ def router() -> Router:
         route_handlers=[handler for room in ROOMS for handler in room.HANDLERS],
         guards=[guard.require],
         dependencies={name: Provide(give) for name, give in guard.HANDED.items()},
+        before_request=_no_nul,
         exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
         request_max_body_size=MAX_BODY,
         security=[{"key": []}],
@@ -62,7 +66,9 @@ def router() -> Router:
 def entered() -> Router:
     """The way in for who was invited, for the same application."""
     return invitations.router(
-        exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit}, request_max_body_size=MAX_BODY
+        exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
+        request_max_body_size=MAX_BODY,
+        before_request=_no_nul,
     )
 
 
@@ -102,6 +108,12 @@ def described() -> Router:
 
 async def _not_as_a_page(response: Response[Any]) -> Response[Any]:
     return problems.refusal(None, NotFound()) if response.status_code == HTTPStatus.NOT_FOUND else response
+
+
+async def _no_nul(request: Request[Any, Any, State]) -> None:
+    """The character U+0000 is in no name and no text of anybody's, and Postgres cannot keep it. Raises BadRequest."""
+    if "\0" in request.scope["path"] or b"%00" in request.scope["query_string"] or _NUL.search(await request.body()):
+        raise BadRequest("The request has the character U+0000, which no text here may have.")
 
 
 def _too_deep(request: Request[Any, Any, State], _error: RecursionError) -> Response[bytes]:

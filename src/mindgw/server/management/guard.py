@@ -68,6 +68,8 @@ class Caller(Protocol):
     @property
     def user_id(self) -> str: ...
     @property
+    def email(self) -> str: ...
+    @property
     def org_id(self) -> str: ...
     @property
     def rights(self) -> Rights: ...
@@ -130,6 +132,7 @@ async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
         is_home=caller.org_id == await office.home.id(),
         rights=caller.rights,
         user_id=caller.user_id,
+        email=caller.email,
         key_id=caller.key_id,
         session_id=getattr(caller, "session_id", ""),
         by_pass=getattr(caller, "by_pass", False),
