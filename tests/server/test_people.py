@@ -329,6 +329,7 @@ async def test_models_and_the_queue_are_what_one_may_see_of_them(house, monkeypa
     for client in (running, waiting):
         client.post(signals.Received(b'{"model":"llama3","messages":[{"role":"user","content":"x"}]}'))
         await house.until(lambda: box.requests)
+    await house.until(lambda: len(house.pipeline.lineup()) == 2)
     for person in (ana, Person(house, free["key"])):
         entries = (await person.call("GET", "/me/queue")).json()["items"]
         assert [(entry["state"], entry["key"]) for entry in entries] == [("waiting", "free"), ("running", "free")]
