@@ -203,7 +203,7 @@ async def test_a_role_in_a_team_holds_there_alone(place):
         ("POST", "/roles/user/bindings", {"user": "op@x.org"}),
         ("DELETE", "/roles/admin/bindings?user=admin@localhost", None),
         ("POST", "/roles", {"name": "mine", "permissions": ["read:keys"], "rank": 90}),
-        ("POST", "/roles", {"name": "mine", "permissions": ["update:config"], "rank": 10}),
+        ("POST", "/roles", {"name": "mine", "permissions": ["create:orgs"], "rank": 10}),
         ("POST", "/keys", {"name": "k", "role": "admin"}),
         ("POST", "/keys", {"name": "k", "user": "admin@localhost"}),
         ("POST", "/keys/admin/rotate", {}),
