@@ -23,6 +23,8 @@ def test_an_organisation_is_made_changed_and_shut_out(admin, name):
     assert head.split() == ["NAME", "STATE", "LABELS", "CREATED", "ID"]
     assert [row.split()[:3] for row in rows if row.startswith(name)] == [[name, "active", "region=eu"]]
     assert admin("orgs", "set", name, "--no-labels").code == 0
+    other = admin("orgs", "set", name, "--admin", f"other@{name}.example")
+    assert other.code == 0 and other.out.startswith("mgwi_")
     assert admin("orgs", "disable", name).code == 2
     assert admin("orgs", "disable", name, "--yes").code == 0
     found = next(one for one in read(admin("org", "ls", "--json"))["items"] if one["name"] == name)
