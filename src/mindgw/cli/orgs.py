@@ -16,7 +16,7 @@ from mindgw.client.errors import UsageProblem
 app = noun("Organisations that share a server: none sees anything of another.")
 
 OrgName = Annotated[str, typer.Argument(metavar="ORG", help="Its name or id.")]
-Label = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="What routing must keep to, such as region=eu.")]
+Label = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Kept with it: region=eu. Nothing keeps to it yet.")]
 
 
 def _labels(org: Item) -> str:

@@ -40,7 +40,7 @@ class OrgView(Struct, frozen=True, kw_only=True):
     name: str
     #: active or disabled.
     state: str
-    #: What routing must keep to, such as {"region": "eu"}.
+    #: Kept for routing, which does not keep to them yet, such as {"region": "eu"}.
     labels: dict[str, str]
     created_at: datetime
     version: int
