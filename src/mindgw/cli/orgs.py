@@ -74,7 +74,7 @@ def change(
     if done.get("invitation"):
         run.render.created(done, secret="invitation", name="name")
     else:
-        run.render.done(done, f"Organisation {done['name']} has {_labels(done)}", name="name")
+        run.render.done(done, f"Organisation {done['name']} has {_labels(done) if done.get('labels') else 'no labels'}", name="name")
 
 
 @app.command("disable")
