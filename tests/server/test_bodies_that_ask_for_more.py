@@ -1,6 +1,7 @@
 """Bodies of the management API that ask for more than there is to be had: privileged fields that nobody may set, roles above one's own,
 and objects that a careless reader would make."""
 
+import ast
 import asyncio
 import json
 import pickle
@@ -22,6 +23,7 @@ from mindgw.server import management
 from mindgw.server.app import build
 from mindgw.server.management import invitations
 from mindgw.store.database import Database
+from tests.house import ROOT
 
 #: What somebody would add to a body who wants to be more than they are.
 PRIVILEGED = (
@@ -224,3 +226,39 @@ def test_nothing_but_json_is_read_and_nothing_is_made_of_it(house, tmp_path, pat
         assert "root:" not in answer.text
     assert not trap.exists()
     assert house.stored("keys", "orgs", "users") == before
+
+
+#: What makes objects, or runs code, of data.
+FORBIDDEN = {
+    "pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "jsonpickle",
+    "joblib",
+    "jinja2",
+    "eval",
+    "exec",
+    "unsafe_load",
+    "full_load",
+}
+
+
+def test_nothing_in_the_program_makes_objects_of_data():
+    """By name: what is not there cannot be misused. YAML goes by the safe loader, and is composed into nodes, never loaded."""
+    found, seen = [], 0
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "agent" / "src").rglob("*.py")]:
+        seen += 1
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = {
+                ast.Import: lambda node: [alias.name.partition(".")[0] for alias in node.names],
+                ast.ImportFrom: lambda node: [(node.module or "").partition(".")[0]],
+                ast.Call: lambda node: [getattr(node.func, "id", "")],
+                ast.Attribute: lambda node: [node.attr] if node.attr in {"unsafe_load", "full_load", "UnsafeLoader", "FullLoader"} else [],
+            }.get(type(node), lambda _: [])(node)
+            found += [f"{path.name}:{node.lineno} {name}" for name in names if name in FORBIDDEN or name.endswith("Loader")]
+            is_yaml = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "yaml" and node.attr in {"load", "load_all"}
+            found += [f"{path.name}:{node.lineno} yaml.{node.attr}"] if is_yaml else []
+    assert seen > 200
+    assert found == []
