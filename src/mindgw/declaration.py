@@ -42,7 +42,7 @@ class RoleFields(Struct, kw_only=True, forbid_unknown_fields=True):
 class OrgFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """An organisation, for whoever runs the server. Its own roles, users, keys and limits are declared with a key of its own."""
 
-    #: What routing must keep to, such as {region: eu}.
+    #: Kept for routing, which does not keep to them yet, such as {region: eu}.
     labels: Labels | UnsetType = UNSET
     #: active or disabled.
     state: Annotated[str, Meta(pattern="^(active|disabled)$")] | UnsetType = UNSET
@@ -88,7 +88,7 @@ class KeyFields(Struct, kw_only=True, forbid_unknown_fields=True):
     tpm: Number | UnsetType | None = UNSET
     #: Requests at once.
     concurrency: Few | UnsetType | None = UNSET
-    #: What routing must keep to, such as {region: eu}.
+    #: Kept for routing, which does not keep to them yet, such as {region: eu}.
     labels: Labels | UnsetType = UNSET
     #: When it ends, with its zone; a date alone is its first moment in UTC.
     expires_at: datetime | UnsetType | None = UNSET

@@ -19,7 +19,7 @@ from mindgw.config import Log
 Lines = Sequence[tuple[str, dict[str, Any]]]
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 #: Keys, join tokens, sessions and invitations, by their form; passes.
-_SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwi|mgwa)_[0-9A-Za-z_]{8,}")
+_SECRETS = re.compile(r"(mgw|mgwj1|mgws|mgwi)_[0-9A-Za-z_]{8,}")
 _PASSES = re.compile(r"eyJ[0-9A-Za-z_-]{8,}\.[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*")
 
 #: Loggers of libraries whose every line is not news.

@@ -12,13 +12,14 @@ from mindgw.control.books import Books
 from mindgw.control.inbox import Inbox
 from mindgw.core.quota import Budget, Draw
 from mindgw.gateway.tag import Seal, Tag
-from mindgw.store import audit, fleet, quotas, verify
+from mindgw.store import fleet, quotas, verify
 from mindgw.store.entries import Entry
 from mindgw.store.quotas import Want
 from mindgw.store.tables import Quota
 from mindgw_agent import identity, wire
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.wire import Receipt
+from tests.store.audited import entries
 
 CHAIN, SEALING = b"c" * 32, b"s" * 32
 TODAY, MONTH = "2026-11-21", "2026-11"
@@ -194,7 +195,7 @@ class Site:
     async def told(self):
         """Action and details of the audit log, oldest first."""
         async with self.database.read() as session:
-            return [(row.action, row.detail) for row in reversed(await audit.recent(session))]
+            return [(row.action, row.detail) for row in await entries(session)]
 
     async def broken(self):
         async with self.database.read() as session:

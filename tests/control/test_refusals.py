@@ -6,7 +6,7 @@ from mindgw.control import refusals
 from mindgw.control.principal import Principal
 from mindgw.core.refusals import BURST, QUIET
 from mindgw.errors import Draining
-from mindgw.store import audit
+from tests.store import audited
 
 WHO = Principal(org_id="o", is_home=True, key_id="k1", address="192.0.2.7")
 
@@ -23,7 +23,7 @@ def watch(database, clock):
 
 async def entries(database):
     async with database.read() as session:
-        return [(e.actor, e.address, e.org_id, e.object, e.outcome, e.detail) for e in reversed(await audit.recent(session, limit=1000))]
+        return [(e.actor, e.address, e.org_id, e.object, e.outcome, e.detail) for e in await audited.entries(session)]
 
 
 async def test_both_kinds_are_written(watch, database):

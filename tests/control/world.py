@@ -1,7 +1,8 @@
 """A database with a team, a person and a key of theirs, and books in which requests of this key are written today."""
 
 from mindgw import clock
-from mindgw.store import audit, keys, people
+from mindgw.store import keys, people
+from tests.store.audited import entries
 from tests.store.books import Books, entry
 
 
@@ -41,8 +42,8 @@ class Place:
 
     async def audited(self):
         async with self.database.read() as session:
-            found = await audit.recent(session)
-        return [(entry.actor, entry.action, entry.object, entry.detail) for entry in reversed(found)]
+            found = await entries(session)
+        return [(entry.actor, entry.action, entry.object, entry.detail) for entry in found]
 
     async def names(self):
         async with self.database.read() as session:

@@ -11,8 +11,8 @@ from mindgw.cli.app import MOUNTS
 
 SLOW = {"aiohttp", "alembic", "litestar", "rich", "sqlalchemy", "sqlmodel", "textual", "uvicorn", "websockets"}
 #: Every command that the scripts of operators rely on.
-PROMISED = """init|serve|quickstart|status|chat|version|keys create|keys list|keys show|keys revoke|join-tokens create|join-tokens list
-|join-tokens revoke|queue list|queue watch|queue show|queue cancel|queue bump|queue pause|queue resume|queue stats
+PROMISED = """init|serve|quickstart|status|chat|version|keys create|keys list|keys show|keys revoke|keys scan|join-tokens create
+|join-tokens list|join-tokens revoke|queue list|queue watch|queue show|queue cancel|queue bump|queue pause|queue resume|queue stats
 |agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export|ca fingerprint
 |login|logout|whoami|auth status|auth print-token|contexts list|contexts show|contexts use|contexts add|contexts rename|contexts remove
 |users invite|users accept|users list|users show|users role|users disable|users enable|users remove|users sessions|users create

@@ -1,13 +1,17 @@
 """Keys with bounds, their changes and rotations, and rates, from the command line, against the real server."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mindgw.cli import bounds
+from mindgw.client import leaks
 from mindgw.client.errors import UsageProblem
-from mindgw_agent.tokens import parse_key
+from mindgw_agent.tokens import make_key, parse_key
 
 
 def read(result):
@@ -129,3 +133,56 @@ def test_a_rate_of_a_key_is_said_where_it_belongs(admin, key):
     assert refused.code == 2
     assert "keys update" in refused.err
     assert admin("rates", "set", "team:nlp").code == 2
+
+
+# -- leaks -------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_in_files_are_found_and_told_by_what_they_open(admin, tmp_path):
+    live, other = (read(admin("keys", "create", name, "--team", "nlp", "--json")) for name in ("live", "other"))
+    rotated, graced = (read(admin("keys", "create", name, "--json")) for name in ("rotated", "graced"))
+    assert admin("keys", "rotate", rotated["id"], "--grace", "0", "--yes").code == 0
+    assert admin("keys", "rotate", graced["id"], "--grace", "1h").code == 0
+    assert admin("keys", "revoke", other["id"], "--yes").code == 0
+    strange = make_key().text
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "app.py").write_text(f"import os\nKEY = '{live['key']}'  # {live['key']}\nOLD='{rotated['key']}'\n")
+    (tmp_path / "blob").write_bytes(b"\xff\0" * 600_000 + other["key"].encode() + b"\0" + strange.encode())
+    (tmp_path / "none").write_text(f"{live['key'][:-1]}?\n{live['key'][:-6]}AAAAAA\nx{live['key']}\n{live['key']}x\n")
+    done = admin("keys", "scan", str(tmp_path), "--json")
+    assert done.code == 3
+    found = {(item["where"].removeprefix(f"{tmp_path}/"), item["id"]): item["state"] for item in json.loads(done.out)["items"]}
+    assert found == {
+        ("src/app.py:2", live["id"]): "live", ("src/app.py:3", rotated["id"]): "rotated",
+        ("blob:1", other["id"]): "revoked", ("blob:1", strange[4:14]): "unknown",
+    }  # fmt: skip
+    assert live["id"] in done.err and all(key["key"][15:] not in done.out + done.err for key in (live, other, rotated))
+    (tmp_path / "src" / "app.py").write_text(rotated["key"])
+    assert admin("keys", "scan", str(tmp_path)).code == 0, "nothing of it opens anything"
+    (tmp_path / "src" / "app.py").write_text(graced["key"])
+    assert admin("keys", "scan", str(tmp_path)).code == 3, "the old secret is good for an hour yet"
+    assert admin("keys", "scan", str(tmp_path / "gone")).code == 2
+
+
+@given(st.integers(0, 3), st.binary(max_size=30), st.integers(2**20 - 80, 2**20 + 20))
+def test_a_key_is_found_wherever_it_stands(before, noise, place):
+    key, noise = make_key().text, noise.replace(b"\n", b"")
+    text = b"\n" * before + noise + b" " + key.encode() + b" " + noise
+    assert list(leaks.find(io.BytesIO(text))) == [(before + 1, key[4:14], key[-4:])]
+    long = b"\n" + b"a" * (place - 1) + b" " + key.encode() + b"\n\n" + key.encode()
+    assert [(leak.line, leak.id) for leak in leaks.find(io.BytesIO(long))] == [(2, key[4:14]), (4, key[4:14])]
+
+
+def test_all_keys_of_somebody_are_revoked_at_once(admin):
+    mine = [read(admin("keys", "create", f"k{n}", "--user", "Leaver@x.org", "--json"))["id"] for n in range(3)]
+    hers = read(admin("keys", "create", "hers", "--user", "stays@x.org", "--json"))["id"]
+    assert admin("keys", "revoke", "--all-for", "leaver@X.org").code == 2, "it is asked first"
+    done = admin("keys", "revoke", "--all-for", "leaver@X.org", "--yes")
+    assert done.code == 0, done.err
+    states = {key["id"]: key["state"] for key in read(admin("keys", "list", "--json"))["items"]}
+    assert [states[key] for key in mine] == ["revoked"] * 3
+    assert states[hers] == "active"
+    again = admin("keys", "revoke", "--all-for", "leaver@x.org", "--yes")
+    assert (again.code, again.out) == (0, "")
+    assert admin("keys", "revoke").code == 2
+    assert admin("keys", "revoke", hers, "--all-for", "stays@x.org", "--yes").code == 2

@@ -22,7 +22,10 @@ def test_an_organisation_is_made_changed_and_shut_out(admin, name):
     head, *rows = admin("orgs", "list").out.splitlines()
     assert head.split() == ["NAME", "STATE", "LABELS", "CREATED", "ID"]
     assert [row.split()[:3] for row in rows if row.startswith(name)] == [[name, "active", "region=eu"]]
-    assert admin("orgs", "set", name, "--no-labels").code == 0
+    bare = admin("orgs", "set", name, "--no-labels")
+    assert bare.code == 0 and f"{name} has no labels" in bare.err
+    other = admin("orgs", "set", name, "--admin", f"other@{name}.example")
+    assert other.code == 0 and other.out.startswith("mgwi_")
     assert admin("orgs", "disable", name).code == 2
     assert admin("orgs", "disable", name, "--yes").code == 0
     found = next(one for one in read(admin("org", "ls", "--json"))["items"] if one["name"] == name)

@@ -146,6 +146,23 @@ async def test_two_keys_are_one_too_many(house):
     assert refused.value.response.status_code == 400
 
 
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1"])
+async def test_a_page_of_another_site_can_follow_nothing(house, origin):
+    """Threat 22. What protects the feed is not the Origin, which programs may say what they like in, but that a key comes in a header
+    alone: pages cannot set one on a WebSocket, and what browsers send by themselves opens nothing."""
+    own = {"origin": origin, "cookie": f"key={house.key}; authorization=Bearer {house.key}"}
+    for query, offered in (("", None), (f"?key={house.key}&token={house.key}&api_key={house.key}", None), ("", [house.key, "mindgw.1"])):
+        with pytest.raises(InvalidStatus) as refused:
+            async with connect(f"ws://127.0.0.1:{house.port}{PATH}{query}", additional_headers=own, subprotocols=offered, compression=None):
+                pass
+        answer = refused.value.response
+        assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (401, "missing_api_key")
+        assert "set-cookie" not in answer.headers and "access-control-allow-origin" not in answer.headers
+    with_key = {"origin": origin, "authorization": f"Bearer {house.key}"}
+    async with connect(f"ws://127.0.0.1:{house.port}{PATH}", additional_headers=with_key, compression=None) as socket:
+        assert await heard(socket), "who has the key is no page"
+
+
 async def test_too_many_listeners_are_told_to_come_later(house, monkeypatch):
     monkeypatch.setattr(feed, "LISTENERS", 1)
     async with house.watch() as socket:

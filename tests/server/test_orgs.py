@@ -1,5 +1,7 @@
 """Organisations and teams over HTTP: made, labelled, shut out."""
 
+import pytest
+
 from tests.server.test_access import in_place
 
 
@@ -64,3 +66,79 @@ async def test_what_cannot_be_is_refused(place):
         assert (await place.call("PATCH", "/orgs/acme", json=body)).status_code == 400, body
     for body in ({"name": ""}, {"name": " "}, {"name": "a\nb"}, {"name": "x", "admin": "nobody"}, {"name": "x", "state": "active"}, {}):
         assert (await place.call("POST", "/orgs", json=body)).status_code == 400, body
+
+
+@in_place
+async def test_an_organisation_that_nobody_looks_after_is_given_somebody(place):
+    made = (await place.call("POST", "/orgs", json={"name": "acme"})).json()
+    assert made["invitation"] is None
+    given = await place.call("PATCH", "/orgs/acme", json={"admin": "Boss@acme.example"})
+    assert given.status_code == 200, given.text
+    boss = await enter(place, given.json())
+    assert (await place.http.get("/api/v1/users", headers=boss)).status_code == 200
+    # somebody who is there already, and was shut out, comes back as an administrator
+    op = (await place.http.post("/api/v1/users", headers=boss, json={"email": "op@acme.example", "role": "viewer"})).json()
+    assert (await place.http.post("/api/v1/users/op@acme.example/disable", headers=boss)).status_code == 200
+    again = (await place.call("PATCH", f"/orgs/{made['id']}", json={"admin": "op@acme.example", "labels": {"region": "eu"}})).json()
+    assert (again["labels"], again["version"]) == ({"region": "eu"}, 3)
+    assert (await place.http.get("/api/v1/users", headers=await enter(place, again))).status_code == 200
+    assert op["id"] in [user["id"] for user in (await place.http.get("/api/v1/users", headers=boss)).json()["items"]]
+    for wrong in ("nobody", "ci@service", ""):
+        assert (await place.call("PATCH", "/orgs/acme", json={"admin": wrong})).status_code == 400, wrong
+    assert (await place.call("PATCH", "/orgs/acme", json={"admin": "eve@x.org"}, headers={"if-match": "99"})).status_code == 412
+    assert "eve@x.org" not in (await place.http.get("/api/v1/users", headers=boss)).text
+    own = await place.http.patch("/api/v1/orgs/acme", headers=boss, json={"admin": "eve@x.org"})
+    assert own.json()["error"]["code"] == "not_yours"
+
+
+TAKING = [
+    ("PATCH", "/users/{email}", {"role": "user"}),
+    ("POST", "/users/{email}/disable", None),
+    ("DELETE", "/users/{email}", None),
+    ("DELETE", "/roles/admin/bindings?user={email}", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), TAKING)
+@pytest.mark.parametrize("bound", [False, True])
+@in_place
+async def test_the_last_administrator_of_an_organisation_stays(place, method, path, body, bound):
+    """Whoever has an administrator's key, which belongs to nobody, could take them all away."""
+    boss = await enter(place, await org(place))
+    key = (await place.http.post("/api/v1/keys", json={"name": "k", "role": "admin"}, headers=boss)).json()["key"]
+    own = {"authorization": f"Bearer {key}"}
+    last = "boss@acme.example"
+    if bound:  # an administrator by a binding, while the first one is none any more
+        last = "ana@acme.example"
+        assert (await place.http.post("/api/v1/users", json={"email": last}, headers=own)).status_code == 201
+        assert (await place.http.post("/api/v1/roles/admin/bindings", json={"user": last}, headers=own)).status_code == 201
+        assert (await place.http.patch("/api/v1/users/boss@acme.example", json={"role": "user"}, headers=own)).status_code == 200
+    else:  # neither a program, nor who leads one team, nor who was shut out, could let anybody in
+        assert (await place.http.post("/api/v1/service-accounts", json={"name": "ci", "role": "admin"}, headers=own)).status_code == 201
+        assert (await place.http.post("/api/v1/users", json={"email": "out@acme.example", "role": "admin"}, headers=own)).status_code == 201
+        assert (await place.http.post("/api/v1/users/out@acme.example/disable", headers=own)).status_code == 200
+        await place.http.post("/api/v1/teams", json={"name": "t"}, headers=own)
+        await place.http.post("/api/v1/users", json={"email": "lead@acme.example"}, headers=own)
+        led = await place.http.post("/api/v1/roles/admin/bindings", json={"user": "lead@acme.example", "team": "t"}, headers=own)
+        assert led.status_code == 201
+    before = (await place.http.get(f"/api/v1/users/{last}", headers=own)).json()
+    refused = await place.http.request(method, "/api/v1" + path.format(email=last), json=body, headers=own)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "last_admin"), refused.text
+    assert "roles bind admin" in refused.json()["error"]["hint"]
+    assert (await place.http.get(f"/api/v1/users/{last}", headers=own)).json() == before
+    # with another one it goes
+    assert (await place.http.post("/api/v1/users", json={"email": "eve@acme.example", "role": "admin"}, headers=own)).status_code == 201
+    done = await place.http.request(method, "/api/v1" + path.format(email=last), json=body, headers=own)
+    assert done.status_code == 200, done.text
+
+
+@in_place
+async def test_who_runs_the_server_may_be_nobody_but_a_key(place):
+    """`mindgw init --new-admin-key` makes another administrator there."""
+    gone = await place.call("PATCH", "/users/admin@localhost", json={"role": "user"}, headers=await _other_admin(place))
+    assert gone.status_code == 200, gone.text
+
+
+async def _other_admin(place):
+    key = await place.new_key("other", role="admin")
+    return {"authorization": f"Bearer {key['key']}"}

@@ -297,6 +297,14 @@ async def test_limits_and_usage_are_ones_own(house):
     mine = (await Person(house, key["key"]).call("GET", "/me/limits")).json()
     assert {view["scope"] for view in mine["quotas"]} == {f"user:{ANA}", f"key:{key['id']}"}
     assert mine["rates"][0] == {"scope": "key", "rpm": 5, "tpm": None, "concurrency": None}
+    whole = {"scope": "org:default", "tokens": ["2M/month"]}
+    for path, body in (("/quotas", whole), ("/rates", {"scope": "org:default", "rpm": 500})):
+        assert (await house.call("PUT", path, json=body)).status_code == 200
+    for person in (ana, bob, Person(house, key["key"])):
+        seen = (await person.call("GET", "/me/limits")).json()
+        (shared,) = [view for view in seen["quotas"] if view["scope"] == "org:default"]
+        assert (shared["limit"], shared["used"], shared["left"]) == (2_000_000, 0, 2_000_000)
+        assert {"scope": "org", "rpm": 500, "tpm": None, "concurrency": None} in seen["rates"]
     for person in (ana, bob, Person(house, key["key"])):
         used = (await person.call("GET", "/me/usage", params={"by": "key"})).json()
         assert (used["by"], used["items"], used["total"]["requests"]) == ("key", [], 0)

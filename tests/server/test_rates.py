@@ -3,9 +3,13 @@
 import openai
 import pytest
 
+from mindgw import metrics
+from mindgw.addresses import Networks, client
 from mindgw.clock import utcnow
 from mindgw.config import Limits
+from mindgw.errors import RateLimited, Unauthenticated
 from mindgw.gateway.admission import Rate
+from mindgw.gateway.rates import Rates
 from tests.e2e.raw import CHAT, head, request
 from tests.server.hall import LANES, chat, hall
 
@@ -209,3 +213,37 @@ def test_refused_requests_leave_rows_that_say_so(here):
     assert [ask(here, key).status for _ in range(3)] == [200, 429, 429]
     rows = [row for row in here.settled() if row.key_id == key[4:14]]
     assert [(row.status, row.error_code, row.kind) for row in rows[1:]] == [(429, "rate_limit_exceeded", "refused")] * 2
+
+
+# -- addresses that are made up ----------------------------------------------------------------------------------------
+
+#: Whoever makes up a new address for each request.
+ROTATED = 10_000
+
+
+@pytest.mark.parametrize("trusted", [(), ("10.0.0.1",)])
+def test_ten_thousand_made_up_addresses_are_one(trusted):
+    """Threat 25: of a peer that nobody trusts, and of one behind a proxy, which writes whom it sees behind what is there."""
+    rates, banished = Rates(metrics.Counters(), failures=60), 0
+    stranger, wrong = "198.51.100.77", Unauthenticated()
+    for number in range(ROTATED):
+        made_up = b"%d.%d.%d.%d" % (11 + number % 80, number // 256 % 256, number % 256, 1 + number % 250)
+        peer, lines = (trusted[0], [made_up + b", " + stranger.encode()]) if trusted else (stranger, [made_up])
+        asks = client(peer, lines, Networks(trusted))
+        assert asks == stranger
+        try:
+            rates.patience(asks, 1000.0)
+        except RateLimited:
+            banished += 1
+        else:
+            banished += isinstance(rates.blame(asks, wrong, 1000.0), RateLimited)
+    assert banished == ROTATED - 60
+    rates.patience("198.51.100.78", 1000.0)  # others are not concerned
+
+
+def test_made_up_addresses_are_one_on_the_wire_too(here):
+    wrong = f"mgw_{'0' * 10}_{'0' * 38}"
+    real = f"198.51.100.{201 + list(LANES).index('fast' if here.config.fast_lane else 'asgi')}"
+    lines = [f"x-forwarded-for: 203.0.113.{number}, 192.0.2.{number}, {real}" for number in range(50)]
+    codes = [ask(here, wrong, line).error["code"] for line in lines]
+    assert codes == ["invalid_api_key"] * 3 + ["rate_limit_exceeded"] * 47

@@ -15,6 +15,7 @@ from mindgw.store import audit, fleet, people
 from mindgw.store import database as store
 from mindgw.store.database import READERS, Database
 from mindgw.store.tables import JoinToken, Org, Team
+from tests.store.audited import entries
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -167,7 +168,7 @@ async def test_documents_come_back_as_they_went_in(database):
     async with database.write() as session:
         await audit.record(session, "local", "key.create", "k1", **said)
     async with database.read() as session:
-        assert [entry.detail for entry in await audit.recent(session)] == [said]
+        assert [entry.detail for entry in await entries(session)] == [said]
 
 
 async def test_sqlite_is_set_up_for_commits_that_last(sqlite_template, tmp_path):

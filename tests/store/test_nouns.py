@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound, PreconditionFailed
-from mindgw.store import audit, fleet, keys, people
+from mindgw.store import fleet, keys, people
 from mindgw.store.ids import new_id
 from mindgw.store.tables import JoinToken, Org, Team
 from mindgw_agent import tokens
@@ -112,8 +112,6 @@ async def test_people_who_are_named_twice_are_made_once(session, org):
     assert await people.names(session, Team, {team.id, "unknown"}) == {team.id: "search"}
     assert await people.names(session, Org, {org.id}) == {org.id: people.DEFAULT}
     assert await people.emails(session, {user.id}) == {user.id: "ada@example.org"}
-    assert [row.id for row in await people.teams(session)] == [team.id]
-    assert [row.id for row in await people.users(session)] == [user.id]
 
 
 async def test_two_organisations_may_have_a_team_of_one_name(session, org):
@@ -251,16 +249,3 @@ async def test_the_last_report_of_a_worker_is_kept(session):
     await fleet.note_report(session, row.id, NOON, models=models, engine=engine, software="1.2")
     await session.refresh(row)
     assert (row.models, row.engine, row.hostname, row.software, row.last_seen_at, row.version) == (models, engine, "old", "1.2", NOON, 1)
-    await fleet.touch_workers(session, {row.id: NOON + timedelta(minutes=1)})
-    await session.refresh(row)
-    assert row.last_seen_at == NOON + timedelta(minutes=1)
-
-
-async def test_the_audit_log_is_read_backwards(database):
-    async with database.write() as session:
-        for action in ("key.create", "key.revoke"):
-            await audit.record(session, "local", action, "k1", name="n")
-    async with database.read() as session:
-        entries = await audit.recent(session)
-        assert [entry.action for entry in entries] == ["key.revoke", "key.create"]
-        assert [entry.id for entry in await audit.recent(session, before=entries[0].id)] == [entries[1].id]

@@ -24,7 +24,9 @@ Rpm = Annotated[str | None, typer.Option("--rpm", metavar="N", help=f"Requests a
 Tpm = Annotated[str | None, typer.Option("--tpm", metavar="N", help=f"Tokens a minute, such as 100k or 1M; {_NONE}")]
 Concurrency = Annotated[str | None, typer.Option("--concurrency", metavar="N", help=f"Requests at once; {_NONE}")]
 Expires = Annotated[str | None, typer.Option("--expires", metavar="WHEN", help="30d, 12h, 2027-01-31, or never.")]
-Labels = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="What routing keeps to: region=eu. any: nothing.")]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Kept with it: region=eu, any: none. No routing by it.")
+]
 
 _NUMBER = re.compile(r"([0-9]{1,15})([kKmM]?)")
 _TIMES = {"": 1, "k": 1000, "m": 1_000_000}

@@ -6,16 +6,17 @@ from typing import Annotated
 import typer
 
 from mindgw import clock
-from mindgw.cli import bounds
+from mindgw.cli import bounds, key_scan
 from mindgw.cli.durations import ago, ahead, seconds, span
 from mindgw.cli.groups import noun
-from mindgw.cli.invocation import invocation
+from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
 from mindgw.client import api
 from mindgw.client import keys as client
 from mindgw.client.errors import UsageProblem
 
 app = noun("API keys: who may use the gateway.")
+app.command("scan")(key_scan.scan)
 
 KeyName = Annotated[str, typer.Argument(metavar="KEY", help="Id or name of the key.")]
 
@@ -151,16 +152,31 @@ def rotate(
 
 
 @app.command("revoke")
-def revoke(ctx: typer.Context, keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Ids or names.")]) -> None:
-    """Revoke keys: requests with them are refused at once."""
+def revoke(
+    ctx: typer.Context,
+    keys: Annotated[list[str] | None, typer.Argument(metavar="KEY...", help="Ids or names.")] = None,
+    all_for: Annotated[str | None, typer.Option("--all-for", metavar="EMAIL", help="All keys of this person.")] = None,
+) -> None:
+    """Revoke keys: requests with them are refused at once: mindgw keys revoke --all-for ada@example.org"""
     run = invocation(ctx)
+    if bool(keys) == bool(all_for):
+        raise UsageProblem("which keys?", hint="name them, or say --all-for EMAIL")
     server = run.server()
-    for name in keys:
+    for name in keys or _keys_of(run, all_for or ""):
         found = server.call(api.show_key(public(name)))
         used = f"last used {ago(found['last_used_at'], clock.utcnow())}" if found.get("last_used_at") else "never used"
         run.confirm(f"Revoke key {found['name']} ({found['id']}), {used}?")
         gone = server.call(api.revoke_key(found["id"]))
         run.render.done(gone, f"Key {found['name']} ({found['id']}) is revoked", name="id")
+
+
+def _keys_of(run: Invocation, person: str) -> list[str]:
+    """Ids of all keys of somebody that are not revoked; says so when there are none."""
+    good = [key for key in run.server().items(api.list_keys()) if not key.get("revoked_at")]
+    found = [str(key["id"]) for key in good if str(key.get("user") or "").lower() == person.strip().lower()]
+    if not found:
+        run.render.note(f"{person} has no keys that are good.")
+    return found
 
 
 def public(name: str) -> str:

@@ -64,6 +64,7 @@ def _number(value: object) -> str:
 _LIMITS = (
     Column("SCOPE", lambda row: str(row["scope"])),
     Column("LIMIT", lambda row: str(row["limit"])),
+    Column("USED", lambda row: str(row["used"])),
     Column("LEFT", lambda row: str(row["left"])),
     Column("WHEN IT IS OVER", lambda row: str(row["on_exceed"])),
 )
@@ -90,13 +91,13 @@ def limits(ctx: typer.Context) -> None:
 
 def _quota(row: Item) -> Item:
     unit, period = row.get("unit"), row.get("period")
-    return {**row, "limit": f"{row.get('limit')} {unit}/{period}", "left": f"{row.get('left')} {unit}"}
+    return {**row, "limit": f"{row.get('limit')} {unit}/{period}", **{word: f"{row.get(word)} {unit}" for word in ("used", "left")}}
 
 
 def _rates(rows: Iterable[Item]) -> list[Item]:
     units = {"rpm": "requests/minute", "tpm": "tokens/minute", "concurrency": "at once"}
     return [
-        {"scope": row.get("scope"), "limit": f"{row[field]} {unit}", "left": "–", "on_exceed": "429"}
+        {"scope": row.get("scope"), "limit": f"{row[field]} {unit}", "used": "–", "left": "–", "on_exceed": "429"}
         for row in rows
         for field, unit in units.items()
         if row.get(field) is not None

@@ -16,7 +16,7 @@ from mindgw.client.errors import UsageProblem
 app = noun("Organisations that share a server: none sees anything of another.")
 
 OrgName = Annotated[str, typer.Argument(metavar="ORG", help="Its name or id.")]
-Label = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="What routing must keep to, such as region=eu.")]
+Label = Annotated[list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="Kept with it: region=eu. Nothing keeps to it yet.")]
 
 
 def _labels(org: Item) -> str:
@@ -62,13 +62,19 @@ def change(
     org: OrgName,
     label: Label = None,
     no_labels: Annotated[bool, typer.Option("--no-labels", help="Without any labels.")] = False,
+    admin: Annotated[str | None, typer.Option("--admin", metavar="EMAIL", help="Who is invited as its administrator, too.")] = None,
 ) -> None:
-    """Give an organisation other labels, in place of those that it has: mindgw orgs set acme --label region=eu"""
+    """Give an organisation other labels, in place of those that it has, or another administrator, whose invitation is printed this once:
+    mindgw orgs set acme --admin boss@acme.example"""
     run = invocation(ctx)
-    if not label and not no_labels:
-        raise UsageProblem("what is to be different?", hint="--label region=eu, or --no-labels")
-    done = run.server().call(orgs.change(org, {"labels": _read(label)}))
-    run.render.done(done, f"Organisation {done['name']} has {_labels(done)}", name="name")
+    if not label and not no_labels and admin is None:
+        raise UsageProblem("what is to be different?", hint="--label region=eu, --no-labels, or --admin EMAIL")
+    changes = {"labels": _read(label)} if label or no_labels else {}
+    done = run.server().call(orgs.change(org, changes | ({"admin": admin} if admin is not None else {})))
+    if done.get("invitation"):
+        run.render.created(done, secret="invitation", name="name")
+    else:
+        run.render.done(done, f"Organisation {done['name']} has {_labels(done) if done.get('labels') else 'no labels'}", name="name")
 
 
 @app.command("disable")

@@ -22,6 +22,7 @@ def create(name: str, *, labels: Mapping[str, str] | None = None, admin: str | N
 
 
 def change(org: str, changes: Mapping[str, Any], *, version: int | None = None) -> Request:
+    """The answer's `invitation` of an `admin` is in it and nowhere else."""
     return Request("PATCH", f"{_ORGS}/{quote(org, safe='')}", dict(changes), if_match=version, fields=("id", "name"))
 
 

@@ -41,7 +41,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
     tpm: Number | UnsetType | None = UNSET
     #: Requests at once; null: any number.
     concurrency: Few | UnsetType | None = UNSET
-    #: What routing must keep to, such as {"region": "eu"}.
+    #: Kept for routing, which does not keep to them yet, such as {"region": "eu"}.
     labels: Labels | UnsetType = UNSET
 
 

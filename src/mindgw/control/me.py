@@ -121,12 +121,14 @@ async def show(database: Database, who: Principal, policy: Policy) -> MeView:
 
 
 async def limits(database: Database, who: Principal) -> LimitsView:
-    """Limits of the key, of its person and its team, and how much of them is left."""
+    """Limits of the key, of its person, its team and its organisation, and how much of them is left: nobody is refused by what they cannot
+    see."""
     async with database.read() as session:
         key = await session.get(Key, who.key_id) if who.key_id else None
-        scopes = {"key": who.key_id, "user": who.user_id, "team": (key.team_id or "") if key is not None else ""}
+        team = (key.team_id or "") if key is not None else ""
+        scopes = {"key": who.key_id, "user": who.user_id, "team": team, "org": who.org_id}
         named = {f"{kind}:{id}": kind for kind, id in scopes.items() if id}
-        held = (await session.exec(select(Rate).where(col(Rate.scope).in_([*named, f"org:{who.org_id}"])))).all()
+        held = (await session.exec(select(Rate).where(col(Rate.scope).in_(named)))).all()
     rates = [RateView(scope=row.scope.partition(":")[0], rpm=row.rpm, tpm=row.tpm, concurrency=row.concurrency) for row in held]
     if key is not None and (key.rpm, key.tpm, key.concurrency) != (None, None, None):
         rates.insert(0, RateView(scope="key", rpm=key.rpm, tpm=key.tpm, concurrency=key.concurrency))

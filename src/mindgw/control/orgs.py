@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict
@@ -15,15 +15,23 @@ from mindgw.control.key_bounds import Labels
 from mindgw.control.pages import Page, page_of
 from mindgw.control.people import INVITED_FOR
 from mindgw.control.principal import Principal
-from mindgw.errors import Conflict, NotFound
+from mindgw.core.access import ADMIN
+from mindgw.errors import BadRequest, Conflict, NotFound
 from mindgw.store import audit, people, rows, tenants, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Team
 from mindgw.store.users import DISABLED, INVITED, NewUser
 
 Name = Annotated[str, Meta(min_length=1, max_length=people.MAX_NAME)]
-#: Takes the id of an organisation and ends what it has running; has everybody of it asked for again.
-Cut = Callable[[str], None]
+
+
+class News(NamedTuple):
+    """Who is told of changes."""
+
+    #: Takes the id of an organisation that is disabled now and ends what it has running.
+    cut: Callable[[str], None]
+    #: Has everybody asked for again, after all other changes.
+    forget: Callable[[], None]
 
 
 class OrgView(Struct, frozen=True, kw_only=True):
@@ -33,14 +41,14 @@ class OrgView(Struct, frozen=True, kw_only=True):
     name: str
     #: active or disabled.
     state: str
-    #: What routing must keep to, such as {"region": "eu"}.
+    #: Kept for routing, which does not keep to them yet, such as {"region": "eu"}.
     labels: dict[str, str]
     created_at: datetime
     version: int
 
 
 class OrgMade(OrgView, frozen=True, kw_only=True):
-    """A new one, with what lets its first administrator in, which is never shown again; None: nobody was named."""
+    """With what lets an administrator in who was named, which is never shown again; None: nobody was."""
 
     invitation: str | None
 
@@ -58,6 +66,8 @@ class OrgChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is to be different."""
 
     labels: Labels | UnsetType = UNSET
+    #: E-mail address of somebody who is invited as its administrator, beside those that it has.
+    admin: Name | UnsetType = UNSET
     #: Nobody of a disabled one is let in, by any key or session.
     state: Literal["active", "disabled"] | UnsetType = UNSET
 
@@ -98,25 +108,32 @@ async def create(database: Database, pepper: bytes, who: Principal, wish: OrgWis
         row.labels = dict(wish.labels)
         await session.flush()
         await audit.record(session, who, "org.create", row.id, name=name, labels=row.labels)
-        invitation = await _first(session, pepper, who, row, wish.admin) if wish.admin else None
+        invitation = await _invite(session, pepper, who, row, wish.admin) if wish.admin else None
         shown = _view(row)
     return OrgMade(**asdict(shown), invitation=invitation)
 
 
-async def _first(session: AsyncSession, pepper: bytes, who: Principal, org: Org, address: str) -> str:
-    wanted = NewUser(org_id=org.id, email=people.clean_email(address), role="admin", state=INVITED)
-    user, _ = await users.obtain(session, wanted)
+async def _invite(session: AsyncSession, pepper: bytes, who: Principal, org: Org, address: str) -> str:
+    """Whoever is there already becomes an administrator, and is no longer shut out. Raises BadRequest."""
+    email = people.clean_email(address)
+    if email.endswith(f"@{users.SERVICE}"):
+        raise BadRequest(f"{email} would be a service account.", param="admin")
+    user, _ = await users.obtain(session, NewUser(org_id=org.id, email=email, role=ADMIN, state=INVITED))
+    rows.change(user, role=ADMIN, state=INVITED if user.state == DISABLED else user.state)
     text = await users.invite(session, user, pepper, clock.utcnow() + timedelta(seconds=INVITED_FOR))
     await audit.record(session, who, "user.invite", user.id, email=user.email, role=user.role, org=org.name)
     return text
 
 
 async def change(
-    database: Database, who: Principal, reference: str, wish: OrgChange, cut: Cut, forget: Callable[[], None], *, version: int | None
-) -> OrgView:
-    """Changes an organisation, by its id or name; `cut` is called when it is disabled by this, `forget`, which has everybody asked for
-    again, after all other changes. Raises NotFound, PreconditionFailed, and Conflict for one's own when it would be disabled."""
-    changed = {name: value for name, value in asdict(wish).items() if value is not UNSET}
+    database: Database, pepper: bytes, who: Principal, reference: str, wish: OrgChange, news: News, *, version: int | None = None
+) -> OrgMade:
+    """Changes an organisation, by its id or name. Raises NotFound, BadRequest, PreconditionFailed, Forbidden for a pass that invites, and
+    Conflict for one's own when it would be disabled."""
+    said = {name: value for name, value in asdict(wish).items() if value is not UNSET}
+    changed = {name: value for name, value in said.items() if name != "admin"}
+    if "admin" in said:
+        handing.check_lasting(who)
     async with database.write() as session:
         row = (await session.exec(select(Org).where((Org.id == reference) | (Org.name == reference)).with_for_update())).first()
         if row is None:
@@ -126,12 +143,13 @@ async def change(
         shut = changed.get("state") == DISABLED != row.state
         rows.change(row, version, **changed)
         await audit.record(session, who, "org.update", row.id, name=row.name, **changed)
+        invitation = await _invite(session, pepper, who, row, said["admin"]) if "admin" in said else None
         shown = _view(row)
     if shut:
-        cut(shown.id)
+        news.cut(shown.id)
     else:
-        forget()
-    return shown
+        news.forget()
+    return OrgMade(**asdict(shown), invitation=invitation)
 
 
 def _view(row: Org) -> OrgView:

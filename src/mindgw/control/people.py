@@ -11,10 +11,10 @@ from msgspec.structs import asdict
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw import clock
-from mindgw.control import handing
+from mindgw.control import handing, stewards
 from mindgw.control.pages import Page, page_of
 from mindgw.control.principal import Principal
-from mindgw.core.access import Role
+from mindgw.core.access import ADMIN, Role
 from mindgw.errors import BadRequest, Conflict, NotFound, Unauthenticated
 from mindgw.store import access, audit, keys, people, rows, sessions, users
 from mindgw.store.database import Database
@@ -166,7 +166,8 @@ async def create_service(database: Database, who: Principal, wish: ServiceWish) 
 
 
 async def change(database: Database, who: Principal, reference: str, wish: UserChange, *, version: int | None = None) -> UserView:
-    """Gives somebody another role or name. Raises Forbidden, Conflict for one's own role, PreconditionFailed."""
+    """Gives somebody another role or name. Raises Forbidden, Conflict for one's own role and for the last administrator's,
+    PreconditionFailed."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row, oneself=wish.role is UNSET)
@@ -175,6 +176,8 @@ async def change(database: Database, who: Principal, reference: str, wish: UserC
             changed["name"] = _clean(changed["name"])
         if "role" in changed:
             changed["role"] = (await _grantable(session, who, changed["role"])).name
+            if changed["role"] != ADMIN:
+                await stewards.spare(session, who, row)
         rows.change(row, version, **changed)
         await audit.record(session, who, "user.update", row.id, email=row.email, before=before, **changed)
         return view(row)
@@ -189,6 +192,7 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
         if row.state != DISABLED:
             rows.change(row, state=DISABLED, invite_digest=None, invite_expires_at=None)
             ended = await sessions.end(session, row.id, clock.utcnow())
+            await stewards.spare(session, who, row)
             await audit.record(session, who, "user.disable", row.id, email=row.email, sessions=ended)
         shown = view(row)
     cut(shown.id)
@@ -216,6 +220,7 @@ async def remove(database: Database, who: Principal, reference: str, cut: Cut, *
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row)
         shown = view(rows.change(row, version))
+        await stewards.spare(session, who, row)
         now = clock.utcnow()
         ended = await sessions.end(session, row.id, now)
         revoked = list(await users.key_ids(session, row.id))

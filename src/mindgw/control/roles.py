@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from mindgw.control import handing, scopes
+from mindgw.control import handing, scopes, stewards
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.core import access as kernel
@@ -164,6 +164,8 @@ async def unbind(
         held = [row for row in await access.bindings(session, [user.id]) if (row.role, row.team_id) == (name, team[0] if team else None)]
         if not held and (team is not None or user.role != name):
             raise NotFound(f"{user.email} does not have the role {name} there.", hint=f"`mindgw roles show {name}` shows who has it")
+        if team is None and name == kernel.ADMIN:
+            await stewards.spare(session, who, user)
         gone = _binding(held[0], user.email, team[1] if team else None) if held else _own(user)
         await access.unbind(session, user.id, name, team[0] if team else None)
         if team is None and user.role == name:

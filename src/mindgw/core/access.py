@@ -16,13 +16,13 @@ _ALL: Final = (READ, CREATE, UPDATE, DELETE)
 #: What there is -> what can be done with it. The place of a pair is its bit: nothing is stored as bits, so places may change.
 RESOURCES: Final[dict[str, tuple[str, ...]]] = {
     # what is one's own: limits, usage, keys, sessions
-    "me": _ALL,
+    "me": (READ, CREATE, DELETE),
     "models": (USE, READ),
     "access": (READ, CREATE, DELETE),
     "keys": _ALL,
     "users": _ALL,
-    "teams": _ALL,
-    "orgs": _ALL,
+    "teams": (READ, CREATE),
+    "orgs": (READ, CREATE, UPDATE),
     "sessions": (READ, DELETE),
     "roles": (READ, CREATE, UPDATE, DELETE),
     "rates": (READ, UPDATE, DELETE),
@@ -31,17 +31,15 @@ RESOURCES: Final[dict[str, tuple[str, ...]]] = {
     "ledger": (READ,),
     "queue": (READ, UPDATE, DELETE),
     "dead-letters": (READ, UPDATE, DELETE),
-    "workers": (READ, UPDATE, DELETE),
+    "workers": (READ, DELETE),
     "join-tokens": (READ, CREATE, DELETE),
     "status": (READ,),
     "events": (READ,),
     "metrics": (READ,),
     "audit": (READ,),
-    "config": (READ, UPDATE),
 }
 #: (verb, resource) -> its bit.
 BITS: Final = {pair: 1 << place for place, pair in enumerate((verb, what) for what, verbs in RESOURCES.items() for verb in verbs)}
-VERBS: Final = (READ, CREATE, UPDATE, DELETE, USE)
 EVERYTHING: Final = (1 << len(BITS)) - 1
 #: Nobody's role is higher than this one; whoever has it may give and take every role.
 TOP: Final = 100

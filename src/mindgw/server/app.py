@@ -68,9 +68,6 @@ class Server:
     collector: Collector
 
 
-AtWork = Callable[[Litestar], AbstractAsyncContextManager[None]]
-
-
 def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()

@@ -4,14 +4,11 @@ What a transaction records gets its numbers and links when the transaction commi
 others wait. A link is keyed with the `audit_key` of the session's database.
 """
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Connection, event, insert, select, text
 from sqlalchemy.orm import Session
-from sqlmodel import col
-from sqlmodel import select as rows_of
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.clock import utcnow
@@ -129,9 +126,3 @@ def _archived(connection: Connection) -> tuple[int, bytes]:
     """Where the chain goes on when all entries have left the database."""
     head = connection.execute(select(_HEADS.c.seq, _HEADS.c.hash).order_by(_HEADS.c.seq.desc()).limit(1)).first()
     return (head.seq, head.hash) if head is not None else (0, GENESIS)
-
-
-async def recent(session: AsyncSession, *, before: str | None = None, limit: int = 100) -> Sequence[AuditEntry]:
-    """The latest entries, newest first; `before` is the id of the last entry of the page before."""
-    older = () if before is None else (col(AuditEntry.seq) < rows_of(AuditEntry.seq).where(AuditEntry.id == before).scalar_subquery(),)
-    return (await session.exec(rows_of(AuditEntry).where(*older).order_by(col(AuditEntry.seq).desc()).limit(min(limit, 1000)))).all()

@@ -1,6 +1,6 @@
 """GPU boxes: the tokens that let them in, and the workers that they become."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -147,12 +147,6 @@ async def note_report(
     facts: dict[str, Any] = {"hostname": hostname, "software": software}
     given = {name: value for name, value in facts.items() if value}
     await session.exec(update(Worker).where(col(Worker.id) == worker_id).values(models=models, engine=engine, last_seen_at=at, **given))
-
-
-async def touch_workers(session: AsyncSession, seen: Mapping[str, datetime]) -> None:
-    """Notes when workers were last heard of."""
-    for worker_id, at in seen.items():
-        await session.exec(update(Worker).where(col(Worker.id) == worker_id).values(last_seen_at=at))
 
 
 def _present(name: str) -> tuple[Any, ...]:

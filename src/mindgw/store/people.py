@@ -1,6 +1,5 @@
 """Organisations, teams and users. Whoever names one that does not exist yet has it made."""
 
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlmodel import col, select
@@ -63,14 +62,6 @@ async def emails(session: AsyncSession, ids: set[str]) -> dict[str, str]:
     """id -> address of those users."""
     found = await session.exec(select(User.id, User.email).where(col(User.id).in_(ids)))
     return dict(found.all())
-
-
-async def teams(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE) -> Sequence[Team]:
-    return await rows.page(session, Team, after=after, limit=limit)
-
-
-async def users(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE) -> Sequence[User]:
-    return await rows.page(session, User, after=after, limit=limit)
 
 
 async def _one(session: AsyncSession, row: V, *unique: Any) -> V:

@@ -53,7 +53,7 @@ def router() -> Router:
     return Router(path="/api/v1", route_handlers=[follow], include_in_schema=False)
 
 
-@asgi("/events", copy_scope=False)
+@asgi("/events", copy_scope=False, opt=guard.needs(*NEED[:2], home=NEED.home))
 async def follow(scope: Scope, receive: Receive, send: Send) -> None:
     """Serves one WebSocket, from the upgrade to its end."""
     office = cast("guard.Office", Litestar.from_scope(scope).state)

@@ -5,7 +5,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
 from mindgw.control import orgs
-from mindgw.control.orgs import Cut, OrgChange, OrgMade, OrgView, OrgWish, TeamView, TeamWish
+from mindgw.control.orgs import News, OrgChange, OrgMade, OrgView, OrgWish, TeamView, TeamWish
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.server.management.guard import Office, needs
@@ -30,17 +30,18 @@ async def create_org(state: Office, who: Who, data: JSONBody[OrgWish]) -> OrgMad
 
 
 @patch("/orgs/{org:str}", opt=needs("update", "orgs", home=True))
-async def change_org(state: Office, who: Who, org: FromPath[str], data: JSONBody[OrgChange], version: Version) -> OrgView:
-    """Give an organisation other labels, or shut it out: what it has running ends at once."""
-    return await orgs.change(state.database, who, org, data, _cut(state), state.access_changed, version=version)
+async def change_org(state: Office, who: Who, org: FromPath[str], data: JSONBody[OrgChange], version: Version) -> OrgMade:
+    """Give an organisation other labels or another administrator, or shut it out: what it has running ends at once. The `invitation` of the
+    administrator is in this answer and nowhere else."""
+    return await orgs.change(state.database, state.secrets.pepper, who, org, data, _news(state), version=version)
 
 
-def _cut(state: Office) -> Cut:
+def _news(state: Office) -> News:
     def end(org_id: str) -> None:
         state.sessions.forget()
         state.pipeline.cut_org(org_id)
 
-    return end
+    return News(end, state.access_changed)
 
 
 @get("/teams", opt=needs("read", "teams"))

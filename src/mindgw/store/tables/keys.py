@@ -34,7 +34,7 @@ class Key(Versioned, table=True):
     rpm: int | None = None
     tpm: int | None = Field(default=None, sa_type=Count)
     concurrency: int | None = None
-    #: What routing must keep to, such as {"region": "eu"}.
+    #: Kept for routing, which does not keep to them yet, such as {"region": "eu"}.
     labels: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
     #: The secret before the last rotation, good until `prior_until`.
     prior_digest: bytes | None = None

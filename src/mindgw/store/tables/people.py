@@ -17,7 +17,7 @@ class Org(Versioned, table=True):
     name: str = Field(unique=True)
     #: active or disabled.
     state: str = "active"
-    #: What routing must keep to, such as {"region": "eu"}.
+    #: Kept for routing, which does not keep to them yet, such as {"region": "eu"}.
     labels: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
 
 
