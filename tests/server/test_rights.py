@@ -329,8 +329,8 @@ async def test_a_key_makes_people_and_teams_for_who_may_make_them(place):
         await place.new_key("n", user="new@x.org", team="new")
     async with place.database.read() as session:
         found = (await session.exec(select(AuditEntry.action, AuditEntry.detail).order_by(AuditEntry.seq))).all()
-    made = [(action, detail) for action, detail in found if action in {"user.create", "team.create"}]
-    assert made[-2:] == [("team.create", {"name": "new"}), ("user.create", {"email": "new@x.org", "role": "user"})]
+    made = [(action, {**detail, "by": ""}) for action, detail in found if action in {"user.create", "team.create"}]
+    assert made[-2:] == [("team.create", {"name": "new", "by": ""}), ("user.create", {"email": "new@x.org", "role": "user", "by": ""})]
     assert [detail["email"] for action, detail in made if action == "user.create"].count("new@x.org") == 1
 
 
