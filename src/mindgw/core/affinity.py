@@ -89,26 +89,29 @@ class Prefixes:
         """Who knows how much of a text, deepest first; a holder stands in one level only."""
         new, old, seen = self._new.get, self._old.get, 0
         levels: list[Level] = []
+        # who knows a block knows all before it
+        everybody = new(hashes[0], 0) | old(hashes[0], 0) if hashes else 0
         depth = len(hashes)
-        for each in reversed(hashes):
-            holders = new(each, 0) | old(each, 0)
-            if holders & ~seen:
-                levels.append((holders & ~seen, depth))
+        while seen != everybody and depth and len(levels) < _LEVELS:
+            each = hashes[depth - 1]
+            holders = (new(each, 0) | old(each, 0)) & ~seen
+            if holders:
+                levels.append((holders, depth))
                 seen |= holders
-                if len(levels) == _LEVELS:
-                    break
             depth -= 1
         return levels
 
     def note(self, hashes: Sequence[int], number: int) -> None:
         """A text was sent to this holder."""
         new, old, bit = self._new, self._old, 1 << number
-        for each in hashes:
+        for each in reversed(hashes):
             holders = new.get(each)
             if holders is None:
                 new[each] = old.get(each, 0) | bit
             elif not holders & bit:
                 new[each] = holders | bit
+            else:
+                break  # what stands before it was noted with it
         if len(new) > self._half:
             self._old, self._new = new, {}
 
