@@ -165,9 +165,9 @@ def mixed(seconds: float) -> Workload:
     return made("mixed", jobs, flood)
 
 
-def conversations(seconds: float) -> Workload:
+def conversations(seconds: float, seed: int = 12) -> Workload:
     """Azure's conversations at twice their rate, of one client."""
-    dice = random.Random(12)
+    dice = random.Random(seed)
     times = bursts(2 * CONVERSATION_BURSTS[0], seconds, CONVERSATION_BURSTS[1], dice)
     return made("chat", [Job(at, "client", CONVERSATION[0](dice), CONVERSATION[1](dice)) for at in times])
 
