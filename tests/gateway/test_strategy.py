@@ -234,6 +234,23 @@ def test_what_was_learned_outlives_a_session():
     assert {put(fleet, needs(), 5.0).seat.owner for _ in range(4)} == {"w0"}
 
 
+def test_who_left_is_not_kept_for_what_it_remembered():
+    fleet = world(MANY)
+    seat = put(fleet, needs(b"x" * 4096)).seat
+    fleet.detach(fleet.workers[seat.owner])
+    assert fleet.experience.holders(fleet.experience.levels(needs(b"x" * 4096).traits.prefix), 3) == []
+    assert put(fleet, needs(b"x" * 4096)).seat is not seat
+
+
+def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():
+    """What a token takes is learned while requests that were sent before are still being read."""
+    fleet = world(2, slots=30)
+    sent = [put(fleet, needs(avoid=frozenset({"w1"}))) for _ in range(20)]
+    for turn, placement in enumerate(sent, start=1):
+        answer(fleet, placement, 1.128 * turn, 1.128 * turn)
+    assert sent[0].seat.past.known["m"].learned.prefill() == pytest.approx(0.001, rel=0.2)
+
+
 def test_a_decision_says_who_was_considered_and_what_was_expected():
     fleet = world(3)
     choice = put(fleet, needs(b"x" * 4096)).choice

@@ -247,6 +247,11 @@ class Experience:
         past.epoch = self.prefixes.epoch
         self._numbers[past.number] = seat
 
+    def left(self, seat: Seat) -> None:
+        """It is gone, and what it remembered."""
+        if self._numbers.get(seat.past.number) is seat:
+            del self._numbers[seat.past.number]
+
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def heard(self, seat: Seat, choice: Choice, seconds: float, now: float) -> None:
@@ -260,10 +265,11 @@ class Experience:
         if choice.cold > 0.0:
             known.learned.has_loaded(seconds - expected)
             known.loading = min(known.loading, now)
-        else:
-            tokens = expected / candidate.prefill
+        elif choice.reading > 0.0:
+            # what it was expected to take per token when it was sent may have changed since
+            tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
             for learned in (known.learned, known.line.learned):
-                learned.has_read(tokens, seconds - candidate.rtt, expected)
+                learned.has_read(tokens, seconds - candidate.rtt, tokens * candidate.prefill)
         _set_speed(known)
 
     def ended(self, seat: Seat, choice: Choice, tokens: int, seconds: float, *, failed: bool) -> None:

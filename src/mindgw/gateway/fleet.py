@@ -206,6 +206,8 @@ class Fleet:
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
             worker.state = step(worker.state, Event.LOST)
+            for seat in worker.seats.values():
+                self.experience.left(seat)
             if not worker.link.is_revoked:
                 self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()

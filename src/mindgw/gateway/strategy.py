@@ -124,7 +124,11 @@ def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], needs: Wanted, home: Hom
                 return seat
     if rule == WEIGHTED:
         dice = _dice(fleet)
-        seats = [each for each in _drawn(rank, dice, _DRAWS) if each.free(now)] if rank.is_long else rank.free(avoid, now)
+        seats = (
+            [each for each in _drawn(rank, dice, _DRAWS) if each.owner not in avoid and each.free(now)]
+            if rank.is_long
+            else rank.free(avoid, now)
+        )
         if seats:
             slots = list(accumulate(seat.engine.slots for seat in seats))
             return seats[bisect(slots, dice % slots[-1])]
