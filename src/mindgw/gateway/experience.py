@@ -223,7 +223,8 @@ class Experience:
         past, prefix = seat.past, traits.prefix
         if prefix is not None and past.epoch != self.prefixes.epoch:
             self._number(seat)
-        self.totals((seat,), model, traits, levels, now)  # not all rules have looked at it
+        if not chosen[1]:  # not all rules have looked at it
+            self.totals((seat,), model, traits, levels, now)
         known = past.known[model]
         candidate = known.candidate
         cached = candidate.cached
