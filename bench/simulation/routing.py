@@ -1,7 +1,7 @@
 """Which box a request goes to: the same requests by several strategies, on boxes that are alike and on boxes that are not.
 
 All strategies are the gateway's own, and all of them choose late: a request waits here until some box has a free slot. A round robin that
-binds requests when they arrive, as proxies do, is worse than the one that is compared with here.
+binds requests when they arrive, as proxies do, is another one, and is not simulated.
 """
 
 from collections.abc import Iterator, Sequence
