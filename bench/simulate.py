@@ -1,4 +1,5 @@
-"""Simulates the queue in virtual time: prints what every order does to every workload, and which promises hold."""
+"""Simulates the queue and the choice of boxes in virtual time: prints what every order and strategy does to every workload, and which
+promises hold."""
 
 import argparse
 import sys
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.simulation import drawing, scenarios, traces
-from bench.simulation.costs import Cost
-from bench.simulation.figures import Waits
+from bench.simulation import drawing, routing, scenarios, traces
+from bench.simulation.costs import Cost, Decision
+from bench.simulation.figures import Route, Waits
 from bench.simulation.scenarios import Found, Row, Target
 
 
@@ -21,7 +22,7 @@ def main(words: Sequence[str] | None = None) -> int:
     options = _asked(words)
     try:
         workloads = [traces.load(path) for path in options.trace]
-        found, costs = _found(options, workloads)
+        found, costs, decisions = _found(options, workloads)
         if options.plot is not None:
             options.plot.write_text(drawing.picture(found.curves), encoding="utf-8")
     except traces.BadTrace as problem:
@@ -35,16 +36,19 @@ def main(words: Sequence[str] | None = None) -> int:
         return 130
     if options.json:
         targets = [{**msgspec.structs.asdict(each), "met": each.met} for each in found.targets]
-        print(msgspec.json.encode({"rows": found.rows, "kernel": costs, "targets": targets}).decode())
+        kernel = {"kernel": costs, "decisions": decisions}
+        print(msgspec.json.encode({"rows": found.rows, "routes": found.routes, **kernel, "targets": targets}).decode())
     else:
-        print("\n\n".join(part for part in (_rows(found.rows), _costs(costs), _targets(found.targets)) if part))
+        parts = (_rows(found.rows), _routes(found.routes), _costs(costs), _decisions(decisions), _targets(found.targets))
+        print("\n\n".join(part for part in parts if part))
     # what depends on the machine is shown, never judged
     return 1 if options.check and not all(each.met for each in found.targets if not each.machine) else 0
 
 
 def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.simulate", description="Simulate the fair queue; docs/explanation/fairness.md explains the tables."
+        prog="python -m bench.simulate",
+        description="Simulate queue and routing; docs/explanation/fairness.md and routing.md explain the tables.",
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter scenarios: seconds instead of a minute or two")
     parser.add_argument("--json", action="store_true", help="print one object instead of tables")
@@ -53,14 +57,14 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
         "--load", action="append", type=_load, metavar="X", help="part of what the boxes can do that traces ask for (0.9, 1.1)"
     )
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="only these scenarios, `traces` and `kernel` among them; may be repeated"
+        "--only", action="append", metavar="NAME", help="only these scenarios, `routing`, `traces` and `kernel` among them; may be repeated"
     )
     parser.add_argument("--plot", type=Path, metavar="OUT.SVG", help="draw the curves")
     parser.add_argument(
         "--check", action="store_true", help="exit 1 when a promise does not hold, but for those that depend on the machine"
     )
     options = parser.parse_args(words)
-    names = [name for name, _ in scenarios.all_of(quick=False)] + ["traces", "kernel"]
+    names = [name for name, _ in scenarios.all_of(quick=False)] + ["routing", "traces", "kernel"]
     if unknown := set(options.only or ()) - set(names):
         parser.error(f"no scenario is called {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
     return options
@@ -73,12 +77,14 @@ def _load(text: str) -> float:
     return value
 
 
-def _found(options: argparse.Namespace, workloads: Sequence[traces.Workload]) -> tuple[Found, list[Cost]]:
+def _found(options: argparse.Namespace, workloads: Sequence[traces.Workload]) -> tuple[Found, list[Cost], list[Decision]]:
     loads = options.load or scenarios.LOADS
     runs: list[tuple[str, Callable[[], Found]]]
-    runs = [*scenarios.all_of(options.quick), *((f"trace {each.name}", partial(scenarios.trace, each, loads)) for each in workloads)]
+    runs = [*scenarios.all_of(options.quick), ("routing", partial(routing.all_of, options.quick, workloads))]
+    runs += ((f"trace {each.name}", partial(scenarios.trace, each, loads)) for each in workloads)
     found = Found([], [], {})
     costs: list[Cost] = []
+    decisions: list[Decision] = []
     for name, run in runs:
         if _wanted(options.only, "traces" if name.startswith("trace ") else name):
             began = time.perf_counter()
@@ -86,8 +92,9 @@ def _found(options: argparse.Namespace, workloads: Sequence[traces.Workload]) ->
             print(f"{name}: {time.perf_counter() - began:.1f} s", file=sys.stderr)
     if _wanted(options.only, "kernel"):
         costs, targets = scenarios.kernel((100,) if options.quick else (100, 10_000, 100_000))
-        found.targets += targets
-    return found, costs
+        decisions, more = routing.decisions(rounds=3 if options.quick else 15)
+        found.targets += [*targets, *more]
+    return found, costs, decisions
 
 
 def _wanted(only: Sequence[str] | None, name: str) -> bool:
@@ -145,6 +152,24 @@ def _group(name: str, waits: Waits) -> Sequence[str]:
 
 def _waits(waits: Waits) -> Sequence[str]:
     return str(waits.requests), f"{waits.p50:.1f}", f"{waits.p95:.1f}", f"{waits.p99:.1f}"
+
+
+def _routes(routes: Sequence[Route]) -> str:
+    head = ("workload", "load", "strategy", "requests", "first p50", "p95", "p99 s", "whole s", "remembered", "models loaded")
+    lines: list[Sequence[str]] = []
+    last = ("", 0.0)
+    for each in routes:
+        new, last = (each.workload, each.load) != last, (each.workload, each.load)
+        names = (each.workload, f"{each.load:g}" if each.load else "") if new else ("", "")
+        seconds = (f"{value:.2f}" for value in (each.first_p50, each.first_p95, each.first_p99, each.whole))
+        lines.append((*names, each.strategy, str(each.requests), *seconds, f"{each.hits:.0%}", str(each.loads)))
+    return _table(head, lines, left=(0, 2)) if lines else ""
+
+
+def _decisions(decisions: Sequence[Decision]) -> str:
+    head = ("workers", "score us", "no prefix us", "least busy us", "hash 8 KiB us")
+    lines = [(str(each.workers), *(f"{us:.1f}" for us in msgspec.structs.astuple(each)[1:])) for each in decisions]
+    return _table(head, lines, left=()) if lines else ""
 
 
 def _costs(costs: Sequence[Cost]) -> str:

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import simulate
-from bench.simulation import drawing, figures, scenarios, traces, workloads
+from bench.simulation import drawing, figures, routing, scenarios, traces, workloads
 from bench.simulation.boxes import A10G, A100, Box, Profile
 from bench.simulation.jobs import Job, Workload
 from bench.simulation.orders import POLICIES
 from bench.simulation.traces import BadTrace
 from bench.simulation.world import Plan, World
+from mindgw.gateway.strategy import STRATEGIES
 from tests.house import ROOT
 
 SLOW = Profile("slow", b0=100.0, b1=1.0, b2=0.0, slots=2)
@@ -87,10 +88,10 @@ JOBS = st.lists(
 )
 
 
-@given(JOBS, st.sampled_from(POLICIES), st.booleans())
-def test_everybody_is_served_once_and_nothing_is_lost(jobs, policy, pooled):
+@given(JOBS, st.sampled_from(POLICIES), st.sampled_from(STRATEGIES), st.booleans())
+def test_everybody_is_served_once_and_nothing_is_lost(jobs, policy, strategy, pooled):
     boxes = [A10G] if pooled else [SLOW, Profile("swapping", 10.0, 0.1, 0.1, slots=3, holds=1, load=2.0)]
-    result = ran(jobs, boxes, policy)
+    result = ran(jobs, boxes, policy, strategy=strategy)
     assert len(result.jobs) == len(jobs)
     for job in result.jobs:
         assert job.arrival <= job.start <= job.first <= job.end
@@ -160,6 +161,22 @@ def test_the_fair_order_keeps_its_promises(scenario):
     found = scenario()
     assert found.targets
     assert missed(found) == []
+
+
+def test_the_score_keeps_its_promises_and_prints_them(capsys):
+    assert simulate.main(["--quick", "--only", "routing", "--check"]) == 0
+    printed = capsys.readouterr().out
+    assert "64 shared prefixes, unlike boxes" in printed
+    assert printed.count("score / round robin") == 9
+
+
+def test_traces_are_routed_by_what_they_hold():
+    jobs = [Job(float(n), "a", 600, 20, blocks=(n % 3,)) for n in range(30)]
+    plain = [Job(float(n), "a", 600, 20) for n in range(30)]
+    found = {workload.name: bound for workload, _, bound in routing.pairs(True, [Workload("with", jobs), Workload("without", plain)])}
+    assert found["with, unlike boxes"] == routing.SHARED
+    assert found["without, unlike boxes"] == routing.UNLIKE
+    assert found["without, alike boxes"] == found["with, alike boxes"] == routing.ALIKE
 
 
 def test_waits_are_foretold_for_a_trace_with_clients():

@@ -69,6 +69,9 @@ class Box:
         self._since: dict[int, float] = {}
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._jobs: dict[int, Job] = {}
+        #: Jobs whose first token came since somebody asked.
+        # bounded: by the slots
+        self.spoke: list[Job] = []
         #: Blocks seen and found, models loaded.
         self.seen = self.hits = self.swaps = 0
         #: Changes whenever the next event does.
@@ -127,6 +130,11 @@ class Box:
             ended.append(self._end(heappop(self._writing)[2]))
         return ended
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Models that can answer at once."""
+        return tuple(self._loaded)
+
     def written(self, job: Job) -> int:
         """Tokens of an answer so far."""
         since = self._since.get(id(job))
@@ -141,7 +149,8 @@ class Box:
     def _begin(self, job: Job) -> None:
         self._loaded[job.model] += 1
         self._loaded.move_to_end(job.model)
-        self._prompts.append((job, job.input - self._cached(job)))
+        job.cached = self._cached(job)
+        self._prompts.append((job, job.input - job.cached))
         if len(self._prompts) == 1:
             self._next_prompt()
 
@@ -155,6 +164,7 @@ class Box:
 
     def _speak(self, job: Job) -> None:
         job.first = self.now
+        self.spoke.append(job)
         self._order += 1
         self._held += job.input + job.output / 2
         self._since[id(job)] = self.steps

@@ -46,6 +46,23 @@ class Fairness(msgspec.Struct, frozen=True):
     mean: float
 
 
+class Route(msgspec.Struct, frozen=True):
+    """One workload by one strategy; seconds from arrival on."""
+
+    workload: str
+    load: float
+    strategy: str
+    requests: int
+    first_p50: float
+    first_p95: float
+    first_p99: float
+    #: Until the last token, the mean.
+    whole: float
+    #: Share of the blocks of prompts that boxes remembered, and models that they loaded.
+    hits: float
+    loads: int
+
+
 def percentile(values: Iterable[float], share: float) -> float:
     """The value that this share of all does not exceed; 0 of nothing."""
     ordered = sorted(values)

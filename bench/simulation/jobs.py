@@ -25,6 +25,8 @@ class Job:
     start: float = -1.0
     first: float = -1.0
     end: float = -1.0
+    #: Tokens of the prompt that its box remembered.
+    cached: int = 0
     #: Wait that was foretold when it joined; below 0: it did not wait.
     eta: float = -1.0
     #: The same without the correction for who passes.

@@ -8,7 +8,7 @@ import msgspec
 
 from bench.simulation import costs, figures, workloads
 from bench.simulation.boxes import A10G, A100, CPU, H100X2, RTX4090, Profile
-from bench.simulation.figures import Errors, Fairness, Waits
+from bench.simulation.figures import Errors, Fairness, Route, Waits
 from bench.simulation.jobs import Job, Workload
 from bench.simulation.orders import POLICIES
 from bench.simulation.world import Plan, Result, World
@@ -58,11 +58,14 @@ class Found(msgspec.Struct):
     targets: list[Target] = []
     #: For the picture: by title, by label, (x, y).
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    #: Of `routing`.
+    routes: list[Route] = []
 
     def add(self, other: "Found") -> None:
         self.rows += other.rows
         self.targets += other.targets
         self.curves.update(other.curves)
+        self.routes += other.routes
 
 
 def run(workload: Workload, boxes: Sequence[Profile], policy: str = "fair", until: float = inf) -> Result:

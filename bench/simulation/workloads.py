@@ -165,6 +165,24 @@ def mixed(seconds: float) -> Workload:
     return made("mixed", jobs, flood)
 
 
+def conversations(seconds: float, seed: int = 12) -> Workload:
+    """Azure's conversations at twice their rate, of one client."""
+    dice = random.Random(seed)
+    times = bursts(2 * CONVERSATION_BURSTS[0], seconds, CONVERSATION_BURSTS[1], dice)
+    return made("chat", [Job(at, "client", CONVERSATION[0](dice), CONVERSATION[1](dice)) for at in times])
+
+
+def instructed(seconds: float) -> Workload:
+    """SGLang's shared prefixes as they come in a day, not all at once: 64 system prompts of 2048 tokens, Poisson, questions and answers of
+    any length."""
+    dice, sizes = random.Random(13), (lognormal(128, 400, 2000), lognormal(200, 500, 1000))
+    jobs = poisson("client", 10.0, seconds, sizes, dice)
+    for job in jobs:
+        group = dice.randrange(64)
+        job.blocks, job.input = range(group * 4, group * 4 + 4), 2048 + job.input
+    return Workload("instructed", jobs)
+
+
 def greedy(light: int, rate: float, seconds: float, times: float) -> Workload:
     """So many tenants at `rate`, and one that sends `times` as much; all with the same mix of lengths."""
     dice = random.Random(5)

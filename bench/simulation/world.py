@@ -10,10 +10,13 @@ from bench.simulation.boxes import Box, Profile
 from bench.simulation.jobs import Job, Workload
 from bench.simulation.orders import Line
 from mindgw.core import eta
+from mindgw.core.affinity import Prefix
 from mindgw.core.fair import Ticket
 from mindgw.gateway import route
+from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.route import Needs, Placement
+from mindgw.gateway.strategy import LEAST_BUSY
 from mindgw.gateway.ticket import W_IN, W_OUT
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -29,6 +32,8 @@ class Plan:
 
     boxes: list[Profile]
     policy: str = "fair"
+    #: By what rule a box is taken.
+    strategy: str = LEAST_BUSY
     #: Requests that may wait; more are refused.
     capacity: int = 1_000_000
     #: Seconds after which one that waits leaves.
@@ -59,7 +64,11 @@ class World:
         self._order = orders.made(plan.policy, workload.weights)
         self._boxes = [Box(profile, workload.block) for profile in plan.boxes]
         self._freed = False
-        self._fleet = Fleet(self._changed)
+        self._fleet = Fleet(self._changed, plan.strategy)
+        self._block = workload.block
+        #: What each box last said that it has loaded.
+        self._said: list[tuple[str, ...]] = [()] * len(plan.boxes)
+        self._workers: list[Worker] = []
         self._lines: list[Line] = [(model, KIND) for model in sorted({job.model for job in self._jobs})]
         for number, profile in enumerate(plan.boxes):
             self._attach(number, profile)
@@ -141,7 +150,14 @@ class World:
         """The gateway's own placement; a memory pool that has no room, which no engine announces, is respected on top."""
         if self._pooled and not self._room(job, now):
             return None
-        return route.place(self._fleet, Needs(job.model, KIND), now)
+        return route.place(self._fleet, Needs(job.model, KIND, traits=self._traits(job)), now)
+
+    def _traits(self, job: Job) -> Traits | None:
+        """What a gateway sees of it: how long it is, and how it begins."""
+        count = len(job.blocks)
+        ends = range(self._block, self._block * (count + 1), self._block)
+        prefix = Prefix(tuple(job.blocks), ends, max(job.input, self._block * count)) if count else None
+        return Traits(job.input, None, prefix)
 
     def _room(self, job: Job, now: float) -> bool:
         for box in self._boxes:
@@ -177,7 +193,9 @@ class World:
 
     def _work(self, box: Box, now: float) -> None:
         box.advance(now)
-        for job in box.happen():
+        ended = box.happen()
+        self._learn(box, ended, now)
+        for job in ended:
             ticket, placement, _ = self._running.pop(id(job))
             self._progress(ticket, job.output)
             self._pay(ticket, job.output)
@@ -188,6 +206,19 @@ class World:
         if self._freed:
             self._freed = False
             self._wake(now)
+
+    def _learn(self, box: Box, ended: list[Job], now: float) -> None:
+        """What a gateway sees of streams that begin and end."""
+        seen, spoke, box.spoke = self._fleet.experience, box.spoke, []
+        for job in spoke:
+            _, placement, _ = self._running[id(job)]
+            if placement.choice is not None:
+                seen.heard(placement.seat, placement.choice, job.first - job.start, now)
+        for job in ended:
+            _, placement, _ = self._running[id(job)]
+            if placement.choice is not None:
+                seen.ended(placement.seat, placement.choice, job.output - 1, job.end - job.first, failed=False)
+                seen.remembered(placement.seat, placement.choice, job.cached)
 
     def _lose_patience(self, ticket: Ticket, at: float) -> None:
         job: Job = ticket.item
@@ -202,6 +233,9 @@ class World:
         self._look(now)
         self._speed.measure(self._units, min(self._busy, SWEEP) if self._pooled else self._busy, SWEEP)
         self._units = self._busy = 0.0
+        for number, box in enumerate(self._boxes):
+            if box.profile.holds < len(self._lines) and box.loaded != self._said[number]:
+                self._report(number, box)
         self.result.sweeps.append((now, len(self._running), self._order.waiting()))
         if self._running:
             self._at(now + SWEEP, None, 0)
@@ -254,11 +288,19 @@ class World:
     def _attach(self, number: int, profile: Profile) -> None:
         worker = Worker(str(number), f"box-{number}", 1, Link(lambda: None, 0.0))
         self._fleet.attach(worker, approved=True)
-        models = [wire.Model(id=model, kinds=[KIND]) for model, _ in self._lines]
+        self._workers.append(worker)
+        self._report(number, self._boxes[number])
+
+    def _report(self, number: int, box: Box) -> None:
+        """What an agent says once a second when it has changed: which models are loaded. Where all fit, they are."""
+        self._said[number] = box.loaded
+        profile, fit = box.profile, box.profile.holds >= len(self._lines)
+        models = [wire.Model(id=model, kinds=[KIND], loaded=fit or model in box.loaded) for model, _ in self._lines]
         engine = wire.EngineReport(
             id="engine", kind="llamacpp", version="1", url="http://127.0.0.1:1", healthy=True, slots=profile.slots, models=models
         )
-        self._fleet.report(worker, wire.Report(serial=1, engines=[engine]))
+        worker = self._workers[number]
+        self._fleet.report(worker, wire.Report(serial=worker.serial + 1, engines=[engine]))
 
 
 def _flow(job: Job) -> tuple[str, str, str]:

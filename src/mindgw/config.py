@@ -109,6 +109,14 @@ class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aging: Aging = Aging()
 
 
+class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which worker a request goes to, where several could have it."""
+
+    #: score: the one that it probably has its answer from first; least-busy, round-robin, weighted: at random by slots; or sticky: the one
+    #: that its conversation, or its key, was on last.
+    strategy: str = "score"
+
+
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests are held to limits; the limits themselves are set with `mindgw quotas set`."""
 
@@ -209,6 +217,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     queue: Queueing = Queueing()
+    routing: Routing = Routing()
     quotas: Quotas = Quotas()
     keys: Keys = Keys()
     #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.
@@ -449,6 +458,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,
     "sessions.token": lambda seconds: "" if seconds <= 3600 else "must be at most 1h",
     "metrics.listen": _address,
+    "routing.strategy": _one_of("score", "least-busy", "round-robin", "weighted", "sticky"),
     "log.format": _one_of("auto", "json", "text"),
     "log.level": _one_of("debug", "info", "warning", "error"),
 }

@@ -16,6 +16,9 @@ from mindgw.gateway.route import Needs
 class Fleet:
     """A FAKE: it has one model for everything, which goes by two names."""
 
+    def has_choice(self, model, kind):
+        return False
+
     def check(self, model: str, kind: str) -> None:
         if model not in {"m", "big"}:
             raise errors.ModelNotFound(param="model")

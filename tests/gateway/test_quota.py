@@ -27,6 +27,9 @@ BOT = Caller("b", "bot", "o")
 class Everything:
     """A FAKE of a fleet that has every model."""
 
+    def has_choice(self, model, kind):
+        return False
+
     def check(self, model, kind):
         pass
 

@@ -26,7 +26,7 @@ def worker(fleet: Fleet, number: int, slots: int) -> Worker:
 
 @given(st.lists(st.integers(0, 3), min_size=MANY, max_size=MANY), STEPS)
 def test_many_are_taken_in_the_order_in_which_one_by_one_they_would_be(slots, steps):
-    fleet = Fleet(lambda: None)
+    fleet = Fleet(lambda: None, "least-busy")
     workers = [worker(fleet, number, count) for number, count in enumerate(slots)]
     held, now = [], 0.0
     for step, n in steps:

@@ -11,7 +11,7 @@ M = Needs("m", "chat")
 
 def fleet(**slots: int) -> Fleet:
     """Workers with one engine each, by their slots."""
-    made = Fleet(lambda: None)
+    made = Fleet(lambda: None, "least-busy")
     for id, count in slots.items():
         worker = Worker(id, id, 1, Link(lambda: None, 0.0))
         made.attach(worker, approved=True)

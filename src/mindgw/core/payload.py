@@ -56,6 +56,7 @@ class Body(Struct, frozen=True, gc=False):
     user: Raw = _ABSENT
     safety_identifier: Raw = _ABSENT
     service_tier: Raw = _ABSENT
+    prompt_cache_key: Raw = _ABSENT
 
 
 class _Words(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -94,6 +95,7 @@ class _Plain(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     user: str = ""
     safety_identifier: str = ""
     service_tier: str = ""
+    prompt_cache_key: str = ""
 
 
 class Text(Struct, frozen=True, gc=False):
@@ -120,6 +122,8 @@ class Peek(Struct, frozen=True, gc=False):
     tier: str = ""
     #: None: there may be more in it than text.
     text: Text | None = None
+    #: The conversation that it says it belongs to (`prompt_cache_key`), "" for none.
+    session: str = ""
 
 
 class Invalid(Struct, frozen=True):
@@ -164,7 +168,8 @@ def _asked(seen: Body) -> Peek:
     wants = seen.stream_options is not None and bool(seen.stream_options.include_usage)
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
-    return Peek(seen.model or "", bool(seen.stream), wants, None if cap == UNCAPPED else cap, end_user, _text(seen.service_tier))
+    cap, tier = None if cap == UNCAPPED else cap, _text(seen.service_tier)
+    return Peek(seen.model or "", bool(seen.stream), wants, cap, end_user, tier, None, _text(seen.prompt_cache_key))
 
 
 def _told(plain: _Plain) -> Peek:
@@ -181,7 +186,8 @@ def _told(plain: _Plain) -> Peek:
     cap = cap if most is None else most  # type: ignore[redundant-expr]
     wants = options is not None and bool(options.include_usage)
     end_user = plain.safety_identifier or plain.user
-    return Peek(plain.model or "", bool(plain.stream), wants, None if cap == UNCAPPED else cap, end_user, plain.service_tier, text)
+    asked = None if cap == UNCAPPED else cap
+    return Peek(plain.model or "", bool(plain.stream), wants, asked, end_user, plain.service_tier, text, plain.prompt_cache_key)
 
 
 def _text(value: Raw) -> str:

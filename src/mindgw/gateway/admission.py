@@ -1,6 +1,7 @@
 """May this caller ask this? Refuses only what is hopeless, and holds nothing."""
 
 import re
+import secrets
 from collections.abc import Collection
 from typing import Protocol
 
@@ -8,7 +9,8 @@ from msgspec import Struct
 
 from mindgw import errors
 from mindgw.config import Limits
-from mindgw.core import access, payload
+from mindgw.core import access, affinity, payload
+from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow, flow
 from mindgw.gateway.route import Needs
 from mindgw.gateway.scope import Scope
@@ -23,6 +25,13 @@ DEADLINE = b"x-mindgw-deadline"
 #: Header that the SDKs send with a request that they send again: how often they did; and what stands for never.
 RETRIES = b"x-stainless-retry-count"
 _NEVER = (b"", b"0")
+#: Header with the conversation that a request belongs to, and letters of its name that count.
+_SESSION = b"x-claude-code-session-id"
+_NAME = 128
+#: Field with the text that an engine may remember; embeddings have none.
+_TEXTS = {payload.CHAT: b'"messages"', payload.COMPLETIONS: b'"prompt"'}
+#: Nobody outside of this process can tell which texts are taken for the same.
+_SEED = secrets.token_bytes(16)
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 Headers = list[tuple[bytes, bytes]]
 
@@ -103,6 +112,9 @@ class Models(Protocol):
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
 
+    def has_choice(self, model: str, kind: str) -> bool:
+        """Whether several could answer `kind`."""
+
 
 class Served(Protocol):
     """A model where it runs."""
@@ -130,7 +142,18 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     models.check(model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
     deadline, again = _wishes(headers)
-    return Ask(caller, path, seen, Needs(model, kind), turn, media.estimate_tokens(body), deadline, again)
+    prompt = media.estimate_tokens(body)
+    traits = _traits(caller, headers, body, (seen, model), kind, prompt) if models.has_choice(model, kind) else None
+    return Ask(caller, path, seen, Needs(model, kind, traits=traits), turn, prompt, deadline, again)
+
+
+def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.Peek, str], kind: str, prompt: int) -> Traits:
+    """What a choice among workers asks; what nobody could choose by is not read. `asked`: the request, and which model is meant."""
+    seen, model = asked
+    session = seen.session or next((text.decode("latin-1") for name, text in headers if name == _SESSION), "")
+    start = body.find(_TEXTS[kind]) if kind in _TEXTS else -1
+    prefix = affinity.prefix(body, start, (_SEED, model)) if start >= 0 else None
+    return Traits(prompt, seen.max_tokens, prefix, caller.key_id, (caller.key_id, session[:_NAME]) if session else None)
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:

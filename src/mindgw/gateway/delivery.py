@@ -62,6 +62,11 @@ class Delivery:
         return self._fold is not None
 
     @property
+    def broke(self) -> bool:
+        """True when its engine says that it could not do what it should."""
+        return self._status >= 500
+
+    @property
     def between(self) -> bool:
         """True when a comment may be written: between events of a stream, or before the first."""
         return not isinstance(self._fold, relay.StreamRelay) or self._fold.between

@@ -258,6 +258,8 @@ class Exchange(Request):
         """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
         assert self._ask is not None
         self._tally.first = now
+        if self._attempt is not None and self._attempt.placement.choice is not None:
+            self._hear(self._attempt.placement, now)
         self._tally.tokens = usage.Tokens(self._ask.prompt, 0, 0, "counted")
         if self._stages.dead is not None and self._stages.dead.keep_body:
             self._tally.body = self._body
@@ -305,6 +307,7 @@ class Exchange(Request):
     def lost(self, event: signals.Lost, now: float) -> list[Effect]:
         """Before the first byte another worker is tried; after it the caller hears of the loss."""
         wrong = errors.WorkerLost()
+        self._blame()
         if self._tally.first is not None:
             self._release(None, now)
             return self._fail(wrong, now)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core.worker import Event, State, step
+from mindgw.gateway.experience import Choice, Experience, Past
 from mindgw.gateway.rank import FULL, Rank
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -58,7 +59,7 @@ class Worker:
 class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
-    __slots__ = ("_lines", "_models", "_read", "engine", "owner", "ranks", "rests_until", "stamp", "turn", "used", "worker")
+    __slots__ = ("_lines", "_models", "_read", "engine", "owner", "past", "ranks", "rests_until", "stamp", "turn", "used", "worker")
 
     def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
         self.worker = worker
@@ -74,6 +75,8 @@ class Seat:
         self.stamp = 0
         # bounded: by `lines`
         self.ranks: list[Rank[Seat]] = []
+        #: What was seen of it.
+        self.past = Past()
         #: What `lines` and `model` say, and of which report that was made.
         self._lines: frozenset[tuple[str, str]] = frozenset()
         self._models: dict[str, wire.Model] = {}
@@ -130,11 +133,13 @@ class Seat:
 class Placement:
     """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
 
-    __slots__ = ("_fleet", "_held", "model", "seat")
+    __slots__ = ("_fleet", "_held", "choice", "model", "seat")
 
-    def __init__(self, fleet: "Fleet", seat: Seat, model: str) -> None:
+    def __init__(self, fleet: "Fleet", seat: Seat, model: str, choice: Choice | None = None) -> None:
         self._fleet = fleet
         self.seat = seat
+        #: Why this one; None when there was no other.
+        self.choice = choice
         #: The name by which this worker's engine knows the model.
         self.model = model
         self._held = True
@@ -164,7 +169,7 @@ class Placement:
 class Fleet:
     """All workers that have a link now."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
+    def __init__(self, on_change: Callable[[], None], strategy: str = "score") -> None:
         #: Called after a slot became free or a worker changed, as somebody may be placed now; must not raise.
         self.changed = on_change
         #: worker id -> its one session.
@@ -187,6 +192,9 @@ class Fleet:
         self.remembered: dict[str, frozenset[str]] = {}
         #: Leases so far.
         self.turns = 0
+        #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
+        self.strategy = strategy
+        self.experience = Experience()
 
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
@@ -204,6 +212,8 @@ class Fleet:
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
             worker.state = step(worker.state, Event.LOST)
+            for seat in worker.seats.values():
+                self.experience.left(seat)
             if not worker.link.is_revoked:
                 self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()
@@ -253,8 +263,8 @@ class Fleet:
         """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
         return iter(self._lines.get((model, kind), ()))
 
-    def best(self, model: str, kind: str, avoid: frozenset[str], now: float) -> Seat | None:
-        """Which of them is to be leased next; None when none is free. One of a worker to be avoided only when there is no other."""
+    def rank(self, model: str, kind: str) -> "Rank[Seat] | None":
+        """Those seats in the order in which they are taken; None when there are none."""
         line = (model, kind)
         rank = self._ranks.get(line)
         if rank is None:
@@ -264,7 +274,11 @@ class Fleet:
             rank = self._ranks[line] = Rank(seats)
             for seat in seats if rank.is_long else ():
                 seat.ranks.append(rank)
-        return rank.best(avoid, now)
+        return rank
+
+    def has_choice(self, model: str, kind: str) -> bool:
+        """Whether more than one seat can answer `kind` with the model."""
+        return len(self._lines.get((model, kind), ())) > 1
 
     def ids(self, name: str) -> frozenset[str]:
         """What a name stands for: ids of models, itself when nobody has it."""

@@ -73,7 +73,7 @@ class Pipeline:
         #: Monotonic seconds.
         self.clock = self._now = now
         self.accounts = accounts
-        self.fleet = Fleet(self._changed)
+        self.fleet = Fleet(self._changed, config.routing.strategy)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
         watch = Watch(config.timeouts, self.fleet, self.queue)

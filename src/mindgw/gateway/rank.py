@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final, Generic, Protocol, TypeVar
 
 #: Seats beyond which they stand in a heap.
-FEW = 8
+FEW = 12
 #: The share of one that takes nothing more.
 FULL: Final = float("inf")
 
@@ -44,11 +44,15 @@ _Entry = tuple[float, int, int, int]
 class Rank(Generic[P]):
     """The seats of one line."""
 
-    __slots__ = ("_heap", "_numbers", "_seats")
+    __slots__ = ("_heap", "_next", "_numbers", "is_single", "seats")
 
     def __init__(self, seats: Sequence[P]) -> None:
         """They do not change: other seats are another rank."""
-        self._seats = seats
+        self.seats = seats
+        #: Whether there is nothing to choose.
+        self.is_single = len(seats) == 1
+        #: The place of the one whose turn is next, where each has its turn.
+        self._next = 0
         #: None while they are few.
         self._heap: list[_Entry] | None = None
         self._numbers: dict[P, int] = {}
@@ -67,30 +71,63 @@ class Rank(Generic[P]):
         if heap is None or seat.share == FULL:
             return
         heappush(heap, (seat.share, seat.turn, self._numbers[seat], seat.stamp))
-        if len(heap) > 2 * len(self._seats) + FEW:
+        if len(heap) > 2 * len(self.seats) + FEW:
             self._rebuild()
 
     def best(self, avoid: frozenset[str], now: float) -> P | None:
         """The seat to take; one whose owner is to be avoided only when there is no other. None when none is free."""
         if self._heap is not None:
             return self._from_heap(self._heap, avoid, now)
-        if len(self._seats) == 1:
-            return self._seats[0] if self._seats[0].free(now) else None
+        if self.is_single:
+            return self.seats[0] if self.seats[0].free(now) else None
         best: P | None = None
         rank: tuple[bool, float, int] | None = None
-        for seat in self._seats:
+        for seat in self.seats:
             if seat.free(now):
                 mine = (seat.owner in avoid, seat.share, seat.turn)
                 if rank is None or mine < rank:
                     best, rank = seat, mine
         return best
 
+    def free(self, avoid: frozenset[str], now: float) -> list[P]:
+        """All that are free, those to be avoided only when there are no others."""
+        found = [seat for seat in self.seats if seat.free(now)]
+        return [seat for seat in found if seat.owner not in avoid] or found if avoid else found
+
+    def heads(self, most: int, avoid: frozenset[str], now: float) -> list[P]:
+        """As often `best`: the first that are free, and are not to be avoided; only where they are many."""
+        heap, found, aside = self._heap or [], list[P](), list[_Entry]()
+        while heap and len(found) < most:
+            entry = heappop(heap)
+            seat = self.seats[entry[2]]
+            if entry[3] != seat.stamp or seat.share == FULL:
+                continue
+            aside.append(entry)
+            if seat.owner not in avoid and seat.free(now):
+                found.append(seat)
+        for entry in aside:
+            heappush(heap, entry)
+        return found
+
+    def rotate(self, avoid: frozenset[str], now: float) -> P | None:
+        """The next in turn that is free; one to be avoided only when there is no other."""
+        seats, count, other = self.seats, len(self.seats), None
+        for step in range(count):
+            place = (self._next + step) % count
+            if not seats[place].free(now):
+                continue
+            if seats[place].owner not in avoid:
+                self._next = place + 1
+                return seats[place]
+            other = other or seats[place]
+        return other
+
     def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float) -> P | None:
         aside: list[_Entry] = []
         found: P | None = None
         while heap:
             entry = heap[0]
-            seat = self._seats[entry[2]]
+            seat = self.seats[entry[2]]
             if entry[3] != seat.stamp or seat.share == FULL:
                 heappop(heap)
                 continue
@@ -105,5 +142,5 @@ class Rank(Generic[P]):
         return found
 
     def _rebuild(self) -> None:
-        self._heap = [(seat.share, seat.turn, number, seat.stamp) for number, seat in enumerate(self._seats) if seat.share < FULL]
+        self._heap = [(seat.share, seat.turn, number, seat.stamp) for number, seat in enumerate(self.seats) if seat.share < FULL]
         heapify(self._heap)

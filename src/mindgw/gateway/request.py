@@ -138,6 +138,33 @@ class Request:
         assert self._ask is not None
         return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.wall()))
 
+    # -- what its worker turns out to be, where there was a choice ---------------------------------------------------
+
+    def _hear(self, placement: Placement, now: float) -> None:
+        """The first byte came; of an answer in one piece that says nothing."""
+        tally = self._tally
+        if placement.choice is not None and tally.placed is not None and self._delivery.produced() is not None:
+            self._stages.fleet.experience.heard(placement.seat, placement.choice, now - tally.placed, now)
+
+    def _learn(self, placement: Placement, close: wire.Close, now: float) -> None:
+        """It is over, and how it went. No more tokens are believed than bytes came."""
+        tally, delivery, choice, seen = self._tally, self._delivery, placement.choice, self._stages.fleet.experience
+        failed = (close.outcome == "failed" and close.code != "refused") or delivery.broke
+        if choice is None or tally.placed is None:
+            return
+        tokens, began = min(tally.tokens.completion, tally.bytes), tally.placed + choice.cold + choice.ahead + choice.reading
+        if delivery.produced() is not None and tally.first is not None:
+            tokens, began = tokens - 1, tally.first
+        seen.ended(placement.seat, choice, tokens, now - began, failed=failed)
+        if tally.tokens.source == "engine" and close.outcome == "done":
+            seen.remembered(placement.seat, choice, tally.tokens.cached)
+
+    def _blame(self) -> None:
+        """Its worker was lost."""
+        placement = self._attempt.placement if self._attempt is not None else None
+        if placement is not None and placement.choice is not None:
+            self._stages.fleet.experience.ended(placement.seat, placement.choice, 0, 0.0, failed=True)
+
     # -- how an attempt ends --------------------------------------------------------------------------------------
 
     def _release(self, close: wire.Close | None, now: float) -> None:
@@ -145,6 +172,8 @@ class Request:
         assert self._stay is not None
         tally = self._tally
         tally.tokens = used = self._delivery.used(close, tally.tokens)
+        if close is not None and self._attempt is not None and self._attempt.placement.choice is not None:
+            self._learn(self._attempt.placement, close, now)
         self._stay.settle(used, now)
         self._leave_worker()
 

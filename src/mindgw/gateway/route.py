@@ -1,6 +1,6 @@
 """Which worker answers a request, and what happens when it does not.
 
-For now: of the workers that have the model and a free slot, the least busy one; ties go to the one that waited longest.
+Of the workers that have the model and a free slot `gateway.strategy` takes one; where there is only one, nobody chooses.
 A worker that turned the request down before is taken only when no other is free.
 """
 
@@ -10,6 +10,8 @@ from enum import Enum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mindgw.gateway import strategy
+from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
 
 # the queue is handed one, and whoever asks for one has it from here
@@ -27,6 +29,10 @@ class Needs(Struct, frozen=True, gc=False):
     kind: str
     #: Ids of workers that this request was lost on or turned down by.
     avoid: frozenset[str] = frozenset()
+    #: By what rule one of several seats is taken; "": by the fleet's.
+    strategy: str = ""
+    #: What a choice asks of the request; None as long as there was none.
+    traits: Traits | None = None
 
 
 class Outcome(Enum):
@@ -38,7 +44,12 @@ class Outcome(Enum):
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     """A slot for `needs`, leased; None when no worker has one free now."""
-    best = fleet.best(needs.model, needs.kind, needs.avoid, now)
+    rank = fleet.rank(needs.model, needs.kind)
+    if rank is None:
+        return None
+    if not rank.is_single:
+        return strategy.place(fleet, rank, needs, now)
+    best = rank.best(needs.avoid, now)
     if best is None:
         return None
     model = best.model(needs.model)

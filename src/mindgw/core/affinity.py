@@ -1,0 +1,152 @@
+"""Which worker probably remembers the beginning of a prompt, told without a tokenizer: by hashes of the conversation's text.
+
+The text is cut at offsets that are the same for all texts; each block's hash is chained to the one before, so that equal hashes mean equal
+beginnings. Blocks grow with their offset (an eighth of it), so a text of megabytes has a hundred of them. The index says of each hash who
+was sent a text with it. It forgets by halves: what nobody asked for in the time in which half of it was filled anew is gone.
+
+What follows from a match is for others to decide; a beginning that all have in common is no reason to send everybody to one worker.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+from msgspec import Struct
+
+#: Bytes of the first blocks, and how many of them stand between two doublings.
+_FIRST, _STEPS = 256, 8
+#: Bytes of a text that are looked at.
+_MOST = 8 * 2**20
+#: Blocks of half an index; holders that are told apart.
+_HALF, _HOLDERS = 100_000, 4096
+#: Different depths at which a text is told to be known, the deepest ones.
+_LEVELS = 6
+#: Sessions that are remembered.
+_SESSIONS = 20_000
+
+
+def _bounds() -> tuple[int, ...]:
+    found, size = [0], _FIRST
+    while found[-1] < _MOST:
+        found += [found[-1] + size * step for step in range(1, _STEPS + 1)]
+        size = found[-1] // _STEPS
+    return tuple(found)
+
+
+#: Where blocks end; the first one begins at 0.
+BOUNDS = _bounds()
+
+
+class Prefix(Struct, frozen=True, gc=False):
+    """A text as far as others may begin alike: the chained hashes of its whole blocks, where these end, and where it ends."""
+
+    hashes: tuple[int, ...]
+    ends: Sequence[int]
+    size: int
+
+
+def prefix(text: bytes, start: int, seed: Hashable) -> Prefix:
+    """Of what stands in `text` from `start` on. Hashes are equal only under the same seed, in the same process."""
+    size, chained = len(text) - start, hash(seed)
+    hashes: list[int] = []
+    begin = 0
+    for end in BOUNDS[1:]:
+        if end > size:
+            break
+        chained = hash((chained, text[start + begin : start + end]))
+        hashes.append(chained)
+        begin = end
+    return Prefix(tuple(hashes), BOUNDS[1 : len(hashes) + 1], size)
+
+
+#: Holders, as the bits of their numbers, and the blocks of the text that these know but those of the levels before do not.
+Level = tuple[int, int]
+
+
+class Prefixes:
+    """Who was sent which texts. A holder is known by a number that `holder` gives it."""
+
+    __slots__ = ("_half", "_holders", "_new", "_old", "epoch")
+
+    def __init__(self, half: int = _HALF) -> None:
+        self._half = half
+        #: hash -> bits of its holders; what was touched since the last turn, and what was before.
+        # bounded: by _half, each
+        self._new: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+        self._holders = 0
+        #: Changes when all numbers are void.
+        self.epoch = 0
+
+    def holder(self) -> int:
+        """A number for somebody whose memory is empty; it is good as long as the `epoch` is the same."""
+        if self._holders == _HOLDERS:
+            self._new, self._old, self._holders = {}, {}, 0
+            self.epoch += 1
+        self._holders += 1
+        return self._holders - 1
+
+    def match(self, hashes: Sequence[int]) -> list[Level]:
+        """Who knows how much of a text, deepest first; a holder stands in one level only."""
+        new, old, seen = self._new.get, self._old.get, 0
+        levels: list[Level] = []
+        # who knows a block knows all before it
+        everybody = new(hashes[0], 0) | old(hashes[0], 0) if hashes else 0
+        depth = len(hashes)
+        while seen != everybody and depth and len(levels) < _LEVELS:
+            each = hashes[depth - 1]
+            holders = (new(each, 0) | old(each, 0)) & ~seen
+            if holders:
+                levels.append((holders, depth))
+                seen |= holders
+            depth -= 1
+        return levels
+
+    def note(self, hashes: Sequence[int], number: int) -> None:
+        """A text was sent to this holder."""
+        new, old, bit = self._new, self._old, 1 << number
+        for each in reversed(hashes):
+            holders = new.get(each)
+            if holders is None:
+                new[each] = old.get(each, 0) | bit
+            elif not holders & bit:
+                new[each] = holders | bit
+            else:
+                break  # what stands before it was noted with it
+        if len(new) > self._half:
+            self._old, self._new = new, {}
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._old)
+
+
+def numbers(bits: int, most: int) -> list[int]:
+    """The first holders of a level, no more than `most`."""
+    found: list[int] = []
+    while bits and len(found) < most:
+        lowest = bits & -bits
+        found.append(lowest.bit_length() - 1)
+        bits ^= lowest
+    return found
+
+
+class Sessions:
+    """Where each conversation was last."""
+
+    __slots__ = ("_most", "_where")
+
+    def __init__(self, most: int = _SESSIONS) -> None:
+        self._most = most
+        #: Longest untouched first.
+        self._where: OrderedDict[Hashable, str] = OrderedDict()
+
+    def where(self, session: Hashable) -> str:
+        """Id of the worker, "" when nobody knows."""
+        return self._where.get(session, "")
+
+    def note(self, session: Hashable, worker: str) -> None:
+        """It is there now."""
+        where = self._where
+        where[session] = worker
+        where.move_to_end(session)
+        if len(where) > self._most:
+            where.popitem(last=False)
