@@ -109,6 +109,21 @@ class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aging: Aging = Aging()
 
 
+class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of requests whose worker fails, and of such workers."""
+
+    #: Workers that a request is tried on before its caller hears of an error; one that has no room does not count.
+    tries: int = 3
+    #: Of a hundred requests, how many may be tried again because an engine failed.
+    retries: int = 20
+    #: Such tries that there always are, a minute, however few the requests.
+    retries_least: int = 3
+    #: Failures of a model in a row after which its worker is left alone, while others have the model; of half a pool at most.
+    eject_after: int = 5
+    #: For how long at first; then one request is a probe, and each that fails doubles the time, up to a minute.
+    eject_for: Duration = 5
+
+
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests are held to limits; the limits themselves are set with `mindgw quotas set`."""
 
@@ -209,6 +224,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     queue: Queueing = Queueing()
+    routing: Routing = Routing()
     quotas: Quotas = Quotas()
     keys: Keys = Keys()
     #: Dollars for a million tokens of prompt and of answer, by model or pattern: "llama3=0.15/0.60, *=0.1/0.1"; empty: nothing costs.

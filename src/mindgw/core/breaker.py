@@ -101,7 +101,7 @@ class Circuit:
 class Breaker:
     """All circuits in which something failed of late; what is not here is closed."""
 
-    __slots__ = ("_circuits", "_row", "_rest", "tripped")
+    __slots__ = ("_circuits", "_rest", "_row", "tripped")
 
     def __init__(self, row: int = 5, rest: float = 5.0) -> None:
         """`row`: failures one after the other that trip a circuit; `rest`: seconds of its first pause."""
@@ -111,6 +111,11 @@ class Breaker:
         self._circuits: dict[Place, Circuit] = {}
         #: Those of them that are not closed. Empty for most of a server's life, and looked at for every request.
         self.tripped: dict[Place, Circuit] = {}
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing failed of late: to be told of what goes well would change nothing."""
+        return not self._circuits
 
     def tried(self, worker: str, model: str) -> Circuit | None:
         """A request is sent there. It is the probe of the circuit that is returned; `ended` or `void` must follow, once."""
@@ -147,7 +152,7 @@ class Breaker:
     def held(self, places: Iterable[Place], present: Iterable[str], now: float) -> frozenset[str]:
         """Ids of the workers that take nothing. `places` are those of `tripped` whose workers are present and might serve the request,
         `present` all workers that might."""
-        out = {place[0]: circuit for place in places if (circuit := self.tripped[place]) and self._is_shut(circuit, now)}
+        out = {place[0]: self.tripped[place] for place in places if self._is_shut(self.tripped[place], now)}
         if not out:
             return NOBODY
         seen: set[str] = set()

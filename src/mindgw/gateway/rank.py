@@ -12,6 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 FEW = 8
 #: The share of one that takes nothing more.
 FULL: Final = float("inf")
+NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class Place(Protocol):
@@ -70,22 +71,24 @@ class Rank(Generic[P]):
         if len(heap) > 2 * len(self._seats) + FEW:
             self._rebuild()
 
-    def best(self, avoid: frozenset[str], now: float) -> P | None:
-        """The seat to take; one whose owner is to be avoided only when there is no other. None when none is free."""
+    def best(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> P | None:
+        """The seat to take; one whose owner is to be avoided only when there is no other, one whose owner is to be shunned never. None
+        when none is free."""
         if self._heap is not None:
-            return self._from_heap(self._heap, avoid, now)
+            return self._from_heap(self._heap, avoid, now, shun)
         if len(self._seats) == 1:
-            return self._seats[0] if self._seats[0].free(now) else None
+            only = self._seats[0]
+            return only if only.free(now) and only.owner not in shun else None
         best: P | None = None
         rank: tuple[bool, float, int] | None = None
         for seat in self._seats:
-            if seat.free(now):
+            if seat.free(now) and seat.owner not in shun:
                 mine = (seat.owner in avoid, seat.share, seat.turn)
                 if rank is None or mine < rank:
                     best, rank = seat, mine
         return best
 
-    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float) -> P | None:
+    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float, shun: frozenset[str]) -> P | None:
         aside: list[_Entry] = []
         found: P | None = None
         while heap:
@@ -94,12 +97,12 @@ class Rank(Generic[P]):
             if entry[3] != seat.stamp or seat.share == FULL:
                 heappop(heap)
                 continue
-            if seat.free(now):
+            if seat.free(now) and seat.owner not in shun:
                 if seat.owner not in avoid:
                     found = seat
                     break
                 found = found or seat
-            aside.append(heappop(heap))  # it rests, or is to be avoided
+            aside.append(heappop(heap))  # it rests, or is to be avoided or shunned
         for entry in aside:
             heappush(heap, entry)
         return found
