@@ -577,6 +577,8 @@ def test_who_is_shut_out_has_nothing_running_any_more_with_any_key(sent):
     assert [world.auth.known(key, world.clock()) for key in (mine, too)] == [None, None]
     world.pump()
     assert 1 in box.cancelled or not sent
+
+
 def test_a_key_that_is_revoked_by_another_server_ends_its_requests():
     world = World()
     Box(world)

@@ -361,7 +361,7 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The live state, as values."""
         return Snapshot(
-            workers=roster.workers(self.fleet),
+            workers=roster.workers(self.fleet, self._now()),
             waiting=self.queue.waiting,
             running=self.fleet.used,
             started_at=self._started,
