@@ -101,7 +101,7 @@ class Circuit:
 class Breaker:
     """All circuits in which something failed of late; what is not here is closed."""
 
-    __slots__ = ("_circuits", "_rest", "_row", "tripped")
+    __slots__ = ("_circuits", "_rest", "_row", "changes", "tripped")
 
     def __init__(self, row: int = 5, rest: float = 5.0) -> None:
         """`row`: failures one after the other that trip a circuit; `rest`: seconds of its first pause."""
@@ -111,6 +111,8 @@ class Breaker:
         self._circuits: dict[Place, Circuit] = {}
         #: Those of them that are not closed. Empty for most of a server's life, and looked at for every request.
         self.tripped: dict[Place, Circuit] = {}
+        #: Counts what changed about them, for who remembers what `held` said.
+        self.changes = 0
 
     @property
     def is_quiet(self) -> bool:
@@ -122,7 +124,7 @@ class Breaker:
         circuit = self.tripped.get((worker, model))
         if circuit is None or circuit.state is not State.HALF_OPEN:
             return None
-        circuit.step(Event.TRIED)
+        self._step(circuit, Event.TRIED)
         return circuit
 
     def ended(self, place: Place, good: bool, pool: Collection[str], now: float, probe: Circuit | None = None) -> bool:
@@ -147,7 +149,7 @@ class Breaker:
     def void(self, probe: Circuit) -> None:
         """The probe is over, and it is not known whether the engine is well: the next request is another one."""
         if probe.state is State.PROBING:
-            probe.step(Event.VOID)
+            self._step(probe, Event.VOID)
 
     def held(self, places: Iterable[Place], present: Iterable[str], now: float) -> frozenset[str]:
         """Ids of the workers that take nothing. `places` are those of `tripped` whose workers are present and might serve the request,
@@ -169,15 +171,19 @@ class Breaker:
             last = circuit.recent[-1][0] + WINDOW if circuit.state is State.CLOSED else circuit.until + FORGOTTEN
             if now > last and circuit.state is not State.PROBING:
                 del self._circuits[place]
-                self.tripped.pop(place, None)
+                self.changes += self.tripped.pop(place, None) is not None
 
     def _is_shut(self, circuit: Circuit, now: float) -> bool:
         if circuit.state is State.OPEN and now >= circuit.until:
-            circuit.step(Event.RESTED)
+            self._step(circuit, Event.RESTED)
         return circuit.state in SHUT
 
+    def _step(self, circuit: Circuit, event: Event) -> None:
+        circuit.step(event)
+        self.changes += 1
+
     def _probed(self, circuit: Circuit, good: bool, now: float) -> bool:
-        circuit.step(Event.GOOD if good else Event.BAD)
+        self._step(circuit, Event.GOOD if good else Event.BAD)
         if good:
             del self._circuits[circuit.place], self.tripped[circuit.place]
             return False
@@ -194,7 +200,7 @@ class Breaker:
             others = {worker for worker, model in self.tripped if model == circuit.place[1] and worker in pool}
             trips = (circuit.row >= self._row or (count >= ENOUGH and 2 * failed >= count)) and 2 * (len(others) + 1) <= len(pool)
         if trips:
-            circuit.step(Event.TRIPPED)
+            self._step(circuit, Event.TRIPPED)
             self.tripped[circuit.place] = circuit
             self._open(circuit, now)
         return trips

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 
 from mindgw.core.breaker import NOBODY, SHUT, Place
+from mindgw.core.breaker import State as Circuit
 from mindgw.core.worker import State
 from mindgw.gateway.fleet import Fleet, Seat
 
+OPEN, FOREVER = Circuit.OPEN, float("inf")
 _READY = State.READY
 
 
@@ -16,9 +18,18 @@ def present(fleet: Fleet, model: str, kind: str) -> Iterator[str]:
 
 def held(fleet: Fleet, model: str, kind: str, now: float) -> frozenset[str]:
     """Ids of those of them that take none, because the model fails there."""
-    breaker = fleet.breaker
+    breaker, line = fleet.breaker, (model, kind)
+    if not breaker.tripped:
+        return NOBODY
+    known = fleet.ejected.get(line)
+    if known is not None and known[0] == fleet.changes and known[1] == breaker.changes and now < known[2]:
+        return known[3]
     places = [place for place in breaker.tripped if _serves(fleet, place, model, kind)]
-    return breaker.held(places, present(fleet, model, kind), now) if places else NOBODY
+    out = breaker.held(places, present(fleet, model, kind), now) if places else NOBODY
+    until = min((breaker.tripped[place].until for place in places if breaker.tripped[place].state is OPEN), default=FOREVER)
+    if places:
+        fleet.ejected[line] = (fleet.changes, breaker.changes, until, out)
+    return out
 
 
 def others(fleet: Fleet, model: str, kind: str, shun: frozenset[str], now: float) -> bool:

@@ -214,8 +214,11 @@ class Fleet:
         self._names: dict[str, frozenset[str]] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
-        #: Leases so far.
-        self.turns = 0
+        #: Leases so far; and changes so far of who may be sent what, leases apart.
+        self.turns = self.changes = 0
+        #: What `ejection` remembers, by lines that were asked for.
+        # bounded: by `_lines`
+        self.ejected: dict[tuple[str, str], tuple[int, int, float, frozenset[str]]] = {}
         #: Seats that cannot serve what their reports say, and until when that is believed.
         # bounded: by the seats of the last minutes
         self._doubted: dict[Seat, float] = {}
@@ -385,6 +388,7 @@ class Fleet:
 
     def _happened(self, worker: Worker, event: Event) -> None:
         worker.state = step(worker.state, event)
+        self.changes += 1
         for seat in worker.seats.values():
             seat.changed()
 
@@ -397,7 +401,8 @@ class Fleet:
                 serving.setdefault(name, []).append(seat)
             for line in seat.lines():
                 lines.setdefault(line, []).append(seat)
-        self._serving, self._lines, self._ranks, self._names = serving, lines, {}, {}
+        self._serving, self._lines, self._ranks, self._names, self.ejected = serving, lines, {}, {}, {}
+        self.changes += 1
         self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
         # who waits is sorted anew when this becomes another object
