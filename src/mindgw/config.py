@@ -119,7 +119,7 @@ class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Such tries that there always are, a minute, however few the requests.
     retries_least: int = 3
     #: Failures of a model in a row after which its worker is left alone, while others have the model; of half a pool at most.
-    eject_after: int = 5
+    eject_after: int = 3
     #: For how long at first; then one request is a probe, and each that fails doubles the time, up to a minute.
     eject_for: Duration = 5
 

@@ -103,7 +103,7 @@ class Breaker:
 
     __slots__ = ("_circuits", "_rest", "_row", "changes", "tripped")
 
-    def __init__(self, row: int = 5, rest: float = 5.0) -> None:
+    def __init__(self, row: int = 3, rest: float = 5.0) -> None:
         """`row`: failures one after the other that trip a circuit; `rest`: seconds of its first pause."""
         self._row = row
         self._rest = rest
