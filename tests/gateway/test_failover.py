@@ -218,6 +218,33 @@ def test_who_waits_for_the_other_worker_hears_the_error_when_that_goes_away():
     assert (client.code, client.error.message) == ("engine_error", "boom")
 
 
+def test_who_may_not_have_a_slot_and_leaves_the_line_leaves_nothing_behind():
+    world = pair()
+    world.ask()
+    busy = at_work(world)
+    clients = []
+    for _ in range(3):
+        clients.append(world.ask())
+        head(500)(next(box for box in world.boxes if box is not busy))
+    assert [client.state for client in clients] == [State.WAITING] * 3
+    for client in clients:
+        client.post(signals.Gone())
+    assert (world.pipeline.queue.waiting, world.pipeline.queue._picky.total()) == (0, 0)
+
+
+def test_a_model_whose_workers_are_all_removed_while_somebody_waits_is_waited_for():
+    world = World(Timeouts(worker_return=20))
+    box = Box(world)
+    world.ask()
+    waiting = world.ask()
+    world.pipeline.remove_worker("box")
+    box.cut()
+    world.passes(10)
+    assert waiting.state is State.WAITING
+    world.passes(15)
+    assert waiting.code == "no_worker_available"
+
+
 # -- what is out of time ----------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,14 @@ def test_nobody_is_left_alone_once_the_others_are_full_of_holes():
     assert chosen(made) == "a"
 
 
+def test_what_is_known_of_a_worker_that_is_away_concerns_nobody():
+    made = fleet(a=1, b=1, c=1)
+    fail(made, "a")
+    assert ejection.held(made, "m", "chat", 0.0) == {"a"}
+    made.detach(made.workers["a"])
+    assert ejection.held(made, "m", "chat", 0.0) == frozenset()
+
+
 def test_models_are_told_apart_by_what_the_engine_calls_them():
     made = Fleet(lambda: None)
     for id in "ab":

@@ -24,6 +24,8 @@ from mindgw.gateway.ticket import Ticket
 _KEPT, _PLACES = 30.0, 10_000
 #: Waiting tickets from which on each is looked at less often.
 _MANY = 2000
+#: Tickets that are passed over at once because only some of the workers are for them; more hold up those behind them.
+ASIDE = 32
 #: Longest `retry-after` in seconds: clients take a longer one for "never".
 LATER = 120.0
 #: Ways to ask for a model.
@@ -210,7 +212,7 @@ class Queue:
                     self._unstand(ticket, now)
                     self.order.take(entry, placement.seat.lines())
                     return ticket, placement
-                if ticket.needs.shun:
+                if ticket.needs.shun and len(aside) < ASIDE:
                     aside.append((ticket, entry.number))
                     self._lift(ticket)
                 else:
