@@ -136,7 +136,8 @@ class Exchange(Recovery):
         self._stay = stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self)
         self._stand(now)
         try:
-            stages.failover.check(ask.needs, now)
+            if stages.fleet.breaker.tripped:
+                stages.failover.check(ask.needs, now)
             placement = stay.join(body, now)
         except errors.MindGWError as wrong:
             self._stay = None  # it was never taken in
@@ -314,7 +315,8 @@ class Exchange(Recovery):
             effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
         except errors.MindGWError as wrong:
             return self._failed(wrong, now, close)
-        self._served(now)
+        if not delivery.spoken:
+            self._served(now)
         self._release(close, now)
         tally.status = 200
         return effects + self._finish("done", now)
