@@ -110,11 +110,21 @@ class Queueing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which worker a request goes to, where several could have it."""
+    """Which worker a request goes to, where several could have it, and what becomes of requests whose worker fails, and of such workers."""
 
     #: score: the one that it probably has its answer from first; least-busy, round-robin, weighted: at random by slots; or sticky: the one
     #: that its conversation, or its key, was on last.
     strategy: str = "score"
+    #: Workers that a request is tried on before its caller hears of an error; one that has no room does not count.
+    tries: int = 3
+    #: Of a hundred requests, how many may be tried again because an engine failed.
+    retries: int = 20
+    #: Such tries that there always are, a minute, however few the requests.
+    retries_least: int = 3
+    #: Failures of a model in a row after which its worker is left alone, while others have the model; of half a pool at most.
+    eject_after: int = 3
+    #: For how long at first; then one request is a probe, and each that fails doubles the time, up to a minute.
+    eject_for: Duration = 5
 
 
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

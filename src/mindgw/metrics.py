@@ -88,6 +88,12 @@ class Counters:
         self.quota: Counter[tuple[str, str]] = Counter()
         #: (kind of scope, what was too much: requests, tokens, concurrency, failures) -> requests that a rate refused.
         self.rates: Counter[tuple[str, str]] = Counter()
+        #: Code of the error -> tries that failed and of which the caller heard nothing, because another worker was asked.
+        self.failovers: Counter[str] = Counter()
+        #: (worker, model) -> times that it was left alone because the model failed there.
+        self.ejections: Counter[tuple[str, str]] = Counter()
+        #: Requests that no other worker was asked for because too many were.
+        self.retries_refused = 0
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0

@@ -46,6 +46,8 @@ class FakeEngine:
         self.running = self.busiest = self.sent = 0
         self.lock = threading.Lock()
         self.url = ""
+        #: Scene that it plays whatever is asked; empty: the one that is asked for.
+        self.scene = ""
 
     def count(self, step: int) -> None:
         """One request more or less is under way."""
@@ -80,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.engine.requests.append((body, {name.lower(): value for name, value in self.headers.items()}))
-        scene = str(body["messages"][-1]["content"]) if "messages" in body else "plain"
+        scene = self.engine.scene or (str(body["messages"][-1]["content"]) if "messages" in body else "plain")
         self.engine.count(1)
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # agents hang up on some scenes
@@ -213,6 +215,11 @@ SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "reasoning_content": streams(delta(role="assistant", reasoning_content="think"), *WORDS[1:], DONE),
     "error inside": streams(*WORDS[:2], event({"error": {"message": "out of memory", "code": 500}}), DONE),
     "error at once": answers(500, error("CUDA error", 500)),
+    "error first": streams(event({"error": {"message": "out of memory", "code": 500}}), DONE),
+    "error with 200": answers(200, error("out of memory", 500)),
+    "busy": answers(503, error("the queue is full", 503)),
+    "half an event": streams(b'data: {"choices":[{"in'),
+    "no route": answers(404, b'{"detail":"Not Found"}'),
     "html": answers(200, b"<html>hello</html>", "text/html"),
     "html error": answers(502, b"<html>Bad Gateway</html>", "text/html"),
     "garbage": streams(b"data: {nonsense\n\n", b"\x00\xff\n\n"),

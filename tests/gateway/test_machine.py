@@ -9,13 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mindgw.config import Limits, Timeouts
 from mindgw.core import sse
-from mindgw.gateway import signals
+from mindgw.gateway import ejection, signals
 from mindgw.gateway.signals import State
 from mindgw_agent import session, wire
 from tests.gateway.world import DONE, EVENT, JSON, SSE, Box, Client, World, engine
 
 USAGE = sse.event(b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}')
-HEADS = [(200, SSE), (200, SSE), (200, SSE), (200, JSON), (200, "text/html"), (400, JSON), (500, "text/html")]
+HEADS = [(200, SSE)] * 3 + [(200, JSON), (200, "text/html"), (400, JSON), (404, JSON), (429, JSON), (500, "text/html"), (501, JSON)]
 PIECES = {
     "event": EVENT, "events": EVENT * 50, "half": EVENT[:9], "rest": EVENT[9:], "usage": USAGE, "done": DONE, "comment": b": comment\n",
     "garbage": b"data: garbage\n\n", "error": b'data: {"error":"boom"}\n\n', "json": b'{"choices":[]}', "long": b"data: " + b"x" * 70_000,
@@ -27,6 +27,8 @@ CLOSES = [
     ("busy", ""),
     ("cancelled", ""),
     ("failed", "engine_error"),
+    ("failed", "engine_timeout"),
+    ("failed", "engine_unreachable"),
     ("failed", "draining"),
     ("failed", "refused"),
 ]
@@ -178,6 +180,7 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def slots_are_taken_by_requests_and_nothing_else(self):
         attempts = [client.exchange._attempt for client in self.clients if client.exchange._attempt is not None]
+        attempts += self.world.pipeline._failover.leftovers._until
         for worker in self.world.pipeline.fleet.workers.values():
             assert worker.used == sum(attempt.placement.seat.worker is worker for attempt in attempts)
             assert all(seat.used >= 0 for seat in worker.seats.values())
@@ -187,8 +190,12 @@ class Requests(RuleBasedStateMachine):
         waiting = [client.exchange for client in self.clients if client.state is State.WAITING]
         pipeline, now = self.world.pipeline, self.world.clock()
         assert pipeline.queue.waiting == len(waiting)
+        assert pipeline.queue._picky.total() == sum(bool(exchange._stay.needs.shun) for exchange in waiting)
         for exchange in waiting:
-            assert not [seat for seat in pipeline.fleet.seats(exchange._stay.needs.model, "chat") if seat.free(now)]
+            needs = exchange._stay.needs
+            shun = needs.shun | ejection.held(pipeline.fleet, needs.model, "chat", now)
+            seats = pipeline.fleet.seats(needs.model, "chat")
+            assert not [seat for seat in seats if seat.free(now) and seat.owner not in shun]
 
     @invariant()
     def nobody_is_forgotten_and_nobody_hoards(self):

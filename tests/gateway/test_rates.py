@@ -180,7 +180,7 @@ def test_whatever_becomes_of_a_request_it_counts_no_longer(how):
         world.pipeline.revoke_key(client.exchange.caller.key_id)
     else:
         model = "x" if how == "no such model" else "m"
-        client.post(signals.Received(b'{"model":"%b","messages":[{"role":"user","content":"x"}]}' % model.encode()))
+        client.post(signals.Received(b'{"model":"%b","stream":true,"messages":[{"role":"user","content":"x"}]}' % model.encode()))
         world.pump()
         if how == "engine fails":
             box.close("failed", "engine_error")

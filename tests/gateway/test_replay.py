@@ -124,7 +124,7 @@ async def test_the_same_request_is_answered_from_memory_and_costs_nothing():
     row = shop.row(again)
     assert (row.kind, row.attempt, row.outcome, row.status, row.error_code) == ("refused", 0, "replayed", 200, "")
     assert (row.prompt_tokens, row.completion_tokens, row.model, row.worker_id) == (0, 0, "m", "")
-    assert shop.world.meter._counters.rejects == {}
+    assert shop.world.meter.counters.rejects == {}
     assert again.state is State.DONE and shop.world.pipeline._running == set() and shop.world.used == 0
     assert shop.shelf.reads == 1  # of the first one: the second was known
 
@@ -390,7 +390,7 @@ async def test_what_is_refused_before_an_engine_is_asked_takes_no_name():
     shop.world.passes(40)
     assert waits.code == attached.code == "queue_timeout" and attached.error.retry_after is not None
     assert (shop.row(attached).outcome, shop.row(attached).error_code) == ("replayed", "queue_timeout")
-    assert shop.world.meter._counters.queued.counts[0] == 0  # nobody took it for one that had waited
+    assert shop.world.meter.counters.queued.counts[0] == 0  # nobody took it for one that had waited
     shop.answer()
     client = await shop.ask()
     assert client.state is State.SENT

@@ -19,7 +19,7 @@ from mindgw.control.refusals import Watch
 from mindgw.core import access
 from mindgw.errors import Unauthenticated
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
+from mindgw.gateway.snapshot import CircuitView, EngineView, Snapshot, WorkerView
 from mindgw.server import app, management, problems
 from mindgw.store import fleet
 from mindgw.store.database import Database
@@ -357,8 +357,9 @@ def join(directory):
 
 def test_what_is_live_wins_over_what_is_stored(api, floor, join):
     here, away = join("here"), join("away")
-    floor.workers = [view(here)]
+    floor.workers = [view(here, circuits=[CircuitView(model="m", state="open", retry_s=4.2)])]
     first, second = call(api, "GET", "/workers").json()["items"]
+    assert (first["circuits"], second["circuits"]) == ([{"model": "m", "state": "open", "retry_s": 4.2}], [])
     assert {"name": "here", "state": "ready", "slots": 4, "used": 1, "rtt_ms": 1.5, "epoch": 3, "version": 1}.items() <= first.items()
     assert first["engine"] == {"kind": "vllm", "version": "9", "url": "http://127.0.0.1:8000"}
     assert first["last_seen"] == "2026-01-02T03:04:05Z"

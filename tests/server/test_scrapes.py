@@ -80,6 +80,27 @@ def test_workers_show_their_slots_and_whether_they_are_ready():
     assert read(collector)["mindgw_worker_ready", "box"] == 0
 
 
+def test_failovers_and_workers_that_are_left_alone_are_shown():
+    world = World()
+    for name in ("one", "two"):
+        Box(world, name)
+    collector = Collector(world.meter.counters, world.pipeline.snapshot, world.pipeline.queue_stats, lambda: 0)
+    assert read(collector)["mindgw_retries_refused_total",] == 0
+    while not world.meter.counters.ejections:
+        client = world.ask("m")
+        while client.end is None:
+            box = next(box for box in world.boxes if box.requests)
+            box.head(*((500, JSON, b"") if box.name == "one" else (200, JSON, b"{}")))
+            box.close()
+    found = read(collector)
+    assert (found["mindgw_failovers_total", "engine_error"], found["mindgw_worker_ejections_total", "m", "one"]) == (3, 1)
+    assert found["mindgw_worker_ejected", "m", "one"] == 1
+    assert ("mindgw_worker_ejected", "m", "two") not in found
+    (shown, other) = world.pipeline.snapshot().workers
+    assert [(circuit.model, circuit.state, circuit.retry_s) for circuit in shown.circuits] == [("m", "open", 5.0)]
+    assert other.circuits == []
+
+
 def test_the_queue_is_shown_by_class_with_its_oldest_its_errors_and_its_shares():
     shares = [Share(team="nlp", share=0.5, units=500.0), Share(team="", share=0.3, units=300.0), Share(team="nlp", share=0.2, units=200.0)]
     stats = nothing(

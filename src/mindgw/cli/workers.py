@@ -34,6 +34,17 @@ def _slots(worker: Item) -> str:
     return f"{worker.get('used', 0)}/{worker['slots']}" if worker.get("slots") else "–"
 
 
+def _breaker(worker: Item) -> str:
+    """The models that are not sent there because they fail."""
+    circuits: list[dict[str, Any]] = worker.get("circuits") or []
+    return ", ".join(f"{circuit['model']} {circuit['state']} {_again(circuit)}".rstrip() for circuit in circuits) or "closed"
+
+
+def _again(circuit: dict[str, Any]) -> str:
+    seconds = float(circuit.get("retry_s") or 0)
+    return f"for {seconds:.0f}s" if circuit["state"] == "open" and seconds else ""
+
+
 COLUMNS = (
     Column("NAME", lambda worker: str(worker.get("name", ""))),
     Column("STATE", lambda worker: str(worker.get("state", "–"))),
@@ -49,6 +60,7 @@ _DETAILS = (
     Column("ID", lambda worker: str(worker.get("id", ""))),
     *(column for column in COLUMNS[1:] if column.title != "MODELS"),
     Column("ADDRESS", lambda worker: str((worker.get("engine") or {}).get("url") or "–")),
+    Column("BREAKER", _breaker),
     Column("MODELS", lambda worker: ", ".join(str(model.get("id")) for model in worker.get("models") or []) or "–"),
 )
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from mindgw.control.pages import Page, page_of
-from mindgw.gateway.snapshot import EngineView, Snapshot, WorkerView
+from mindgw.gateway.snapshot import CircuitView, EngineView, Snapshot, WorkerView
 from mindgw.store import audit, fleet
 from mindgw.store.audit import Who, named
 from mindgw.store.database import Database
@@ -45,6 +45,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     hostname: str
     created_at: datetime
     version: int
+    #: Models that fail there, for which it is left alone.
+    circuits: list[CircuitView] = []
 
 
 class ModelStatus(Struct, frozen=True, kw_only=True):
@@ -142,6 +144,7 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
         hostname=row.hostname,
         created_at=row.created_at,
         version=row.version,
+        circuits=live.circuits if live else [],
     )
 
 

@@ -41,13 +41,15 @@ class Ending(Struct, frozen=True):
 class Delivery:
     """One answer on its way."""
 
-    __slots__ = ("_fold", "_status", "begun", "is_over", "paid")
+    __slots__ = ("_fold", "begun", "is_over", "paid", "spoken", "status")
 
     def __init__(self) -> None:
         #: Folds the answer; None until the engine's head came.
         self._fold: relay.StreamRelay | relay.Whole | None = None
-        #: The engine's status.
-        self._status = 0
+        #: The engine's status; 0 until its head came.
+        self.status = 0
+        #: True when something of the answer has left for the client: nobody else can be asked any more.
+        self.spoken = False
         #: True when the head of a stream has left for the client.
         self.begun = False
         #: Tokens that somebody pays for; 0: as many as come.
@@ -64,7 +66,7 @@ class Delivery:
     @property
     def broke(self) -> bool:
         """True when its engine says that it could not do what it should."""
-        return self._status >= 500
+        return self.status >= 500
 
     @property
     def between(self) -> bool:
@@ -90,12 +92,12 @@ class Delivery:
         return usage.bounded(seen.prompt or known.prompt, max(fold.events - UNSPOKEN, seen.completion), seen.cached, seen.source)
 
     def restart(self) -> None:
-        """Another worker begins from the start; only before the first byte."""
-        self._fold = None
+        """Another worker begins from the start; only while nothing is spoken."""
+        self._fold, self.status, self.is_over = None, 0, False
 
     def head(self, status: int, content_type: str, peek: Peek, limits: Limits) -> None:
         """The engine's head; raises EngineFailed when a stream was asked for and this is none."""
-        self._status = status
+        self.status = status
         good = 200 <= status < 300
         self._fold = relay.Whole(limits.answer if good else MAX_ERROR)
         if good and peek.stream:
@@ -129,8 +131,8 @@ class Delivery:
             why = sse.event(cut.chunk(CUT)) if cut is not None else b""
             return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
-        if not 200 <= self._status < 300:
-            raise relay.error_of(fault.read(self._status, self._fold.raw()))
+        if not 200 <= self.status < 300:
+            raise relay.error_of(fault.read(self.status, self._fold.raw()))
         return [Answer(200, relay.with_note(self._fold.answer(), CUT) if cut is not None else self._fold.answer())]
 
     def cut(self, total: usage.Tokens, answers: int, end: Ending) -> list[Effect]:

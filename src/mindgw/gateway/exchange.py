@@ -17,22 +17,24 @@ from mindgw import errors
 from mindgw.core import sse, usage
 from mindgw.gateway import admission, relay, replay, signals, transitions
 from mindgw.gateway.admission import Ask, Caller
-from mindgw.gateway.attempt import Attempt
+from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.auth import credential
 from mindgw.gateway.flows import SHEDDABLE
-from mindgw.gateway.request import CANCEL_GRACE, Request
-from mindgw.gateway.route import Outcome, Placement
+from mindgw.gateway.recovery import UNREACHABLE, Recovery
+from mindgw.gateway.route import Placement
 from mindgw.gateway.signals import ATTACHED, FUNDING, RELAYING, SENT, WAITING, Effect, Event, Fund, LookUp, State
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
 __all__ = ["CANCEL_GRACE", "TABLE", "Exchange"]
 
+#: States in which a worker has it.
+_RUNNING = frozenset({SENT, RELAYING})
 #: How a worker says that it never asked its engine.
-_NOT_BEGUN = frozenset({"draining", "engine_unreachable"})
+_NOT_BEGUN = frozenset({"draining", UNREACHABLE})
 
 
-class Exchange(Request):
+class Exchange(Recovery):
     """The steps of one request, in the order of its path."""
 
     __slots__ = ()
@@ -134,6 +136,8 @@ class Exchange(Request):
         self._stay = stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self)
         self._stand(now)
         try:
+            if stages.fleet.breaker.tripped:
+                stages.failover.check(ask.needs, now)
             placement = stay.join(body, now)
         except errors.MindGWError as wrong:
             self._stay = None  # it was never taken in
@@ -147,6 +151,12 @@ class Exchange(Request):
     def _wait(self, now: float) -> list[Effect]:
         self._set_due(now)
         return []
+
+    def _again(self, now: float) -> list[Effect]:
+        assert self._stay is not None
+        self._stand(now)
+        placement = self._stay.again(now)
+        return self._place(placement, now) if placement is not None else self._wait(now)
 
     # -- place, reserve and open ----------------------------------------------------------------------------------
 
@@ -192,6 +202,8 @@ class Exchange(Request):
         assert self._body is not None
         ask, bill, placement = self._ask, self._bill, self._attempt.placement
         seat = placement.seat
+        if not self._tally.sent:
+            self._stages.failover.offer()
         self._tally.send(seat.owner, placement.model, now)
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
@@ -204,30 +216,35 @@ class Exchange(Request):
 
     def answered(self, event: signals.Answered, now: float) -> list[Effect]:
         """All of an answer that came at once: what its first bytes lead to decides what its end means."""
-        effects = self._begin(event.head, now)
+        attempt = self._attempt
+        effects = self._begin(event.head, event.close, now)
+        if self._attempt is not attempt:
+            return effects  # another worker is asked
         if event.close is not None:
             return effects + self.handle(signals.Closed(event.close), now)
         if not effects and self._tally.stuck is None:
             self._pay()
         return effects
 
-    def _begin(self, head: wire.Head, now: float) -> list[Effect]:
+    def _begin(self, head: wire.Head, close: wire.Close | None, now: float) -> list[Effect]:
         assert self._ask is not None
         self._tally.heard = now
         try:
             self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits)
         except errors.MindGWError as wrong:
-            return self._abandon(wrong, now)
+            return self._failed(wrong, now, close)
         self.state = RELAYING  # nothing is due earlier than before
-        return self._take(head.body, now) if head.body else []
+        return self._take(head.body, now, close) if head.body else []
 
     def data(self, event: signals.Data, now: float) -> list[Effect]:
+        attempt = self._attempt
         effects = self._take(event.data, now)
-        if not effects and self._tally.stuck is None:
+        if not effects and self._attempt is attempt and self._tally.stuck is None:
             self._pay()  # what is kept here, or came to nothing, has not to leave first
         return effects
 
-    def _take(self, data: bytes, now: float) -> list[Effect]:
+    def _take(self, data: bytes, now: float, close: wire.Close | None = None) -> list[Effect]:
+        """`close`: how the attempt ended, when that came with it."""
         tally, delivery, size = self._tally, self._delivery, len(data)
         tally.heard = now
         self._owed += size
@@ -237,15 +254,17 @@ class Exchange(Request):
         try:
             out = delivery.feed(data)
         except errors.MindGWError as wrong:
-            return self._abandon(wrong, now)
+            return self._failed(wrong, now, close)
         effects: list[Effect] = []
         if out:
+            if not delivery.spoken:
+                self._speak(now)
             effects = delivery.write(out)
             if tally.stuck is None:
                 tally.stuck = now
         if delivery.is_over:
             fault = delivery.fault
-            return effects + (self._abandon(fault, now) if fault is not None else self._cut(now))
+            return effects + (self._failed(fault, now, close) if fault is not None else self._cut(now))
         return effects
 
     def _cut(self, now: float) -> list[Effect]:
@@ -255,12 +274,17 @@ class Exchange(Request):
         return [*effects, *self._let_go("done", now)]
 
     def _first_byte(self, now: float) -> None:
-        """From here on nobody else can be asked; what an agent that gets lost would never tell is counted along the way."""
+        """What an agent that gets lost would never tell is counted along the way."""
         assert self._ask is not None
         self._tally.first = now
         if self._attempt is not None and self._attempt.placement.choice is not None:
             self._hear(self._attempt.placement, now)
         self._tally.tokens = usage.Tokens(self._ask.prompt, 0, 0, "counted")
+
+    def _speak(self, now: float) -> None:
+        """From here on nobody else can be asked."""
+        self._delivery.spoken = True
+        self._served(now)
         if self._stages.dead is not None and self._stages.dead.keep_body:
             self._tally.body = self._body
         self._body = b""
@@ -281,54 +305,26 @@ class Exchange(Request):
     # -- how an attempt ends --------------------------------------------------------------------------------------
 
     def closed(self, event: signals.Closed, now: float) -> list[Effect]:
-        """1 nothing was begun there: back to the head of the line. 2 it failed: the caller hears why. 3 it ended well."""
+        """1 nothing was begun there: back to the head of the line. 2 it failed. 3 it ended well."""
         close, delivery, tally = event.close, self._delivery, self._tally
         started = delivery.started
         if not started and (close.outcome == "busy" or close.code in _NOT_BEGUN):  # 1
             return self._turned_down(close, now)
-        self._release(close, now)
+        tally.tokens = delivery.used(close, tally.tokens)
         if close.outcome != "done" or not started:  # 2
-            return self._fail(relay.error_of_close(close), now)
+            return self._failed(relay.error_of_close(close), now, close)
         try:
             effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
         except errors.MindGWError as wrong:
-            return self._fail(wrong, now)
+            return self._failed(wrong, now, close)
+        if not delivery.spoken:
+            self._served(now)
+        self._release(close, now)
         tally.status = 200
-        tally.tokens = delivery.used(close, tally.tokens)
         return effects + self._finish("done", now)
 
-    def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
-        """The seat rests before its slot is given back, or the next in line would be sent there."""
-        assert self._attempt is not None
-        self._stages.fleet.rest(self._attempt.placement.seat, now)
-        outcome = Outcome.LOST if close.code == "engine_unreachable" else Outcome.BUSY
-        return self._again(outcome, self._leave_worker(), relay.error_of_close(close), now)
-
     def lost(self, event: signals.Lost, now: float) -> list[Effect]:
-        """Before the first byte another worker is tried; after it the caller hears of the loss."""
-        wrong = errors.WorkerLost()
-        self._blame()
-        if self._tally.first is not None:
-            self._release(None, now)
-            return self._fail(wrong, now)
-        assert self.caller is not None
-        self._bill.waste(self.caller, wrong.code, now)
-        worker = self._leave_worker()
-        self._delivery.restart()
-        self._tally.since = now
-        return self._again(Outcome.LOST, worker, wrong, now)
-
-    def _again(self, outcome: Outcome, worker: str, wrong: errors.MindGWError, now: float) -> list[Effect]:
-        """Asks the policy for another attempt; the caller hears `wrong` when there is none."""
-        assert self._stay is not None
-        self._bill.release()
-        self._tally.turn_down(worker, "busy" if outcome is Outcome.BUSY else wrong.code)
-        self._stand(now)
-        try:
-            placement = self._stay.again(outcome, worker, now)
-        except LookupError:
-            return self._fail(wrong, now)
-        return self._place(placement, now) if placement is not None else self._wait(now)
+        return self._failed(errors.WorkerLost(), now, over=True)
 
     # -- the client, the operator, the clock ----------------------------------------------------------------------
 
@@ -344,7 +340,7 @@ class Exchange(Request):
         return self._abandon(event.error, now)
 
     def early(self, event: signals.Data, now: float) -> list[Effect]:
-        return self._abandon(errors.EngineFailed("The worker sent an answer without its head."), now)
+        return self._failed(errors.EngineFailed("The worker sent an answer without its head."), now)
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
@@ -354,7 +350,9 @@ class Exchange(Request):
             wrong = why()
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
-            return self._abandon(wrong, now)
+            return self._failed(wrong, now) if self.state in _RUNNING else self._abandon(wrong, now)
+        if waiting and (vain := self._in_vain(now)) is not None:
+            return self._abandon(vain, now)
         sign = b""
         if now >= watch.next_sign(tally, waiting=waiting, begun=self._delivery.begun) and self._delivery.between:
             tally.pinged = now

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from msgspec.structs import replace
 
 from mindgw import errors
+from mindgw.core.breaker import Breaker
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.experience import Choice, Experience, Past
 from mindgw.gateway.rank import FULL, Rank
@@ -17,6 +18,10 @@ from mindgw_agent import wire
 
 #: Seconds for which a seat is left alone after its agent answered BUSY.
 REST = 0.5
+#: The most of them, after it answered so again and again.
+LONG_REST = 8.0
+#: Seconds for which an engine's word is believed that it has no such model, against its agent's report.
+DOUBT = 300.0
 #: Asked for at every step: a member of an Enum costs more than a call.
 _READY = State.READY
 
@@ -59,7 +64,10 @@ class Worker:
 class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
-    __slots__ = ("_lines", "_models", "_read", "engine", "owner", "past", "ranks", "rests_until", "stamp", "turn", "used", "worker")
+    __slots__ = (
+        "_lines", "_models", "_read", "engine", "owner", "past", "ranks", "rest", "rests_until", "stamp", "turn", "unable", "used",
+        "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
         self.worker = worker
@@ -67,8 +75,9 @@ class Seat:
         self.owner = worker.id
         self.engine = engine
         self.used = 0
-        #: Monotonic seconds before which it is not tried again.
+        #: Monotonic seconds before which it is not tried again, and the seconds of its next rest.
         self.rests_until = 0.0
+        self.rest = REST
         #: When it was last leased, counted in leases of the fleet: ties go to the one that waited longest.
         self.turn = 0
         #: Counts what changed about it, for the ranks that want to be told.
@@ -81,6 +90,9 @@ class Seat:
         self._lines: frozenset[tuple[str, str]] = frozenset()
         self._models: dict[str, wire.Model] = {}
         self._read: wire.EngineReport | None = None
+        #: What its report says that it can serve and its engine says that it cannot.
+        # bounded: by what the report names
+        self.unable: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def share(self) -> float:
@@ -127,22 +139,30 @@ class Seat:
         """Reads the report."""
         self._read, models = self.engine, self.engine.models
         self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
-        self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds)
+        self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds) - self.unable
+
+    def doubt(self, unable: frozenset[tuple[str, str]]) -> None:
+        """What its engine cannot serve, whatever the report says; the fleet must be indexed afterwards."""
+        self.unable, self._read = unable, None
 
 
 class Placement:
     """A slot on a worker for one attempt; `release` gives it back, once, however often it is called."""
 
-    __slots__ = ("_fleet", "_held", "choice", "model", "seat")
+    __slots__ = ("_fleet", "_held", "choice", "kind", "model", "probe", "seat")
 
-    def __init__(self, fleet: "Fleet", seat: Seat, model: str, choice: Choice | None = None) -> None:
+    def __init__(self, fleet: "Fleet", seat: Seat, model: str, kind: str = "", choice: Choice | None = None) -> None:
         self._fleet = fleet
         self.seat = seat
         #: Why this one; None when there was no other.
         self.choice = choice
         #: The name by which this worker's engine knows the model.
         self.model = model
+        #: chat, completions or embeddings.
+        self.kind = kind
         self._held = True
+        #: The circuit whose probe it is, until it is known how that ended; None for almost all.
+        self.probe = fleet.breaker.tried(seat.owner, model) if fleet.breaker.tripped else None
         fleet.turns += 1
         seat.turn = fleet.turns
         seat.used += 1
@@ -159,6 +179,8 @@ class Placement:
         """Gives the slot back; calling it again does nothing."""
         if self._held:
             self._held = False
+            if self.probe is not None:
+                self._fleet.breaker.void(self.probe)
             seat = self.seat
             seat.used -= 1
             if seat.ranks:
@@ -169,9 +191,11 @@ class Placement:
 class Fleet:
     """All workers that have a link now."""
 
-    def __init__(self, on_change: Callable[[], None], strategy: str = "score") -> None:
+    def __init__(self, on_change: Callable[[], None], strategy: str = "score", breaker: Breaker | None = None) -> None:
         #: Called after a slot became free or a worker changed, as somebody may be placed now; must not raise.
         self.changed = on_change
+        #: Where models fail.
+        self.breaker = breaker or Breaker()
         #: worker id -> its one session.
         self.workers: dict[str, Worker] = {}
         #: model name or alias -> seats whose engine has it; (name, kind) -> those of them that can answer so.
@@ -190,11 +214,17 @@ class Fleet:
         self._names: dict[str, frozenset[str]] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
-        #: Leases so far.
-        self.turns = 0
+        #: Leases so far; and changes so far of who may be sent what, leases apart.
+        self.turns = self.changes = 0
         #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
         self.strategy = strategy
         self.experience = Experience()
+        #: What `ejection` remembers, by lines that were asked for.
+        # bounded: by `_lines`
+        self.ejected: dict[tuple[str, str], tuple[int, int, float, frozenset[str]]] = {}
+        #: Seats that cannot serve what their reports say, and until when that is believed.
+        # bounded: by the seats of the last minutes
+        self._doubted: dict[Seat, float] = {}
 
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
@@ -230,6 +260,8 @@ class Fleet:
             seat = old.get(engine.id) or Seat(worker, engine)
             # an engine that gives no answer names no models; who asks for them waits for it, as for a worker that is away
             lost = not engine.healthy and not engine.models
+            if seat.unable and not lost and seat.engine.models != engine.models:
+                seat.doubt(frozenset())
             seat.engine = replace(engine, models=seat.engine.models) if lost else engine
             worker.seats[engine.id] = seat
         for id, seat in old.items():
@@ -252,8 +284,27 @@ class Fleet:
         self._happened(worker, Event.DRAIN)
 
     def rest(self, seat: Seat, now: float) -> None:
-        """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased."""
-        seat.rests_until = now + REST
+        """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased; for twice as long each
+        time that this happens with nothing served between."""
+        seat.rests_until = now + seat.rest
+        seat.rest = min(2 * seat.rest, LONG_REST)
+
+    def doubt(self, seat: Seat, model: str, kind: str, now: float) -> None:
+        """An engine has no such model, or no such way to ask for it: it is not asked again until its agent reports other models, or for
+        DOUBT seconds."""
+        found = seat.model(model)
+        names = (found.id, *found.aliases) if found is not None else (model,)
+        seat.doubt(seat.unable | {(name, kind) for name in names})
+        self._doubted[seat] = now + DOUBT
+        self._index()
+
+    def sweep(self, now: float) -> None:
+        """To be called now and then: what is known of failures, and is long ago, is forgotten."""
+        self.breaker.sweep(now)
+        for seat in [seat for seat, until in self._doubted.items() if now >= until]:
+            del self._doubted[seat]
+            seat.doubt(frozenset())
+            self._index()
 
     def lease(self, seat: Seat, model: str = "") -> Placement:
         """Takes one slot of a seat that is free, for a model that its engine knows by that name."""
@@ -354,6 +405,7 @@ class Fleet:
 
     def _happened(self, worker: Worker, event: Event) -> None:
         worker.state = step(worker.state, event)
+        self.changes += 1
         for seat in worker.seats.values():
             seat.changed()
 
@@ -366,7 +418,8 @@ class Fleet:
                 serving.setdefault(name, []).append(seat)
             for line in seat.lines():
                 lines.setdefault(line, []).append(seat)
-        self._serving, self._lines, self._ranks, self._names = serving, lines, {}, {}
+        self._serving, self._lines, self._ranks, self._names, self.ejected = serving, lines, {}, {}, {}
+        self.changes += 1
         self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
         # who waits is sorted anew when this becomes another object

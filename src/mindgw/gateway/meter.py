@@ -70,9 +70,9 @@ class Tally:
     throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "asked", "body", "bytes", "deadline", "error", "first", "heard", "model", "pinged", "placed", "position", "queued",
-        "seen", "sent", "since", "size", "standing", "started", "status", "stream", "stuck", "tokens", "tried", "turned_down", "worker",
-        "wrong",
+        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "heard", "model", "pinged", "placed", "position",
+        "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status", "stream", "stuck", "tokens", "tried",
+        "turned_down", "worker", "wrong",
     )  # fmt: skip
 
     def __init__(self, arrived: float, started: float) -> None:
@@ -86,6 +86,8 @@ class Tally:
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
+        #: Seconds for which workers had it that failed it.
+        self.spent = 0.0
         #: Seconds that it waited for a slot, each time that it did; and since when it does now, None: it does not.
         self.queued = 0.0
         self.standing: float | None = None
@@ -112,6 +114,8 @@ class Tally:
         #: Times that it was sent to a worker, and how many of them came to nothing; the last of these: (worker id, outcome).
         self.sent = self.turned_down = 0
         self.tried: tuple[tuple[str, str], ...] = ()
+        #: Tries that failed, or were lost.
+        self.failures = 0
 
     def ask(self, model: str, stream: bool) -> None:
         """It is known what was asked for."""
@@ -140,6 +144,13 @@ class Tally:
         """Notes that a try came to nothing, before its caller saw a byte of it."""
         self.turned_down += 1
         self.tried = (*self.tried[1 - TRIED :], (worker, outcome))
+
+    def restart(self, now: float) -> None:
+        """Another worker begins from the start; its wait for a slot begins now."""
+        if self.placed is not None:
+            self.spent += now - self.placed
+        self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
+        self.since = now
 
     def trail(self) -> tuple[tuple[str, str], ...]:
         """(worker id, outcome) of the last tries, one that failed in the end included."""
@@ -228,7 +239,8 @@ class Meter:
     ) -> None:
         #: Writes a batch in one transaction; raises when nothing of it was written.
         self._append = append
-        self._counters = counters
+        #: Everything that is counted about requests.
+        self.counters = counters
         self._now = now
         self._refusals = _Refusals()
         #: Rows that no batch has written yet, oldest first.
@@ -259,7 +271,7 @@ class Meter:
 
     def settle(self, row: Entry) -> None:
         """Takes the row of a finished request; call it once for each. Of too many refusals the row goes no further."""
-        self._counters.finished(row)
+        self.counters.finished(row)
         if row.kind == "refused" and row.outcome == "failed" and not self._refusals.keeps(row.key_id, self._now()):
             return
         self._rows.append(row)

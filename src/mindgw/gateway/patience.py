@@ -26,6 +26,8 @@ class Moments(Protocol):
     #: When it was given a slot, and when the first byte of its answer came; None before that.
     placed: float | None
     first: float | None
+    #: Seconds for which workers had it that failed it.
+    spent: float
     #: When the last byte came in, and when the last ping went out.
     heard: float
     pinged: float
@@ -55,11 +57,12 @@ class Patience:
     def running(self, at: Moments) -> Limit:
         """The same for a request that a worker got.
 
-        An answer in one piece is silent until it is complete: only the total counts for it, and the deadline of its caller.
+        An answer in one piece is silent until it is complete: only the total counts for it, and the deadline of its caller. The total is
+        that of all workers that are tried together, what is waited for a first token that of each.
         """
         limits, begun = self._timeouts, at.first is not None
         placed = at.placed if at.placed is not None else at.since
-        end: Limit = placed + limits.total, _too_long
+        end: Limit = placed + limits.total - at.spent, _too_long
         if at.deadline is not None and not begun and at.arrived + at.deadline < end[0]:
             end = at.arrived + at.deadline, _too_late
         if at.stuck is not None:

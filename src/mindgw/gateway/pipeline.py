@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
+from mindgw.core.breaker import Breaker
 from mindgw.gateway import admission, roster, route, signals
 from mindgw.gateway import lineup as views
 from mindgw.gateway.accounts import Accounts
@@ -25,6 +26,7 @@ from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import TABLE, Exchange
+from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
@@ -73,13 +75,16 @@ class Pipeline:
         #: Monotonic seconds.
         self.clock = self._now = now
         self.accounts = accounts
-        self.fleet = Fleet(self._changed, config.routing.strategy)
+        settings = config.routing
+        self.fleet = Fleet(self._changed, settings.strategy, Breaker(settings.eject_after, settings.eject_for))
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
         watch = Watch(config.timeouts, self.fleet, self.queue)
+        self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(
-            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, wall, self._today, self.post, dead, replay
-        )
+            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today, self.post,
+            dead, replay,
+        )  # fmt: skip
         if replay is not None:
             replay.post, replay.now = self.post, now
         #: UTC date, as the sweep saw it last.
@@ -344,6 +349,7 @@ class Pipeline:
                 worker.link.goodbye("protocol", "The agent fell silent.")
                 self.fleet.detach(worker)
                 worker.link.lost()
+        self._failover.sweep(now)
         self.queue.wake(now)
 
     def drain(self) -> None:
@@ -377,7 +383,7 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The live state, as values."""
         return Snapshot(
-            workers=roster.workers(self.fleet),
+            workers=roster.workers(self.fleet, self._now()),
             waiting=self.queue.waiting,
             running=self.fleet.used,
             started_at=self._started,

@@ -24,6 +24,8 @@ from mindgw.gateway.ticket import Ticket
 _KEPT, _PLACES = 30.0, 10_000
 #: Waiting tickets from which on each is looked at less often.
 _MANY = 2000
+#: Tickets that are passed over at once because only some of the workers are for them; more hold up those behind them.
+ASIDE = 32
 #: Longest `retry-after` in seconds: clients take a longer one for "never".
 LATER = 120.0
 #: Ways to ask for a model.
@@ -84,6 +86,9 @@ class Queue:
         self.paused = False
         #: identity of a request -> its number in its flow and until when it is kept.
         self._places: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        #: Those of each line that wait for some of its workers only, as the others failed them.
+        # bounded: by what waits
+        self._picky: Counter[Line] = Counter()
         self._secret = secrets.token_bytes(32)
         #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
         self._waking = self._again = False
@@ -110,7 +115,7 @@ class Queue:
         ticket.entered = now
         line = ticket.line = self._names.line(*ticket.line)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
-        if not (self._line and self.order.standing(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
+        if not (self._line and self._stands_before(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
             placement = self._place(ticket.needs, now)
             if placement is not None:
                 self.pace.serve(ticket, entry, placement.seat.lines(), now)
@@ -190,16 +195,37 @@ class Queue:
         if self.paused or not self._line:
             return
         blocked = {line for line in self.order.lines() if self.is_paused(line)}
-        while (entry := self.order.best(blocked)) is not None:
-            ticket: Ticket = entry.item
-            placement = self._place(ticket.needs, now)
-            if placement is None:
-                blocked.add(ticket.line)
-                continue
-            self._unstand(ticket, now)
-            self.order.take(entry, placement.seat.lines())
+        while (found := self._next(blocked, now)) is not None:
+            ticket, placement = found
             self.pace.begin(ticket, now)
             ticket.holder.granted(placement)
+
+    def _next(self, blocked: set[Hashable], now: float) -> tuple[Ticket, Placement] | None:
+        """Whose turn it is, out of the line and with a slot; adds lines in which nobody can be served to `blocked`. Who waits for some of
+        the workers only holds up nobody who could have the others."""
+        aside: list[tuple[Ticket, int]] = []
+        try:
+            while (entry := self.order.best(blocked)) is not None:
+                ticket: Ticket = entry.item
+                placement = self._place(ticket.needs, now)
+                if placement is not None:
+                    self._unstand(ticket, now)
+                    self.order.take(entry, placement.seat.lines())
+                    return ticket, placement
+                if ticket.needs.shun and len(aside) < ASIDE:
+                    aside.append((ticket, entry.number))
+                    self._lift(ticket)
+                else:
+                    blocked.add(ticket.line)
+            return None
+        finally:
+            for ticket, number in aside:
+                assert ticket.entry is not None
+                self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number, lifted=False)
+
+    def _stands_before(self, line: Line) -> bool:
+        """Whether anybody waits who could have any slot of the line."""
+        return self.order.standing(line) > self._picky[line]
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """Where a ticket stands and how long it will; 0 for one that does not wait."""
@@ -312,6 +338,8 @@ class Queue:
         self.pace.joined(ticket, now)
         self.held += ticket.size
         self._line[ticket.id] = ticket
+        if ticket.needs.shun:
+            self._picky[ticket.line] += 1
         if ticket.rank == SHEDDABLE:
             self._sheddable[ticket.id] = ticket
 
@@ -322,6 +350,10 @@ class Queue:
             self._waiting[path] -= 1
             if not self._waiting[path]:
                 del self._waiting[path]
+        if ticket.needs.shun:
+            self._picky[ticket.line] -= 1
+            if not self._picky[ticket.line]:
+                del self._picky[ticket.line]
         del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 

@@ -12,6 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 FEW = 12
 #: The share of one that takes nothing more.
 FULL: Final = float("inf")
+NOBODY: Final[frozenset[str]] = frozenset()
 
 
 class Place(Protocol):
@@ -74,24 +75,28 @@ class Rank(Generic[P]):
         if len(heap) > 2 * len(self.seats) + FEW:
             self._rebuild()
 
-    def best(self, avoid: frozenset[str], now: float) -> P | None:
-        """The seat to take; one whose owner is to be avoided only when there is no other. None when none is free."""
+    def best(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> P | None:
+        """The seat to take; one whose owner is to be avoided only when there is no other, one whose owner is to be shunned never. None
+        when none is free."""
         if self._heap is not None:
-            return self._from_heap(self._heap, avoid, now)
+            return self._from_heap(self._heap, avoid, now, shun)
         if self.is_single:
-            return self.seats[0] if self.seats[0].free(now) else None
+            only = self.seats[0]
+            return only if only.free(now) and only.owner not in shun else None
         best: P | None = None
         rank: tuple[bool, float, int] | None = None
         for seat in self.seats:
-            if seat.free(now):
+            if seat.free(now) and seat.owner not in shun:
                 mine = (seat.owner in avoid, seat.share, seat.turn)
                 if rank is None or mine < rank:
                     best, rank = seat, mine
         return best
 
-    def free(self, avoid: frozenset[str], now: float) -> list[P]:
-        """All that are free, those to be avoided only when there are no others."""
+    def free(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> list[P]:
+        """All that are free, those to be avoided only when there are no others, and none to be shunned."""
         found = [seat for seat in self.seats if seat.free(now)]
+        if shun:
+            found = [seat for seat in found if seat.owner not in shun]
         return [seat for seat in found if seat.owner not in avoid] or found if avoid else found
 
     def heads(self, most: int, avoid: frozenset[str], now: float) -> list[P]:
@@ -109,12 +114,12 @@ class Rank(Generic[P]):
             heappush(heap, entry)
         return found
 
-    def rotate(self, avoid: frozenset[str], now: float) -> P | None:
-        """The next in turn that is free; one to be avoided only when there is no other."""
+    def rotate(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> P | None:
+        """The next in turn that is free; one to be avoided only when there is no other, one to be shunned never."""
         seats, count, other = self.seats, len(self.seats), None
         for step in range(count):
             place = (self._next + step) % count
-            if not seats[place].free(now):
+            if not seats[place].free(now) or seats[place].owner in shun:
                 continue
             if seats[place].owner not in avoid:
                 self._next = place + 1
@@ -122,7 +127,7 @@ class Rank(Generic[P]):
             other = other or seats[place]
         return other
 
-    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float) -> P | None:
+    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float, shun: frozenset[str]) -> P | None:
         aside: list[_Entry] = []
         found: P | None = None
         while heap:
@@ -131,12 +136,12 @@ class Rank(Generic[P]):
             if entry[3] != seat.stamp or seat.share == FULL:
                 heappop(heap)
                 continue
-            if seat.free(now):
+            if seat.free(now) and seat.owner not in shun:
                 if seat.owner not in avoid:
                     found = seat
                     break
                 found = found or seat
-            aside.append(heappop(heap))  # it rests, or is to be avoided
+            aside.append(heappop(heap))  # it rests, or is to be avoided or shunned
         for entry in aside:
             heappush(heap, entry)
         return found

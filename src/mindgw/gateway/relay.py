@@ -21,6 +21,8 @@ class _Whole(msgspec.Struct):
     """An answer in one piece, as far as it is read."""
 
     usage: msgspec.Raw = _ABSENT
+    #: What some engines say with the status of an answer that is well.
+    error: Any = None
 
 
 class _Usual(msgspec.Struct):
@@ -191,7 +193,7 @@ class Whole:
         return body if isinstance(body, bytes) else bytes(body)
 
     def answer(self) -> bytes:
-        """The body for the client; raises EngineFailed when it is not a JSON object."""
+        """The body for the client; raises EngineFailed when it is not a JSON object, and what an error means when it is one."""
         body = self.raw()
         if body.find(b'"reasoning') < 0:
             try:
@@ -205,6 +207,8 @@ class Whole:
             whole = _decode(body) if b'"reasoning' in body else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
             raise errors.EngineFailed("The engine's answer is not JSON.") from wrong
+        if document.error:
+            raise error_of(fault.read(0, body))
         if document.usage is not _ABSENT:
             self._reported = _read_reported(document.usage)
         return _encode(whole) if whole is not None and mirror_reasoning(whole) else body

@@ -10,7 +10,7 @@ from mindgw import errors
 from mindgw.core import usage
 from mindgw.gateway import replay, signals
 from mindgw.gateway.admission import Ask, Caller
-from mindgw.gateway.attempt import Attempt
+from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
 from mindgw.gateway.delivery import Delivery, Ending
 from mindgw.gateway.meter import Tally
@@ -24,16 +24,13 @@ from mindgw.gateway.ticket import Ticket
 from mindgw.store.ledger import Entry
 from mindgw_agent import wire
 
-#: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
-CANCEL_GRACE = 120.0
-
 
 class Request:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
         "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_stages",
-        "_stay", "_tally", "caller", "due", "head", "lane", "state",
+        "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -48,15 +45,16 @@ class Request:
         self.caller: Caller | None = None
         #: What it counts for in rates; None: it falls under none, or was not let in.
         self._pass: Pass | None = None
-        #: None until it has arrived; b"" from the first byte of the answer on, when no other worker can be asked any more.
+        #: None until it has arrived; b"" once something of a stream has left, when no other worker can be asked any more.
         self._body: bytes | None = None
         #: The next two are None until it was admitted; the stay is again once it is over.
         self._ask: Ask | None = None
         self._stay: Stay | None = None
         #: What its Idempotency-Key stands for; None when it has none.
         self._claim: replay.Claim | None = None
-        #: The current try on a worker; None when there is none.
+        #: The current try on a worker; None when there is none. And why the last one came to nothing; None: it did not.
         self._attempt: Attempt | None = None
+        self._wrong: errors.MindGWError | None = None
 
         #: What the client gets.
         self._delivery = Delivery()
@@ -159,8 +157,8 @@ class Request:
         if tally.tokens.source == "engine" and close.outcome == "done":
             seen.remembered(placement.seat, choice, tally.tokens.cached)
 
-    def _blame(self) -> None:
-        """Its worker was lost."""
+    def _disappointed(self) -> None:
+        """Its worker was lost, or failed."""
         placement = self._attempt.placement if self._attempt is not None else None
         if placement is not None and placement.choice is not None:
             self._stages.fleet.experience.ended(placement.seat, placement.choice, 0, 0.0, failed=True)

@@ -3,12 +3,22 @@
 from datetime import UTC, datetime
 
 from mindgw.gateway.fleet import Fleet, Seat, Worker
-from mindgw.gateway.snapshot import EngineView, Offer, WorkerView
+from mindgw.gateway.snapshot import CircuitView, EngineView, Offer, WorkerView
 
 
-def workers(fleet: Fleet) -> list[WorkerView]:
+def workers(fleet: Fleet, now: float) -> list[WorkerView]:
     """All that are connected."""
-    return [_view(worker) for worker in fleet.workers.values()]
+    return [_view(worker, circuits(fleet, worker.id, now)) for worker in fleet.workers.values()]
+
+
+def circuits(fleet: Fleet, worker_id: str, now: float) -> list[CircuitView]:
+    """The models that fail on a worker."""
+    tripped = fleet.breaker.tripped.values()
+    return [
+        CircuitView(model=circuit.place[1], state=circuit.state.value, retry_s=round(max(0.0, circuit.until - now), 1))
+        for circuit in tripped
+        if circuit.place[0] == worker_id
+    ]
 
 
 def offers(fleet: Fleet) -> list[Offer]:
@@ -16,7 +26,7 @@ def offers(fleet: Fleet) -> list[Offer]:
     return [_offer(id, seats) for id, seats in sorted(fleet.models().items())]
 
 
-def _view(worker: Worker) -> WorkerView:
+def _view(worker: Worker, failing: list[CircuitView]) -> WorkerView:
     return WorkerView(
         id=worker.id,
         name=worker.name,
@@ -28,6 +38,7 @@ def _view(worker: Worker) -> WorkerView:
         rtt_ms=round(worker.rtt * 1000, 2) if worker.rtt is not None else None,
         last_seen=datetime.fromtimestamp(worker.last_seen, UTC) if worker.last_seen else None,
         epoch=worker.epoch,
+        circuits=failing,
     )
 
 

@@ -1,23 +1,24 @@
 """Which worker answers a request, and what happens when it does not.
 
 Of the workers that have the model and a free slot `gateway.strategy` takes one; where there is only one, nobody chooses.
-A worker that turned the request down before is taken only when no other is free.
+A worker that turned the request down before is taken only when no other is free; one whose engine failed it is not taken again, nor one
+that is left alone because the model fails there.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from enum import Enum
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mindgw.gateway import strategy
+from mindgw.gateway import ejection, strategy
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
 
 # the queue is handed one, and whoever asks for one has it from here
-__all__ = ["TRIES", "Needs", "Outcome", "Placement", "attempts", "place"]
+__all__ = ["TRIES", "Ended", "Needs", "Outcome", "Placement", "attempts", "place"]
 
-#: Workers that one request is lost on before the caller hears of it.
+#: Workers that one request is tried on before the caller hears of it.
 TRIES = 3
 
 
@@ -29,6 +30,8 @@ class Needs(Struct, frozen=True, gc=False):
     kind: str
     #: Ids of workers that this request was lost on or turned down by.
     avoid: frozenset[str] = frozenset()
+    #: Ids of workers whose engine failed this request: it is not sent there again.
+    shun: frozenset[str] = frozenset()
     #: By what rule one of several seats is taken; "": by the fleet's.
     strategy: str = ""
     #: What a choice asks of the request; None as long as there was none.
@@ -36,10 +39,22 @@ class Needs(Struct, frozen=True, gc=False):
 
 
 class Outcome(Enum):
-    """How an attempt ended before the caller saw a byte of it."""
+    """How an attempt ended before the caller saw a byte of its answer."""
 
-    BUSY = "busy"
-    LOST = "lost"
+    BUSY = "busy"  # the worker has no room, or drains: nothing was begun
+    LOST = "lost"  # the worker is gone, or cannot reach its engine
+    FAILED = "failed"  # its engine answered with an error or with garbage, or not in time
+    UNABLE = "unable"  # its engine has no such model, or no such way to ask for it
+
+
+class Ended(Struct, frozen=True, gc=False):
+    """An attempt that came to nothing."""
+
+    outcome: Outcome
+    #: Id of the worker.
+    worker: str
+    #: Monotonic seconds.
+    now: float
 
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
@@ -47,22 +62,31 @@ def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     rank = fleet.rank(needs.model, needs.kind)
     if rank is None:
         return None
+    shun = needs.shun
+    if fleet.breaker.tripped:
+        shun |= ejection.held(fleet, needs.model, needs.kind, now)
     if not rank.is_single:
-        return strategy.place(fleet, rank, needs, now)
-    best = rank.best(needs.avoid, now)
+        return strategy.place(fleet, rank, needs, shun, now)
+    best = rank.best(needs.avoid, now, shun)
     if best is None:
         return None
     model = best.model(needs.model)
-    return Placement(fleet, best, model.id if model is not None else needs.model)
+    return Placement(fleet, best, model.id if model is not None else needs.model, needs.kind)
 
 
-def attempts(needs: Needs) -> Generator[Needs, tuple[Outcome, str], None]:
-    """Yields what each attempt needs and is sent (outcome, worker id) of the one that failed; ends when no other may be made.
+def attempts(needs: Needs, may: Callable[[Needs, float], bool], tries: int = TRIES) -> Generator[Needs, Ended, None]:
+    """Yields what each attempt needs and is sent how it ended when it came to nothing; ends when no other may be made.
 
-    Being turned down costs nothing and may happen any number of times; being lost on a worker may happen TRIES times.
+    Being turned down costs nothing and may happen any number of times; other ends make up `tries` at most. Another worker may always be
+    there for one that was lost; after a failure `may` says whether one is asked, so that a fleet in which all fail is not asked all the
+    more.
     """
-    lost = 0
-    while lost < TRIES:
-        outcome, worker = yield needs
-        needs = replace(needs, avoid=needs.avoid | {worker})
-        lost += outcome is Outcome.LOST
+    ended = yield needs
+    while ended.outcome is Outcome.BUSY or (tries := tries - 1) > 0:
+        if ended.outcome in {Outcome.BUSY, Outcome.LOST}:
+            needs = replace(needs, avoid=needs.avoid | {ended.worker})
+        else:
+            needs = replace(needs, shun=needs.shun | {ended.worker})
+            if not may(needs, ended.now):
+                return
+        ended = yield needs

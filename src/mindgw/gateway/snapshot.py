@@ -7,6 +7,16 @@ from msgspec import Struct
 from mindgw_agent.wire import Gpu, Model
 
 
+class CircuitView(Struct, frozen=True, kw_only=True):
+    """A model that fails on a worker, which is left alone for that; a model that is not named is well."""
+
+    model: str
+    #: open: nothing is sent there; half-open: the next request is a probe; probing: one is under way.
+    state: str
+    #: Seconds until it is tried again.
+    retry_s: float
+
+
 class EngineView(Struct, frozen=True, kw_only=True):
     """One engine of a worker."""
 
@@ -49,6 +59,8 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     last_seen: datetime | None
     #: Counts the sessions of this agent; frames of an older one are void.
     epoch: int
+    #: Models that fail there.
+    circuits: list[CircuitView] = []
 
 
 class BudgetView(Struct, frozen=True, kw_only=True):

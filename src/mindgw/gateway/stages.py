@@ -9,6 +9,7 @@ from mindgw.config import Limits, Timeouts
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
+from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
@@ -26,6 +27,7 @@ class Stages(Struct, frozen=True):
     limits: Limits
     timeouts: Timeouts
     watch: Watch
+    failover: Failover
     #: The stamp of a row, seconds of the wall clock; and its UTC date, YYYY-MM-DD.
     wall: Callable[[], float]
     day: Callable[[], str]

@@ -1,13 +1,13 @@
 """One request's business with the queue, from the moment it may stand in line until what it used is booked."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.queue import LATER, Queue
-from mindgw.gateway.route import Needs, Outcome, Placement, attempts
+from mindgw.gateway.route import Ended, Needs, Placement, attempts
 from mindgw.gateway.ticket import Holder, Ticket
 
 #: Header by which a client asks for news of the queue as events.
@@ -32,7 +32,7 @@ class Stay(Ticket):
         self._ask = ask
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
-        self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
+        self._policy: Generator[Needs, Ended, None] | None = None
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
@@ -55,15 +55,19 @@ class Stay(Ticket):
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
         return self._queue.later(self, now)
 
-    def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
-        """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
+    def goes_on(self, ended: Ended, may: Callable[[Needs, float], bool], tries: int) -> bool:
+        """Whether another worker is tried after an attempt that came to nothing; see `route.attempts`."""
         if self._policy is None:
-            self._policy = attempts(self.needs)
+            self._policy = attempts(self.needs, may, tries)
             next(self._policy)
         try:
-            self.needs = self._policy.send((outcome, worker))
+            self.needs = self._policy.send(ended)
         except StopIteration:
-            raise LookupError from None
+            return False
+        return True
+
+    def again(self, now: float) -> Placement | None:
+        """Another slot, or None, it waits; to be called when it goes on and its slot is free."""
         return self._queue.rejoin(self, now)
 
     def hang_up(self, body: bytes, now: float) -> None:

@@ -42,8 +42,12 @@ class Wanted(Protocol):
     def traits(self) -> Traits | None: ...
 
 
-def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, now: float) -> Placement | None:
-    """A slot of one of the seats of a line that has several; None when none of them is free now."""
+#: What a request needs, and ids of workers that it is not to go to.
+Asked = tuple[Wanted, frozenset[str]]
+
+
+def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[str], now: float) -> Placement | None:
+    """A slot of one of the seats of a line that has several, but of a worker that is to be shunned; None when none of them is free now."""
     rule, traits, experience = needs.strategy or fleet.strategy, needs.traits or NOTHING, fleet.experience
     model = fleet.canonical.get(needs.model, needs.model)
     levels = experience.levels(traits.prefix) if traits.prefix is not None else _NO_LEVELS
@@ -51,21 +55,21 @@ def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, now: float) -> Placemen
     home = traits.session or ((traits.caller, "") if rule == STICKY and traits.caller else None)
     seat: Seat | None
     if rule == SCORE:
-        seats = _some(fleet, rank, needs, home, levels, now) if rank.is_long else rank.free(needs.avoid, now)
+        seats = _some(fleet, rank, (needs, shun), home, levels, now) if rank.is_long else rank.free(needs.avoid, now, shun)
         if not seats:
             return None
         totals = experience.totals(seats, model, traits, levels, now)
         seat = _best(experience, seats, totals, home, _dice(fleet))
         considered = tuple([(each.owner, found) for each, found in zip(seats, totals, strict=True)])
     else:
-        seat = _by_rule(rule, fleet, rank, needs, home, now)
+        seat = _by_rule(rule, fleet, rank, (needs, shun), home, now)
         if seat is None:
             return None
     if home is not None:
         experience.sessions.note(home, seat.owner)
     choice = experience.take(seat, model, traits, levels, (rule, considered), now)
     offer = seat.model(needs.model)
-    return Placement(fleet, seat, offer.id if offer is not None else needs.model, choice)
+    return Placement(fleet, seat, offer.id if offer is not None else needs.model, needs.kind, choice)
 
 
 def _dice(fleet: Fleet) -> int:
@@ -88,9 +92,10 @@ def _best(experience: Experience, seats: Sequence[Seat], totals: Sequence[float]
     return one if (one.share, one.turn) <= (other.share, other.turn) else other
 
 
-def _some(fleet: Fleet, rank: Rank[Seat], needs: Wanted, home: Home | None, levels: Sequence[Level], now: float) -> list[Seat]:
+def _some(fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, levels: Sequence[Level], now: float) -> list[Seat]:
     """Of many seats those that are worth a look."""
-    avoid, line, experience = needs.avoid, (needs.model, needs.kind), fleet.experience
+    needs, shun = wanted
+    avoid, line, experience = needs.avoid | shun, (needs.model, needs.kind), fleet.experience
     found = rank.heads(_HEADS, avoid, now)
     others = experience.holders(levels, _HOLDERS) if levels else []
     if home is not None:
@@ -98,7 +103,7 @@ def _some(fleet: Fleet, rank: Rank[Seat], needs: Wanted, home: Home | None, leve
     for seat in [*others, *_drawn(rank, _dice(fleet), _CHANCE)]:
         if seat not in found and seat.owner not in avoid and seat.free(now) and line in seat.lines():
             found.append(seat)
-    if not found and avoid and (best := rank.best(avoid, now)) is not None:
+    if not found and needs.avoid and (best := rank.best(needs.avoid, now, shun)) is not None:
         found.append(best)
     return found
 
@@ -114,10 +119,11 @@ def _at(fleet: Fleet, home: Home) -> list[Seat]:
     return list(worker.seats.values()) if worker is not None else []
 
 
-def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], needs: Wanted, home: Home | None, now: float) -> Seat | None:
-    avoid, line = needs.avoid, (needs.model, needs.kind)
+def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, now: float) -> Seat | None:
+    needs, shun = wanted
+    avoid, line = needs.avoid | shun, (needs.model, needs.kind)
     if rule == ROUND_ROBIN:
-        return rank.rotate(avoid, now)
+        return rank.rotate(needs.avoid, now, shun)
     if rule == STICKY and home is not None:
         for seat in _at(fleet, home):
             if seat.owner not in avoid and line in seat.lines() and seat.free(now):
@@ -127,9 +133,9 @@ def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], needs: Wanted, home: Hom
         seats = (
             [each for each in _drawn(rank, dice, _DRAWS) if each.owner not in avoid and each.free(now)]
             if rank.is_long
-            else rank.free(avoid, now)
+            else rank.free(needs.avoid, now, shun)
         )
         if seats:
             slots = list(accumulate(seat.engine.slots for seat in seats))
             return seats[bisect(slots, dice % slots[-1])]
-    return rank.best(avoid, now)
+    return rank.best(needs.avoid, now, shun)

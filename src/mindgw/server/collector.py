@@ -52,6 +52,7 @@ class Collector:
         """Called by the registry at each scrape."""
         yield from self._requests()
         yield from self._failures()
+        yield from self._failovers()
         yield from self._queue()
         yield from self._fleet()
         yield from self._books()
@@ -94,6 +95,20 @@ class Collector:
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
 
+    def _failovers(self) -> Iterator[Metric]:
+        text = "Tries that failed and of which no caller heard, because another worker was asked."
+        failovers = CounterMetricFamily("mindgw_failovers", text, labels=["reason"])
+        for reason, count in self._counters.failovers.items():
+            failovers.add_metric([reason], count)
+        yield failovers
+        text = "Times that a worker was left alone because a model failed there."
+        ejections = CounterMetricFamily("mindgw_worker_ejections", text, labels=["worker", "model"])
+        for pair, count in self._counters.ejections.items():
+            ejections.add_metric(pair, count)
+        yield ejections
+        text = "Requests that no other worker was asked for, because too many were tried again."
+        yield CounterMetricFamily("mindgw_retries_refused", text, self._counters.retries_refused)
+
     def _queue(self) -> Iterator[Metric]:
         stats = self._stats()
         depth = GaugeMetricFamily("mindgw_queue_depth", "Requests that wait, by their priority class.", labels=["class"])
@@ -118,11 +133,16 @@ class Collector:
         slots = GaugeMetricFamily("mindgw_worker_slots", "Requests that a worker carries at once.", labels=["worker"])
         used = GaugeMetricFamily("mindgw_worker_slots_used", "Slots that are taken.", labels=["worker"])
         up = GaugeMetricFamily("mindgw_worker_ready", "1 when the worker takes requests.", labels=["worker"])
+        out = GaugeMetricFamily(
+            "mindgw_worker_ejected", "1 when the worker is left alone because the model fails.", labels=["worker", "model"]
+        )
         for worker in snapshot.workers:
             slots.add_metric([worker.name], worker.slots)
             used.add_metric([worker.name], worker.used)
             up.add_metric([worker.name], float(worker.state == "ready"))
-        yield from (slots, used, up)
+            for circuit in worker.circuits:
+                out.add_metric([worker.name, circuit.model], float(circuit.state != "half-open"))
+        yield from (slots, used, up, out)
 
     def _books(self) -> Iterator[Metric]:
         """What agents say that they used, beside what was counted here."""

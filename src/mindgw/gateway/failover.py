@@ -1,0 +1,88 @@
+"""What all requests share when workers fail them: the breaker is told of every end, retries come out of one budget, and attempts that
+were given up on keep their slots until their workers let go."""
+
+from mindgw import errors, metrics
+from mindgw.config import Routing
+from mindgw.core.retries import Retries
+from mindgw.gateway import ejection
+from mindgw.gateway.attempt import Leftovers
+from mindgw.gateway.fleet import REST, Fleet, Placement
+from mindgw.gateway.route import Needs
+
+#: How an engine says that it has no such model, or no such way to ask for it.
+UNABLE = frozenset({404, 405, 501})
+#: How it says that it has no room.
+FULL = frozenset({429, 503})
+
+
+class Failover:
+    """Monotonic seconds throughout."""
+
+    def __init__(self, fleet: Fleet, settings: Routing, counters: metrics.Counters, now: float) -> None:
+        self._fleet = fleet
+        self._counters = counters
+        #: Workers that one request is tried on.
+        self.tries = settings.tries
+        self._retries = Retries(settings.retries / 100, settings.retries_least, now)
+        self.leftovers = Leftovers()
+
+    def offer(self) -> None:
+        """A request is sent to a worker for the first time."""
+        self._retries.offer()
+
+    def may(self, needs: Needs, now: float) -> bool:
+        """Whether a request that an engine failed is tried again: there is another worker for it, and that is paid for."""
+        if not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now):
+            return False
+        if self._retries.take(now):
+            return True
+        self._counters.retries_refused += 1
+        return False
+
+    def replaced(self, code: str) -> None:
+        """Another worker is asked, for this reason; the caller does not hear of it."""
+        self._counters.failovers[code] += 1
+
+    # -- what becomes known of workers ----------------------------------------------------------------------------
+
+    def served(self, placement: Placement, now: float) -> None:
+        """An answer began, or ended well."""
+        placement.seat.rest = REST
+        breaker = self._fleet.breaker
+        if not breaker.is_quiet:
+            probe, placement.probe = placement.probe, None
+            breaker.ended((placement.seat.owner, placement.model), True, (), now, probe)
+
+    def failed(self, placement: Placement, kind: str, now: float) -> None:
+        """The engine failed a request; to be called before the slot is given back."""
+        fleet, seat = self._fleet, placement.seat
+        probe, placement.probe = placement.probe, None
+        pool = frozenset(ejection.present(fleet, placement.model, kind))
+        if fleet.breaker.ended((seat.owner, placement.model), False, pool, now, probe):
+            self._counters.ejections[seat.worker.name, placement.model] += 1
+
+    def unable(self, placement: Placement, kind: str, now: float) -> None:
+        """The engine has no such model, or no such way to ask for it."""
+        self._fleet.doubt(placement.seat, placement.model, kind, now)
+
+    # -- who waits in vain ----------------------------------------------------------------------------------------
+
+    def check(self, needs: Needs, now: float) -> None:
+        """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
+        can."""
+        fleet = self._fleet
+        fleet.check(needs.model, needs.kind)
+        if not fleet.breaker.tripped:
+            return
+        wait = ejection.cut_off(fleet, needs.model, needs.kind, now)
+        if wait is not None:
+            raise errors.NoWorker("The only worker of this model fails whatever it is sent.", retry_after=wait)
+
+    def is_stranded(self, needs: Needs, now: float) -> bool:
+        """Whether all workers that are left for a request have failed it."""
+        return bool(needs.shun) and not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now)
+
+    def sweep(self, now: float) -> None:
+        """To be called a few times a second."""
+        self.leftovers.sweep(now)
+        self._fleet.sweep(now)

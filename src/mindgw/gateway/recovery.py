@@ -1,0 +1,139 @@
+"""What becomes of a request when a worker does not do its part: another one is asked while its client has seen nothing of an answer, as far
+as `route.attempts` allows; after that the client hears why.
+
+One attempt of a request is billed. Each other one that may have reached an engine leaves a row of its own, with nothing to pay.
+"""
+
+from mindgw import errors
+from mindgw.gateway import relay
+from mindgw.gateway.failover import FULL, UNABLE
+from mindgw.gateway.request import Request
+from mindgw.gateway.route import Ended, Outcome
+from mindgw.gateway.signals import Effect
+from mindgw_agent import wire
+
+#: What an agent says when it could not reach its engine.
+UNREACHABLE = "engine_unreachable"
+
+
+class Recovery(Request):
+    """A request that may be tried on several workers."""
+
+    __slots__ = ()
+
+    def _again(self, now: float) -> list[Effect]:
+        """Stands in line for another worker."""
+        raise NotImplementedError
+
+    # -- an attempt that came to nothing --------------------------------------------------------------------------
+
+    def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
+        """Nothing was begun there. The seat rests before its slot is given back, or the next in line would be sent there."""
+        assert self._attempt is not None
+        assert self._stay is not None
+        stages, placement, wrong = self._stages, self._attempt.placement, relay.error_of_close(close)
+        stages.fleet.rest(placement.seat, now)
+        is_lost = close.code == UNREACHABLE
+        if is_lost:
+            stages.failover.failed(placement, placement.kind, now)
+        goes_on = self._goes_on(Outcome.LOST if is_lost else Outcome.BUSY, wrong, now)
+        self._bill.release()
+        self._tally.turn_down(self._leave_worker(), wrong.code if is_lost else "busy")
+        if goes_on:
+            return self._again(now)
+        return self._fail(self._told(wrong), now)
+
+    def _failed(self, wrong: errors.MindGWError, now: float, close: wire.Close | None = None, *, over: bool = False) -> list[Effect]:
+        """What was begun there came to nothing; `close` or `over` say that the worker has let go of it already."""
+        outcome = self._blame(wrong, now)
+        if outcome is Outcome.BUSY and close is not None and not self._delivery.spoken:
+            return self._turned_down(close, now)
+        if outcome is not None and not self._delivery.spoken:
+            goes_on = self._goes_on(outcome, wrong, now)
+            if goes_on or outcome is Outcome.LOST:
+                self._give_up(wrong, now, over=over or close is not None)
+                return self._again(now) if goes_on else self._fail(self._told(wrong), now)
+        wrong = self._told(wrong)
+        if close is None and not over:
+            return self._abandon(wrong, now)
+        if close is None:
+            self._disappointed()
+        self._release(close, now)
+        return self._fail(wrong, now)
+
+    def _blame(self, wrong: errors.MindGWError, now: float) -> Outcome | None:
+        """How the attempt ended; None when that is no fault of its worker, and no other worker would do better."""
+        assert self._attempt is not None
+        placement, failover, status = self._attempt.placement, self._stages.failover, self._delivery.status
+        if isinstance(wrong, errors.WorkerLost):
+            return Outcome.LOST
+        if isinstance(wrong, errors.ContextTooLong):
+            return None
+        if status in UNABLE:
+            failover.unable(placement, placement.kind, now)
+            return Outcome.UNABLE
+        if status in FULL:
+            return Outcome.BUSY
+        if isinstance(wrong, errors.EngineRefused) or not isinstance(wrong, errors.UpstreamError):
+            return None
+        failover.failed(placement, placement.kind, now)
+        return Outcome.FAILED
+
+    def _goes_on(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> bool:
+        """Whether another worker is to be asked."""
+        assert self._attempt is not None
+        assert self._stay is not None
+        failover, tally, total = self._stages.failover, self._tally, self._stages.timeouts.total
+        if outcome is not Outcome.BUSY:
+            tally.failures += 1
+            self._wrong = wrong.bare()
+        if tally.placed is not None and tally.spent + now - tally.placed >= total:
+            return False
+        goes_on = self._stay.goes_on(Ended(outcome, self._attempt.placement.seat.owner, now), failover.may, failover.tries)
+        if goes_on and outcome is not Outcome.BUSY:
+            failover.replaced(wrong.code)
+        return goes_on
+
+    def _give_up(self, wrong: errors.MindGWError, now: float, *, over: bool) -> None:
+        """The attempt has a row of its own. `over`: the worker has let go of it; else the slot stays taken until it does."""
+        assert self.caller is not None
+        assert self._attempt is not None
+        self._disappointed()
+        self._bill.waste(self.caller, wrong.code, now)
+        worker = self._attempt.placement.seat.owner
+        if over:
+            self._leave_worker()
+        else:
+            attempt, self._attempt = self._attempt, None
+            attempt.leave_to(self._stages.failover.leftovers, now)
+        self._owed = 0
+        self._delivery.restart()
+        self._tally.turn_down(worker, wrong.code)
+        self._tally.restart(now)
+
+    # -- what is said of it ---------------------------------------------------------------------------------------
+
+    def _served(self, now: float) -> None:
+        """The engine does its part."""
+        assert self._attempt is not None
+        self._stages.failover.served(self._attempt.placement, now)
+
+    def _told(self, wrong: errors.MindGWError) -> errors.MindGWError:
+        """The error as its caller hears it: with how often it was tried in vain."""
+        if self._tally.failures > 1 and isinstance(wrong, errors.UpstreamError | errors.WorkerLost):
+            wrong.message = f"{wrong.message} (tried {self._tally.failures} times)"
+        return wrong
+
+    def _in_vain(self, now: float) -> errors.MindGWError | None:
+        """Why it makes no sense to wait any longer; None while it does."""
+        assert self._stay is not None
+        failover, needs = self._stages.failover, self._stay.needs
+        if self._wrong is not None and failover.is_stranded(needs, now):
+            return self._told(self._wrong)
+        try:
+            failover.check(needs, now)
+        except errors.ModelNotFound:
+            return None  # its workers may come back
+        except errors.MindGWError as wrong:
+            return wrong.bare()
+        return None

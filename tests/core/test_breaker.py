@@ -1,0 +1,274 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mindgw.core import breaker
+from mindgw.core.breaker import ENOUGH, FORGOTTEN, LONGEST, NOBODY, SHUT, TRANSITIONS, WINDOW, Breaker, Circuit, Event, State
+
+AB, ABCD = ("a", "b"), ("a", "b", "c", "d")
+A = ("a", "m")
+
+
+def fails(made: Breaker, count: int, pool=AB, place=A, now: float = 0.0) -> bool:
+    """Whether the last of so many failures tripped its circuit."""
+    return [made.ended(place, False, pool, now) for _ in range(count)][-1]
+
+
+def held(made: Breaker, present=AB, now: float = 0.0, model: str = "m") -> frozenset[str]:
+    places = [place for place in made.tripped if place[0] in present and place[1] == model]
+    return made.held(places, present, now)
+
+
+def test_failures_in_a_row_trip():
+    made = Breaker(row=5)
+    assert not fails(made, 4)
+    assert held(made) == NOBODY
+    assert fails(made, 1)
+    assert held(made) == {"a"}
+
+
+def test_a_good_end_breaks_the_row():
+    made = Breaker(row=5)
+    fails(made, 4)
+    made.ended(A, True, AB, 0.0)
+    assert not fails(made, 4)
+
+
+def test_half_of_many_trips():
+    made = Breaker(row=5)
+    tripped = [made.ended(A, end, AB, 0.0) for _ in range(ENOUGH // 2) for end in (False, True)]
+    assert not any(tripped)
+    assert made.ended(A, False, AB, 0.0)
+
+
+def test_what_is_long_ago_does_not_count():
+    made = Breaker(row=5)
+    fails(made, 4)
+    assert not fails(made, 1, now=WINDOW + 1)
+    assert not fails(made, 3, now=WINDOW + 1)
+    assert fails(made, 1, now=WINDOW + 1)
+
+
+def test_where_nothing_failed_nothing_is_known():
+    made = Breaker()
+    made.ended(A, True, AB, 0.0)
+    assert made._circuits == {}
+    fails(made, 1)
+    made.ended(A, True, AB, WINDOW + 1)
+    assert made._circuits == {}
+
+
+def test_other_models_of_the_worker_go_on():
+    made = Breaker()
+    fails(made, 9)
+    assert held(made, model="n") == NOBODY
+
+
+def test_one_request_is_the_probe():
+    made = Breaker(row=5, rest=5.0)
+    fails(made, 5)
+    assert held(made, now=4.9) == {"a"}
+    assert made.tried(*A) is None
+    assert held(made, now=5.0) == NOBODY
+    probe = made.tried(*A)
+    assert probe is not None
+    assert made.tried(*A) is None
+    assert held(made, now=5.0) == {"a"}
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_probe_decides(good):
+    made = Breaker(row=5, rest=5.0)
+    fails(made, 5)
+    held(made, now=5.0)
+    probe = made.tried(*A)
+    assert made.ended(A, good, AB, 6.0, probe) is not good
+    assert held(made, now=6.0) == (NOBODY if good else {"a"})
+    assert held(made, now=15.9) == (NOBODY if good else {"a"})
+    assert held(made, now=16.0) == NOBODY
+    assert bool(made.tripped) is not good
+
+
+def test_a_probe_that_says_nothing_is_followed_by_another():
+    made = Breaker(rest=5.0)
+    fails(made, 5)
+    held(made, now=5.0)
+    probe = made.tried(*A)
+    made.void(probe)
+    made.void(probe)
+    assert held(made, now=5.0) == NOBODY
+    assert made.tried(*A) is probe
+
+
+def test_requests_of_before_do_not_move_a_circuit_that_tripped():
+    made = Breaker(rest=5.0)
+    fails(made, 5)
+    for good in (True, False):
+        assert not made.ended(A, good, AB, 1.0)
+    held(made, now=5.0)
+    probe = made.tried(*A)
+    assert not made.ended(A, False, AB, 5.0)
+    assert not made.ended(A, False, AB, 5.0, Circuit(A, 1.0))
+    assert probe.state is State.PROBING
+
+
+def test_pauses_grow_to_a_minute_at_most():
+    made, now = Breaker(rest=5.0), 0.0
+    fails(made, 5)
+    pauses = []
+    for _ in range(7):
+        circuit = made.tripped[A]
+        pauses.append(circuit.until - now)
+        now = circuit.until
+        held(made, now=now)
+        made.ended(A, False, AB, now, made.tried(*A))
+    assert pauses == [5.0, 10.0, 20.0, 40.0, LONGEST, LONGEST, LONGEST]
+
+
+@pytest.mark.parametrize(("pool", "most"), [(AB, 1), (("a", "b", "c"), 1), (ABCD, 2)])
+def test_half_of_a_pool_is_left_alone_at_most(pool, most):
+    made = Breaker()
+    tripped = [fails(made, 9, pool, (worker, "m")) for worker in pool]
+    assert len(made.tripped) == most
+    assert len(held(made, pool)) == most
+    assert tripped == [False] * len(pool)  # it was the fifth that did
+
+
+def test_the_only_worker_is_left_alone_when_nothing_goes_well():
+    made = Breaker()
+    assert not fails(made, ENOUGH - 1, ("a",))
+    assert fails(made, 1, ("a",))
+    assert held(made, ("a",)) == {"a"}
+
+
+def test_the_only_worker_goes_on_when_anything_goes_well():
+    made = Breaker()
+    fails(made, 1, ("a",))
+    made.ended(A, True, ("a",), 0.0)
+    assert not fails(made, 9, ("a",))
+
+
+def test_nobody_is_left_alone_once_the_others_are_away():
+    made = Breaker()
+    fails(made, 5)
+    assert held(made, ("a",)) == NOBODY
+    assert held(made, ("a", "b")) == {"a"}
+
+
+def test_nobody_is_left_alone_when_more_than_half_would_be():
+    made = Breaker()
+    for worker in "ab":
+        fails(made, 5, ABCD, (worker, "m"))
+    assert held(made, ABCD) == {"a", "b"}
+    assert held(made, ("a", "b", "c")) == NOBODY
+
+
+def test_a_pool_that_counts_a_worker_twice_is_no_larger():
+    made = Breaker()
+    fails(made, 5)
+    assert held(made, ("a", "a", "a")) == NOBODY
+
+
+def test_what_is_over_is_forgotten():
+    made = Breaker(rest=5.0)
+    fails(made, 1)
+    made.sweep(WINDOW)
+    assert A in made._circuits
+    made.sweep(WINDOW + 1)
+    assert made._circuits == {}
+    fails(made, 5)
+    made.sweep(FORGOTTEN)
+    assert A in made.tripped
+    made.sweep(FORGOTTEN + 6)
+    assert made._circuits == made.tripped == {}
+
+
+def test_a_probe_under_way_is_not_forgotten():
+    made = Breaker(rest=5.0)
+    fails(made, 5)
+    held(made, now=5.0)
+    probe = made.tried(*A)
+    made.sweep(1e9)
+    assert made.tripped == {A: probe}
+
+
+def test_the_table_has_an_arrow_out_of_every_state():
+    assert set(TRANSITIONS) == set(State)
+    assert {event for arrows in TRANSITIONS.values() for event in arrows} == set(Event)
+    assert {end for arrows in TRANSITIONS.values() for end in arrows.values()} == set(State)
+    with pytest.raises(KeyError):
+        Circuit(A, 1.0).step(Event.GOOD)
+
+
+class Fleet(RuleBasedStateMachine):
+    """Four workers, two models, requests that end as they like."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = Breaker(row=3, rest=5.0)
+        self.now = 0.0
+        self.there = set(ABCD)
+        #: Requests under way: their place, and the probe that they are.
+        self.running: list[tuple[breaker.Place, Circuit | None]] = []
+        #: Ends of each place of late.
+        self.ends: dict[breaker.Place, list[tuple[float, bool]]] = {}
+
+    def held(self, model: str) -> frozenset[str]:
+        return held(self.made, sorted(self.there), self.now, model)
+
+    @rule(worker=st.sampled_from(ABCD), model=st.sampled_from("mn"))
+    def send(self, worker, model):
+        if worker in self.there and worker not in self.held(model):
+            self.running.append(((worker, model), self.made.tried(worker, model)))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), end=st.sampled_from([False, False, False, True, None]))
+    def end(self, data, end):
+        place, probe = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        if end is None:
+            if probe is not None:
+                self.made.void(probe)
+            return
+        self.ends.setdefault(place, []).append((self.now, end))
+        was = place in self.made.tripped
+        tripped = self.made.ended(place, end, self.there, self.now, probe)
+        assert not (tripped and end)
+        if tripped and not was:
+            assert any(not good for when, good in self.ends[place] if when >= self.now - WINDOW)
+
+    @rule(worker=st.sampled_from(ABCD))
+    def comes_or_goes(self, worker):
+        self.there ^= {worker}
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 40.0, 1000.0]))
+    def time_passes(self, seconds):
+        self.now += seconds
+        self.made.sweep(self.now)
+
+    @invariant()
+    def enough_of_a_pool_take_requests(self):
+        for model in "mn":
+            out = self.held(model)
+            assert out <= self.there
+            if len(self.there) == 1 and out:
+                assert all(self.made.tripped[worker, model].alone for worker in out)
+            else:
+                assert 2 * len(out) <= len(self.there)
+
+    @invariant()
+    def a_circuit_has_one_probe(self):
+        probes = [probe for _place, probe in self.running if probe is not None and probe.state is State.PROBING]
+        assert len(probes) == len({id(probe) for probe in probes})
+        probing = [circuit for circuit in self.made.tripped.values() if circuit.state is State.PROBING]
+        assert {id(circuit) for circuit in probing} == {id(probe) for probe in probes}
+
+    @invariant()
+    def what_is_tripped_is_not_closed(self):
+        assert all(circuit.state is not State.CLOSED for circuit in self.made.tripped.values())
+        assert all(circuit.state is State.CLOSED for place, circuit in self.made._circuits.items() if place not in self.made.tripped)
+        assert set(State) > SHUT
+
+
+Fleet.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestFleet = Fleet.TestCase
