@@ -88,6 +88,9 @@ class Counters:
         self.quota: Counter[tuple[str, str]] = Counter()
         #: (kind of scope, what was too much: requests, tokens, concurrency, failures) -> requests that a rate refused.
         self.rates: Counter[tuple[str, str]] = Counter()
+        #: Route that is only noted -> requests that it would have sent elsewhere.
+        # bounded: by the routes that there were
+        self.shadow_routes: Counter[str] = Counter()
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0

@@ -8,17 +8,20 @@ from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access
 from mindgw.core.payload import Peek
+from mindgw.core.routing import Leg
 from mindgw.gateway import signals
 from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, recheck, require_use
+from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs
 
 
 class Fleet:
-    """A FAKE: it has one model for everything, which goes by two names."""
+    """A FAKE of fleet and routes: there is one model for everything, which goes by two names."""
 
-    def check(self, model: str, kind: str) -> None:
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[None, Leg]:
         if model not in {"m", "big"}:
             raise errors.ModelNotFound(param="model")
+        return None, Leg(model, caller.home)
 
     def names(self, model: str) -> set[str]:
         return {model, "m", "big"}
@@ -30,7 +33,7 @@ FIELDS = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input"
 
 def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
     body = json.dumps({"model": "m"} | FIELDS | fields).encode()
-    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), Fleet())
+    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), Fleet(), Fleet())
 
 
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())
@@ -85,19 +88,19 @@ def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
     body = json.dumps({"model": name} | FIELDS).encode()
     head = signals.Head("r", "/v1/chat/completions", [])
     if good:
-        assert admit(caller, head, body, Limits(), Fleet()).peek.model == name
+        assert admit(caller, head, body, Limits(), Fleet(), Fleet()).peek.model == name
         return
     with pytest.raises(errors.ModelNotFound) as refused:
-        admit(caller, head, body, Limits(), Fleet())
+        admit(caller, head, body, Limits(), Fleet(), Fleet())
     assert refused.value.message == f"The model '{name}' does not exist or no worker serves it."
 
 
 def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():
     asked = msgspec.structs.replace(ask(), caller=replace(CALLER, models=rules("deny large")))
-    recheck(asked, "m", Fleet())
+    recheck(asked, asked.needs, "m", Fleet())
     with pytest.raises(errors.ModelNotFound):
-        recheck(asked, "large", Fleet())
-    recheck(ask(), "large", Fleet())
+        recheck(asked, asked.needs, "large", Fleet())
+    recheck(ask(), ask().needs, "large", Fleet())
 
 
 @pytest.mark.parametrize(("role", "good"), [("admin", True), ("operator", True), ("user", True), ("viewer", False)])

@@ -9,6 +9,8 @@ from msgspec import Struct
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access, payload
+from mindgw.core.routing import EVERYWHERE, Leg, Where
+from mindgw.gateway.course import Course
 from mindgw.gateway.flows import Flow, flow
 from mindgw.gateway.route import Needs
 from mindgw.gateway.scope import Scope
@@ -74,6 +76,8 @@ class Caller(Struct, frozen=True, gc=False):
     rate: Rate | None = None
     #: What it is good for; None: everything.
     scope: Scope | None = None
+    #: Where alone its requests may go, by the labels of the key and of its organisation.
+    home: Where = EVERYWHERE
 
 
 class Ask(Struct, frozen=True, gc=False):
@@ -90,16 +94,22 @@ class Ask(Struct, frozen=True, gc=False):
     deadline: float | None
     #: Whether its caller says that it was sent before.
     again: bool = False
+    #: The way that it goes; None: it goes by no route.
+    course: Course | None = None
 
 
 class Models(Protocol):
     """The models that there are."""
 
-    def check(self, model: str, kind: str) -> None:
-        """Raises the CallerError that says why it cannot be asked for."""
-
     def names(self, model: str) -> Collection[str]:
         """All names that it goes by, this one too."""
+
+
+class Ways(Protocol):
+    """The ways that requests go."""
+
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why it goes nowhere."""
 
 
 def require_use(caller: Caller) -> None:
@@ -108,9 +118,9 @@ def require_use(caller: Caller) -> None:
         raise errors.Forbidden("The role of this API key may not use models.", code="role_not_allowed")
 
 
-def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Models) -> Ask:
-    """Reads and checks the request; raises the CallerError that says what is wrong with it. A model that is not for the caller is one that
-    is not there."""
+def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Models, ways: Ways) -> Ask:
+    """Reads and checks the request; raises the CallerError that says what is wrong with it, or the FleetError that says why it can go
+    nowhere. A model that is not for the caller is one that is not there."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = _read(kind, body, limits)
@@ -120,10 +130,12 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
         raise _not_found(seen.model)
     if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
-    models.check(seen.model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
+    course, leg = ways.go(caller, seen.model, kind, turn)
+    strategy = course.strategy if course is not None else ""
+    needs = Needs(leg.model, kind, where=leg.where, strategy=strategy)
     deadline, again = _wishes(headers)
-    return Ask(caller, path, seen, Needs(seen.model, kind), turn, media.estimate_tokens(body), deadline, again)
+    return Ask(caller, path, seen, needs, turn, media.estimate_tokens(body), deadline, again, course)
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:
@@ -131,10 +143,10 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def recheck(ask: Ask, model: str, models: Models) -> None:
-    """Raises ModelNotFound when the model that would answer, by its id, is not for the caller: nobody knew what the asked name stands for
-    while all its workers were away."""
-    if ask.caller.models is not None and not ask.caller.models.permits({model, *models.names(ask.peek.model)}):
+def recheck(ask: Ask, needs: Needs, model: str, models: Models) -> None:
+    """Raises ModelNotFound when the model that would answer, by its id, is not for the caller: nobody knew what the name that is needed
+    stands for while all its workers were away."""
+    if ask.caller.models is not None and not ask.caller.models.permits({model, *models.names(needs.model)}):
         raise _not_found(ask.peek.model)
 
 

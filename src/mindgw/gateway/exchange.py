@@ -112,8 +112,9 @@ class Exchange(Request):
         assert self._body is not None
         body, stages, tally = self._body, self._stages, self._tally
         try:
-            self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet)
+            self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet, stages.routes)
             tally.ask(ask.peek.model, ask.peek.stream)
+            tally.goal = ask.needs.model, ask.needs.where
             tally.size, tally.deadline, tally.since = len(body), ask.deadline, now
             if self._pass is not None:
                 self._pass.charge(ask, now)
@@ -161,7 +162,7 @@ class Exchange(Request):
         self._tally.position = self._stay.position
         self._attempt = Attempt(self._stages.post, self, placement)
         try:
-            admission.recheck(self._ask, placement.model, self._stages.fleet)
+            admission.recheck(self._ask, self._stay.needs, placement.model, self._stages.fleet)
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)
@@ -196,6 +197,9 @@ class Exchange(Request):
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
+        if (ask.course is not None or ask.needs.where) and not self._goes_by_rule(placement):
+            # its worker was told to be elsewhere while it was funded
+            return self._again(Outcome.BUSY, self._leave_worker(), errors.NoResidence(), now)
         self._delivery.paid = bill.paid
         self._attempt.open(self.head, ask, self._stages.timeouts, bill.body(ask, self._body), bill.tag(ask, placement))
         return []
@@ -215,7 +219,7 @@ class Exchange(Request):
         assert self._ask is not None
         self._tally.heard = now
         try:
-            self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits)
+            self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits, self._alias)
         except errors.MindGWError as wrong:
             return self._abandon(wrong, now)
         self.state = RELAYING  # nothing is due earlier than before
@@ -288,7 +292,7 @@ class Exchange(Request):
         if close.outcome != "done" or not started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
-            effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
+            effects = delivery.complete(tally.tokens, self._ending(), cut=self._bill.cut(close.finish))  # 3
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         tally.status = 200
@@ -322,9 +326,10 @@ class Exchange(Request):
         self._tally.turn_down(worker, "busy" if outcome is Outcome.BUSY else wrong.code)
         self._stand(now)
         try:
-            placement = self._stay.again(outcome, worker, now)
+            placement = self._stay.again(outcome, worker, self._stages.fleet, now)
         except LookupError:
             return self._fail(wrong, now)
+        self._tally.goal = self._stay.goal
         return self._place(placement, now) if placement is not None else self._wait(now)
 
     # -- the client, the operator, the clock ----------------------------------------------------------------------
@@ -345,10 +350,12 @@ class Exchange(Request):
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
+        if waiting and self._stay is not None and self._stay.elsewhere(self._stages.fleet, now):
+            tally.goal = self._stay.goal  # who sweeps wakes the queue
         watch.look(tally, now)
         limit, why = watch.limit(tally, waiting=waiting)
         if now >= limit:
-            wrong = why()
+            wrong = self._why(why())
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._abandon(wrong, now)

@@ -10,6 +10,7 @@ from enum import Enum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.fleet import Fleet, Placement
 
 # the queue is handed one, and whoever asks for one has it from here
@@ -27,6 +28,10 @@ class Needs(Struct, frozen=True, gc=False):
     kind: str
     #: Ids of workers that this request was lost on or turned down by.
     avoid: frozenset[str] = frozenset()
+    #: Where alone it may go: no worker that is not there is ever asked, whatever becomes of the others.
+    where: Where = EVERYWHERE
+    #: How a seat is chosen; "": as the server does it.
+    strategy: str = ""
 
 
 class Outcome(Enum):
@@ -38,7 +43,7 @@ class Outcome(Enum):
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     """A slot for `needs`, leased; None when no worker has one free now."""
-    best = fleet.best(needs.model, needs.kind, needs.avoid, now)
+    best = fleet.best(needs.model, needs.kind, needs.avoid, now, needs.where)
     if best is None:
         return None
     model = best.model(needs.model)

@@ -12,6 +12,7 @@ from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
+from mindgw.gateway.routes import Routes
 from mindgw.gateway.signals import Event
 from mindgw.gateway.watch import Watch
 
@@ -22,6 +23,7 @@ class Stages(Struct, frozen=True):
     auth: Auth
     fleet: Fleet
     queue: Queue
+    routes: Routes
     accounts: Accounts
     limits: Limits
     timeouts: Timeouts

@@ -2,10 +2,14 @@
 
 from collections.abc import Generator
 
+from msgspec.structs import replace
+
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
+from mindgw.core.routing import Where
 from mindgw.gateway.admission import Ask, Head
+from mindgw.gateway.course import Ground
 from mindgw.gateway.queue import LATER, Queue
 from mindgw.gateway.route import Needs, Outcome, Placement, attempts
 from mindgw.gateway.ticket import Holder, Ticket
@@ -21,7 +25,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue")
+    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "_spent")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -33,6 +37,13 @@ class Stay(Ticket):
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
         self._policy: Generator[Needs, tuple[Outcome, str], None] | None = None
+        #: Legs of its course, from the first on, that it has failed on.
+        self._spent = 0
+
+    @property
+    def goal(self) -> tuple[str, Where]:
+        """The model that it needs now, and where."""
+        return self.needs.model, self.needs.where
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
@@ -55,16 +66,40 @@ class Stay(Ticket):
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
         return self._queue.later(self, now)
 
-    def again(self, outcome: Outcome, worker: str, now: float) -> Placement | None:
-        """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried."""
+    def again(self, outcome: Outcome, worker: str, ground: Ground, now: float) -> Placement | None:
+        """After an attempt that came to nothing: another slot, or None, it waits; raises LookupError when no other may be tried. Where one
+        leg of its course has come to its end, it goes on with the next."""
         if self._policy is None:
             self._policy = attempts(self.needs)
             next(self._policy)
         try:
             self.needs = self._policy.send((outcome, worker))
         except StopIteration:
-            raise LookupError from None
+            if self._ask.course is not None:
+                self._spent = max(self._spent, self._ask.course.place(self.needs) + 1)
+            if not self._turn(ground):
+                raise LookupError from None
+        else:
+            if not ground.present(*self.goal):
+                self._turn(ground)
         return self._queue.rejoin(self, now)
+
+    def elsewhere(self, ground: Ground, now: float) -> bool:
+        """Whether it stands in another line now, as nobody is left whom it waits for, and there is somebody to whom it may go instead.
+        Wake the queue afterwards."""
+        if self._ask.course is None or not self.waiting or ground.present(*self.goal) or not self._turn(ground):
+            return False
+        self._queue.move(self, now)
+        return True
+
+    def _turn(self, ground: Ground) -> bool:
+        """Whether there is another leg to go on with; its needs are those of that then."""
+        leg = self._ask.course.after(self.needs, self._spent, ground) if self._ask.course is not None else None
+        if leg is None:
+            return False
+        self.needs = replace(self.needs, model=leg.model, where=leg.where)
+        self._policy = None
+        return True
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
