@@ -20,7 +20,7 @@ WITHOUT = {
     ("POST", "/me/token"): "nothing is stored",
 }
 #: What makes a new object has no version of it to match.
-MAKES = {"/keys", "/join-tokens", "/users", "/service-accounts", "/me/keys", "/roles", "/access/rules"}
+MAKES = {"/keys", "/join-tokens", "/users", "/service-accounts", "/me/keys", "/roles", "/access/rules", "/routes"}
 
 CHANGES = [
     (method, path, handler)

@@ -13,7 +13,7 @@ from mindgw.core import payload, routing
 from mindgw.core.fair import Path
 from mindgw.core.routing import Leg, Plan, Route, Rules
 from mindgw.gateway import roster
-from mindgw.gateway.admission import Caller, is_for
+from mindgw.gateway.admission import Caller, is_for, require_use
 from mindgw.gateway.course import Course
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
@@ -180,6 +180,7 @@ class Routes:
         stops = [self._stop(caller, model, kind, leg) for leg in plan.legs]
         code, reason, chosen = "", "", None
         try:
+            require_use(caller)
             if not is_for(caller, self._fleet.names(model)):
                 raise _not_found(model)
             _, leg = self._way(real, caller, model, kind, flow)

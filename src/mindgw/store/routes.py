@@ -25,9 +25,9 @@ async def load(session: AsyncSession) -> Sequence[Route]:
     return (await session.exec(select(Route).order_by(col(Route.name)))).all()
 
 
-async def find(session: AsyncSession, name: str) -> Route:
-    """Raises NotFound."""
-    row = await rows.locked(session, Route, name)
+async def find(session: AsyncSession, name: str, *, lock: bool = True) -> Route:
+    """With `lock` nobody else changes it until the transaction ends. Raises NotFound."""
+    row = await rows.locked(session, Route, name) if lock else await session.get(Route, name)
     if row is None:
         raise NotFound(f"There is no route {name[:80]!r}.", hint=SEE)
     return row

@@ -32,6 +32,7 @@ from mindgw.server.management import (
     quotas,
     rates,
     roles,
+    routes,
     status,
     usage,
     users,
@@ -42,7 +43,25 @@ from mindgw.server.management import (
 MAX_BODY = 64 * 1024
 #: Lists are long and repeat themselves; what is shorter than this is sent as it is. Not for the doors of data: their events must not wait.
 COMPRESSED = CompressionConfig(backend="gzip", minimum_size=1024, gzip_compress_level=5)
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles, orgs)
+ROOMS = (
+    keys,
+    join_tokens,
+    workers,
+    models,
+    queue,
+    dead_letters,
+    quotas,
+    rates,
+    usage,
+    ledger,
+    status,
+    users,
+    me,
+    audit,
+    roles,
+    routes,
+    orgs,
+)
 
 
 def router() -> Router:
