@@ -9,7 +9,7 @@ from collections import Counter
 from msgspec import Struct
 
 from mindgw import errors, metrics
-from mindgw.core import payload, routing
+from mindgw.core import routing
 from mindgw.core.fair import Path
 from mindgw.core.routing import Leg, Plan, Route, Rules
 from mindgw.gateway import roster
@@ -206,10 +206,6 @@ class Routes:
             why_not = "none of its workers takes requests"
         seen = [Seen(name=one.worker.name, state=one.worker.state.value, used=one.used, slots=one.engine.slots) for one in seats]
         return Stop(model=leg.model, where=routing.tags_of(leg.where), allowed=allowed, workers=seen, why_not=why_not)
-
-
-#: Kinds of answers that can be asked for.
-KINDS = (payload.CHAT, payload.COMPLETIONS, payload.EMBEDDINGS)
 
 
 def sticky(path: Path) -> str:
