@@ -132,8 +132,9 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     turn = flow(caller, headers, seen.end_user, seen.tier)
     course, leg = ways.go(caller, seen.model, kind, turn)
-    strategy = course.strategy if course is not None else ""
-    needs = Needs(leg.model, kind, where=leg.where, strategy=strategy)
+    needs = Needs(leg.model, kind)
+    if course is not None or leg.where:
+        needs = Needs(leg.model, kind, where=leg.where, strategy=course.strategy if course is not None else "")
     deadline, again = _wishes(headers)
     return Ask(caller, path, seen, needs, turn, media.estimate_tokens(body), deadline, again, course)
 

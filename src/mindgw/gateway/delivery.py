@@ -3,6 +3,8 @@
 A delivery has no opinion about workers and time; the exchange tells it what came and when it is complete.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -23,6 +25,7 @@ UNSPOKEN = 2
 SLACK = 16
 #: Why an answer is shorter than it might be.
 CUT = {"cut": "quota"}
+_NO_FACTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Ending(Struct, frozen=True):
@@ -33,7 +36,7 @@ class Ending(Struct, frozen=True):
     model: str
     created: int
 
-    def chunk(self, facts: dict[str, Any]) -> bytes:
+    def chunk(self, facts: Mapping[str, Any]) -> bytes:
         """The data of an event that carries `facts` and no text."""
         return carrier.chunk(self.kind, self.id, self.model, self.created, facts)
 
@@ -53,7 +56,7 @@ class Delivery:
         #: Tokens that somebody pays for; 0: as many as come.
         self.paid = 0
         #: What the end of a stream tells of it, as its head could not.
-        self.facts: dict[str, str] = {}
+        self.facts: Mapping[str, str] = _NO_FACTS
         #: True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
         #: never comes to.
         self.is_over = False
@@ -116,16 +119,16 @@ class Delivery:
         self.begun = True
         return [Begin(), Write(data)]
 
-    def complete(self, total: usage.Tokens, end: Ending, *, cut: bool) -> list[Effect]:
+    def complete(self, total: usage.Tokens, cut: bool, end: Callable[[], Ending]) -> list[Effect]:
         """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what was used, of which the
         client hears as much as is paid for; `cut` is for an answer that ended where the quota did."""
-        facts = {**self.facts, **(CUT if cut else {})}
+        facts = {**self.facts, **CUT} if cut else self.facts
         if isinstance(self._fold, relay.StreamRelay):
             if not self._fold.between:
                 raise errors.EngineFailed("The answer ended in the middle of an event.")
             if 0 < self.paid < total.completion:
                 total = usage.bounded(total.prompt, self.paid, total.cached, total.source)
-            why = sse.event(end.chunk(facts)) if facts else b""
+            why = sse.event(end().chunk(facts)) if facts else b""
             return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
         if not 200 <= self._status < 300:

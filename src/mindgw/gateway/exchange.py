@@ -292,7 +292,7 @@ class Exchange(Request):
         if close.outcome != "done" or not started:  # 2
             return self._fail(relay.error_of_close(close), now)
         try:
-            effects = delivery.complete(tally.tokens, self._ending(), cut=self._bill.cut(close.finish))  # 3
+            effects = delivery.complete(tally.tokens, self._bill.cut(close.finish), self._ending)  # 3
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
         tally.status = 200

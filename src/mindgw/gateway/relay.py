@@ -6,6 +6,7 @@ fault. The relay never writes the end itself: the exchange does, once, when it k
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -257,7 +258,7 @@ def error_of_close(close: wire.Close) -> errors.MindGWError:
     return kind(close.message[:2000] or None)
 
 
-def with_note(answer: bytes, facts: dict[str, str]) -> bytes:
+def with_note(answer: bytes, facts: Mapping[str, str]) -> bytes:
     """A JSON object with `facts` as its field `mindgw`."""
     end = answer.rindex(b"}")
     head = answer[:end].rstrip()
