@@ -285,8 +285,13 @@ class Fleet:
 
     def best(self, model: str, kind: str, avoid: frozenset[str], now: float, where: Where = EVERYWHERE) -> Seat | None:
         """Which of them is to be leased next; None when none is free. One of a worker to be avoided only when there is no other."""
+        rank = self.rank(model, kind, where)
+        return rank.best(avoid, now) if rank is not None else None
+
+    def rank(self, model: str, kind: str, where: Where = EVERYWHERE) -> Rank[Seat] | None:
+        """Those seats in the order in which they are taken; None when there are none."""
         if where:
-            return self._part(model, kind, where).rank.best(avoid, now)
+            return self._part(model, kind, where).rank
         line = (model, kind)
         rank = self._ranks.get(line)
         if rank is None:
@@ -296,7 +301,7 @@ class Fleet:
             rank = self._ranks[line] = Rank(seats)
             for seat in seats if rank.is_long else ():
                 seat.ranks.append(rank)
-        return rank.best(avoid, now)
+        return rank
 
     def _part(self, model: str, kind: str, where: Where) -> Part[Seat]:
         if self._places.is_full:

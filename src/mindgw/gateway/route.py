@@ -43,7 +43,7 @@ class Outcome(Enum):
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     """A slot for `needs`, leased; None when no worker has one free now."""
-    best = fleet.best(needs.model, needs.kind, needs.avoid, now, needs.where)
+    best = fleet.best(needs.model, needs.kind, needs.avoid, now, where=needs.where)
     if best is None:
         return None
     model = best.model(needs.model)
