@@ -70,6 +70,16 @@ def test_an_alias_is_asked_of_its_model_and_the_answer_names_what_was_asked():
     assert made.settled()[-1].model == "m"
 
 
+def test_what_an_agent_calls_its_model_makes_no_header_of_its_own():
+    made = world(route("fast", "al"))
+    box = Box(made)
+    lie = engine(models=[wire.Model("m\r\nx-evil: ü", aliases=["al"], kinds=["chat"])])  # which an honest agent's session would not send
+    made.pipeline.fleet.report(made.pipeline.fleet.workers["box"], wire.Report(9, [lie]))
+    client = made.ask("fast")
+    answer(box)
+    assert headers(client)[b"x-mindgw-served-by"] == b"box; model=m??x-evil: ?"
+
+
 def test_without_a_route_the_answer_stays_as_it_is():
     made = world()
     box = Box(made)

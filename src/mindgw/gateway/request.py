@@ -3,6 +3,7 @@
 `exchange` has the steps; here is what they have in common. Nothing in it waits or looks at a clock.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ from mindgw_agent import wire
 
 #: Seconds that a worker has to confirm a cancel before its slot is taken back all the same.
 CANCEL_GRACE = 120.0
+#: What may not stand in a header: names of models are an agent's words.
+_UNFIT = re.compile(r"[^ -~]")
 
 
 class Request:
@@ -100,7 +103,7 @@ class Request:
         if self._tally.placed is None:
             return rates
         if self._served:
-            rates = [*rates, (b"x-mindgw-served-by", self._served.encode("ascii", "replace"))]
+            rates = [*rates, (b"x-mindgw-served-by", self._served.encode())]
         waited = round(self._tally.queued * 1000)
         return [*rates, (b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
 
@@ -154,7 +157,7 @@ class Request:
             return False
         self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
         shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
-        self._served = "; ".join(shown)
+        self._served = _UNFIT.sub("?", "; ".join(shown))
         if self._delivery.begun:  # its head has left without that
             self._delivery.facts = {"served_by": self._served}
         return True
