@@ -380,6 +380,17 @@ def test_weights_are_kept_and_a_user_has_the_same_target_each_time():
     assert {model for models in asked.values() for model in models} == {"a", "b"}
 
 
+def test_plans_of_people_who_are_gone_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr("mindgw.gateway.routes._PLANS", 5)
+    made = world(route("fast", "m"))
+    Box(made, "box", engine("m", slots=100))
+    for _ in range(12):
+        made.ask("fast", made.add_key())
+        assert 0 < len(made.pipeline.routes._plans) <= 5
+    adopt(made, route("fast", "gone"))
+    assert made.ask("fast").code == "no_worker_available"
+
+
 # -- shadows -----------------------------------------------------------------------------------------------------------
 
 
@@ -459,7 +470,7 @@ def test_residency_holds_in_ten_thousand_random_topologies_whatever_fails():
         made, rules, tags, home = topology(dice)
         made.adopt(rules, tags)
         routes = Routes(made, Queue(lambda needs, now: None, made, None), metrics.Counters())
-        routes.rules = rules
+        routes.adopt(rules)
         caller = Caller("k", "n", "o", home=home)
         try:
             course, leg = routes.go(caller, dice.choice(("m", "n", "fast")), "chat", Flow(("o", "t", f"u{number}", "k", ""), 2))

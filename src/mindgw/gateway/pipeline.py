@@ -406,7 +406,7 @@ class Pipeline:
 
     def adopt_routes(self, rules: Rules, tags: Mapping[str, Mapping[str, str]]) -> None:
         """These routes from now on, and these tags of workers; `tags`: those of all workers, by their ids."""
-        self.routes.rules = rules
+        self.routes.adopt(rules)
         self.fleet.adopt(rules, tags)
 
     def explain(self, caller: Caller, model: str, kind: str) -> Way:

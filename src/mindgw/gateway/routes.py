@@ -24,6 +24,8 @@ log = logging.getLogger("mindgw.routes")
 
 #: Seconds after which it makes sense to ask again where no worker is that a route leads to.
 SOON = 10.0
+#: Plans that are remembered.
+_PLANS = 10_000
 #: What shadow routes would have done that is kept until it is told.
 _UNTOLD = 1000
 
@@ -79,9 +81,18 @@ class Routes:
         self._queue = queue
         self._counters = counters
         self.rules = Rules()
+        #: Route, name that was asked for, place and person -> where that goes.
+        # bounded: by _PLANS
+        self._plans: dict[tuple[str, str, routing.Where, str], Plan] = {}
         #: (shadow route, what it would have done, what was done) -> requests that nobody was told of yet.
         # bounded: by _UNTOLD
         self._untold: Counter[tuple[str, str, str]] = Counter()
+
+    def adopt(self, rules: Rules) -> None:
+        """These rules from now on."""
+        if rules is not self.rules:
+            self.rules = rules
+            self._plans.clear()
 
     def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
         """The way of a request and its first leg; None: it goes by no route. Raises the error that says why there is none."""
@@ -97,12 +108,21 @@ class Routes:
         if route is None:
             self._fleet.check(model, kind, caller.home)
             return None, Leg(model, caller.home)
-        plan = routing.plan(route, model, caller.home, sticky(flow.path))
+        plan = self._plan(route, model, caller.home, sticky(flow.path))
         legs = [leg for leg in plan.legs if self._is_for(caller, model, leg)]
         if plan.legs and not legs:
             raise _not_found(model)
         course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy)
         return course, course.begin(kind, self._fleet, self._queue.order)
+
+    def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
+        key = route.name, model, home, who
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = routing.plan(route, model, home, who)
+        return plan
 
     def _is_for(self, caller: Caller, model: str, leg: Leg) -> bool:
         """Of the name that was asked for it is known already."""
