@@ -116,6 +116,31 @@ class QuotaFields(Struct, kw_only=True, forbid_unknown_fields=True):
     on_exceed: Annotated[str, Meta(pattern="^(block|soft|queue-low|alert|shadow)$")] | UnsetType = UNSET
 
 
+Target = Annotated[str, Meta(min_length=1, max_length=600)]
+Tag = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}=[^\s,=@|]{1,63}$")]
+
+
+class RouteFields(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Where requests for a name go, for whoever runs the server."""
+
+    #: The names that it is for, as a glob; when not given, its own name.
+    match: Annotated[str, Meta(min_length=1, max_length=200)] | UnsetType = UNSET
+    #: Such as qwen3:8b@pool=gpu=90: a model, tags that its workers must have, a weight.
+    to: list[Target] | UnsetType = UNSET
+    #: Where it goes in turn when there is no worker for what comes before, or when that fails.
+    fallbacks: list[Target] | UnsetType = UNSET
+    #: Tags of the only workers that may serve a model of such a name.
+    pins: list[Tag] | UnsetType = UNSET
+    #: Tags that every worker must have that it leads to.
+    require: list[Tag] | UnsetType = UNSET
+    #: How a worker is chosen.
+    strategy: Annotated[str, Meta(pattern="^(|score|least-busy|round-robin|weighted|sticky)$")] | UnsetType = UNSET
+    #: Whether it goes on when workers are only busy.
+    spill: bool | UnsetType = UNSET
+    #: Whether it is only noted what it would do.
+    shadow: bool | UnsetType = UNSET
+
+
 class AccessFields(Struct, kw_only=True, forbid_unknown_fields=True):
     """Which models a subject may use, as globs."""
 
@@ -144,6 +169,7 @@ SECTIONS: Mapping[str, Section] = {
     "keys": Section(KeyFields, _TEXT, "1 to 200 printable characters"),
     "rates": Section(RateFields, rf"(user|team|org):{_TEXT}", "user:EMAIL, team:NAME or org:NAME"),
     "quotas": Section(QuotaFields, rf"(key|user|team|org|model):{_TEXT}", "key:NAME, user:EMAIL, team:NAME, org:NAME or model:NAME"),
+    "routes": Section(RouteFields, _TEXT, "1 to 200 printable characters"),
     "access": Section(AccessFields, rf"(role|team|user|key):{_TEXT}", "role:NAME, team:NAME, user:EMAIL or key:NAME"),
 }
 

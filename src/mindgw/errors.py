@@ -21,6 +21,7 @@ MindGWError
 │   └── QuotaExceeded          429 insufficient_quota
 ├── FleetError             no worker can take the request; trying again later helps
 │   ├── NoWorker               503 no_worker_available
+│   │   └── NoResidence        503 residency_unmet
 │   ├── QueueFull              503 queue_full
 │   ├── QueueTimeout           503 queue_timeout
 │   ├── TooLate                503 deadline_unmeetable
@@ -231,6 +232,12 @@ class FleetError(MindGWError):
 
 class NoWorker(FleetError):
     """No worker that serves this model is connected."""
+
+
+class NoResidence(NoWorker):
+    """No worker that this request may go to serves the model."""
+
+    code = "residency_unmet"
 
 
 class QueueFull(FleetError):

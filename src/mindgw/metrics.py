@@ -94,6 +94,9 @@ class Counters:
         self.ejections: Counter[tuple[str, str]] = Counter()
         #: Requests that no other worker was asked for because too many were.
         self.retries_refused = 0
+        #: Route that is only noted -> requests that it would have sent elsewhere.
+        # bounded: by the routes that there were
+        self.shadow_routes: Counter[str] = Counter()
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0

@@ -8,20 +8,23 @@ from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access
 from mindgw.core.payload import Peek
+from mindgw.core.routing import Leg
 from mindgw.gateway import signals
-from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, recheck, require_use
+from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, meant, recheck, require_use
+from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs
 
 
 class Fleet:
-    """A FAKE: it has one model for everything, which goes by two names."""
+    """A FAKE of fleet and routes: there is one model for everything, which goes by two names."""
 
-    def has_choice(self, model, kind):
+    def has_choice(self, model, kind, where):
         return False
 
-    def check(self, model: str, kind: str) -> None:
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[None, Leg]:
         if model not in {"m", "big"}:
             raise errors.ModelNotFound(param="model")
+        return None, Leg(model, caller.home)
 
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         return {"m": frozenset(("m", "big"))} if name in {"m", "big"} else {}
@@ -40,7 +43,7 @@ FIELDS = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input"
 
 def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
     body = json.dumps({"model": "m"} | FIELDS | fields).encode()
-    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), Fleet())
+    return admit(CALLER, signals.Head("r", path, []), body, Limits(n=2), Fleet(), Fleet())
 
 
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())
@@ -91,15 +94,7 @@ def rules(*texts: str) -> access.Models | None:
 @pytest.mark.parametrize("name", ["m", "big"])
 @pytest.mark.parametrize(("texts", "good"), [(["allow m"], True), (["allow x*"], False), (["deny b*"], False), (["deny x"], True)])
 def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
-    caller = replace(CALLER, models=rules(*texts))
-    body = json.dumps({"model": name} | FIELDS).encode()
-    head = signals.Head("r", "/v1/chat/completions", [])
-    if good:
-        assert admit(caller, head, body, Limits(), Fleet()).peek.model == name
-        return
-    with pytest.raises(errors.ModelNotFound) as refused:
-        admit(caller, head, body, Limits(), Fleet())
-    assert refused.value.message == f"The model '{name}' does not exist or no worker serves it."
+    assert (meant(replace(CALLER, models=rules(*texts)), name, Fleet()) is not None) is good
 
 
 def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():

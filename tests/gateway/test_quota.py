@@ -11,6 +11,7 @@ from mindgw.config import Limits
 from mindgw.core.ceiling import MESSAGE
 from mindgw.core.price import Price, Prices
 from mindgw.core.quota import ALERT, BLOCK, MODES, QUEUE_LOW, SHADOW, SOFT, TOKENS, USD, Budget, quantum
+from mindgw.core.routing import Leg
 from mindgw.core.usage import Tokens
 from mindgw.gateway import quota, signals
 from mindgw.gateway.admission import Caller, admit
@@ -25,13 +26,13 @@ BOT = Caller("b", "bot", "o")
 
 
 class Everything:
-    """A FAKE of a fleet that has every model."""
+    """A FAKE of a fleet that has every model, and no routes."""
 
-    def has_choice(self, model, kind):
+    def has_choice(self, model, kind, where):
         return False
 
-    def check(self, model, kind):
-        pass
+    def go(self, caller, model, kind, flow):
+        return None, Leg(model)
 
     def names(self, model):
         return {model}
@@ -53,7 +54,7 @@ class Desk:
     def open(self, model="dear", caller=ANA, path=CHAT, context=None, **fields):
         body = {"model": model, "messages": [{"role": "user", "content": "x" * 10}]} if path == CHAT else {"model": model}
         text = json.dumps(body | fields).encode()
-        ask = admit(caller, signals.Head("r", path, []), text, Limits(), Everything())
+        ask = admit(caller, signals.Head("r", path, []), text, Limits(), Everything(), Everything())
         return self.quotas.open(ask, self.quotas.terms(caller, model, DAY), text, model, context)
 
     def claims(self, caller=ANA, model="dear", day=DAY):

@@ -21,7 +21,7 @@ WITHOUT = {
     ("POST", "/me/token"): "nothing is stored",
 }
 #: What makes a new object has no version of it to match.
-MAKES = {"/keys", "/join-tokens", "/users", "/service-accounts", "/me/keys", "/roles", "/access/rules", "/orgs", "/teams"}
+MAKES = {"/keys", "/join-tokens", "/users", "/service-accounts", "/me/keys", "/roles", "/access/rules", "/orgs", "/teams", "/routes"}
 #: A change of each of the others, of what `settle` has made: (method, path) -> path in this test, query, body. The last ones take away.
 CHANGES = {
     ("PATCH", "/keys/{key:str}"): ("/keys/bot", {}, {"rpm": 7}),
@@ -34,6 +34,9 @@ CHANGES = {
     ("POST", "/users/{user:str}/enable"): ("/users/eve@x.org/enable", {}, None),
     ("POST", "/roles/{role:str}/bindings"): ("/roles/viewer/bindings", {}, {"user": "bob@x.org"}),
     ("PATCH", "/orgs/{org:str}"): ("/orgs/acme", {}, {"labels": {"region": "eu"}}),
+    ("PATCH", "/routes/{route:str}"): ("/routes/fast", {}, {"spill": True}),
+    ("PATCH", "/workers/{worker:str}/tags"): ("/workers/box/tags", {}, {"tags": {"zone": "lab"}}),
+    ("DELETE", "/routes/{route:str}"): ("/routes/fast", {}, None),
     ("DELETE", "/quotas"): ("/quotas", {"scope": "team:nlp"}, None),
     ("DELETE", "/rates"): ("/rates", {"scope": "team:nlp"}, None),
     ("DELETE", "/roles/{role:str}/bindings"): ("/roles/auditor/bindings", {"user": "bob@x.org"}, None),
@@ -78,6 +81,7 @@ async def settle(place):
         ("PUT", "/quotas", {"scope": "team:nlp", "tokens": ["5/day"]}),
         ("PUT", "/rates", {"scope": "team:nlp", "rpm": 5}),
         ("POST", "/orgs", {"name": "acme"}),
+        ("POST", "/routes", {"name": "fast", "to": ["m"]}),
         ("POST", "/roles", {"name": "idle", "permissions": ["read:keys"], "rank": 5}),
         ("POST", "/roles", {"name": "auditor", "permissions": ["read:audit"], "rank": 5}),
         ("POST", "/roles/auditor/bindings", {"user": "bob@x.org"}),

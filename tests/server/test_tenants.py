@@ -118,6 +118,7 @@ def asked_with(path: str, kind: str, name: str):
         "/api/v1/access/rules": {"subject": words["subject"]},
         "/api/v1/access/check": {"user": name, "verb": "read", "resource": "keys"},
         "/api/v1/access/models": {"user": name, "model": "m"},
+        "/api/v1/routing": {"user": name, "model": "m"},
         "/api/v1/ledger": {"request": name},
         "/api/v1/receipts": {"request": name},
         "/api/v1/queue": {word: words[word] for word in ("key", "team", "user") if word in words},

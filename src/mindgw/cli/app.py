@@ -35,6 +35,7 @@ MOUNTS = (
     Mount("roles", "mindgw.cli.roles:app", "Who may do what.", "Manage", ("role",)),
     Mount("join-tokens", "mindgw.cli.join_tokens:app", "Tokens that let a GPU box in.", "Manage", ("join-token",)),
     Mount("workers", "mindgw.cli.workers:app", "The GPU boxes.", "Manage", ("worker",)),
+    Mount("routes", "mindgw.cli.routes:app", "Where requests for a name go.", "Manage", ("route",)),
     Mount("models", "mindgw.cli.models:app", "What the GPU boxes serve, and for whom.", "Manage", ("model",)),
     Mount("queue", "mindgw.cli.queue:app", "Who waits for a slot, and why.", "Manage"),
     Mount("rates", "mindgw.cli.rates:app", "How often people, teams and organisations may ask.", "Manage", ("rate",)),

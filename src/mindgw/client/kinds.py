@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mindgw.addresses import Networks
-from mindgw.client import api, orgs, people, roles
+from mindgw.client import api, orgs, people, roles, routes
 from mindgw.client import keys as existing
 from mindgw.client.api import Request
 from mindgw.client.plan import Change, Known
@@ -247,6 +247,51 @@ def _change_access(change: Change) -> list[Request]:
     return [*added, *map(roles.remove_rule, gone)]
 
 
+# -- routes ------------------------------------------------------------------------------------------------------------
+
+_WEIGHT = re.compile(r"(.+)=([0-9]{1,5})")
+
+
+def target(text: str) -> str:
+    """A target in its one form: pool:gpu=080 and @pool=gpu=80 are the same. What is none stays as it is."""
+    text = text.strip()
+    if text.startswith("pool:"):
+        text = f"@pool={text.removeprefix('pool:')}"
+    model, at, tags = text.partition("@")
+    *some, last = tags.split(",") if at else [model]
+    found = _WEIGHT.fullmatch(last)
+    weight = 1
+    if found is not None and (not at or "=" in found[1]):
+        last, weight = found[1], int(found[2])
+    said = f"{model}@{','.join(_in_order([*some, last]))}" if at else last
+    return f"{said}={weight}" if weight != 1 or (not at and _WEIGHT.fullmatch(said)) else said
+
+
+def _in_order(tags: Iterable[str]) -> list[str]:
+    pairs = {tuple(tag.strip().partition("=")) for tag in tags}
+    return ["".join(pair) for pair in sorted(pairs, key=lambda pair: (pair[0], pair[2]))]
+
+
+_ROUTE_FIELDS = ("match", "to", "fallbacks", "pins", "require", "strategy", "spill", "shadow")
+
+
+def _routes(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:
+    return [
+        Known(
+            "routes", str(item["name"]), str(item["name"]), in_form({name: item.get(name) for name in _ROUTE_FIELDS}), item.get("version")
+        )
+        for item in items
+    ]
+
+
+def _change_route(change: Change) -> list[Request]:
+    if change.known is None:
+        return [routes.create(change.name, change.fields)]
+    if change.verb == "remove":
+        return [routes.remove(change.known.reference, version=change.known.version)]
+    return [routes.change(change.known.reference, change.fields, version=change.known.version)]
+
+
 KINDS: Mapping[str, Kind] = {
     "orgs": Kind(orgs.listing, _orgs, _change_org),
     "teams": Kind(orgs.teams, _teams, _change_team),
@@ -255,6 +300,7 @@ KINDS: Mapping[str, Kind] = {
     "keys": Kind(api.list_keys, _keys, _change_key),
     "rates": Kind(existing.list_rates, _rates, _change_rate),
     "quotas": Kind(api.list_quotas, _quotas, _change_quota),
+    "routes": Kind(routes.listing, _routes, _change_route),
     "access": Kind(roles.rules, _access, _change_access),
 }
 
@@ -270,6 +316,10 @@ _FORMS: Mapping[str, Callable[[Any], Any]] = {
     "deny": sorted,
     "permissions": sorted,
     "addresses": lambda texts: sorted(Networks(texts).texts),
+    "to": lambda texts: list(map(target, texts)),
+    "fallbacks": lambda texts: list(map(target, texts)),
+    "pins": sorted,
+    "require": sorted,
     "expires_at": lambda text: datetime.fromisoformat(text).astimezone(UTC).isoformat().replace("+00:00", "Z"),
 }
 
@@ -291,6 +341,8 @@ def declared(known: Iterable[Known], place: Place) -> list[Item]:
         fields = {name: value for name, value in one.fields.items() if value not in (None, "", [], {}, False)}
         if fields.get("priority") == "normal":
             del fields["priority"]
+        if one.kind == "routes" and fields.get("match") == one.name:
+            del fields["match"]
         if one.kind == "orgs" and fields.get("state") == "active":
             del fields["state"]
         items.append(Item(one.kind, one.name, fields, place))

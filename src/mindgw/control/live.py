@@ -3,7 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from mindgw.gateway.admission import Caller
 from mindgw.gateway.lineup import Entry, Stats, Wanted
+from mindgw.gateway.routes import Way
 from mindgw.gateway.snapshot import BudgetView, Snapshot
 
 
@@ -37,6 +39,9 @@ class Live(Protocol):
 
     def place_of(self, request_id: str) -> Entry | None:
         """A request that waits or runs; None when there is none of this id."""
+
+    def explain(self, caller: Caller, model: str, kind: str) -> Way:
+        """What would become of a request of that caller now; nothing is sent."""
 
     def names_of(self, model: str) -> Collection[str]:
         """All names of the models that may answer to this one, itself too."""

@@ -31,7 +31,8 @@ RESOURCES: Final[dict[str, tuple[str, ...]]] = {
     "ledger": (READ,),
     "queue": (READ, UPDATE, DELETE),
     "dead-letters": (READ, UPDATE, DELETE),
-    "workers": (READ, DELETE),
+    "workers": (READ, UPDATE, DELETE),
+    "routes": (READ, CREATE, UPDATE, DELETE),
     "join-tokens": (READ, CREATE, DELETE),
     "status": (READ,),
     "events": (READ,),
@@ -85,8 +86,29 @@ class Role(Struct, frozen=True):
 
 ADMIN, OPERATOR, USER, VIEWER = "admin", "operator", "user", "viewer"
 _OWN = ("*:me",)
-_WATCHED = ("read:models", "read:queue", "read:workers", "read:status", "read:events", "read:metrics", "read:usage", "read:quotas")
-_OPERATED = ("*:keys", "*:quotas", "*:rates", "*:queue", "*:dead-letters", "*:workers", "*:join-tokens", "delete:sessions", "*:access")
+_WATCHED = (
+    "read:models",
+    "read:queue",
+    "read:workers",
+    "read:routes",
+    "read:status",
+    "read:events",
+    "read:metrics",
+    "read:usage",
+    "read:quotas",
+)
+_OPERATED = (
+    "*:keys",
+    "*:quotas",
+    "*:rates",
+    "*:queue",
+    "*:dead-letters",
+    "*:workers",
+    "*:routes",
+    "*:join-tokens",
+    "delete:sessions",
+    "*:access",
+)
 BUILT_IN: Final = {
     role.name: role
     for role in (

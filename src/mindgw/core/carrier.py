@@ -3,12 +3,13 @@
 An unknown event type, or a chunk without choices, breaks clients that read `choices[0]`; an empty delta beside a field of ours does not.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 
-def chunk(kind: str, id: str, model: str, created: int, facts: dict[str, Any]) -> bytes:
+def chunk(kind: str, id: str, model: str, created: int, facts: Mapping[str, Any]) -> bytes:
     """The data of one event that carries `facts` as `mindgw`; `kind` is chat or completions, `created` seconds since 1970."""
     return msgspec.json.encode(_chunk(kind, id, model, created, [None]) | {"mindgw": facts})
 

@@ -10,6 +10,8 @@ from msgspec import Struct
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access, affinity, payload
+from mindgw.core.routing import EVERYWHERE, Leg, Where
+from mindgw.gateway.course import Course
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow, flow
 from mindgw.gateway.route import Needs
@@ -85,6 +87,8 @@ class Caller(Struct, frozen=True, gc=False):
     scope: Scope | None = None
     #: Which of its secrets was shown: the beginning of what is stored of it; empty for what is done on its behalf.
     secret: bytes = b""
+    #: Where alone its requests may go, by the labels of the key and of its organisation.
+    home: Where = EVERYWHERE
 
 
 class Ask(Struct, frozen=True, gc=False):
@@ -101,19 +105,22 @@ class Ask(Struct, frozen=True, gc=False):
     deadline: float | None
     #: Whether its caller says that it was sent before.
     again: bool = False
+    #: The way that it goes; None: it goes by no route.
+    course: Course | None = None
+
+
+class Names(Protocol):
+    """What models go by."""
+
+    def offers(self, name: str) -> dict[str, frozenset[str]]:
+        """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
 
 
 class Models(Protocol):
     """The models that there are."""
 
-    def check(self, model: str, kind: str) -> None:
-        """Raises the CallerError that says why it cannot be asked for."""
-
-    def offers(self, name: str) -> dict[str, frozenset[str]]:
-        """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
-
-    def has_choice(self, model: str, kind: str) -> bool:
-        """Whether several could answer `kind`."""
+    def has_choice(self, model: str, kind: str, where: Where) -> bool:
+        """Whether several in that place could answer `kind`."""
 
 
 class Served(Protocol):
@@ -124,27 +131,35 @@ class Served(Protocol):
         """All names that it goes by there."""
 
 
+class Ways(Protocol):
+    """The ways that requests go."""
+
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why it goes nowhere: `not_found`
+        for a model that is not for the caller."""
+
+
 def require_use(caller: Caller) -> None:
     """Raises Forbidden for whoever may use no model at all."""
     if not caller.rights.mask & _USE:
         raise errors.Forbidden("The role of this API key may not use models.", code="role_not_allowed")
 
 
-def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Models) -> Ask:
-    """Reads and checks the request; raises the CallerError that says what is wrong with it. A model that is not for the caller is one that
-    is not there."""
+def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Models, ways: Ways) -> Ask:
+    """Reads and checks the request; raises the CallerError that says what is wrong with it, or the FleetError that says why it can go
+    nowhere. A model that is not for the caller is one that is not there."""
     path, headers = head.path, head.headers
     kind = ENDPOINTS[path]
     seen = _read(kind, body, limits)
-    model = seen.model if caller.models is None and caller.scope is None else _meant(caller, seen.model, models)
     if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
-    models.check(model, kind)
     turn = flow(caller, headers, seen.end_user, seen.tier)
+    course, leg = ways.go(caller, seen.model, kind, turn)
     deadline, again = _wishes(headers)
     prompt = media.estimate_tokens(body)
-    traits = _traits(caller, headers, body, (seen, model), kind, prompt) if models.has_choice(model, kind) else None
-    return Ask(caller, path, seen, Needs(model, kind, traits=traits), turn, prompt, deadline, again)
+    traits = _traits(caller, headers, body, (seen, leg.model), kind, prompt) if models.has_choice(leg.model, kind, leg.where) else None
+    needs = Needs(leg.model, kind, where=leg.where, strategy=course.strategy if course is not None else "", traits=traits)
+    return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course)
 
 
 def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.Peek, str], kind: str, prompt: int) -> Traits:
@@ -161,12 +176,15 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def _meant(caller: Caller, asked: str, models: Models) -> str:
-    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller."""
+def meant(caller: Caller, asked: str, models: Names) -> str | None:
+    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller. None when none
+    is, or not even the name."""
+    if caller.models is None and caller.scope is None:
+        return asked
     offers = models.offers(asked) or {asked: frozenset((asked,))}
     good = [id for id, names in offers.items() if is_for(caller, names)]
     if not good:
-        raise _not_found(asked)
+        return None
     return asked if len(good) == len(offers) else min(good)
 
 
@@ -175,10 +193,11 @@ def recheck(ask: Ask, served: Served) -> None:
     its workers were away."""
     caller = ask.caller
     if (caller.models is not None or caller.scope is not None) and not is_for(caller, served.names):
-        raise _not_found(ask.peek.model)
+        raise not_found(ask.peek.model)
 
 
-def _not_found(model: str) -> errors.ModelNotFound:
+def not_found(model: str) -> errors.ModelNotFound:
+    """What is said of a model that is not there, and of one that is not for who asks."""
     return errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
 
 

@@ -16,6 +16,7 @@ from itertools import islice
 from msgspec import Struct
 
 from mindgw import errors
+from mindgw.core.routing import residency
 from mindgw.gateway import scope
 from mindgw.gateway.admission import Caller, Rate
 from mindgw.store.keys import Change, Holder
@@ -212,6 +213,7 @@ class Auth:
             rate=Rate(row.rpm or 0, row.tpm or 0, row.concurrency or 0) if row.rpm or row.tpm or row.concurrency else None,
             scope=scope.read(row.scopes),
             secret=secret,
+            home=residency(held.labels, row.labels or {}),
         )
 
     def _remember(self, place: bytes, caller: Caller, holder: Holder, until: datetime | None, now: float) -> None:

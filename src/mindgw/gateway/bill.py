@@ -76,7 +76,7 @@ class Bill:
         quotas = self._stages.accounts.quotas
         if not quotas.limits:
             return None
-        model, _ = self._stages.fleet.line(ask.peek.model, ask.needs.kind)
+        model = self._stages.fleet.line(ask.needs.model, ask.needs.kind)[0]
         self._terms = terms = quotas.terms(ask.caller, model, self.day)
         if terms is None:
             return None

@@ -3,6 +3,8 @@
 A delivery has no opinion about workers and time; the exchange tells it what came and when it is complete.
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -23,6 +25,7 @@ UNSPOKEN = 2
 SLACK = 16
 #: Why an answer is shorter than it might be.
 CUT = {"cut": "quota"}
+_NO_FACTS: Mapping[str, str] = MappingProxyType({})
 
 
 class Ending(Struct, frozen=True):
@@ -33,7 +36,7 @@ class Ending(Struct, frozen=True):
     model: str
     created: int
 
-    def chunk(self, facts: dict[str, Any]) -> bytes:
+    def chunk(self, facts: Mapping[str, Any]) -> bytes:
         """The data of an event that carries `facts` and no text."""
         return carrier.chunk(self.kind, self.id, self.model, self.created, facts)
 
@@ -41,7 +44,7 @@ class Ending(Struct, frozen=True):
 class Delivery:
     """One answer on its way."""
 
-    __slots__ = ("_fold", "begun", "is_over", "paid", "spoken", "status")
+    __slots__ = ("_fold", "begun", "facts", "is_over", "paid", "spoken", "status")
 
     def __init__(self) -> None:
         #: Folds the answer; None until the engine's head came.
@@ -54,6 +57,8 @@ class Delivery:
         self.begun = False
         #: Tokens that somebody pays for; 0: as many as come.
         self.paid = 0
+        #: What the end of a stream tells of it, as its head could not.
+        self.facts: Mapping[str, str] = _NO_FACTS
         #: True when nothing more may follow: there is a `fault`, or more passed by than is paid for, which an engine that keeps to its cap
         #: never comes to.
         self.is_over = False
@@ -95,15 +100,16 @@ class Delivery:
         """Another worker begins from the start; only while nothing is spoken."""
         self._fold, self.status, self.is_over = None, 0, False
 
-    def head(self, status: int, content_type: str, peek: Peek, limits: Limits) -> None:
-        """The engine's head; raises EngineFailed when a stream was asked for and this is none."""
+    def head(self, status: int, content_type: str, peek: Peek, limits: Limits, alias: str = "") -> None:
+        """The engine's head; raises EngineFailed when a stream was asked for and this is none. `alias` is what the model is called in the
+        answer, "" for what the engine calls it."""
         self.status = status
         good = 200 <= status < 300
-        self._fold = relay.Whole(limits.answer if good else MAX_ERROR)
+        self._fold = relay.Whole(limits.answer if good else MAX_ERROR, alias)
         if good and peek.stream:
             if not content_type.startswith("text/event-stream"):
                 raise errors.EngineFailed("The engine did not answer with a stream of events.")
-            self._fold = relay.StreamRelay(peek.include_usage)
+            self._fold = relay.StreamRelay(peek.include_usage, alias)
 
     def feed(self, data: bytes) -> bytes:
         """What leaves for the client now; look at `is_over` afterwards. Raises EngineFailed when the answer is not one."""
@@ -120,25 +126,26 @@ class Delivery:
         self.begun = True
         return [Begin(), Write(data)]
 
-    def complete(self, total: usage.Tokens, cut: Ending | None) -> list[Effect]:
+    def complete(self, total: usage.Tokens, cut: bool, end: Callable[[], Ending]) -> list[Effect]:
         """The end of an answer that the agent calls complete; raises the error that it really is. `total` is what was used, of which the
         client hears as much as is paid for; `cut` is for an answer that ended where the quota did."""
+        facts = {**self.facts, **CUT} if cut else self.facts
         if isinstance(self._fold, relay.StreamRelay):
             if not self._fold.between:
                 raise errors.EngineFailed("The answer ended in the middle of an event.")
             if 0 < self.paid < total.completion:
                 total = usage.bounded(total.prompt, self.paid, total.cached, total.source)
-            why = sse.event(cut.chunk(CUT)) if cut is not None else b""
+            why = sse.event(end().chunk(facts)) if facts else b""
             return [*self.write(why + self._fold.end(total) + sse.event(sse.DONE)), End()]
         assert self._fold is not None
         if not 200 <= self.status < 300:
             raise relay.error_of(fault.read(self.status, self._fold.raw()))
-        return [Answer(200, relay.with_note(self._fold.answer(), CUT) if cut is not None else self._fold.answer())]
+        return [Answer(200, relay.with_note(self._fold.answer(), facts) if facts else self._fold.answer())]
 
     def cut(self, total: usage.Tokens, answers: int, end: Ending) -> list[Effect]:
         """Ends a stream where what is paid for ends."""
         counts = {"prompt_tokens": total.prompt, "completion_tokens": total.completion, "total_tokens": total.prompt + total.completion}
-        data = carrier.cut(end.kind, end.id, end.model, end.created, max(answers, 1), counts, CUT)
+        data = carrier.cut(end.kind, end.id, end.model, end.created, max(answers, 1), counts, {**self.facts, **CUT})
         return [*self.write(sse.event(data) + sse.event(sse.DONE)), End()]
 
     def produced(self) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mindgw.core.breaker import NOBODY, SHUT, Place
 from mindgw.core.breaker import State as Circuit
+from mindgw.core.routing import EVERYWHERE, Where, permits
 from mindgw.core.worker import State
 from mindgw.gateway.fleet import Fleet, Seat
 
@@ -11,38 +12,39 @@ OPEN, FOREVER = Circuit.OPEN, float("inf")
 _READY = State.READY
 
 
-def present(fleet: Fleet, model: str, kind: str) -> Iterator[str]:
-    """Ids of the workers that may be sent such requests now, free or not."""
-    return (seat.owner for seat in fleet.seats(model, kind) if _is_up(seat))
+def present(fleet: Fleet, model: str, kind: str, where: Where = EVERYWHERE) -> Iterator[str]:
+    """Ids of the workers in a place that may be sent such requests now, free or not."""
+    return (seat.owner for seat in fleet.seats(model, kind, where) if _is_up(seat))
 
 
-def held(fleet: Fleet, model: str, kind: str, now: float) -> frozenset[str]:
+def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> frozenset[str]:
     """Ids of those of them that take none, because the model fails there."""
-    breaker, line = fleet.breaker, (model, kind)
+    breaker = fleet.breaker
     if not breaker.tripped:
         return NOBODY
+    line = fleet.line(model, kind, where)
     known = fleet.ejected.get(line)
     if known is not None and known[0] == fleet.changes and known[1] == breaker.changes and now < known[2]:
         return known[3]
-    places = [place for place in breaker.tripped if _serves(fleet, place, model, kind)]
-    out = breaker.held(places, present(fleet, model, kind), now) if places else NOBODY
+    places = [place for place in breaker.tripped if _serves(fleet, place, model, kind, where)]
+    out = breaker.held(places, present(fleet, model, kind, where), now) if places else NOBODY
     until = min((breaker.tripped[place].until for place in places if breaker.tripped[place].state is OPEN), default=FOREVER)
     if places:
         fleet.ejected[line] = (fleet.changes, breaker.changes, until, out)
     return out
 
 
-def others(fleet: Fleet, model: str, kind: str, shun: frozenset[str], now: float) -> bool:
+def others(fleet: Fleet, model: str, kind: str, shun: frozenset[str], now: float, where: Where = EVERYWHERE) -> bool:
     """Whether there is any that is neither shunned nor left alone."""
-    out = shun | held(fleet, model, kind, now)
-    return any(worker not in out for worker in present(fleet, model, kind))
+    out = shun | held(fleet, model, kind, now, where)
+    return any(worker not in out for worker in present(fleet, model, kind, where))
 
 
-def cut_off(fleet: Fleet, model: str, kind: str, now: float) -> float | None:
+def cut_off(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> float | None:
     """Seconds until the only worker of a line is tried again, when it is left alone; None when there is one that takes requests, none at
     all, or a probe under way."""
-    out = held(fleet, model, kind, now)
-    if not out or any(worker not in out for worker in present(fleet, model, kind)):
+    out = held(fleet, model, kind, now, where)
+    if not out or any(worker not in out for worker in present(fleet, model, kind, where)):
         return None
     waits = [circuit.until - now for (worker, _model), circuit in fleet.breaker.tripped.items() if worker in out and circuit.state in SHUT]
     return min((wait for wait in waits if wait > 0), default=None)
@@ -52,9 +54,9 @@ def _is_up(seat: Seat) -> bool:
     return seat.worker.state is _READY and seat.engine.healthy
 
 
-def _serves(fleet: Fleet, place: Place, name: str, kind: str) -> bool:
+def _serves(fleet: Fleet, place: Place, name: str, kind: str, where: Where) -> bool:
     worker = fleet.workers.get(place[0])
-    if worker is None:
+    if worker is None or not permits(where, worker.tags):
         return False
     for seat in worker.seats.values():
         model = seat.model(name)

@@ -114,8 +114,9 @@ class Exchange(Recovery):
         assert self._body is not None
         body, stages, tally = self._body, self._stages, self._tally
         try:
-            self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet)
+            self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet, stages.routes)
             tally.ask(ask.peek.model, ask.peek.stream)
+            tally.goal = ask.needs.model, ask.needs.where
             tally.size, tally.deadline, tally.since = len(body), ask.deadline, now
             if self._pass is not None:
                 self._pass.charge(ask, now)
@@ -137,7 +138,7 @@ class Exchange(Recovery):
         self._stand(now)
         try:
             if stages.fleet.breaker.tripped:
-                stages.failover.check(ask.needs, now)
+                self._check(stay, now)
             placement = stay.join(body, now)
         except errors.MindGWError as wrong:
             self._stay = None  # it was never taken in
@@ -156,6 +157,7 @@ class Exchange(Recovery):
         assert self._stay is not None
         self._stand(now)
         placement = self._stay.again(now)
+        self._tally.goal = self._stay.goal
         return self._place(placement, now) if placement is not None else self._wait(now)
 
     # -- place, reserve and open ----------------------------------------------------------------------------------
@@ -208,6 +210,8 @@ class Exchange(Recovery):
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
+        if (ask.course is not None or ask.needs.where) and not self._goes_by_rule(placement):
+            return self._misplaced(now)
         self._delivery.paid = bill.paid
         self._attempt.open(self.head, ask, self._stages.timeouts, bill.body(ask, self._body), bill.tag(ask, placement))
         return []
@@ -230,7 +234,7 @@ class Exchange(Recovery):
         assert self._ask is not None
         self._tally.heard = now
         try:
-            self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits)
+            self._delivery.head(head.status, head.content_type, self._ask.peek, self._stages.limits, self._alias)
         except errors.MindGWError as wrong:
             return self._failed(wrong, now, close)
         self.state = RELAYING  # nothing is due earlier than before
@@ -314,7 +318,7 @@ class Exchange(Recovery):
         if close.outcome != "done" or not started:  # 2
             return self._failed(relay.error_of_close(close), now, close)
         try:
-            effects = delivery.complete(tally.tokens, self._ending() if self._bill.cut(close.finish) else None)  # 3
+            effects = delivery.complete(tally.tokens, self._bill.cut(close.finish), self._ending)  # 3
         except errors.MindGWError as wrong:
             return self._failed(wrong, now, close)
         if not delivery.spoken:
@@ -344,10 +348,12 @@ class Exchange(Recovery):
 
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
+        if waiting and self._stay is not None and self._stay.elsewhere(self._stages.fleet, now):
+            tally.goal = self._stay.goal  # who sweeps wakes the queue
         watch.look(tally, now)
         limit, why = watch.limit(tally, waiting=waiting)
         if now >= limit:
-            wrong = why()
+            wrong = self._why(why())
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._failed(wrong, now) if self.state in _RUNNING else self._abandon(wrong, now)

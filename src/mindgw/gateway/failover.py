@@ -4,6 +4,7 @@ were given up on keep their slots until their workers let go."""
 from mindgw import errors, metrics
 from mindgw.config import Routing
 from mindgw.core.retries import Retries
+from mindgw.core.routing import Where
 from mindgw.gateway import ejection
 from mindgw.gateway.attempt import Leftovers
 from mindgw.gateway.fleet import REST, Fleet, Placement
@@ -32,7 +33,7 @@ class Failover:
 
     def may(self, needs: Needs, now: float) -> bool:
         """Whether a request that an engine failed is tried again: there is another worker for it, and that is paid for."""
-        if not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now):
+        if not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now, needs.where):
             return False
         if self._retries.take(now):
             return True
@@ -53,34 +54,34 @@ class Failover:
             probe, placement.probe = placement.probe, None
             breaker.ended((placement.seat.owner, placement.model), True, (), now, probe)
 
-    def failed(self, placement: Placement, kind: str, now: float) -> None:
-        """The engine failed a request; to be called before the slot is given back."""
+    def failed(self, placement: Placement, where: Where, now: float) -> None:
+        """The engine failed a request that might go to such a place; to be called before the slot is given back."""
         fleet, seat = self._fleet, placement.seat
         probe, placement.probe = placement.probe, None
-        pool = frozenset(ejection.present(fleet, placement.model, kind))
+        pool = frozenset(ejection.present(fleet, placement.model, placement.kind, where))
         if fleet.breaker.ended((seat.owner, placement.model), False, pool, now, probe):
             self._counters.ejections[seat.worker.name, placement.model] += 1
 
-    def unable(self, placement: Placement, kind: str, now: float) -> None:
+    def unable(self, placement: Placement, now: float) -> None:
         """The engine has no such model, or no such way to ask for it."""
-        self._fleet.doubt(placement.seat, placement.model, kind, now)
+        self._fleet.doubt(placement.seat, placement.model, placement.kind, now)
 
     # -- who waits in vain ----------------------------------------------------------------------------------------
 
     def check(self, needs: Needs, now: float) -> None:
         """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
-        can."""
+        can. What nobody has or had is a ModelNotFound, or a NoResidence."""
         fleet = self._fleet
-        fleet.check(needs.model, needs.kind)
+        fleet.check(needs.model, needs.kind, needs.where)
         if not fleet.breaker.tripped:
             return
-        wait = ejection.cut_off(fleet, needs.model, needs.kind, now)
+        wait = ejection.cut_off(fleet, needs.model, needs.kind, now, needs.where)
         if wait is not None:
             raise errors.NoWorker("The only worker of this model fails whatever it is sent.", retry_after=wait)
 
     def is_stranded(self, needs: Needs, now: float) -> bool:
         """Whether all workers that are left for a request have failed it."""
-        return bool(needs.shun) and not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now)
+        return bool(needs.shun) and not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now, needs.where)
 
     def sweep(self, now: float) -> None:
         """To be called a few times a second."""

@@ -4,14 +4,16 @@ A *seat* is one engine of one worker. The number of slots is the agent's word; t
 can never be promised the same slot. A seat whose engine said "busy" all the same rests for a moment before it is tried again.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core.breaker import Breaker
+from mindgw.core.routing import EVERYWHERE, OWN, Rules, Where, permits, shown
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.experience import Choice, Experience, Past
+from mindgw.gateway.places import Line, Part, Places
 from mindgw.gateway.rank import FULL, Rank
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -29,7 +31,7 @@ _READY = State.READY
 class Worker:
     """One session of one agent."""
 
-    __slots__ = ("draining", "epoch", "gpus", "id", "last_seen", "link", "name", "rtt", "seats", "serial", "state")
+    __slots__ = ("draining", "epoch", "gpus", "id", "last_seen", "link", "name", "rtt", "rules", "seats", "serial", "state", "tags")
 
     def __init__(self, id: str, name: str, epoch: int, link: Link) -> None:
         self.id = id
@@ -38,6 +40,9 @@ class Worker:
         self.epoch = epoch
         self.link = link
         self.state = State.CONNECTING
+        #: What an operator says of it, and its name; and the rules that its models are held to.
+        self.tags: Mapping[str, str] = {OWN: name}
+        self.rules = Rules()
         #: engine id -> seat, as last reported.
         self.seats: dict[str, Seat] = {}
         self.gpus: list[wire.Gpu] = []
@@ -65,8 +70,8 @@ class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
     __slots__ = (
-        "_lines", "_models", "_read", "engine", "owner", "past", "ranks", "rest", "rests_until", "stamp", "turn", "unable", "used",
-        "worker",
+        "_lines", "_models", "_read", "engine", "owner", "past", "places", "ranks", "rest", "rests_until", "stamp", "turn", "unable",
+        "used", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: Worker, engine: wire.EngineReport) -> None:
@@ -86,13 +91,21 @@ class Seat:
         self.ranks: list[Rank[Seat]] = []
         #: What was seen of it.
         self.past = Past()
+        #: Lines of places that it is in, as far as they were asked for.
+        # bounded: by `places.MOST`
+        self.places: frozenset[Line] = frozenset()
         #: What `lines` and `model` say, and of which report that was made.
-        self._lines: frozenset[tuple[str, str]] = frozenset()
+        self._lines: frozenset[Line] = frozenset()
         self._models: dict[str, wire.Model] = {}
         self._read: wire.EngineReport | None = None
         #: What its report says that it can serve and its engine says that it cannot.
         # bounded: by what the report names
         self.unable: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Those of its worker."""
+        return self.worker.tags
 
     @property
     def share(self) -> float:
@@ -123,11 +136,15 @@ class Seat:
             self._look()
         return self._models.keys()
 
-    def lines(self) -> frozenset[tuple[str, str]]:
-        """(model name, kind) of everything that its slots can serve."""
+    def lines(self) -> frozenset[Line]:
+        """(model name, kind) of everything that its slots can serve, and the lines of the places that it is in."""
         if self._read is not self.engine:
             self._look()
-        return self._lines
+        return self._lines | self.places if self.places else self._lines
+
+    def forget(self) -> None:
+        """What its models are held to is another thing now."""
+        self._read = None
 
     def model(self, name: str) -> wire.Model | None:
         """The model that goes by `name` here, by its id or an alias."""
@@ -137,7 +154,9 @@ class Seat:
 
     def _look(self) -> None:
         """Reads the report."""
-        self._read, models = self.engine, self.engine.models
+        self._read, models, rules = self.engine, self.engine.models, self.worker.rules
+        if rules.pins:
+            models = [one for one in models if permits(rules.pinned((one.id, *one.aliases)), self.worker.tags)]
         self._models = {name: model for model in reversed(models) for name in (model.id, *model.aliases)}
         self._lines = frozenset((name, kind) for name, model in self._models.items() for kind in model.kinds) - self.unable
 
@@ -201,9 +220,13 @@ class Fleet:
         #: model name or alias -> seats whose engine has it; (name, kind) -> those of them that can answer so.
         self._serving: dict[str, list[Seat]] = {}
         self._lines: dict[tuple[str, str], list[Seat]] = {}
-        #: The same in the order in which they are taken, of lines that were asked for.
+        #: The same in the order in which they are taken, of lines that were asked for; and of those, what is in some place alone.
         # bounded: by `_lines`
         self._ranks: dict[tuple[str, str], Rank[Seat]] = {}
+        self._places: Places[Seat] = Places()
+        #: What pins models to workers, and the tags of all workers by their ids.
+        self.rules = Rules()
+        self.tags: Mapping[str, Mapping[str, str]] = {}
         #: Sessions whose seats are in all these.
         self._indexed: frozenset[Worker] = frozenset()
         #: name -> ids of the models that go by it; name -> the id that means the same everywhere.
@@ -220,8 +243,8 @@ class Fleet:
         self.strategy = strategy
         self.experience = Experience()
         #: What `ejection` remembers, by lines that were asked for.
-        # bounded: by `_lines`
-        self.ejected: dict[tuple[str, str], tuple[int, int, float, frozenset[str]]] = {}
+        # bounded: by `_lines`, and those of `_places`
+        self.ejected: dict[Line, tuple[int, int, float, frozenset[str]]] = {}
         #: Seats that cannot serve what their reports say, and until when that is believed.
         # bounded: by the seats of the last minutes
         self._doubted: dict[Seat, float] = {}
@@ -232,6 +255,7 @@ class Fleet:
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
         self.remembered.pop(worker.id, None)
+        worker.tags, worker.rules = self.tags.get(worker.id, worker.tags), self.rules
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
             older.link.goodbye("replaced", "A newer session of this agent took over.")
@@ -278,6 +302,18 @@ class Fleet:
             self._index()
         self.changed()
 
+    def adopt(self, rules: Rules, tags: Mapping[str, Mapping[str, str]]) -> None:
+        """These rules and tags from now on; `tags`: those of all workers, by their ids."""
+        if rules.routes == self.rules.routes and tags == self.tags:
+            return
+        self.rules, self.tags = rules, dict(tags)
+        for worker in self.workers.values():
+            worker.tags, worker.rules = tags.get(worker.id, worker.tags), rules
+            for seat in worker.seats.values():
+                seat.forget()
+        self._index()
+        self.changed()
+
     def drain(self, worker: Worker) -> None:
         """No new requests for this session."""
         worker.draining = True
@@ -310,12 +346,14 @@ class Fleet:
         """Takes one slot of a seat that is free, for a model that its engine knows by that name."""
         return Placement(self, seat, model)
 
-    def seats(self, model: str, kind: str) -> Iterator[Seat]:
-        """Seats of connected workers whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
-        return iter(self._lines.get((model, kind), ()))
+    def seats(self, model: str, kind: str, where: Where = EVERYWHERE) -> Iterator[Seat]:
+        """Seats of connected workers in a place whose engine can answer `kind` (chat, completions or embeddings) with `model`."""
+        return iter(self._part(model, kind, where).seats if where else self._lines.get((model, kind), ()))
 
-    def rank(self, model: str, kind: str) -> "Rank[Seat] | None":
+    def rank(self, model: str, kind: str, where: Where = EVERYWHERE) -> Rank[Seat] | None:
         """Those seats in the order in which they are taken; None when there are none."""
+        if where:
+            return self._part(model, kind, where).rank
         line = (model, kind)
         rank = self._ranks.get(line)
         if rank is None:
@@ -327,22 +365,30 @@ class Fleet:
                 seat.ranks.append(rank)
         return rank
 
-    def has_choice(self, model: str, kind: str) -> bool:
-        """Whether more than one seat can answer `kind` with the model."""
-        return len(self._lines.get((model, kind), ())) > 1
+    def has_choice(self, model: str, kind: str, where: Where = EVERYWHERE) -> bool:
+        """Whether more than one seat in a place can answer `kind` with the model."""
+        return len(self._part(model, kind, where).seats if where else self._lines.get((model, kind), ())) > 1
+
+    def _part(self, model: str, kind: str, where: Where) -> Part[Seat]:
+        if self._places.is_full:
+            self._index()
+        line = self.canonical.get(model, model), kind
+        return self._places.find(line, where, self._lines.get(line, []))
 
     def ids(self, name: str) -> frozenset[str]:
         """What a name stands for: ids of models, itself when nobody has it."""
         return self._ids.get(name) or frozenset((name,))
 
-    def line(self, model: str, kind: str) -> tuple[str, str]:
+    def line(self, model: str, kind: str, where: Where = EVERYWHERE) -> Line:
         """What the same slots can serve, whichever name is asked for: an alias is its model's id, where every worker that has the model
-        knows it by both."""
-        return self.canonical.get(model, model), kind
+        knows it by both. A place is left out where all of them are in it."""
+        return self._part(model, kind, where).line if where else (self.canonical.get(model, model), kind)
 
-    def known(self, model: str) -> bool:
-        """True when a connected worker has the model, or one that is away had it."""
-        return model in self._serving or any(model in names for names in self.remembered.values())
+    def known(self, model: str, where: Where = EVERYWHERE) -> bool:
+        """True when a connected worker has the model, or one that is away had it; of those in a place."""
+        if any(permits(where, seat.worker.tags) for seat in self._serving.get(model, ())):
+            return True
+        return any(model in names and permits(where, self.tags.get(id, {})) for id, names in self.remembered.items())
 
     def names(self, model: str) -> frozenset[str]:
         """All names of the models that may answer to this one, itself too."""
@@ -363,22 +409,25 @@ class Fleet:
                 out.setdefault(offer.id, {offer.id}).update(offer.aliases)
         return {id: frozenset(names) for id, names in out.items()}
 
-    def check(self, model: str, kind: str) -> None:
-        """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""
-        if (model, kind) in self._lines:
+    def check(self, model: str, kind: str, where: Where = EVERYWHERE) -> None:
+        """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`, and
+        NoResidence when nobody in that place has or had it."""
+        if (model, kind) in self._lines and (not where or self._part(model, kind, where).seats):
             return
         if not self.known(model):
             raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
-        if model in self._serving:
+        if where and not self.known(model, where):
+            raise errors.NoResidence(f"No worker with {shown(where)} serves '{model}', and this request may go to no other.")
+        if any(permits(where, seat.worker.tags) for seat in self._serving.get(model, ())):
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
 
-    def slots(self, model: str, kind: str) -> int:
+    def slots(self, model: str, kind: str, where: Where = EVERYWHERE) -> int:
         """Slots of ready workers that can answer `kind` with the model, free or not."""
-        return sum(seat.engine.slots for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy)
+        return sum(seat.engine.slots for seat in self.seats(model, kind, where) if seat.worker.state is _READY and seat.engine.healthy)
 
-    def taken(self, model: str, kind: str) -> tuple[int, int]:
+    def taken(self, model: str, kind: str, where: Where = EVERYWHERE) -> tuple[int, int]:
         """Of these slots those that are leased, and all."""
-        seats = [seat for seat in self.seats(model, kind) if seat.worker.state is _READY and seat.engine.healthy]
+        seats = [seat for seat in self.seats(model, kind, where) if seat.worker.state is _READY and seat.engine.healthy]
         return sum(seat.used for seat in seats), sum(seat.engine.slots for seat in seats)
 
     @property
@@ -390,16 +439,18 @@ class Fleet:
         """Whether a connected worker announces the model, by whatever name."""
         return any(model in seat.names() for worker in self.workers.values() for seat in worker.seats.values())
 
-    def present(self, model: str) -> bool:
-        """True when a connected worker that may take requests has the model."""
-        return any(seat.worker.state is _READY and seat.engine.healthy for seat in self._serving.get(model, ()))
+    def present(self, model: str, where: Where = EVERYWHERE) -> bool:
+        """True when a connected worker in that place that may take requests has the model."""
+        seats = self._serving.get(model, ())
+        return any(seat.worker.state is _READY and seat.engine.healthy and permits(where, seat.worker.tags) for seat in seats)
 
-    def models(self) -> dict[str, list[Seat]]:
-        """Model id -> the seats of ready workers whose engine has it and answers (aliases left out)."""
+    def models(self, where: Where = EVERYWHERE) -> dict[str, list[Seat]]:
+        """Model id -> the seats of ready workers in a place whose engine has it, may serve it and answers (aliases left out)."""
         out: dict[str, list[Seat]] = {}
-        for worker in self.workers.values():
-            for seat in worker.seats.values() if worker.state is _READY else ():
-                for model in seat.engine.models if seat.engine.healthy else ():
+        there = [worker for worker in self.workers.values() if worker.state is _READY and permits(where, worker.tags)]
+        for seat in (seat for worker in there for seat in worker.seats.values() if seat.engine.healthy):
+            for model in seat.engine.models:
+                if seat.model(model.id) is not None:
                     out.setdefault(model.id, []).append(seat)
         return out
 
@@ -413,15 +464,16 @@ class Fleet:
         serving: dict[str, list[Seat]] = {}
         lines: dict[tuple[str, str], list[Seat]] = {}
         for seat in (seat for worker in self.workers.values() for seat in worker.seats.values()):
-            seat.ranks = []
+            seat.ranks, seat.places = [], frozenset()
             for name in seat.names():
                 serving.setdefault(name, []).append(seat)
-            for line in seat.lines():
-                lines.setdefault(line, []).append(seat)
-        self._serving, self._lines, self._ranks, self._names, self.ejected = serving, lines, {}, {}, {}
+            for model, kind, *_ in seat.lines():
+                lines.setdefault((model, kind), []).append(seat)
+        had_places = len(self._places) > 0
+        self._serving, self._lines, self._ranks, self._names, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self.changes += 1
         self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
-        # who waits is sorted anew when this becomes another object
+        # who waits is sorted anew when this becomes another object; who waits for a place may have other seats in it now
         canonical = {name: id for name, ids in self._ids.items() for id in ids if len(ids) == 1 and serving.get(id) == serving[name]}
-        self.canonical = self.canonical if canonical == self.canonical else canonical
+        self.canonical = self.canonical if canonical == self.canonical and not had_places else canonical

@@ -17,6 +17,7 @@ from mindgw import errors, metrics
 from mindgw.clock import monotonic
 from mindgw.core import usage
 from mindgw.core.quota import Draw
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
@@ -70,9 +71,9 @@ class Tally:
     throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "heard", "model", "pinged", "placed", "position",
-        "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status", "stream", "stuck", "tokens", "tried",
-        "turned_down", "worker", "wrong",
+        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "goal", "heard", "model", "pinged", "placed",
+        "position", "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status", "stream", "stuck", "tokens",
+        "tried", "turned_down", "worker", "wrong",
     )  # fmt: skip
 
     def __init__(self, arrived: float, started: float) -> None:
@@ -104,6 +105,8 @@ class Tally:
         #: What was asked for, empty until admitted; and what the worker calls it, once it was sent.
         self.asked = ""
         self.model = ""
+        #: What a worker must serve, and where it must be, for this to go on.
+        self.goal: tuple[str, Where] = ("", EVERYWHERE)
         self.stream = False
         self.tokens = usage.NOTHING
         #: What went wrong in the end; None when nothing did.
@@ -120,6 +123,7 @@ class Tally:
     def ask(self, model: str, stream: bool) -> None:
         """It is known what was asked for."""
         self.asked = self.model = model
+        self.goal = (model, EVERYWHERE)
         self.stream = stream
 
     def stand(self, now: float) -> None:

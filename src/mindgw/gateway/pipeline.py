@@ -9,7 +9,7 @@ loan of a limit) needs the database: to ask it is the one kind of task that a re
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,8 +19,9 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.gateway import admission, roster, route, signals
+from mindgw.core.routing import Rules
 from mindgw.gateway import lineup as views
+from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
@@ -28,11 +29,12 @@ from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet, Worker
-from mindgw.gateway.flows import weigher
+from mindgw.gateway.flows import flow, weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
+from mindgw.gateway.routes import Routes, Way
 from mindgw.gateway.session import News, Session
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
@@ -79,10 +81,12 @@ class Pipeline:
         self.fleet = Fleet(self._changed, settings.strategy, Breaker(settings.eject_after, settings.eject_for))
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
+        self.routes = Routes(self.fleet, self.queue, accounts.meter.counters)
         watch = Watch(config.timeouts, self.fleet, self.queue)
         self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(
-            auth, self.fleet, self.queue, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today, self.post,
+            auth, self.fleet, self.queue, self.routes, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today,
+            self.post,
             dead, replay,
         )  # fmt: skip
         if replay is not None:
@@ -424,8 +428,16 @@ class Pipeline:
 
     def models(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name; of a caller: by it."""
-        offers = roster.offers(self.fleet)
-        return [offer for offer in offers if caller is None or admission.is_for(caller, (offer.id, *offer.aliases))]
+        return self.routes.offers(caller)
+
+    def adopt_routes(self, rules: Rules, tags: Mapping[str, Mapping[str, str]]) -> None:
+        """These routes from now on, and these tags of workers; `tags`: those of all workers, by their ids."""
+        self.routes.adopt(rules)
+        self.fleet.adopt(rules, tags)
+
+    def explain(self, caller: Caller, model: str, kind: str) -> Way:
+        """What would become of a request of that caller now; nothing is sent."""
+        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""))
 
     def _today(self) -> str:
         return self.day

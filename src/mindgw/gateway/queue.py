@@ -15,8 +15,10 @@ from msgspec import Struct
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import fair, payload
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.flows import BUMPED, CLASSES, DEPTH, SHEDDABLE
 from mindgw.gateway.pace import Pace
+from mindgw.gateway.places import Line
 from mindgw.gateway.route import Needs, Placement
 from mindgw.gateway.ticket import Ticket
 
@@ -31,8 +33,6 @@ LATER = 120.0
 #: Ways to ask for a model.
 _KINDS = (payload.CHAT, payload.COMPLETIONS, payload.EMBEDDINGS)
 
-Line = tuple[str, str]
-
 
 class Outlook(Struct, frozen=True):
     """What a ticket that waits may be told."""
@@ -46,10 +46,10 @@ class Outlook(Struct, frozen=True):
 class Names(Protocol):
     """What models go by, and who has them."""
 
-    def slots(self, model: str, kind: str) -> int:
+    def slots(self, model: str, kind: str, where: Where = EVERYWHERE) -> int:
         """Slots that could serve it, free or not."""
 
-    def line(self, model: str, kind: str) -> Line:
+    def line(self, model: str, kind: str, where: Where = EVERYWHERE) -> Line:
         """What the same slots can serve, whichever name is asked for."""
 
     def ids(self, name: str) -> frozenset[str]:
@@ -81,6 +81,9 @@ class Queue:
         #: Those of each organisation, key and end user that wait.
         # bounded: by what waits
         self._waiting: Counter[fair.Path] = Counter()
+        #: Model -> those of them that stand in lines of some place.
+        # bounded: by what waits
+        self._placed: Counter[str] = Counter()
         #: Names of models that nobody is served of until an operator says so, and whether all are paused.
         self.paused_models: set[str] = set()
         self.paused = False
@@ -113,10 +116,11 @@ class Queue:
         """A slot at once when one is free and nobody waits for it; otherwise the ticket stands in line, with the `identity` of one that
         left a moment ago in its place. Raises QueueFull, RateLimited."""
         ticket.entered = now
-        line = ticket.line = self._names.line(*ticket.line)
+        needs = ticket.needs
+        line = ticket.line = self._names.line(needs.model, needs.kind, needs.where)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
         if not (self._line and self._stands_before(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
-            placement = self._place(ticket.needs, now)
+            placement = self._place(needs, now)
             if placement is not None:
                 self.pace.serve(ticket, entry, placement.seat.lines(), now)
                 return placement
@@ -135,6 +139,8 @@ class Queue:
         entry = ticket.entry
         assert entry is not None
         self.pace.undo(ticket)
+        needs = ticket.needs
+        ticket.line = self._names.line(needs.model, needs.kind, needs.where)  # it may want another model now
         if not self.is_paused(ticket.line) and (placement := self._place(ticket.needs, now)) is not None:
             self.pace.begin(ticket, now)
             return placement
@@ -243,13 +249,20 @@ class Queue:
     def rename(self, now: float) -> None:
         """Models go by other names now: whoever waits stands where the same slots are, in the place that it had."""
         for ticket in list(self._line.values()):
-            line = self._names.line(ticket.needs.model, ticket.needs.kind)
-            if line != ticket.line:
-                number = ticket.entry.number if ticket.entry is not None else None
-                self._unstand(ticket, now)
-                self._lift(ticket)
-                ticket.line = line
-                self._stand(ticket, number, now)
+            self.move(ticket, now)
+
+    def move(self, ticket: Ticket, now: float, needs: Needs | None = None) -> None:
+        """A ticket that waits stands where its needs say (from now on `needs`), in the place that it had. Wake the queue afterwards."""
+        wanted = needs or ticket.needs
+        line = self._names.line(wanted.model, wanted.kind, wanted.where)
+        if line != ticket.line or wanted.shun != ticket.needs.shun:
+            number = ticket.entry.number if ticket.entry is not None else None
+            self._unstand(ticket, now)
+            self._lift(ticket)
+            ticket.line, ticket.needs = line, wanted
+            self._stand(ticket, number, now)
+        else:
+            ticket.needs = wanted
 
     def _lift(self, ticket: Ticket) -> None:
         """Out of the order, with an entry for another place in it."""
@@ -259,7 +272,8 @@ class Queue:
         ticket.entry = fair.Ticket(ticket, cost)
 
     def _slots(self, ticket: Ticket) -> int:
-        return self._names.slots(ticket.needs.model, ticket.needs.kind)
+        needs = ticket.needs
+        return self._names.slots(needs.model, needs.kind, needs.where)
 
     # -- operators ------------------------------------------------------------------------------------------------
 
@@ -310,7 +324,8 @@ class Queue:
             raise self._full(ticket, errors.RateLimited, f"{limits.queue_key} requests of this key are waiting.", "key_queue_full")
         if self._waiting[path[:1]] >= limits.queue_org:
             raise self._full(ticket, errors.QueueFull, f"{limits.queue_org} requests of this organisation are waiting.")
-        if sum(self.order.standing((ticket.line[0], kind)) for kind in _KINDS) >= limits.queue_model:
+        model = ticket.line[0]
+        if sum(self.order.standing((model, kind)) for kind in _KINDS) + self._placed[model] >= limits.queue_model:
             raise self._full(ticket, errors.QueueFull, f"{limits.queue_model} requests are waiting for this model.")
         if ticket.size > limits.queue_bytes:
             raise self._full(ticket, errors.QueueFull, "A request of this size may not wait.")
@@ -335,6 +350,8 @@ class Queue:
         assert ticket.entry is not None
         self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number, lifted=lifted)
         self._waiting.update(_counted(ticket))
+        if len(ticket.line) > 2:
+            self._placed[ticket.line[0]] += 1
         self.pace.joined(ticket, now)
         self.held += ticket.size
         self._line[ticket.id] = ticket
@@ -354,6 +371,9 @@ class Queue:
             self._picky[ticket.line] -= 1
             if not self._picky[ticket.line]:
                 del self._picky[ticket.line]
+        if len(ticket.line) > 2:
+            self._placed.subtract((ticket.line[0],))
+            self._placed += Counter()  # whoever has none left is forgotten
         del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from mindgw.core.fair import Path
 from mindgw.core.fair.tree import Flow
+from mindgw.core.routing import shown
 from mindgw.gateway.flows import CLASSES
-from mindgw.gateway.queue import Line, Queue
+from mindgw.gateway.places import Line
+from mindgw.gateway.queue import Queue
 from mindgw.gateway.ticket import Ticket
 
 #: What is said of those of a level who have no name there.
@@ -36,7 +38,8 @@ class Reasons:
             return "paused by an operator"
         (used, slots), highest = self._line(ticket)
         if not slots:
-            return f"no worker is ready for {ticket.needs.model}"
+            place = f" with {shown(ticket.needs.where)}" if ticket.needs.where else ""
+            return f"no worker{place} is ready for {ticket.needs.model}"
         reasons = [f"no free slot {used}/{slots}"]
         if highest and highest != CLASSES[ticket.rank]:
             reasons.append(f"{CLASSES[ticket.rank]} yields to {highest}")

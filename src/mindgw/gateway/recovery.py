@@ -10,6 +10,7 @@ from mindgw.gateway.failover import FULL, UNABLE
 from mindgw.gateway.request import Request
 from mindgw.gateway.route import Ended, Outcome
 from mindgw.gateway.signals import Effect
+from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
 #: What an agent says when it could not reach its engine.
@@ -35,13 +36,19 @@ class Recovery(Request):
         stages.fleet.rest(placement.seat, now)
         is_lost = close.code == UNREACHABLE
         if is_lost:
-            stages.failover.failed(placement, placement.kind, now)
-        goes_on = self._goes_on(Outcome.LOST if is_lost else Outcome.BUSY, wrong, now)
+            stages.failover.failed(placement, self._stay.needs.where, now)
+        return self._return(Outcome.LOST if is_lost else Outcome.BUSY, wrong, now)
+
+    def _misplaced(self, now: float) -> list[Effect]:
+        """Its worker was told to be elsewhere while it was funded, and was not sent it."""
+        return self._return(Outcome.BUSY, errors.NoResidence(), now)
+
+    def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Nothing was begun: back to the head of the line."""
+        goes_on = self._goes_on(outcome, wrong, now)
         self._bill.release()
-        self._tally.turn_down(self._leave_worker(), wrong.code if is_lost else "busy")
-        if goes_on:
-            return self._again(now)
-        return self._fail(self._told(wrong), now)
+        self._tally.turn_down(self._leave_worker(), "busy" if outcome is Outcome.BUSY else wrong.code)
+        return self._again(now) if goes_on else self._fail(self._told(wrong), now)
 
     def _failed(self, wrong: errors.MindGWError, now: float, close: wire.Close | None = None, *, over: bool = False) -> list[Effect]:
         """What was begun there came to nothing; `close` or `over` say that the worker has let go of it already."""
@@ -64,19 +71,20 @@ class Recovery(Request):
     def _blame(self, wrong: errors.MindGWError, now: float) -> Outcome | None:
         """How the attempt ended; None when that is no fault of its worker, and no other worker would do better."""
         assert self._attempt is not None
+        assert self._stay is not None
         placement, failover, status = self._attempt.placement, self._stages.failover, self._delivery.status
         if isinstance(wrong, errors.WorkerLost):
             return Outcome.LOST
         if isinstance(wrong, errors.ContextTooLong):
             return None
         if status in UNABLE:
-            failover.unable(placement, placement.kind, now)
+            failover.unable(placement, now)
             return Outcome.UNABLE
         if status in FULL:
             return Outcome.BUSY
         if isinstance(wrong, errors.EngineRefused) or not isinstance(wrong, errors.UpstreamError):
             return None
-        failover.failed(placement, placement.kind, now)
+        failover.failed(placement, self._stay.needs.where, now)
         return Outcome.FAILED
 
     def _goes_on(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> bool:
@@ -89,7 +97,8 @@ class Recovery(Request):
             self._wrong = wrong.bare()
         if tally.placed is not None and tally.spent + now - tally.placed >= total:
             return False
-        goes_on = self._stay.goes_on(Ended(outcome, self._attempt.placement.seat.owner, now), failover.may, failover.tries)
+        ended = Ended(outcome, self._attempt.placement.seat.owner, now)
+        goes_on = self._stay.goes_on(ended, failover.may, failover.tries, self._stages.fleet)
         if goes_on and outcome is not Outcome.BUSY:
             failover.replaced(wrong.code)
         return goes_on
@@ -124,15 +133,34 @@ class Recovery(Request):
             wrong.message = f"{wrong.message} (tried {self._tally.failures} times)"
         return wrong
 
+    def _check(self, stay: Stay, now: float) -> None:
+        """Raises the error that says why nobody will serve it; where its course leads on, it has gone on."""
+        while True:
+            try:
+                return self._stages.failover.check(stay.needs, now)
+            except errors.MindGWError:
+                if not stay.skips(self._stages.fleet):
+                    raise
+            self._tally.goal = stay.goal
+
     def _in_vain(self, now: float) -> errors.MindGWError | None:
-        """Why it makes no sense to wait any longer; None while it does."""
+        """Why it makes no sense to wait any longer; None while it does, which may be elsewhere."""
         assert self._stay is not None
-        failover, needs = self._stages.failover, self._stay.needs
+        wrong = self._hopeless(self._stay, now)
+        if wrong is None:
+            return None
+        if self._stay.elsewhere(self._stages.fleet, now, in_vain=True):
+            self._tally.goal = self._stay.goal  # who sweeps wakes the queue
+            return None
+        return self._told(wrong)
+
+    def _hopeless(self, stay: Stay, now: float) -> errors.MindGWError | None:
+        failover, needs = self._stages.failover, stay.needs
         if self._wrong is not None and failover.is_stranded(needs, now):
-            return self._told(self._wrong)
+            return self._wrong
         try:
             failover.check(needs, now)
-        except errors.ModelNotFound:
+        except (errors.ModelNotFound, errors.NoResidence):
             return None  # its workers may come back
         except errors.MindGWError as wrong:
             return wrong.bare()

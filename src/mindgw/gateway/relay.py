@@ -5,6 +5,8 @@ leaves under both of its names, an engine's own end mark and comments are swallo
 fault. The relay never writes the end itself: the exchange does, once, when it knows how the answer ended.
 """
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -34,6 +36,7 @@ class _Usual(msgspec.Struct):
 _decode_quickly = msgspec.json.Decoder(_Usual).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 _decode_usage = msgspec.json.Decoder(usage.Reported).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.encode
 
 #: Fields that the chunk with the usage shares with the chunks before it.
@@ -41,14 +44,20 @@ _ENVELOPE = ("id", "object", "created", "model", "system_fingerprint")
 #: The end of each other chunk, when the client asked for one with the usage.
 _NO_USAGE = b',"usage":null}\n\n'
 _REASONING = ("reasoning", "reasoning_content")
+#: What a chunk says of its model. A quote inside a string has a backslash before it, so this is never somebody's text.
+_MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"\\]|\\.)*"')
 
 
 class StreamRelay:
     """One streamed answer. `fault` says whether the engine reported an error in it."""
 
-    __slots__ = ("_envelope", "_splitter", "between", "events", "fault", "include_usage", "tokens", "usage_document")
+    __slots__ = ("_alias", "_envelope", "_named", "_splitter", "between", "events", "fault", "include_usage", "tokens", "usage_document")
 
-    def __init__(self, include_usage: bool) -> None:
+    def __init__(self, include_usage: bool, alias: str = "") -> None:
+        """`alias` is what the model is called in the answer, "" for what the engine calls it."""
+        self._alias = alias
+        #: That as a field.
+        self._named = b'"model":' + _encode(alias) if alias else b""
         #: Whether the client asked for a usage chunk.
         self.include_usage = include_usage
         self._splitter = sse.Splitter()
@@ -68,6 +77,8 @@ class StreamRelay:
         """What leaves for the client now, b"" when nothing; raises EngineFailed on an event without end."""
         if self.between and self.fault is None and (whole := sse.plain(data)):
             self.events += whole
+            if self._named:
+                data = _MODEL.sub(lambda _: self._named, data)
             return data.replace(b"}\n\n", _NO_USAGE) if self.include_usage and b"{}" not in data else data
         try:
             events = self._splitter.feed(data)
@@ -102,6 +113,8 @@ class StreamRelay:
             self.fault = fault.from_document(0, chunk)
             return None
         changed = self._take_usage(chunk) | mirror_reasoning(chunk)
+        if self._alias and "model" in chunk:
+            chunk["model"], changed = self._alias, True
         self._envelope = {name: chunk[name] for name in _ENVELOPE if name in chunk}
         if not chunk.get("choices") and "choices" in chunk and self.usage_document is not None:
             return None
@@ -158,12 +171,14 @@ def _read_reported(document: bytes | msgspec.Raw) -> usage.Reported | None:
 class Whole:
     """One answer that leaves in one piece."""
 
-    __slots__ = ("_body", "_limit", "_reported")
+    __slots__ = ("_alias", "_body", "_limit", "_reported")
 
     #: As of a stream in which nothing has passed by yet.
     events, fault = 0, None
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, alias: str = "") -> None:
+        """`alias` is what the model is called in the answer, "" for what the engine calls it."""
+        self._alias = alias
         #: What came; most answers come at once.
         self._body: bytes | bytearray = b""
         #: The most bytes there may be.
@@ -194,6 +209,13 @@ class Whole:
 
     def answer(self) -> bytes:
         """The body for the client; raises EngineFailed when it is not a JSON object, and what an error means when it is one."""
+        body = self._answer()
+        if not self._alias:
+            return body
+        fields = _decode_fields(body)
+        return _encode({**fields, "model": self._alias}) if "model" in fields else body
+
+    def _answer(self) -> bytes:
         body = self.raw()
         if body.find(b'"reasoning') < 0:
             try:
@@ -240,7 +262,7 @@ def error_of_close(close: wire.Close) -> errors.MindGWError:
     return kind(close.message[:2000] or None)
 
 
-def with_note(answer: bytes, facts: dict[str, str]) -> bytes:
+def with_note(answer: bytes, facts: Mapping[str, str]) -> bytes:
     """A JSON object with `facts` as its field `mindgw`."""
     end = answer.rindex(b"}")
     head = answer[:end].rstrip()

@@ -3,11 +3,13 @@
 `exchange` has the steps; here is what they have in common. Nothing in it waits or looks at a clock.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from mindgw import errors
 from mindgw.core import usage
+from mindgw.core.routing import OWN, permits
 from mindgw.gateway import replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
@@ -24,12 +26,15 @@ from mindgw.gateway.ticket import Ticket
 from mindgw.store.ledger import Entry
 from mindgw_agent import wire
 
+#: What may not stand in a header: names of models are an agent's words.
+_UNFIT = re.compile(r"[^ -~]")
+
 
 class Request:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_stages",
+        "_alias", "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_server", "_stages",
         "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -55,6 +60,9 @@ class Request:
         #: The current try on a worker; None when there is none. And why the last one came to nothing; None: it did not.
         self._attempt: Attempt | None = None
         self._wrong: errors.MindGWError | None = None
+
+        #: The name that was asked for, where the model is known by another one; and who serves it, where that has to be told.
+        self._alias = self._server = ""
 
         #: What the client gets.
         self._delivery = Delivery()
@@ -88,11 +96,13 @@ class Request:
         return self._tally.sent > self._tally.turned_down
 
     def notes(self, clock: Callable[[], float]) -> list[tuple[bytes, bytes]]:
-        """Headers of an answer: how often its caller may ask, where it stood in the queue when it came, and the milliseconds it stood
-        there."""
+        """Headers of an answer: how often its caller may ask, who serves it, where it stood in the queue when it came, and the
+        milliseconds it stood there."""
         rates = self._pass.headers(clock()) if self._pass is not None else []
         if self._tally.placed is None:
             return rates
+        if self._server:
+            rates = [*rates, (b"x-mindgw-served-by", self._server.encode())]
         waited = round(self._tally.queued * 1000)
         return [*rates, (b"x-mindgw-queue-position", b"%d" % self._tally.position), (b"x-mindgw-queue-ms", b"%d" % waited)]
 
@@ -135,6 +145,27 @@ class Request:
     def _ending(self) -> Ending:
         assert self._ask is not None
         return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.wall()))
+
+    def _goes_by_rule(self, placement: Placement) -> bool:
+        """Whether a request that is bound to some place, or goes by a route, may go to this worker; notes who serves it then."""
+        assert self._ask is not None
+        assert self._stay is not None
+        model, where = self._stay.goal
+        worker = placement.seat.worker
+        if not permits(where, worker.tags):
+            return False
+        self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
+        shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
+        self._server = _UNFIT.sub("?", "; ".join(shown))
+        if self._delivery.begun:  # its head has left without that
+            self._delivery.facts = {"served_by": self._server}
+        return True
+
+    def _why(self, wrong: errors.MindGWError) -> errors.MindGWError:
+        """The error that says it best: nobody came whom it waited for, because it may go to few."""
+        if type(wrong) is errors.NoWorker and self.caller is not None and self._tally.goal[1] and self.caller.home:
+            return errors.NoResidence(retry_after=wrong.retry_after)
+        return wrong
 
     # -- what its worker turns out to be, where there was a choice ---------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.fleet import Fleet, Seat, Worker
 from mindgw.gateway.snapshot import CircuitView, EngineView, Offer, WorkerView
 
@@ -21,9 +22,9 @@ def circuits(fleet: Fleet, worker_id: str, now: float) -> list[CircuitView]:
     ]
 
 
-def offers(fleet: Fleet) -> list[Offer]:
-    """What can be asked for now, by name."""
-    return [_offer(id, seats) for id, seats in sorted(fleet.models().items())]
+def offers(fleet: Fleet, where: Where = EVERYWHERE) -> list[Offer]:
+    """What can be asked for now of workers in a place, by name."""
+    return [_offer(id, seats) for id, seats in sorted(fleet.models(where).items())]
 
 
 def _view(worker: Worker, failing: list[CircuitView]) -> WorkerView:

@@ -11,6 +11,7 @@ from enum import Enum
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway import ejection, strategy
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
@@ -32,6 +33,8 @@ class Needs(Struct, frozen=True, gc=False):
     avoid: frozenset[str] = frozenset()
     #: Ids of workers whose engine failed this request: it is not sent there again.
     shun: frozenset[str] = frozenset()
+    #: Where alone it may go: no worker that is not there is ever asked, whatever becomes of the others.
+    where: Where = EVERYWHERE
     #: By what rule one of several seats is taken; "": by the fleet's.
     strategy: str = ""
     #: What a choice asks of the request; None as long as there was none.
@@ -59,12 +62,12 @@ class Ended(Struct, frozen=True, gc=False):
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     """A slot for `needs`, leased; None when no worker has one free now."""
-    rank = fleet.rank(needs.model, needs.kind)
+    rank = fleet.rank(needs.model, needs.kind, needs.where)
     if rank is None:
         return None
     shun = needs.shun
     if fleet.breaker.tripped:
-        shun |= ejection.held(fleet, needs.model, needs.kind, now)
+        shun |= ejection.held(fleet, needs.model, needs.kind, now, needs.where)
     if not rank.is_single:
         return strategy.place(fleet, rank, needs, shun, now)
     best = rank.best(needs.avoid, now, shun)

@@ -13,6 +13,7 @@ from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
+from mindgw.gateway.routes import Routes
 from mindgw.gateway.signals import Event
 from mindgw.gateway.watch import Watch
 
@@ -23,6 +24,7 @@ class Stages(Struct, frozen=True):
     auth: Auth
     fleet: Fleet
     queue: Queue
+    routes: Routes
     accounts: Accounts
     limits: Limits
     timeouts: Timeouts

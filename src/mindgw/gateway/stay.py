@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Generator
 
+from msgspec.structs import replace
+
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
+from mindgw.core.routing import Where
 from mindgw.gateway.admission import Ask, Head
+from mindgw.gateway.course import Ground
 from mindgw.gateway.queue import LATER, Queue
-from mindgw.gateway.route import Ended, Needs, Placement, attempts
+from mindgw.gateway.rank import NOBODY
+from mindgw.gateway.route import Ended, Needs, Outcome, Placement, attempts
 from mindgw.gateway.ticket import Holder, Ticket
 
 #: Header by which a client asks for news of the queue as events.
@@ -21,7 +26,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue")
+    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "_spent")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -33,6 +38,13 @@ class Stay(Ticket):
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
         self._policy: Generator[Needs, Ended, None] | None = None
+        #: Legs of its course, from the first on, that it has failed on.
+        self._spent = 0
+
+    @property
+    def goal(self) -> tuple[str, Where]:
+        """The model that it needs now, and where."""
+        return self.needs.model, self.needs.where
 
     def join(self, body: bytes, now: float) -> Placement | None:
         """A slot, or None: it waits. Raises QueueFull, RateLimited, and TooLate when its deadline cannot be met."""
@@ -55,20 +67,68 @@ class Stay(Ticket):
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
         return self._queue.later(self, now)
 
-    def goes_on(self, ended: Ended, may: Callable[[Needs, float], bool], tries: int) -> bool:
-        """Whether another worker is tried after an attempt that came to nothing; see `route.attempts`."""
+    def goes_on(self, ended: Ended, may: Callable[[Needs, float], bool], tries: int, ground: Ground) -> bool:
+        """Whether another worker is tried after an attempt that came to nothing; see `route.attempts`. Where one leg of its course has come
+        to its end, it goes on with the next."""
         if self._policy is None:
             self._policy = attempts(self.needs, may, tries)
             next(self._policy)
         try:
             self.needs = self._policy.send(ended)
         except StopIteration:
+            while (needs := self._over(ground)) is not None:
+                self._turn(needs)
+                if ended.outcome is Outcome.LOST or may(needs, ended.now):
+                    return True
             return False
+        if not ground.present(*self.goal) and (needs := self._next(ground)) is not None:
+            self._turn(needs)
         return True
 
     def again(self, now: float) -> Placement | None:
         """Another slot, or None, it waits; to be called when it goes on and its slot is free."""
         return self._queue.rejoin(self, now)
+
+    def elsewhere(self, ground: Ground, now: float, *, in_vain: bool = False) -> bool:
+        """Whether it stands in another line now, as nobody is left whom it waits for (or it waits `in_vain`), and there is somebody to
+        whom it may go instead. Wake the queue afterwards."""
+        if self._ask.course is None or not self.waiting or (not in_vain and ground.present(*self.goal)):
+            return False
+        needs = self._over(ground) if in_vain else self._next(ground)
+        if needs is None:
+            return False
+        self._policy = None
+        self._queue.move(self, now, needs)
+        return True
+
+    def skips(self, ground: Ground) -> bool:
+        """The same before it stands anywhere, for a leg that nobody can be asked on."""
+        needs = self._over(ground)
+        if needs is not None:
+            self._turn(needs)
+        return needs is not None
+
+    def _over(self, ground: Ground) -> Needs | None:
+        """It has come to the end of a leg: what it needs on the next one; None: there is none."""
+        if self._ask.course is not None:
+            self._spent = max(self._spent, self._ask.course.place(self.needs) + 1)
+        return self._next(ground)
+
+    def _next(self, ground: Ground) -> Needs | None:
+        """What it needs on another leg of its course."""
+        needs = self.needs
+        leg = self._ask.course.after(needs, self._spent, ground) if self._ask.course is not None else None
+        if leg is None:
+            return None
+        if leg.model == needs.model:
+            return replace(needs, where=leg.where)
+        # whose engine failed it with one model may do well with another one, but remembers nothing of it by that name
+        traits = replace(needs.traits, prefix=None) if needs.traits is not None else None
+        return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=traits)
+
+    def _turn(self, needs: Needs) -> None:
+        """Goes on with another leg; not while it stands in line."""
+        self.needs, self._policy = needs, None
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""

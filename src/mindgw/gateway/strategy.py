@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from mindgw.core import score
+from mindgw.core.routing import Where
 from mindgw.gateway.experience import NOTHING, Experience, Level, Traits
 from mindgw.gateway.fleet import Fleet, Placement, Seat
 from mindgw.gateway.rank import Rank
@@ -36,6 +37,8 @@ class Wanted(Protocol):
     def kind(self) -> str: ...
     @property
     def avoid(self) -> frozenset[str]: ...
+    @property
+    def where(self) -> Where: ...
     @property
     def strategy(self) -> str: ...
     @property
@@ -95,7 +98,7 @@ def _best(experience: Experience, seats: Sequence[Seat], totals: Sequence[float]
 def _some(fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, levels: Sequence[Level], now: float) -> list[Seat]:
     """Of many seats those that are worth a look."""
     needs, shun = wanted
-    avoid, line, experience = needs.avoid | shun, (needs.model, needs.kind), fleet.experience
+    avoid, line, experience = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where), fleet.experience
     found = rank.heads(_HEADS, avoid, now)
     others = experience.holders(levels, _HOLDERS) if levels else []
     if home is not None:
@@ -121,7 +124,7 @@ def _at(fleet: Fleet, home: Home) -> list[Seat]:
 
 def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, now: float) -> Seat | None:
     needs, shun = wanted
-    avoid, line = needs.avoid | shun, (needs.model, needs.kind)
+    avoid, line = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where)
     if rule == ROUND_ROBIN:
         return rank.rotate(needs.avoid, now, shun)
     if rule == STICKY and home is not None:

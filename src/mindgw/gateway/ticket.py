@@ -5,6 +5,7 @@ from typing import Protocol
 from mindgw import errors
 from mindgw.core import fair
 from mindgw.gateway.flows import Flow
+from mindgw.gateway.places import Line
 from mindgw.gateway.route import Needs, Placement
 
 #: What is served to it is counted in units: a token of the prompt is one, a token of the answer two.
@@ -41,9 +42,9 @@ class Ticket:
         #: Its class now: an operator may have put it before all others.
         self.rank = flow.rank
         #: What the same slots can serve.
-        self.line = (needs.model, needs.kind)
+        self.line: Line = (needs.model, needs.kind, needs.where) if needs.where else (needs.model, needs.kind)
         #: Whose answers are about as long as its own will be; None before it joined.
-        self.sort: tuple[fair.Path, tuple[str, str]] | None = None
+        self.sort: tuple[fair.Path, Line] | None = None
         self.holder = holder
         #: Bytes that it keeps in memory while it waits.
         self.size = 0
@@ -64,7 +65,7 @@ class Ticket:
         self.seen = 0.0
 
     @property
-    def whose(self) -> tuple[fair.Path, tuple[str, str], int]:
+    def whose(self) -> tuple[fair.Path, Line, int]:
         """What is served as one with it."""
         return self.flow.path, self.line, self.flow.rank
 

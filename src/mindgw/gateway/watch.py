@@ -24,7 +24,7 @@ class Watch(Patience):
             tally.seen = now
 
     def _is_there(self, tally: Tally) -> bool:
-        return bool(tally.asked) and self._fleet.present(tally.asked)
+        return bool(tally.asked) and self._fleet.present(*tally.goal)
 
     def limit(self, tally: Tally, *, waiting: bool) -> Limit:
         """When patience ends, and what the caller hears then."""

@@ -37,6 +37,7 @@ from mindgw.server.collector import Collector
 from mindgw.server.cors import Cors
 from mindgw.server.openai import OpenAIDoor
 from mindgw.server.own_usage import own_usage
+from mindgw.server.ways import Ways
 from mindgw.store import dead_letters as stored
 from mindgw.store import keys
 from mindgw.store.database import Database
@@ -46,6 +47,8 @@ log = logging.getLogger("mindgw.server")
 #: Seconds between looks at who waits too long, and between writes of what was used and seen.
 SWEEP = 0.25
 FLUSH = 0.5
+#: Seconds between looks at the routes: what another server changes holds here after that.
+LOOK = 2.0
 #: Seconds between looks at what has changed of keys: what another server revokes is refused here after that.
 CHECK = 0.5
 #: Seconds between writes of what the fair order knows, and between looks for what is too old to be kept.
@@ -95,7 +98,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
     state.identify, state.sessions, state.strangers = people.identity, people.sessions, accounting.rates
-    state.quotas_changed = accounting.refresh
+    ways = Ways(pipeline, database)
+    state.quotas_changed, state.routes_changed = accounting.refresh, ways.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     state.home, state.access_changed = Home(database), _both(pipeline.forget_callers, people.sessions.forget)
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins), own_usage(database))
@@ -108,13 +112,15 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     beside = [*accounting.writing(), replays_writing, *people.chores]
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
+        Chore("telling of routes that are only noted", SECOND, ways.tell),
         Chore("writing what workers report", FLUSH, registry.flush),
         Chore("writing when keys were used", FLUSH, _touch(auth, database)),
         Chore("writing dead letters", FLUSH, partial(dead.flush, _writer(database, Safe(secrets.sealing)))),
     ]
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
-    work = partial(_at_work, pipeline, registry, database, accounting, beside, forget, replays_forgetting, tend)
+    reading = Chore("reading routes", LOOK, ways.refresh)
+    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, tend)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
 
@@ -167,10 +173,11 @@ def _mount(path: str, door: Door, *, is_mount: bool) -> Any:
 
 @asynccontextmanager
 async def _at_work(
-    pipeline: Pipeline, registry: Registry, database: Database, accounting: Accounting, writing: list[Chore], *others: Chore
+    pipeline: Pipeline, registry: Registry, database: Database, accounting: Accounting, ways: Ways, writing: list[Chore], *others: Chore
 ) -> AsyncIterator[None]:
     """What runs beside the requests while the application lives; at the end everything that is known is written down."""
     memory = Memory(pipeline.queue.order, database, utcnow)
+    await ways.refresh()  # before the first request, or it might go where it may not
     await registry.remember(pipeline.fleet)
     await memory.recall()
     await accounting.begin()

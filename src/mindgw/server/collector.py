@@ -92,6 +92,12 @@ class Collector:
             for pair, count in pairs.items():
                 limits.add_metric(pair, count)
             yield limits
+        noted = CounterMetricFamily(
+            "mindgw_shadow_routes", "Requests that a route which is only noted would have sent elsewhere.", labels=["route"]
+        )
+        for route, count in self._counters.shadow_routes.items():
+            noted.add_metric([route], count)
+        yield noted
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
 

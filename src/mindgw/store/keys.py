@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -45,6 +46,8 @@ class Holder(NamedTuple):
     welcome: bool = True
     #: When it is good no longer, unless it is used or rotated before; None: nothing is known of that but what stands in its row.
     ends: datetime | None = None
+    #: What the organisation's requests are bound to.
+    labels: Mapping[str, Any] = MappingProxyType({})
 
 
 class Change(NamedTuple):
@@ -128,7 +131,7 @@ async def held(session: AsyncSession, key_id: str) -> Held | None:
 
 async def holder(session: AsyncSession, key_id: str) -> Holder | None:
     """The key with this id, revoked ones too, with the names of its team and user, what it may do, and whether they are welcome."""
-    facts = select(Key, Team.name, User, Org.state).join(Org, col(Key.org_id) == Org.id)
+    facts = select(Key, Team.name, User, Org).join(Org, col(Key.org_id) == Org.id)
     joined = facts.join(Team, col(Key.team_id) == Team.id, isouter=True).join(User, col(Key.user_id) == User.id, isouter=True)
     found = (await session.exec(joined.where(Key.id == key_id))).first()
     if found is None:
@@ -138,8 +141,8 @@ async def holder(session: AsyncSession, key_id: str) -> Holder | None:
     rights = await roles.rights(session, key.org_id, user, key.role)
     about = roles.subjects(rights, key_id=key.id, user_id=key.user_id or "", team_id=key.team_id or "")
     models = await roles.models(session, key.org_id, about)
-    welcome = org == "active" and (user is None or user.state in WELCOME)
-    return Holder(key, team, user.email if user is not None else "", rights, models, welcome)
+    welcome = org.state == "active" and (user is None or user.state in WELCOME)
+    return Holder(key, team, user.email if user is not None else "", rights, models, welcome, labels=org.labels or {})
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

@@ -33,6 +33,7 @@ from mindgw.server.management import (
     quotas,
     rates,
     roles,
+    routes,
     status,
     usage,
     users,
@@ -45,7 +46,25 @@ MAX_BODY = 64 * 1024
 COMPRESSED = CompressionConfig(backend="gzip", minimum_size=1024, gzip_compress_level=5)
 #: U+0000 as JSON has it; a backslash behind a backslash is one of the text's own.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-ROOMS = (keys, join_tokens, workers, models, queue, dead_letters, quotas, rates, usage, ledger, status, users, me, audit, roles, orgs)
+ROOMS = (
+    keys,
+    join_tokens,
+    workers,
+    models,
+    queue,
+    dead_letters,
+    quotas,
+    rates,
+    usage,
+    ledger,
+    status,
+    users,
+    me,
+    audit,
+    roles,
+    routes,
+    orgs,
+)
 
 
 def router() -> Router:

@@ -103,6 +103,8 @@ class Office(State):
     home: Home
     #: Has the running gateway read its limits again.
     quotas_changed: Callable[[], Awaitable[object]]
+    #: Has the running gateway read its routes again.
+    routes_changed: Callable[[], Awaitable[object]]
     #: Has the running gateway ask again who may do what.
     access_changed: Callable[[], None]
     #: Whether the ledger is being checked.

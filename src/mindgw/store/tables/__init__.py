@@ -13,6 +13,7 @@ from mindgw.store.tables.queue import FlowCounter
 from mindgw.store.tables.quotas import Budget, Lease, Quota
 from mindgw.store.tables.receipts import Receipt, ReceiptHead
 from mindgw.store.tables.replays import Replay
+from mindgw.store.tables.routes import Route
 from mindgw.store.tables.sessions import Session
 
 metadata = Row.metadata
@@ -40,6 +41,7 @@ __all__ = [
     "Replay",
     "Role",
     "RoleBinding",
+    "Route",
     "Session",
     "Team",
     "UTCDateTime",

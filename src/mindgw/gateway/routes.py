@@ -1,0 +1,233 @@
+"""Which way requests go: the routes as they are now, held against who asks and against the workers that there are.
+
+Whoever asks has to be good for the name that they ask for and for the model that it comes to; a leg that is not for them is left out.
+"""
+
+import logging
+from collections import Counter
+
+from msgspec import Struct
+
+from mindgw import errors, metrics
+from mindgw.core import routing
+from mindgw.core.fair import Path
+from mindgw.core.routing import Leg, Plan, Route, Rules
+from mindgw.gateway import roster
+from mindgw.gateway.admission import Caller, is_for, meant, not_found, require_use
+from mindgw.gateway.course import Course
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.flows import Flow
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.snapshot import Offer
+
+log = logging.getLogger("mindgw.routes")
+
+#: Seconds after which it makes sense to ask again where no worker is that a route leads to.
+SOON = 10.0
+#: Plans that are remembered.
+_PLANS = 10_000
+#: What shadow routes would have done that is kept until it is told.
+_UNTOLD = 1000
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """A worker that a leg leads to."""
+
+    name: str
+    #: ready, draining and so on.
+    state: str
+    used: int
+    slots: int
+
+
+class Stop(Struct, frozen=True, kw_only=True):
+    """A leg, and what stands in the way of it."""
+
+    model: str
+    #: Tags that a worker must have, such as zone=lab.
+    where: list[str]
+    #: Whether it may be used by who asks.
+    allowed: bool
+    #: Connected workers that serve the model there.
+    workers: list[Seen]
+    #: "" when it can be gone to; else why not.
+    why_not: str
+
+
+class Way(Struct, frozen=True, kw_only=True):
+    """What would become of a request."""
+
+    model: str
+    kind: str
+    #: Name of the route that it takes, and of the one that it would take if that counted; None: none.
+    route: str | None
+    shadow: str | None
+    #: What who asks is bound to, such as region=eu.
+    home: list[str]
+    legs: list[Stop]
+    #: Number of the leg that it would begin with, from 0; None: it would be refused.
+    chosen: int | None
+    #: Code of the error that it would hear, "" when it is not refused.
+    code: str
+    #: In words.
+    reason: str
+
+
+class Routes:
+    """All routes of a server."""
+
+    def __init__(self, fleet: Fleet, queue: Queue, counters: metrics.Counters) -> None:
+        self._fleet = fleet
+        self._queue = queue
+        self._counters = counters
+        self.rules = Rules()
+        #: Route, name that was asked for, place and person -> where that goes.
+        # bounded: by _PLANS
+        self._plans: dict[tuple[str, str, routing.Where, str], Plan] = {}
+        #: (shadow route, what it would have done, what was done) -> requests that nobody was told of yet.
+        # bounded: by _UNTOLD
+        self._untold: Counter[tuple[str, str, str]] = Counter()
+
+    def adopt(self, rules: Rules) -> None:
+        """These rules from now on."""
+        if rules is not self.rules:
+            self.rules = rules
+            self._plans.clear()
+
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why there is none."""
+        if not self.rules.routes:
+            return self._way(None, caller, model, kind, flow)
+        real, shadow = self.rules.of(model)
+        if shadow is not None:
+            self._note(shadow, real, caller, model, kind, flow)
+        return self._way(real, caller, model, kind, flow)
+
+    def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
+        name = meant(caller, model, self._fleet)
+        if name is None:
+            raise not_found(model)
+        if route is None:
+            self._fleet.check(name, kind, caller.home)
+            return None, Leg(name, caller.home)
+        plan = self._plan(route, model, caller.home, sticky(flow.path))
+        legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
+        if plan.legs and not legs:
+            raise not_found(model)
+        course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy)
+        return course, course.begin(kind, self._fleet, self._queue.order)
+
+    def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
+        key = route.name, model, home, who
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = routing.plan(route, model, home, who)
+        return plan
+
+    def _open(self, caller: Caller, leg: Leg) -> Leg | None:
+        """The leg as the caller may go it; None: it is not for them."""
+        name = meant(caller, leg.model, self._fleet)
+        return leg if name == leg.model else Leg(name, leg.where) if name is not None else None
+
+    def _there(self, route: Route, model: str, kind: str, legs: list[Leg]) -> tuple[Leg, ...]:
+        """Those that can be gone to, now or when workers come back. Raises NoWorker, NoResidence, BadRequest."""
+        good, wrong = [], []
+        for leg in legs:
+            try:
+                self._fleet.check(leg.model, kind, leg.where)
+            except (errors.CallerError, errors.NoWorker) as why:
+                wrong.append(why)
+            else:
+                good.append(leg)
+        if good:
+            return tuple(good)
+        if any(isinstance(why, errors.NoResidence) for why in wrong):
+            raise errors.NoResidence(f"No worker that '{model}' may go to is connected.", retry_after=SOON)
+        if any(isinstance(why, errors.BadRequest) for why in wrong):
+            raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
+        raise errors.NoWorker(f"No worker that the route '{route.name}' leads to is connected.", retry_after=SOON)
+
+    # -- shadows --------------------------------------------------------------------------------------------------
+
+    def _note(self, shadow: Route, real: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> None:
+        """Counts a request that would have gone elsewhere."""
+        would, does = (self._said(route, caller, model, kind, flow) for route in (shadow, real))
+        if would != does:
+            self._counters.shadow_routes[shadow.name] += 1
+            noted = shadow.name, would, does
+            if noted in self._untold or len(self._untold) < _UNTOLD:
+                self._untold[noted] += 1
+
+    def _said(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> str:
+        try:
+            _, leg = self._way(route, caller, model, kind, flow)
+        except errors.MindGWError as wrong:
+            return f"nowhere ({wrong.code})"
+        where = routing.both(leg.where, route.pins) if route is not None and route.shadow else leg.where
+        return f"{leg.model} with {routing.shown(where)}" if where else leg.model
+
+    def tell(self) -> None:
+        """To be called about once a second: writes into the log what shadow routes would have done."""
+        untold, self._untold = self._untold, Counter()
+        for (route, would, does), count in untold.items():
+            log.info("the route %s is only noted: %d requests would have gone to %s and not to %s", route, count, would, does)
+
+    # -- views ----------------------------------------------------------------------------------------------------
+
+    def offers(self, caller: Caller | None = None) -> list[Offer]:
+        """What can be asked for now, by name: of a caller, by it and where it is bound to; names of routes among them."""
+        home = caller.home if caller is not None else routing.EVERYWHERE
+        found = [offer for offer in roster.offers(self._fleet, home) if caller is None or is_for(caller, (offer.id, *offer.aliases))]
+        known = {name for offer in found for name in (offer.id, *offer.aliases)}
+        created = {name: offer.created for offer in found for name in (offer.id, *offer.aliases)}
+        for route in self.rules.routes:
+            name = route.match
+            if route.shadow or name in known or "*" in name or "?" in name or (caller is not None and not is_for(caller, (name,))):
+                continue
+            legs = self._good(route, caller, home)
+            if legs:
+                found.append(Offer(id=name, aliases=[], created=max(created.get(leg.model, 0) for leg in legs)))
+        return sorted(found, key=lambda offer: offer.id)
+
+    def _good(self, route: Route, caller: Caller | None, home: routing.Where) -> list[Leg]:
+        legs = (leg if caller is None else self._open(caller, leg) for leg in routing.plan(route, route.match, home, "").legs)
+        return [leg for leg in legs if leg is not None and self._fleet.present(leg.model, leg.where)]
+
+    def explain(self, caller: Caller, model: str, kind: str, flow: Flow) -> Way:
+        """What would become of a request now; nothing is sent, and nothing is counted."""
+        real, shadow = self.rules.of(model)
+        plan = routing.plan(real, model, caller.home, sticky(flow.path)) if real is not None else Plan("", (Leg(model, caller.home),))
+        stops = [self._stop(caller, model, kind, leg) for leg in plan.legs]
+        code, reason, chosen = "", "", None
+        try:
+            require_use(caller)
+            _, leg = self._way(real, caller, model, kind, flow)
+            chosen = [self._open(caller, one) for one in plan.legs].index(leg)
+            reason = f"it goes to {leg.model}" + (f" with {routing.shown(leg.where)}" if leg.where else "")
+        except errors.MindGWError as wrong:
+            code, reason = wrong.code, wrong.message
+        return Way(
+            model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None,
+            home=routing.tags_of(caller.home), legs=stops, chosen=chosen, code=code, reason=reason,
+        )  # fmt: skip
+
+    def _stop(self, caller: Caller, model: str, kind: str, leg: Leg) -> Stop:
+        fleet = self._fleet
+        seats = list(fleet.seats(leg.model, kind, leg.where))
+        allowed, why_not = self._open(caller, leg) is not None, ""
+        if not allowed:
+            why_not = "it is not for who asks"
+        elif not seats:
+            why_not = "no worker of those that it may go to is connected" if leg.where else "no worker that serves it is connected"
+        elif not fleet.present(leg.model, leg.where):
+            why_not = "none of its workers takes requests"
+        seen = [Seen(name=one.worker.name, state=one.worker.state.value, used=one.used, slots=one.engine.slots) for one in seats]
+        return Stop(model=leg.model, where=routing.tags_of(leg.where), allowed=allowed, workers=seen, why_not=why_not)
+
+
+def sticky(path: Path) -> str:
+    """Who has the same target each time: an end user, else a person, else a key."""
+    org, _, user, key, end_user = path
+    return "\0".join((org, user or key, end_user))
