@@ -21,7 +21,7 @@ from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
-from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.fleet import Fleet, Standing
 from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline
@@ -330,7 +330,7 @@ class Box:
         report = handshake.admit(self.session.take(), identity.public_half(AGENT), self.epoch, "gw")
         self.session.receive(handshake.welcome(self.name, "active", "0", 10.0), self.world.clock())
         self.epoch = handshake.epoch
-        return self.world.pipeline.attach(self.link, self.name, self.name, handshake.epoch, approved, report)
+        return self.world.pipeline.attach(self.link, self.name, self.name, handshake.epoch, Standing(approved), report)
 
     def carry(self) -> bool:
         """One exchange of messages with the server; True when there was any."""

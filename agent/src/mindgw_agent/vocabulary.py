@@ -88,13 +88,19 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What an agent has to offer. A report replaces the one before; `serial` grows with each."""
+    """What an agent has to offer. A report replaces the one before; `serial` grows with each.
+
+    `paused_until`: Unix seconds until which its owner wants the box for other things, 0 when not. `teams`: names of those it works for,
+    none of them: for all.
+    """
 
     serial: Count = 0
     engines: list[EngineReport] = []
     draining: bool = False
     gpus: list[Gpu] = []
     hostname: Name = ""
+    paused_until: Count = 0
+    teams: list[Name] = []
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -102,6 +108,12 @@ class Proof(msgspec.Struct, frozen=True):
 
     signature: Signature
     report: Report
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """A Proof without its report: who says something that cannot be should first be known."""
+
+    signature: Signature
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):

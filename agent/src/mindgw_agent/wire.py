@@ -35,6 +35,7 @@ from mindgw_agent.vocabulary import (
     Report,
     Seconds,
     Signature,
+    Signed,
     Source,
     Tag,
     Usage,
@@ -50,9 +51,9 @@ __all__ = [
     "MAX_PAYLOAD", "MAX_RECEIPTS", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "RECEIPTS", "RECEIVED", "REPORT",
     "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport",
     "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Receipt",
-    "Receipts", "Received", "Report", "Seconds", "Signature", "Source", "Tag", "Usage", "Welcome", "anew", "build_head", "build_open",
-    "chained", "clip", "credit", "encode", "fit", "frame", "genesis", "head_size", "negotiate", "pack_header", "parse", "parse_credit",
-    "parse_head", "parse_open", "size_of", "transcript", "transcript_challenge", "transcript_proof", "transcript_receipts",
+    "Receipts", "Received", "Report", "Seconds", "Signature", "Signed", "Source", "Tag", "Usage", "Welcome", "anew", "build_head",
+    "build_open", "chained", "clip", "credit", "encode", "fit", "frame", "genesis", "head_size", "negotiate", "pack_header", "parse",
+    "parse_credit", "parse_head", "parse_open", "size_of", "transcript", "transcript_challenge", "transcript_proof", "transcript_receipts",
 ]  # fmt: skip
 
 VERSION: Final = VERSIONS[0]
@@ -144,7 +145,7 @@ _KIND_OF: dict[type, int] = {
     Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Receipts: RECEIPTS,
     Received: RECEIVED, Close: CLOSE,
 }  # fmt: skip
-_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta)}
+_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta, Signed)}
 _to_json = msgspec.json.Encoder().encode
 
 

@@ -25,7 +25,7 @@ from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import TABLE, Exchange
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet, Standing, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
@@ -173,12 +173,13 @@ class Pipeline:
 
     # -- workers -------------------------------------------------------------------------------------------------
 
-    def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> Session:
+    def attach(self, link: Link, id: str, name: str, epoch: int, standing: Standing, report: wire.Report) -> Session:
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
+        worker.drained, worker.charge = standing.drained, standing.charge
         session = Session(self.fleet, self.news, worker)
         link.owner = session
-        older = self.fleet.attach(worker, approved)
+        older = self.fleet.attach(worker, standing.approved)
         session.reported(report)
         if older is not None:
             older.link.lost()

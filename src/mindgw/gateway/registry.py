@@ -11,7 +11,7 @@ from msgspec import to_builtins
 
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.handshake import Rejected
-from mindgw.store import faults
+from mindgw.store import audit, faults
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database
 from mindgw.store.tables import Worker as Record
@@ -32,6 +32,9 @@ class Registry:
         #: Last reports that are not written yet, by worker id.
         # bounded: one entry a worker
         self._reports: dict[str, tuple[datetime, wire.Report]] = {}
+        #: Charges that are not written yet, by worker id.
+        # bounded: one entry a worker
+        self._charges: dict[str, str] = {}
 
     def sign(self, message: bytes) -> bytes:
         """The server's signature."""
@@ -62,8 +65,19 @@ class Registry:
         """Notes a report, to be written by `flush`."""
         self._reports[worker.id] = datetime.fromtimestamp(worker.last_seen, UTC), report
 
+    def accused(self, worker: Worker) -> None:
+        """Notes why a worker is in quarantine, to be written by `flush`."""
+        log.warning("worker %s is in quarantine: %s", worker.name, worker.charge)
+        self._charges[worker.id] = worker.charge
+
     async def flush(self) -> None:
         """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
+        for worker_id, charge in list(self._charges.items()):
+            async with self._database.write() as session:
+                row = await stored.quarantine(session, worker_id, charge)
+                if row is not None:
+                    await audit.record(session, "gateway", "worker.quarantine", row.id, name=row.name, reason=charge)
+            self._charges.pop(worker_id, None)
         if not self._reports:
             return
         reports = dict(self._reports)

@@ -35,6 +35,9 @@ class Owner(Protocol):
 
     def reported(self, report: wire.Report) -> None: ...
 
+    def lied(self, charge: str) -> None:
+        """It reported what no report can be."""
+
     def drains(self) -> None: ...
 
     def receipts(self, batch: wire.Receipts) -> None:
@@ -182,7 +185,7 @@ class Link:
     def _on_news(self, frame: Frame) -> None:
         assert self.owner is not None
         if frame.kind == wire.REPORT:
-            self.owner.reported(wire.parse(wire.Report, frame.payload))
+            self._on_report(frame.payload)
         elif frame.kind == wire.DRAIN:
             self.owner.drains()
         elif frame.kind == wire.RECEIPTS:
@@ -192,6 +195,16 @@ class Link:
             self._wake()
         else:
             raise ProtocolError("the handshake is over")
+
+    def _on_report(self, payload: bytes) -> None:
+        """Garbage is no reason to cut off what runs: an agent that dials again would only say it again."""
+        assert self.owner is not None
+        try:
+            report = wire.parse(wire.Report, payload)
+        except ProtocolError as wrong:
+            self.owner.lied(f"it reports what cannot be: {wrong}"[:MAX_REASON])
+        else:
+            self.owner.reported(report)
 
     def _on_pong(self, payload: bytes, now: float) -> None:
         try:
