@@ -16,11 +16,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mindgw_agent import __version__, errors
+from mindgw_agent import __version__, errors, owner
+from mindgw_agent.choices import (
+    EngineKeyOption,
+    EngineOption,
+    EngineUrlOption,
+    ExecOption,
+    ModelsOption,
+    PullOption,
+    SlotsOption,
+    TeamsOption,
+)
+from mindgw_agent.choices import chosen as choose
 
 if TYPE_CHECKING:
     from mindgw_agent.settings import Settings, StateDir
-    from mindgw_agent.status import Status
+    from mindgw_agent.status import Engine, Status
 
 _SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 #: Longest token file that is read.
@@ -47,10 +58,6 @@ TokenArgument = Annotated[
 TokenFileOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File that holds the token.")]
 NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="What the server calls this worker; else the hostname.")]
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="Take the place of the worker that has this name.")]
-EngineUrlOption = Annotated[str, typer.Option("--engine-url", metavar="URL", help="Root of the engine; else the usual ports are tried.")]
-EngineOption = Annotated[str, typer.Option("--engine", metavar="KIND", help="auto, llamacpp, ollama, vllm, sglang, lmstudio or generic.")]
-EngineKeyOption = Annotated[Path | None, typer.Option("--engine-key-file", metavar="FILE", help="The engine's own API key.")]
-SlotsOption = Annotated[int | None, typer.Option("--slots", min=1, max=4096, help="Requests at a time; else what the engine says.")]
 ServerOption = Annotated[str, typer.Option("--server", metavar="URL", help="Where the server is, in place of the token's addresses.")]
 EnrollOnlyOption = Annotated[bool, typer.Option("--enroll-only", help="Stop after joining; `agent run` serves later.")]
 
@@ -69,10 +76,14 @@ def join(
     token_file: TokenFileOption = None,
     name: NameOption = "",
     replace: ReplaceOption = False,
-    engine_url: EngineUrlOption = "",
+    engine_url: EngineUrlOption = None,
     engine: EngineOption = "",
     engine_key_file: EngineKeyOption = None,
+    run_engine: ExecOption = "",
     slots: SlotsOption = None,
+    models: ModelsOption = None,
+    teams: TeamsOption = None,
+    allow_pull: PullOption = None,
     server: ServerOption = "",
     enroll_only: EnrollOnlyOption = False,
     state_dir: StateOption = None,
@@ -87,7 +98,7 @@ def join(
     from mindgw_agent.settings import StateDir
 
     state = StateDir(state_dir)
-    chosen = _engine_options(engine_url, engine, engine_key_file, slots)
+    chosen = choose(engine_url, engine, engine_key_file, run_engine, slots, (models, teams), allow_pull)
     where = server or _inherited(ctx, "server")
     with state.lock():
         settings = state.load()
@@ -193,20 +204,6 @@ def _serve(state: "StateDir", settings: "Settings", verbose: bool) -> int:
     return serve.run(state, settings)
 
 
-def _engine_options(url: str, kind: str, key_file: Path | None, slots: int | None) -> dict[str, Any]:
-    """What was said about the engine; nothing else changes."""
-    chosen: dict[str, Any] = {}
-    if url:
-        chosen["engine_url"] = url
-    if kind:
-        chosen["engine_kind"] = "" if kind == "auto" else kind
-    if key_file is not None:
-        chosen["engine_key_file"] = str(key_file.expanduser().absolute())
-    if slots is not None:
-        chosen["slots"] = slots
-    return chosen
-
-
 def _check(chosen: dict[str, Any], enroll_only: bool) -> None:
     """Find what cannot work before a token that is good for once is spent on it."""
     from mindgw_agent.settings import Settings
@@ -287,7 +284,6 @@ def _inherited(ctx: typer.Context, flag: str) -> Any:
 
 
 def _show(found: "Status") -> None:
-    engine = " ".join(filter(None, (found.engine.kind, found.engine.version, found.engine.url)))
     rows = [
         ("name", found.name or "not joined"),
         ("server", found.server),
@@ -295,7 +291,9 @@ def _show(found: "Status") -> None:
             "tunnel",
             found.tunnel + (f", {found.rtt_ms} ms" if found.rtt_ms is not None else "") + (f", since {found.since}" if found.since else ""),
         ),
-        ("engine", f"{engine or 'none'} ({'healthy' if found.engine.healthy else 'not healthy'})"),
+        ("state", found.standing if found.standing not in {"", "active"} else ""),
+        ("paused", f"until {found.paused_until}" if found.paused_until else ""),
+        *(("engine", _engine(engine)) for engine in found.engines or [found.engine]),
         ("models", ", ".join(found.models)),
         ("slots", f"{found.running}/{found.slots}"),
         ("receipts", f"waiting: {found.receipts}"),
@@ -305,6 +303,11 @@ def _show(found: "Status") -> None:
     for title, value in rows:
         if value:
             typer.echo(f"{title:<7} {_clean(value)}")
+
+
+def _engine(engine: "Engine") -> str:
+    facts = " ".join(filter(None, (engine.kind, engine.version, engine.url)))
+    return f"{facts or 'none'} ({'healthy' if engine.healthy else 'not healthy'})"
 
 
 def _print(value: dict[str, Any]) -> None:
@@ -319,6 +322,8 @@ def _clean(text: str, keep: str = "") -> str:
     """Without control characters: names come from elsewhere and must not drive the terminal."""
     return "".join(letter if letter.isprintable() or letter in keep else f"\\x{ord(letter):02x}" for letter in text)
 
+
+owner.mount(app, StateOption)
 
 root = typer.Typer(
     help="The agent of MindGateway: stands in front of the engine of a GPU box.",

@@ -34,7 +34,8 @@ class Handshake:
         self._nonce = nonce
         self._decoder = wire.Decoder(frozenset({wire.HELLO, wire.PROOF}))
         self._hello: Hello | None = None
-        self._version = wire.VERSION
+        #: Of the tunnel, once `hello` was called.
+        self.version = wire.VERSION
         #: The session's number, once `challenge` was called.
         self.epoch = 0
         #: What its first report says that cannot be, once `admit` was called; empty: nothing.
@@ -44,7 +45,7 @@ class Handshake:
         """Reads the agent's first message; raises ProtocolError, or Rejected when no version is common."""
         self._hello = wire.parse(Hello, self._one(message, wire.HELLO).payload)
         try:
-            self._version = wire.negotiate(self._hello.versions)
+            self.version = wire.negotiate(self._hello.versions)
         except ProtocolError as wrong:
             self._reject("version", f"{wrong}; upgrade the older side.")
         return self._hello
@@ -53,8 +54,8 @@ class Handshake:
         """The answer to HELLO. The new session is newer than any that either side remembers."""
         hello = self._greeted()
         self.epoch = max(stored_epoch, hello.last_epoch) + 1
-        signed = wire.transcript_challenge(hello.nonce, self._nonce, hello.agent_id, self.epoch, self._version)
-        challenge = Challenge(nonce=self._nonce, epoch=self.epoch, version=self._version, signature=self._sign(signed))
+        signed = wire.transcript_challenge(hello.nonce, self._nonce, hello.agent_id, self.epoch, self.version)
+        challenge = Challenge(nonce=self._nonce, epoch=self.epoch, version=self.version, signature=self._sign(signed))
         return wire.encode(wire.frame(challenge))
 
     def admit(self, message: bytes, public_key: bytes, stored_epoch: int, host: str) -> wire.Report:

@@ -24,6 +24,7 @@ from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
+from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.fleet import Fleet, Standing, Worker
 from mindgw.gateway.flows import weigher
@@ -74,6 +75,7 @@ class Pipeline:
         self.clock = self._now = now
         self.accounts = accounts
         self.fleet = Fleet(self._changed)
+        self.errands = Errands(self.fleet, now)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
         watch = Watch(config.timeouts, self.fleet, self.queue)

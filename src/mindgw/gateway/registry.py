@@ -32,9 +32,9 @@ class Registry:
         #: Last reports that are not written yet, by worker id.
         # bounded: one entry a worker
         self._reports: dict[str, tuple[datetime, wire.Report]] = {}
-        #: Charges that are not written yet, by worker id.
+        #: Those whose charges are not written yet, by worker id.
         # bounded: one entry a worker
-        self._charges: dict[str, str] = {}
+        self._accused: dict[str, Worker] = {}
 
     def sign(self, message: bytes) -> bytes:
         """The server's signature."""
@@ -68,16 +68,12 @@ class Registry:
     def accused(self, worker: Worker) -> None:
         """Notes why a worker is in quarantine, to be written by `flush`."""
         log.warning("worker %s is in quarantine: %s", worker.name, worker.charge)
-        self._charges[worker.id] = worker.charge
+        self._accused[worker.id] = worker
 
     async def flush(self) -> None:
         """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
-        for worker_id, charge in list(self._charges.items()):
-            async with self._database.write() as session:
-                row = await stored.quarantine(session, worker_id, charge)
-                if row is not None:
-                    await audit.record(session, "gateway", "worker.quarantine", row.id, name=row.name, reason=charge)
-            self._charges.pop(worker_id, None)
+        for worker in list(self._accused.values()):
+            await self._accuse(worker)
         if not self._reports:
             return
         reports = dict(self._reports)
@@ -89,6 +85,14 @@ class Registry:
             for worker_id, noted in reports.items():
                 await self._write_alone(worker_id, noted)
         self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
+
+    async def _accuse(self, worker: Worker) -> None:
+        """Writes a charge down, unless an operator was quicker and dropped it."""
+        async with self._database.write() as session:
+            row = await stored.quarantine(session, worker.id, worker.charge) if worker.charge else None
+            if row is not None:
+                await audit.record(session, "gateway", "worker.quarantine", row.id, name=row.name, reason=worker.charge)
+        self._accused.pop(worker.id, None)
 
     async def _write(self, reports: dict[str, tuple[datetime, wire.Report]]) -> None:
         async with self._database.write() as session:

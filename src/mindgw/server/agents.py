@@ -227,8 +227,9 @@ class AgentsDoor:
         await self._registry.enter(record.id, handshake.epoch)
         await self._linked(record.id)
         await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
-        # nothing is awaited from here to the end: a link that the pipeline knows is carried
         carriage = Carriage(socket)
+        carriage.link.version = handshake.version
+        # nothing is awaited from here to the end: a link that the pipeline knows is carried
         session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, _standing(record), report)
         if handshake.charge:
             session.lied(handshake.charge)
