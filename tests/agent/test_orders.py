@@ -132,7 +132,8 @@ async def test_names_of_models_in_registries_that_are_known(bench, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["evil.example/user/model", "http://10.0.0.1/x/y", "127.0.0.1:80/a/b", "../model", "a/../b", "-rf", "a b", "a;b", "$(id)", "", "a/b/c/d", "hf.co//m", "a\n", "m@sha256"],
+    ["evil.example/user/model", "http://10.0.0.1/x/y", "127.0.0.1:80/a/b", "../model", "a/../b", "-rf", "a b",
+     "a;b", "$(id)", "", "a/b/c/d", "hf.co//m", "a\n", "m@sha256"],
 )  # fmt: skip
 async def test_no_other_address_is_pulled_from(bench, name):
     assert PULLED.fullmatch(name) is None
@@ -152,7 +153,8 @@ def test_what_can_be_pulled_names_no_host_but_those_that_are_known(name):
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        (Unable("cannot", never=True), "unsupported"), (Unable("no space left"), "engine_error"), (Unreachable("away"), "engine_unreachable"),
+        (Unable("cannot", never=True), "unsupported"), (Unable("no space left"), "engine_error"),
+        (Unreachable("away"), "engine_unreachable"),
         (TimeoutError(), "engine_timeout"), (RuntimeError("a defect"), "internal_error"),
     ],
 )  # fmt: skip
@@ -223,14 +225,13 @@ async def test_the_last_lines_are_given_oldest_first(bench):
     for number in range(2000):
         bench.journal.handle(record(f"line {number}\x1b[2J"))
     said = await bench.does("logs", "2")
-    assert [line[-15:] for line in said.lines] == ["line 1998 [2J", "line 1999 [2J"] or [line.partition("INFO")[2].strip() for line in said.lines] == [
-        "line 1998 [2J", "line 1999 [2J",
-    ]  # fmt: skip
+    assert [line.partition("INFO")[2].strip() for line in said.lines] == ["line 1998 [2J", "line 1999 [2J"]
     assert len(bench.journal.tail(5000)) == 1000
 
 
 SECRETS = [
-    "mgw_live_abcDEF123", "mgwj1_abcdefghijk", "sk-proj-abcdef123456", "hf_abcdefghij", "ghp_abcdefghij", "eyJhbGciOiJIUzI1NiJ9.e30.abc_def",
+    "mgw_live_abcDEF123", "mgwj1_abcdefghijk", "sk-proj-abcdef123456", "hf_abcdefghij", "ghp_abcdefghij",
+    "eyJhbGciOiJIUzI1NiJ9.e30.abc_def",
 ]  # fmt: skip
 
 

@@ -38,17 +38,17 @@ def _shown(told: Item) -> str:
     return f"{told['worker']}: {told['note']}" + (f" {100 * part:.0f} %" if part is not None else "")
 
 
-def await_worker(run: Invocation, name: str, true: Callable[[dict[str, Any]], bool], what: str, timeout: int) -> Item:
+def await_worker(run: Invocation, name: str, true: Callable[[dict[str, Any]], bool], what: str, within: int) -> Item:
     """The worker once it is so. Raises CheckFailed after that many seconds."""
     server: Server = run.server()
-    end = clock.monotonic() + timeout
+    end = clock.monotonic() + within
     while True:
         found: dict[str, Any] = server.call(api.show_worker(name))
         if true(found):
             return found
         if clock.monotonic() >= end:
             why = f" ({found['reason']})" if found.get("reason") else ""
-            raise CheckFailed(f"worker {name} is {found['state']}{why} and not {what} after {timeout} s")
+            raise CheckFailed(f"worker {name} is {found['state']}{why} and not {what} after {within} s")
         run.render.progress(f"{name} is {found['state']}, {found.get('used') or 0} requests run")
         time.sleep(min(LOOK, max(0.0, end - clock.monotonic())))
 

@@ -77,7 +77,7 @@ def show(ctx: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORK
 
 Name = Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]
 Names = Annotated[list[str], typer.Argument(metavar="WORKER...", help="Names or ids.")]
-Timeout = Annotated[str, typer.Option("--timeout", metavar="SPAN", help="How long to wait, as 90s or 10m.")]
+Within = Annotated[str, typer.Option("--within", metavar="SPAN", help="How long to wait, as 90s or 10m.")]
 
 
 @app.command("drain")
@@ -85,11 +85,11 @@ def drain(
     ctx: typer.Context,
     workers: Names,
     wait: Annotated[bool, typer.Option("--wait", help="Until what runs there is done.")] = False,
-    timeout: Timeout = "10m",
+    within: Within = "10m",
 ) -> None:
     """Let workers finish what they have and give them nothing new, also when they come back: mindgw workers drain gpu-1 --wait"""
     run = invocation(ctx)
-    server, limit = run.server(), seconds(timeout)
+    server, limit = run.server(), seconds(within)
     for name in workers:
         found = server.call(api.show_worker(name))
         busy = f"{found.get('used') or 0} requests run on"
@@ -155,14 +155,14 @@ def wait_for(
     worker: Name,
     ready: Annotated[bool, typer.Option("--ready", help="Until it takes requests; so when nothing else is said.")] = False,
     drained: Annotated[bool, typer.Option("--drained", help="Until it has nothing to do and is given nothing.")] = False,
-    timeout: Timeout = "5m",
+    within: Within = "5m",
 ) -> None:
-    """Wait for a worker; exit code 3 when it takes too long: mindgw workers wait gpu-1 --ready --timeout 60s && ./smoke.sh"""
+    """Wait for a worker; exit code 3 when it takes too long: mindgw workers wait gpu-1 --ready --within 60s && ./smoke.sh"""
     run = invocation(ctx)
     if ready and drained:
         raise UsageProblem("--ready and --drained at once", hint="wait for one of them")
     true, what = (errands.is_drained, "drained") if drained else (errands.is_ready, "ready")
-    found = errands.await_worker(run, worker, true, what, seconds(timeout))
+    found = errands.await_worker(run, worker, true, what, seconds(within))
     run.render.done(found, f"Worker {found['name']} is {what}.", name="name")
 
 
