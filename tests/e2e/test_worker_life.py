@@ -77,6 +77,7 @@ def test_an_agent_gives_its_log_and_begins_anew_when_it_is_told_to(tmp_path: Pat
         after = json.loads(box(made, "fake", "status", "--json").stdout)
         assert before["pid"] == after["pid"] == agent.child.pid  # the same process, begun anew
         assert "beginning anew" in agent.said
+        assert {"worker.logs", "worker.restart"} <= {entry["action"] for entry in made.items("audit", "list")}
         assert ask(made, chat("plain")).status == 200
         assert agent.stop() == 0
 

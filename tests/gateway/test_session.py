@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindgw.core.worker import State
-from mindgw.gateway.fleet import Standing
+from mindgw.gateway.session import Standing
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import World, engine

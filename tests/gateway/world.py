@@ -21,14 +21,14 @@ from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.auth import Auth
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.exchange import Exchange
-from mindgw.gateway.fleet import Fleet, Standing
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.meter import Meter
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.quota import Policy, Quotas
 from mindgw.gateway.rates import Rates
 from mindgw.gateway.replay import Replay
-from mindgw.gateway.session import Session
+from mindgw.gateway.session import Session, Standing
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes

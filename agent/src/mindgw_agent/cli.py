@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
-from mindgw_agent import __version__, errors, owner
+from mindgw_agent import __version__, errors
 from mindgw_agent.choices import (
     EngineKeyOption,
     EngineOption,
@@ -184,6 +184,29 @@ def leave(state_dir: StateOption = None) -> int:
     return 0
 
 
+@app.command()
+def pause(span: Annotated[str, typer.Argument(metavar="SPAN", help="90s, 15m, 2h or 1d.")], state_dir: StateOption = None) -> int:
+    """Take no requests for a while: those that run go on, and the server sees until when.
+
+    Example: mindgw agent pause 2h
+    """
+    from mindgw_agent import decisions
+    from mindgw_agent.settings import StateDir
+
+    _say(f"✓ {decisions.pause_box(StateDir(state_dir), span)}")
+    return 0
+
+
+@app.command()
+def resume(state_dir: StateOption = None) -> int:
+    """Take requests again before the pause is over."""
+    from mindgw_agent import decisions
+    from mindgw_agent.settings import StateDir
+
+    _say(f"✓ {decisions.resume_box(StateDir(state_dir))}")
+    return 0
+
+
 def _enrol(state: "StateDir", token: str, name: str, replace: bool, server: str) -> "Settings":
     from mindgw_agent import join as joining
 
@@ -322,8 +345,6 @@ def _clean(text: str, keep: str = "") -> str:
     """Without control characters: names come from elsewhere and must not drive the terminal."""
     return "".join(letter if letter.isprintable() or letter in keep else f"\\x{ord(letter):02x}" for letter in text)
 
-
-owner.mount(app, StateOption)
 
 root = typer.Typer(
     help="The agent of MindGateway: stands in front of the engine of a GPU box.",

@@ -98,7 +98,11 @@ class Link:
         self._patience: float | None = None
         #: Tasks that end with the link.
         self._tasks: list[asyncio.Task[None]] = []
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = self._wired()
+
+    def _wired(self) -> dict[type, Callable[[Any], None]]:
+        """What is done about each event of the session."""
+        return {
             events.Proving: self._prove,
             events.Ready: self._welcomed,
             events.Request: self._begin,

@@ -5,7 +5,6 @@ can never be promised the same slot. A seat whose engine said "busy" all the sam
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -20,17 +19,6 @@ from mindgw_agent import wire
 REST = 0.5
 #: Asked for at every step: a member of an Enum costs more than a call.
 _READY = State.READY
-
-
-class Standing(NamedTuple):
-    """What was decided about a worker before it came."""
-
-    #: False: an operator has yet to let it in.
-    approved: bool = True
-    #: An operator wants it to take nothing new.
-    drained: bool = False
-    #: Why it is in quarantine; empty: it is not.
-    charge: str = ""
 
 
 class Worker:

@@ -26,13 +26,13 @@ from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
-from mindgw.gateway.fleet import Fleet, Standing, Worker
+from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.flows import weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
-from mindgw.gateway.session import News, Session
+from mindgw.gateway.session import News, Session, Standing
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket

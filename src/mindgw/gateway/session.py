@@ -1,10 +1,22 @@
 """What an agent says during one session, handed on: to the fleet, and to whoever keeps it."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mindgw.clock import wall
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw_agent import wire
+
+
+class Standing(NamedTuple):
+    """What was decided about a worker before it came."""
+
+    #: False: an operator has yet to let it in.
+    approved: bool = True
+    #: An operator wants it to take nothing new.
+    drained: bool = False
+    #: Why it is in quarantine; empty: it is not.
+    charge: str = ""
 
 
 class News:

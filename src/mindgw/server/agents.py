@@ -14,11 +14,10 @@ from typing import Any
 
 from mindgw import __version__
 from mindgw.clock import monotonic
-from mindgw.gateway.fleet import Standing
 from mindgw.gateway.handshake import Handshake, Rejected, goodbye
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.gateway.session import Session
+from mindgw.gateway.session import Session, Standing
 from mindgw.gateway.tunnel import PING_INTERVAL, Link
 from mindgw.server.socket import EXTENSION, WebSocket
 from mindgw.store.tables import Worker as Record
