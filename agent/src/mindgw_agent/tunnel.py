@@ -177,6 +177,8 @@ async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext
         return Ended(error=_who_else(address, error, issuer))
     except (OSError, WebSocketException) as error:
         return Ended(error=_why_not(address, error))
+    except errors.Misuse as error:  # a proxy that cannot be used
+        return Ended(error=error.message)
     try:
         return await _speak(tunnel, address, socket)
     finally:
