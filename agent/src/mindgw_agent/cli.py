@@ -30,6 +30,7 @@ from mindgw_agent.choices import (
 from mindgw_agent.choices import chosen as choose
 
 if TYPE_CHECKING:
+    from mindgw_agent.service import Service
     from mindgw_agent.settings import Settings, StateDir
     from mindgw_agent.status import Engine, Status
 
@@ -205,6 +206,49 @@ def resume(state_dir: StateOption = None) -> int:
 
     _say(f"✓ {decisions.resume_box(StateDir(state_dir))}")
     return 0
+
+
+service = typer.Typer(help="The agent as a service of systemd.", **_SETTINGS)
+app.add_typer(service, name="service")
+SystemOption = Annotated[
+    bool, typer.Option("--system/--user", help="A unit of the machine, which takes root, or of this user; when not said, of this user.")
+]
+
+
+@service.command("install")
+def service_install(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """Have systemd run the agent, from now on and after each start: mindgw agent service install
+
+    The directory must have joined: mindgw agent join TOKEN --enroll-only
+    """
+    found = _service(system, state_dir)
+    remark = found.install()
+    _say(f"✓ {found.file} is enabled and runs" + (f"\n  {remark}" if remark else ""))
+    return 0
+
+
+@service.command("uninstall")
+def service_uninstall(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """End the service and remove its unit; the identity stays, `mindgw agent leave` removes that."""
+    found = _service(system, state_dir)
+    found.uninstall()
+    _say(f"✓ nothing is left of {found.file}")
+    return 0
+
+
+@service.command("status")
+def service_status(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """What systemd says of the service; exit code 3 when it is not active."""
+    said = _service(system, state_dir).status()
+    typer.echo(said)
+    return 0 if said == "active" else 3
+
+
+def _service(system: bool, state_dir: Path | None) -> "Service":
+    from mindgw_agent.service import Service
+    from mindgw_agent.settings import StateDir
+
+    return Service(StateDir(state_dir), "system" if system else "user")
 
 
 def _enrol(state: "StateDir", token: str, name: str, replace: bool, server: str) -> "Settings":
