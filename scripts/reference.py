@@ -20,7 +20,7 @@ from mindgw import config, errors, metrics
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
 from mindgw.control import feed
-from mindgw.core import access
+from mindgw.core import access, worker
 from mindgw.gateway import lineup, snapshot
 from mindgw.gateway.lineup import Stats
 from mindgw.gateway.snapshot import Snapshot
@@ -366,7 +366,26 @@ def access_page() -> str:
     )
 
 
+def workers_page() -> str:
+    """The life of a worker, as its table has it."""
+    lines = (ROOT / "src/mindgw/core/worker.py").read_text(encoding="utf-8").splitlines()
+    meant = {line.split('"')[1]: line.partition("  # ")[2] for line in lines if "  # " in line and '"' in line}
+    steps = [(at, event, to) for at, arrows in worker.TRANSITIONS.items() for event, to in arrows.items() if to is not at]
+    return "\n".join(
+        [
+            "# What a worker is\n",
+            WRITTEN,
+            "`mindgw workers list` shows it. A worker is busy when its slots are all used; that is no state.\n",
+            table(("State", "Means"), [(code(state), meant[state]) for state in worker.State]),
+            "## What leads where\n",
+            "What is not here changes nothing.\n",
+            table(("From", "When", "To"), [tuple(map(code, step)) for step in steps]),
+        ]
+    )
+
+
 WRITERS = {
+    "workers.md": workers_page,
     "settings.md": settings_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,

@@ -63,7 +63,7 @@ class Service(msgspec.Struct, frozen=True):
 
     def install(self) -> str:
         """Writes the unit, and has it started now and with the machine or its owner; what to know besides, for people. Doing it again
-        changes nothing that was well. Raises `NotEnrolled`, `BadState`, and `AgentError` when systemctl fails."""
+        changes nothing that was well. Raises `NotEnrolled`, `BadState`, and `ServiceFailed`."""
         settings = self.state.load()
         if settings is None:
             raise errors.NotEnrolled(f"{self.state.path} has not joined a server")
@@ -80,7 +80,7 @@ class Service(msgspec.Struct, frozen=True):
         return "it ends when you log out; `loginctl enable-linger` keeps it running" if self.scope == "user" else ""
 
     def uninstall(self) -> None:
-        """Ends it and removes the unit; one that is not there is no error. Raises `BadState` and `AgentError`."""
+        """Ends it and removes the unit; one that is not there is no error. Raises `BadState` and `ServiceFailed`."""
         if not self.file.exists():
             return
         self._systemctl("disable", "--now", self.file.name)
@@ -100,7 +100,7 @@ class Service(msgspec.Struct, frozen=True):
         done = self._run(*words)
         if done.returncode:
             why = (done.stderr or done.stdout).strip()[:500]
-            raise errors.AgentError(f"systemctl {' '.join(words)} failed: {why}", hint=f"the unit is {self.file}", code="systemctl_failed")
+            raise errors.ServiceFailed(f"systemctl {' '.join(words)} failed: {why}", hint=f"the unit is {self.file}")
 
     def _run(self, *words: str) -> "subprocess.CompletedProcess[str]":
         command = ["systemctl", *(["--user"] if self.scope == "user" else []), *words]
@@ -108,7 +108,7 @@ class Service(msgspec.Struct, frozen=True):
             return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.TimeoutExpired) as error:
             hint = "this machine has no systemd: have something else run `mindgw agent run`"
-            raise errors.AgentError(f"systemctl cannot be run: {error}", hint=hint, code="systemctl_failed") from None
+            raise errors.ServiceFailed(f"systemctl cannot be run: {error}", hint=hint) from None
 
 
 def render(name: str, state: StateDir, scope: Scope) -> str:
