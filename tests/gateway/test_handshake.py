@@ -88,7 +88,7 @@ def test_a_proof_is_good_for_one_greeting():
 
 
 def test_the_two_need_a_version_in_common():
-    hello = wire.Hello(agent_id="a", nonce=b"n" * 32, versions=[2, 3])
+    hello = wire.Hello(agent_id="a", nonce=b"n" * 32, versions=[3, 4])
     with pytest.raises(Rejected, match="upgrade") as caught:
         greeting().hello(wire.encode(wire.frame(hello)))
     assert caught.value.goodbye.code == "version"

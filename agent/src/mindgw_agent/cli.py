@@ -30,9 +30,9 @@ from mindgw_agent.choices import (
 from mindgw_agent.choices import chosen as choose
 
 if TYPE_CHECKING:
-    from mindgw_agent.service import Service
     from mindgw_agent.settings import Settings, StateDir
     from mindgw_agent.status import Engine, Status
+    from mindgw_agent.unit import Service
 
 _SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 #: Longest token file that is read.
@@ -245,8 +245,8 @@ def service_status(system: SystemOption = False, state_dir: StateOption = None) 
 
 
 def _service(system: bool, state_dir: Path | None) -> "Service":
-    from mindgw_agent.service import Service
     from mindgw_agent.settings import StateDir
+    from mindgw_agent.unit import Service
 
     return Service(StateDir(state_dir), "system" if system else "user")
 

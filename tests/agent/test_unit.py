@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindgw_agent import cli, errors, service
-from mindgw_agent.service import Service
+from mindgw_agent import cli, errors, unit
 from mindgw_agent.settings import Settings, StateDir
+from mindgw_agent.unit import Service
 
 SUBSTITUTE = """#!{python}
 import json, os, sys
@@ -55,14 +55,14 @@ def test_a_unit_is_written_and_enabled_and_removed_again(box, capsys):
     assert capsys.readouterr().out == "not installed\n"
     assert typed("install", *directory) == 0
     file = box.path.parent / "config/systemd/user/mindgw-gpu-1-.service"
-    unit = file.read_text()
-    assert f'"--state-dir" "{box.path.parent}/gpu 1%%"' in unit
-    assert "Description=MindGateway agent gpu%%h\n" in unit
-    assert "User=" not in unit
+    text = file.read_text()
+    assert f'"--state-dir" "{box.path.parent}/gpu 1%%"' in text
+    assert "Description=MindGateway agent gpu%%h\n" in text
+    assert "User=" not in text
     assert notes(box) == [["--user", "daemon-reload"], ["--user", "enable", "--now", file.name]]
     assert "enable-linger" in capsys.readouterr().err
     assert typed("install", *directory) == 0  # again is no error
-    assert file.read_text() == unit
+    assert file.read_text() == text
     assert typed("status", *directory) == 0
     assert typed("uninstall", *directory) == 0
     assert not file.exists()
@@ -71,11 +71,11 @@ def test_a_unit_is_written_and_enabled_and_removed_again(box, capsys):
 
 
 def test_a_unit_of_the_system_runs_as_who_owns_the_directory(box, monkeypatch, tmp_path):
-    monkeypatch.setattr(service, "SYSTEM_UNITS", tmp_path / "system")
+    monkeypatch.setattr(unit, "SYSTEM_UNITS", tmp_path / "system")
     Service(box, "system").install()
-    unit = (tmp_path / "system/mindgw-gpu-1-.service").read_text()
-    assert "\nUser=" in unit
-    assert "WantedBy=multi-user.target" in unit
+    text = (tmp_path / "system/mindgw-gpu-1-.service").read_text()
+    assert "\nUser=" in text
+    assert "WantedBy=multi-user.target" in text
     assert notes(box)[0] == ["daemon-reload"]
 
 
@@ -95,14 +95,14 @@ def test_where_nobody_joined_there_is_no_service(tmp_path):
 
 def test_a_place_that_is_not_ours_is_told(box, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(service, "SYSTEM_UNITS", tmp_path / "file")
+    monkeypatch.setattr(unit, "SYSTEM_UNITS", tmp_path / "file")
     with pytest.raises(errors.BadState, match="cannot write"):
         Service(box, "system").install()
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30))
 def test_nothing_in_a_path_ends_its_word_or_stands_for_something_else(word):
-    quoted = service._quoted(word)
+    quoted = unit._quoted(word)
     inside = quoted[1:-1]
     assert inside.replace("\\\\", "").replace('\\"', "").count('"') == 0
     assert inside.replace("%%", "").count("%") == inside.replace("$$", "").count("$") == 0
@@ -111,6 +111,6 @@ def test_nothing_in_a_path_ends_its_word_or_stands_for_something_else(word):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
 def test_systemd_can_read_the_unit(box, tmp_path):
     file = tmp_path / "mindgw-agent.service"
-    file.write_text(service.render("gpu", box, "user"))
+    file.write_text(unit.render("gpu", box, "user"))
     done = subprocess.run(["systemd-analyze", "verify", "--user", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert "mindgw-agent.service" not in done.stderr, done.stderr
