@@ -93,6 +93,9 @@ class Gateway:
     def reported(self, report: wire.Report) -> None:
         self.reports.append(report)
 
+    def lied(self, charge: str) -> None:
+        raise AssertionError(charge)
+
     def drains(self) -> None:
         self.drained = True
 

@@ -13,6 +13,7 @@ from mindgw_agent.exchange import Outlet
 from mindgw_agent.offer import Offer
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.settings import Settings
+from mindgw_agent.stand import Stand
 from mindgw_agent.tunnel import Tunnel, keep_connected
 from mindgw_agent.wire import Close, EngineReport, Model
 from tests.agent.gateway import Gateway, gateway
@@ -42,7 +43,7 @@ class Agent:
 
     def __init__(self, server: Gateway, key: bytes, carry, outbox: Outbox | None = None) -> None:
         self.engine = FakeEngine()
-        self.offer: Offer[FakeEngine] = Offer(self.find, carry)
+        self.offer: Offer[FakeEngine] = Offer([Stand(self.find)], carry)
         self.saved: list[int] = []
         #: What was told of trouble with the outbox.
         self.heard: list[str] = []

@@ -13,8 +13,9 @@ import pytest
 
 from mindgw_agent import engines, errors, identity, serve, status
 from mindgw_agent.engines.client import open_session
-from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.offer import Offer
 from mindgw_agent.settings import Settings, StateDir
+from mindgw_agent.stand import NoEngine, Stand
 from mindgw_agent.wire import Close, EngineReport, Gpu, Model, Usage
 from tests.agent.carrying import fake_engine, says
 from tests.agent.gateway import Gateway, gateway
@@ -139,7 +140,7 @@ async def serving(directory: Path, doing=carry, **more) -> AsyncIterator[tuple[G
         fields = {"servers": [server.root], "server_identity": identity.public_half(server.identity)}
         settings = msgspec.structs.replace(settings_for(), **fields)
         state.save(settings)
-        task = asyncio.create_task(serve.serve(state, settings, Offer(here, doing, **more)))
+        task = asyncio.create_task(serve.serve(state, settings, Offer([Stand(here)], doing, **more)))
         try:
             await server.until(lambda: server.link is not None)
             yield server, state, task
@@ -246,7 +247,7 @@ async def test_an_agent_that_served_before_and_lost_its_receipts_says_so(tmp_pat
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         state.outbox_file.unlink()
-        again = asyncio.create_task(serve.serve(state, state.load(), Offer(here, carry)))
+        again = asyncio.create_task(serve.serve(state, state.load(), Offer([Stand(here)], carry)))
         await server.until(lambda: server.batches[-1].gap == "the outbox was missing")
         assert server.batches[-1].clear
         again.cancel()

@@ -25,6 +25,7 @@ from mindgw_agent.session import (
     Writable,
 )
 from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, Step
+from mindgw_agent.vocabulary import MAX_LINES
 from mindgw_agent.wire import WINDOW, Close, Decoder, Frame, Goodbye, Meta, ProtocolError, Report
 
 AGENT_KEY, SERVER_KEY = b"a" * 32, b"s" * 32
@@ -72,7 +73,7 @@ class Server:
     def say(self, *frames: Frame, now: float = 0.0) -> list[rooms.Event]:
         return self.session.receive(b"".join(map(wire.encode, frames)), now)
 
-    def challenge(self, epoch: int = 5, key: bytes = SERVER_KEY, version: int = 1) -> list[rooms.Event]:
+    def challenge(self, epoch: int = 5, key: bytes = SERVER_KEY, version: int = wire.VERSION) -> list[rooms.Event]:
         hello = wire.parse(wire.Hello, self.listen()[0].payload)
         nonce = b"n" * 32
         signature = mac(key, wire.transcript_challenge(hello.nonce, nonce, hello.agent_id, epoch, version))
@@ -147,7 +148,7 @@ def test_a_challenge_for_another_nonce_is_worthless():
     recorded = new_session(random=lambda size: b"1" * size)
     recorded.start()
     old = Server(recorded)
-    signature = mac(SERVER_KEY, wire.transcript_challenge(b"1" * 32, b"n" * 32, "agent-1", 5))
+    signature = mac(SERVER_KEY, wire.transcript_challenge(b"1" * 32, b"n" * 32, "agent-1", 5, 1))
     replayed = wire.frame(wire.Challenge(nonce=b"n" * 32, epoch=5, signature=signature))
     assert old.say(replayed) == [Proving(5)]
     session = new_session(random=lambda size: b"2" * size)
@@ -168,7 +169,7 @@ def test_a_version_that_we_do_not_speak_is_refused():
     session = new_session()
     session.start()
     with pytest.raises(ProtocolError, match="version"):
-        Server(session).challenge(version=2)
+        Server(session).challenge(version=3)
 
 
 def test_a_goodbye_before_the_proof_is_hearsay():
@@ -729,3 +730,50 @@ def test_what_is_urgent_is_told_from_what_may_wait():
     assert (session.has_words, session.is_urgent) == (True, True)
     assert session.take()
     assert (session.has_words, session.is_urgent) == (False, False)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_is_told_and_answered():
+    session, server = ready_link()
+    command = wire.Command(1, "pull", "m")
+    assert server.say(wire.frame(command)) == [command]
+    session.progress(wire.Progress(id=1, note="half\nof it", part=0.5, lines=["a\x1b[2J", "b" * 9000]))
+    (frame,) = server.listen()
+    said = wire.parse(wire.Progress, frame.payload)
+    assert (said.note, said.part, said.done, said.lines) == ("half of it", 0.5, False, ["a [2J", "b" * 500])
+
+
+@given(st.lists(st.text(max_size=700), max_size=1200), st.text(max_size=900))
+def test_whatever_is_said_about_a_command_fits_in_a_frame(lines, note):
+    whole = wire.Progress(id=1, note=note, lines=lines[:MAX_LINES])
+    said = wire.parse(wire.Progress, wire.frame(wire.brief(whole)).payload)
+    assert said.lines == [line[:500] for line in whole.lines][len(whole.lines) - len(said.lines) :]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"[]", b'{"id":-1,"verb":"logs"}', b'{"id":1,"verb":"a\\u0007"}', b'{"id":1,"verb":"' + b"v" * 33 + b'"}']
+)
+def test_a_command_that_is_none_ends_the_link(payload):
+    _, server = ready_link()
+    with pytest.raises(ProtocolError):
+        server.say(wire.Frame(0, wire.COMMAND, payload))
+
+
+def test_a_server_of_the_first_version_has_no_commands():
+    session = new_session()
+    session.start()
+    server = Server(session)
+    server.challenge(version=1)
+    session.prove()
+    server.say(wire.frame(wire.Welcome()))
+    with pytest.raises(ProtocolError, match="version 1 has no commands"):
+        server.say(wire.frame(wire.Command(1, "logs", "5")))
+
+
+def test_what_is_said_about_a_command_after_the_end_is_dropped():
+    session, server = ready_link()
+    server.say(wire.frame(Goodbye("draining")))
+    session.progress(wire.Progress(id=1, done=True))
+    assert session.state is State.CLOSED

@@ -14,7 +14,8 @@ from websockets.asyncio.server import serve as listen
 from mindgw_agent import address, errors, identity, link, serve, tunnel, wire
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
-from mindgw_agent.offer import NoEngine, Offer
+from mindgw_agent.offer import Offer
+from mindgw_agent.stand import NoEngine, Stand
 from mindgw_agent.tunnel import connect_once, delay, keep_connected
 from mindgw_agent.wire import Close, EngineReport, Goodbye, Model
 from tests.agent.gateway import gateway
@@ -120,7 +121,7 @@ async def test_neither_a_lost_link_nor_a_second_cancel_cuts_the_wait_for_the_eng
         ear = server.ask()
         await asyncio.wait_for(started.wait(), 5)
         server.link.cancel(ear.stream)
-        while not [task for task in agent.offer._at_work if task.cancelling()]:
+        while not [task for task in agent.offer.at_work if task.cancelling()]:
             await asyncio.sleep(0.005)
         server.socket.transport.abort()
         await server.until(lambda: len(server.epochs) == 2 and server.link is not None)
@@ -145,7 +146,7 @@ async def test_stopping_waits_for_an_engine_that_lets_go_in_time() -> None:
         ear = server.ask()
         await asyncio.wait_for(started.wait(), 5)
         server.link.cancel(ear.stream)
-        while not [task for task in agent.offer._at_work if task.cancelling()]:
+        while not [task for task in agent.offer.at_work if task.cancelling()]:
             await asyncio.sleep(0.005)
         stopping = asyncio.create_task(agent.offer.stop(5))
         await asyncio.sleep(0)
@@ -410,7 +411,7 @@ async def test_an_engine_that_is_not_there_is_an_unhealthy_report_and_looked_for
             raise NoEngine("nothing listens")
         return found[0]
 
-    offer: Offer[FakeEngine] = Offer(find, echo, url="http://127.0.0.1:1")
+    offer: Offer[FakeEngine] = Offer([Stand(find, url="http://127.0.0.1:1")], echo)
     await offer.probe()
     assert (offer.seen.healthy, offer.seen.error, offer.seen.models, offer.slots) == (False, "nothing listens", [], 0)
     found.append(engine)
@@ -425,7 +426,7 @@ async def test_the_log_tells_of_an_engine_when_it_changed_and_else_nothing(caplo
     async def find() -> FakeEngine:
         return engine
 
-    offer: Offer[FakeEngine] = Offer(find, echo)
+    offer: Offer[FakeEngine] = Offer([Stand(find)], echo)
 
     async def seen(**fields: Any) -> list[tuple[str, str]]:
         """What the log says of two probes after this change."""

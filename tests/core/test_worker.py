@@ -48,7 +48,7 @@ def test_every_event_means_something_somewhere():
     assert {event for arrows in TRANSITIONS.values() for event in arrows} == set(Event)
 
 
-@pytest.mark.parametrize("event", [Event.ENGINE_UP, Event.ENGINE_DOWN, Event.DRAIN])
+@pytest.mark.parametrize("event", sorted(set(Event) - {Event.DIALLED, Event.WELCOMED, Event.HELD, Event.LOST}))
 @pytest.mark.parametrize("state", sorted(set(State) - {State.CONNECTING}))
 def test_what_an_agent_says_of_itself_never_breaks_its_link(state, event):
     """It may speak at any time after the welcome."""
@@ -59,3 +59,25 @@ def test_what_an_agent_says_of_itself_never_breaks_its_link(state, event):
 def test_a_worker_that_is_held_back_takes_requests_only_with_a_new_link(state):
     """Whatever its agent says of itself."""
     assert {step(state, event) for event in TRANSITIONS[state] if event is not Event.LOST} == {state}
+
+
+def leading_out(state: State) -> set[Event]:
+    return {event for event, to in TRANSITIONS[state].items() if to is not state}
+
+
+def test_nothing_that_an_agent_says_ends_its_quarantine():
+    assert leading_out(State.QUARANTINED) == {Event.RELEASE, Event.LOST}
+
+
+def test_only_an_operator_ends_what_an_operator_began():
+    assert leading_out(State.DRAINING) == {Event.UNDRAIN, Event.ACCUSE, Event.LOST}
+
+
+def test_a_pause_ends_when_its_owner_says_so():
+    assert leading_out(State.PAUSED) == {Event.RESUME, Event.DRAIN, Event.ACCUSE, Event.LOST}
+    assert step(State.PAUSED, Event.RESUME) is State.READY
+
+
+@pytest.mark.parametrize("state", [State.READY, State.PAUSED, State.DRAINING, State.OFFLINE])
+def test_who_lies_takes_nothing_from_wherever(state):
+    assert step(state, Event.ACCUSE) is State.QUARANTINED

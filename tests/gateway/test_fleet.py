@@ -58,6 +58,8 @@ def test_an_unapproved_worker_takes_nothing():
     worker = yard.worker(approved=False)
     assert (worker.state, free(worker)) == (State.PENDING, [])
     yard.fleet.drain(worker)
+    yard.fleet.accuse(worker, "it lies")
+    yard.fleet.release(worker)
     assert worker.state is State.PENDING
 
 

@@ -88,7 +88,7 @@ def test_a_proof_is_good_for_one_greeting():
 
 
 def test_the_two_need_a_version_in_common():
-    hello = wire.Hello(agent_id="a", nonce=b"n" * 32, versions=[2, 3])
+    hello = wire.Hello(agent_id="a", nonce=b"n" * 32, versions=[3, 4])
     with pytest.raises(Rejected, match="upgrade") as caught:
         greeting().hello(wire.encode(wire.frame(hello)))
     assert caught.value.goodbye.code == "version"
@@ -157,3 +157,25 @@ def test_no_key_and_no_signature_make_a_crash(key, signature):
     hands.challenge(0)
     with pytest.raises(Rejected):
         hands.admit(wire.encode(wire.frame(wire.Proof(signature, wire.Report()))), key, 0, "gw")
+
+
+def test_a_first_report_that_cannot_be_is_a_charge_once_its_sender_is_known():
+    made, hands = agent(), greeting()
+    hands.hello(made.take())
+    made.receive(hands.challenge(0), 0.0)
+    made.prove()
+    (proof,) = wire.Decoder().feed(made.take())
+    lie = wire.encode(wire.Frame(0, wire.PROOF, proof.payload.replace(b'"serial":7', b'"serial":-7')))
+    assert hands.admit(lie, identity.public_half(AGENT), 0, "gw") == wire.Report()
+    assert hands.charge.startswith("it reports what cannot be: bad Proof: ")
+
+
+def test_a_stranger_is_turned_away_whatever_they_report():
+    made, hands = agent(), greeting()
+    hands.hello(made.take())
+    made.receive(hands.challenge(0), 0.0)
+    made.prove()
+    (proof,) = wire.Decoder().feed(made.take())
+    lie = wire.encode(wire.Frame(0, wire.PROOF, proof.payload.replace(b'"serial":7', b'"serial":-7')))
+    with pytest.raises(Rejected):
+        hands.admit(lie, identity.public_half(SERVER), 0, "gw")

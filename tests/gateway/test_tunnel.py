@@ -51,6 +51,7 @@ class Ends:
         self.link.owner = self
         self.reports: list[wire.Report] = []
         self.batches: list[wire.Receipts] = []
+        self.lies: list[str] = []
         self.drained = 0
         self.events: list[session.Event] = []
         parties = session.Parties(
@@ -75,6 +76,9 @@ class Ends:
 
     def reported(self, report: wire.Report) -> None:
         self.reports.append(report)
+
+    def lied(self, charge: str) -> None:
+        self.lies.append(charge)
 
     def drains(self) -> None:
         self.drained += 1
@@ -416,8 +420,7 @@ def test_an_agent_that_does_not_read_ends_its_own_link():
         wire.Frame(1, wire.CLOSE, b'{"outcome":"won"}'), wire.Frame(1, wire.CLOSE, b'{"outcome":"' + b"A" * 60_000 + b'"}'),
         wire.Frame(1, wire.CLOSE, b"[" * 60_000), wire.Frame(1, wire.CREDIT, b"\0\0\0\1"), wire.Frame(1, wire.CREDIT, b"\xff\xff\xff\xff"),
         wire.Frame(1, wire.HEAD, b"\0\0\0"), wire.Frame(1, wire.HEAD, b"\0\xc8\x02a"), wire.Frame(1, wire.HEAD, b"\0\xc8\x02\r\n"),
-        wire.Frame(0, wire.HELLO, b"{}"), wire.Frame(0, wire.PROOF, b"{}"), wire.Frame(0, wire.REPORT, b"[]"),
-        wire.Frame(0, wire.REPORT, b'{"engines":[{"id":"e","kind":"k","healthy":true,"slots":-1}]}'), wire.Frame(0, wire.GOODBYE, b"{}"),
+        wire.Frame(0, wire.HELLO, b"{}"), wire.Frame(0, wire.PROOF, b"{}"), wire.Frame(0, wire.GOODBYE, b"{}"),
         wire.Frame(0, wire.PONG, b"soon"), wire.Frame(0, wire.PONG, b"\xff"),
     ],
     ids=lambda frame: f"{frame.stream}-{frame.kind}-{frame.payload[:12]!r}",
@@ -429,6 +432,23 @@ def test_a_frame_out_of_place_ends_the_link(frame):
         ends.says(frame)
     ends.link.goodbye("protocol", str(caught.value))
     assert ends.link.take()
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"[]", b'{"serial":-1}', b'{"serial":9223372036854775808}', b"[" * 60_000, b'{"gpus":[{"name":"g","temperature":NaN}]}',
+        b"\xff\xfe", b'{"engines":[{"id":"e","kind":"k","healthy":true,"slots":-1}]}',
+        b'{"engines":[{"id":"e","kind":"k","healthy":true,"slots":1e999}]}',
+    ],
+    ids=lambda report: repr(report[:24]),
+)  # fmt: skip
+def test_a_report_that_is_none_is_told_to_the_owner_and_the_link_goes_on(report):
+    ends = Ends()
+    ends.says(wire.Frame(0, wire.REPORT, report), wire.Frame(0, wire.DRAIN))
+    assert (ends.reports, ends.drained, ends.link.closing) == ([], 1, None)
+    (charge,) = ends.lies
+    assert charge.startswith("it reports what cannot be: bad Report")
 
 
 @pytest.mark.parametrize("payload", [b"nan", b"inf", b"-1e9", b"1e9", b"0.5e1"])

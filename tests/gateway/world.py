@@ -28,7 +28,7 @@ from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.quota import Policy, Quotas
 from mindgw.gateway.rates import Rates
 from mindgw.gateway.replay import Replay
-from mindgw.gateway.session import Session
+from mindgw.gateway.session import Session, Standing
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes
@@ -330,7 +330,7 @@ class Box:
         report = handshake.admit(self.session.take(), identity.public_half(AGENT), self.epoch, "gw")
         self.session.receive(handshake.welcome(self.name, "active", "0", 10.0), self.world.clock())
         self.epoch = handshake.epoch
-        return self.world.pipeline.attach(self.link, self.name, self.name, handshake.epoch, approved, report)
+        return self.world.pipeline.attach(self.link, self.name, self.name, handshake.epoch, Standing(approved), report)
 
     def carry(self) -> bool:
         """One exchange of messages with the server; True when there was any."""

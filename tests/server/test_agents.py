@@ -115,6 +115,7 @@ class Hall:
         #: What speaks on the server's ends of its connections.
         self.connections = connections
         self._database = database
+        self.registry = Registry(database, SERVER)
         self.port = port
         self.agents: list[Dialled] = []
         self.ids: dict[str, str] = {}
@@ -165,6 +166,32 @@ async def hall(tmp_path):
     server.should_exit = True
     await serving
     await database.close()
+
+
+# -- agents that lie ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lie", [b'{"serial":9e99}', b'{"serial":1,"engines":[{"id":"e","kind":"k","healthy":true,"slots":9007199254740992}]}']
+)
+async def test_who_lies_takes_nothing_until_somebody_has_looked_even_with_a_new_link(hall, lie):
+    world = hall.world
+    registry: Registry = hall.registry
+    world.pipeline.news.on_charge = registry.accused
+    box = await hall.dial("box")
+    box.raw(binary(wire.encode(wire.Frame(0, wire.REPORT, lie))))
+    worker = world.pipeline.fleet.workers[hall.ids["box"]]
+    await until(lambda: worker.state == "quarantined")
+    await registry.flush()
+    box.socket.transport.abort()
+    await until(lambda: not world.pipeline.fleet.workers)
+    await hall.dial("box")
+    again = world.pipeline.fleet.workers[hall.ids["box"]]
+    assert (again.state, again.charge) == ("quarantined", worker.charge)
+    client = world.ask(stream=False)
+    assert client.end is None
+    world.pipeline.fleet.release(again)
+    await until(lambda: hall.agents[-1].requests)
 
 
 # -- how a link ends ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from tests.server.test_access import doors, in_place, invite
 ELSEWHERE = {
     ("POST", "/api/v1/queue/x/bump"): ("tests/server/test_queue.py", "queue.bump"),
     ("DELETE", "/api/v1/queue/x"): ("tests/server/test_queue.py", "queue.cancel"),
+    ("POST", "/api/v1/workers/x/commands"): ("tests/e2e/test_worker_life.py", "worker.restart"),
     ("POST", "/api/v1/dead-letters/x/retry"): ("tests/server/test_dead_letters.py", "dead_letter.retry"),
 }
 #: What changes nothing: a short-lived token of a session that is in the log already.
@@ -94,8 +95,12 @@ async def test_every_change_is_in_the_log(place):
     letter = {"status": 503, "code": "c", "message": "m", "started_at": now, "failed_at": now, "fault": "fleet", "endpoint": "/"}
     async with place.database.write() as session:
         session.add(Worker(id="w1", name="box", public_key=b"p" * 32))
+        session.add(Worker(id="w2", name="liar", public_key=b"q" * 32, state_admin="quarantined", reason="it lies"))
         session.add(DeadLetter(id="d1", request_id="r", key_id="k", org_id=story.org, model="m", **letter))
     await does("worker.tag", "PATCH", "/workers/box/tags", {"tags": {"zone": "lab"}}, pattern="/workers/x/tags")
+    await does("worker.drain", "POST", "/workers/box/drain", pattern="/workers/x/drain")
+    await does("worker.undrain", "POST", "/workers/box/undrain", pattern="/workers/x/undrain")
+    await does("worker.release", "POST", "/workers/liar/release", pattern="/workers/x/release")
     await does("worker.remove", "DELETE", "/workers/box", pattern="/workers/x")
     await does("dead_letter.drop", "DELETE", "/dead-letters/d1", pattern="/dead-letters/x")
     await does("route.create", "POST", "/routes", {"name": "fast", "to": ["m"]})

@@ -19,6 +19,7 @@ WITHOUT = {
     ("POST", "/queue/pause"): "nothing is stored",
     ("POST", "/queue/resume"): "nothing is stored",
     ("POST", "/me/token"): "nothing is stored",
+    ("POST", "/workers/{worker:str}/commands"): "nothing is stored",
 }
 #: What makes a new object has no version of it to match.
 MAKES = {"/keys", "/join-tokens", "/users", "/service-accounts", "/me/keys", "/roles", "/access/rules", "/orgs", "/teams", "/routes"}
@@ -36,6 +37,9 @@ CHANGES = {
     ("PATCH", "/orgs/{org:str}"): ("/orgs/acme", {}, {"labels": {"region": "eu"}}),
     ("PATCH", "/routes/{route:str}"): ("/routes/fast", {}, {"spill": True}),
     ("PATCH", "/workers/{worker:str}/tags"): ("/workers/box/tags", {}, {"tags": {"zone": "lab"}}),
+    ("POST", "/workers/{worker:str}/drain"): ("/workers/box/drain", {}, None),
+    ("POST", "/workers/{worker:str}/undrain"): ("/workers/box/undrain", {}, None),
+    ("POST", "/workers/{worker:str}/release"): ("/workers/liar/release", {}, None),
     ("DELETE", "/routes/{route:str}"): ("/routes/fast", {}, None),
     ("DELETE", "/quotas"): ("/quotas", {"scope": "team:nlp"}, None),
     ("DELETE", "/rates"): ("/rates", {"scope": "team:nlp"}, None),
@@ -94,6 +98,7 @@ async def settle(place):
     token = await place.call("POST", "/join-tokens", json={})
     async with place.database.write() as session:
         session.add(Worker(id="w1", name="box", public_key=b"p" * 32))
+        session.add(Worker(id="w2", name="liar", public_key=b"q" * 32, state_admin="quarantined", reason="it lies"))
     return bob, {"RULE": rule.json()["id"], "TOKEN": token.json()["id"]}
 
 

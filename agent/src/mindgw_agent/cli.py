@@ -17,10 +17,22 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from mindgw_agent import __version__, errors
+from mindgw_agent.choices import (
+    EngineKeyOption,
+    EngineOption,
+    EngineUrlOption,
+    ExecOption,
+    ModelsOption,
+    PullOption,
+    SlotsOption,
+    TeamsOption,
+)
+from mindgw_agent.choices import chosen as choose
 
 if TYPE_CHECKING:
     from mindgw_agent.settings import Settings, StateDir
-    from mindgw_agent.status import Status
+    from mindgw_agent.status import Engine, Status
+    from mindgw_agent.unit import Service
 
 _SETTINGS: dict[str, Any] = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False}
 #: Longest token file that is read.
@@ -47,10 +59,6 @@ TokenArgument = Annotated[
 TokenFileOption = Annotated[Path | None, typer.Option("--token-file", metavar="FILE", help="File that holds the token.")]
 NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="What the server calls this worker; else the hostname.")]
 ReplaceOption = Annotated[bool, typer.Option("--replace", help="Take the place of the worker that has this name.")]
-EngineUrlOption = Annotated[str, typer.Option("--engine-url", metavar="URL", help="Root of the engine; else the usual ports are tried.")]
-EngineOption = Annotated[str, typer.Option("--engine", metavar="KIND", help="auto, llamacpp, ollama, vllm, sglang, lmstudio or generic.")]
-EngineKeyOption = Annotated[Path | None, typer.Option("--engine-key-file", metavar="FILE", help="The engine's own API key.")]
-SlotsOption = Annotated[int | None, typer.Option("--slots", min=1, max=4096, help="Requests at a time; else what the engine says.")]
 ServerOption = Annotated[str, typer.Option("--server", metavar="URL", help="Where the server is, in place of the token's addresses.")]
 EnrollOnlyOption = Annotated[bool, typer.Option("--enroll-only", help="Stop after joining; `agent run` serves later.")]
 
@@ -69,10 +77,14 @@ def join(
     token_file: TokenFileOption = None,
     name: NameOption = "",
     replace: ReplaceOption = False,
-    engine_url: EngineUrlOption = "",
+    engine_url: EngineUrlOption = None,
     engine: EngineOption = "",
     engine_key_file: EngineKeyOption = None,
+    run_engine: ExecOption = "",
     slots: SlotsOption = None,
+    models: ModelsOption = None,
+    teams: TeamsOption = None,
+    allow_pull: PullOption = None,
     server: ServerOption = "",
     enroll_only: EnrollOnlyOption = False,
     state_dir: StateOption = None,
@@ -87,7 +99,7 @@ def join(
     from mindgw_agent.settings import StateDir
 
     state = StateDir(state_dir)
-    chosen = _engine_options(engine_url, engine, engine_key_file, slots)
+    chosen = choose(engine_url, engine, engine_key_file, run_engine, slots, (models, teams), allow_pull)
     where = server or _inherited(ctx, "server")
     with state.lock():
         settings = state.load()
@@ -173,6 +185,72 @@ def leave(state_dir: StateOption = None) -> int:
     return 0
 
 
+@app.command()
+def pause(span: Annotated[str, typer.Argument(metavar="SPAN", help="90s, 15m, 2h or 1d.")], state_dir: StateOption = None) -> int:
+    """Take no requests for a while: those that run go on, and the server sees until when.
+
+    Example: mindgw agent pause 2h
+    """
+    from mindgw_agent import decisions
+    from mindgw_agent.settings import StateDir
+
+    _say(f"✓ {decisions.pause_box(StateDir(state_dir), span)}")
+    return 0
+
+
+@app.command()
+def resume(state_dir: StateOption = None) -> int:
+    """Take requests again before the pause is over."""
+    from mindgw_agent import decisions
+    from mindgw_agent.settings import StateDir
+
+    _say(f"✓ {decisions.resume_box(StateDir(state_dir))}")
+    return 0
+
+
+service = typer.Typer(help="The agent as a service of systemd.", **_SETTINGS)
+app.add_typer(service, name="service")
+SystemOption = Annotated[
+    bool, typer.Option("--system/--user", help="A unit of the machine, which takes root, or of this user; when not said, of this user.")
+]
+
+
+@service.command("install")
+def service_install(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """Have systemd run the agent, from now on and after each start: mindgw agent service install
+
+    The directory must have joined: mindgw agent join TOKEN --enroll-only
+    """
+    found = _service(system, state_dir)
+    remark = found.install()
+    _say(f"✓ {found.file} is enabled and runs" + (f"\n  {remark}" if remark else ""))
+    return 0
+
+
+@service.command("uninstall")
+def service_uninstall(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """End the service and remove its unit; the identity stays, `mindgw agent leave` removes that."""
+    found = _service(system, state_dir)
+    found.uninstall()
+    _say(f"✓ nothing is left of {found.file}")
+    return 0
+
+
+@service.command("status")
+def service_status(system: SystemOption = False, state_dir: StateOption = None) -> int:
+    """What systemd says of the service; exit code 3 when it is not active."""
+    said = _service(system, state_dir).status()
+    typer.echo(said)
+    return 0 if said == "active" else 3
+
+
+def _service(system: bool, state_dir: Path | None) -> "Service":
+    from mindgw_agent.settings import StateDir
+    from mindgw_agent.unit import Service
+
+    return Service(StateDir(state_dir), "system" if system else "user")
+
+
 def _enrol(state: "StateDir", token: str, name: str, replace: bool, server: str) -> "Settings":
     from mindgw_agent import join as joining
 
@@ -191,20 +269,6 @@ def _serve(state: "StateDir", settings: "Settings", verbose: bool) -> int:
     logging.getLogger("websockets").setLevel(logging.WARNING)
     _say(f"  serving {settings.servers[0]} as {settings.name}; Ctrl-C drains and ends")
     return serve.run(state, settings)
-
-
-def _engine_options(url: str, kind: str, key_file: Path | None, slots: int | None) -> dict[str, Any]:
-    """What was said about the engine; nothing else changes."""
-    chosen: dict[str, Any] = {}
-    if url:
-        chosen["engine_url"] = url
-    if kind:
-        chosen["engine_kind"] = "" if kind == "auto" else kind
-    if key_file is not None:
-        chosen["engine_key_file"] = str(key_file.expanduser().absolute())
-    if slots is not None:
-        chosen["slots"] = slots
-    return chosen
 
 
 def _check(chosen: dict[str, Any], enroll_only: bool) -> None:
@@ -287,7 +351,6 @@ def _inherited(ctx: typer.Context, flag: str) -> Any:
 
 
 def _show(found: "Status") -> None:
-    engine = " ".join(filter(None, (found.engine.kind, found.engine.version, found.engine.url)))
     rows = [
         ("name", found.name or "not joined"),
         ("server", found.server),
@@ -295,7 +358,9 @@ def _show(found: "Status") -> None:
             "tunnel",
             found.tunnel + (f", {found.rtt_ms} ms" if found.rtt_ms is not None else "") + (f", since {found.since}" if found.since else ""),
         ),
-        ("engine", f"{engine or 'none'} ({'healthy' if found.engine.healthy else 'not healthy'})"),
+        ("state", found.standing if found.standing not in {"", "active"} else ""),
+        ("paused", f"until {found.paused_until}" if found.paused_until else ""),
+        *(("engine", _engine(engine)) for engine in found.engines or [found.engine]),
         ("models", ", ".join(found.models)),
         ("slots", f"{found.running}/{found.slots}"),
         ("receipts", f"waiting: {found.receipts}"),
@@ -305,6 +370,11 @@ def _show(found: "Status") -> None:
     for title, value in rows:
         if value:
             typer.echo(f"{title:<7} {_clean(value)}")
+
+
+def _engine(engine: "Engine") -> str:
+    facts = " ".join(filter(None, (engine.kind, engine.version, engine.url)))
+    return f"{facts or 'none'} ({'healthy' if engine.healthy else 'not healthy'})"
 
 
 def _print(value: dict[str, Any]) -> None:

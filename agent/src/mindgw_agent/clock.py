@@ -12,3 +12,8 @@ def moment() -> str:
 def unix_ms() -> int:
     """Now, as receipts bear it: Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def at(seconds: int) -> str:
+    """A Unix second as `moment` writes it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

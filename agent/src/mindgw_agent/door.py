@@ -1,17 +1,16 @@
 """One request at a time over HTTP to a server that is known by its pin: for joining and leaving, never for work.
 
-Follows no redirect, uses no proxy, reads no more than it must, and believes the system's authorities only when the token was made so
+Follows no redirect, reads no more than it must, and believes the system's authorities only when the token was made so
 (`--public-pki`): then it names no pin. Blocks; call it from a thread where an event loop runs.
 """
 
 import http.client
-import socket
 import ssl
 from typing import TypeVar
 
 import msgspec
 
-from mindgw_agent import __version__, enrolment, errors, identity
+from mindgw_agent import __version__, enrolment, errors, identity, proxy
 from mindgw_agent.address import Address
 
 #: Seconds for each step of a request: connect, send, each read.
@@ -91,7 +90,7 @@ def issuer_at(address: Address) -> str:
     """Who issued the certificate that is shown there, for people; empty when nobody can be asked. Sends nothing but a TLS handshake."""
     try:
         with (
-            socket.create_connection((address.host, address.port), TIMEOUT) as plain,
+            proxy.reach(address, TIMEOUT) as plain,
             identity.blind_context().wrap_socket(plain, server_hostname=address.host) as talk,
         ):
             return identity.issuer_of(talk.getpeercert(binary_form=True) or b"")
@@ -101,11 +100,7 @@ def issuer_at(address: Address) -> str:
 
 def _exchange(address: Address, context: ssl.SSLContext | None, method: str, path: str, body: bytes) -> tuple[int, bytes, bytes]:
     """Status, body and certificate (DER) of the answer. The status alone decides nothing here."""
-    connection = (
-        http.client.HTTPSConnection(address.host, address.port, timeout=TIMEOUT, context=context)
-        if address.secure
-        else http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT)
-    )
+    connection = _connection(address, context)
     headers = _AGENT | {"Host": address.netloc} | ({"Content-Type": "application/json"} if body else {})
     try:
         connection.connect()
@@ -122,6 +117,18 @@ def _exchange(address: Address, context: ssl.SSLContext | None, method: str, pat
         raise errors.Unreachable(f"cannot reach {address.root}: {_reason(error)}") from None
     finally:
         connection.close()
+
+
+def _connection(address: Address, context: ssl.SSLContext | None) -> http.client.HTTPConnection:
+    """One that is not open yet; through the proxy, if there is one for this server."""
+    if not address.secure:
+        return http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT)
+    through = proxy.proxy_for(address)
+    if through is None:
+        return http.client.HTTPSConnection(address.host, address.port, timeout=TIMEOUT, context=context)
+    connection = http.client.HTTPSConnection(through.host, through.port, timeout=TIMEOUT, context=context)
+    connection.set_tunnel(address.host, address.port, through.headers)
+    return connection
 
 
 def _certificate_hint(address: Address, error: ssl.SSLCertVerificationError) -> str:

@@ -9,6 +9,7 @@ AgentError                 1   the operation failed
 ├── Occupied               7   another process serves with this identity
 ├── Untrusted              9   the server did not prove that it is the one of the token
 ├── Unreachable            9   no server answered
+├── ServiceFailed          1   systemd did not do what a service of the agent takes
 └── BadState               1   a file of the state directory cannot be used
 
 `cli.main` turns them into three lines on stderr; nothing else prints them.
@@ -91,6 +92,12 @@ class Unreachable(AgentError):
     exit_code = 9
     code = "unreachable"
     default_hint = "check that `mindgw serve` runs there and that this machine may connect out to it"
+
+
+class ServiceFailed(AgentError):
+    """systemctl said no, or there is none."""
+
+    code = "systemctl_failed"
 
 
 class BadState(AgentError):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from mindgw_agent.wire import Goodbye, Meta, Received, Welcome
+from mindgw_agent.wire import Command, Goodbye, Meta, Received, Welcome
 
 
 class Proving(msgspec.Struct, frozen=True):
@@ -41,4 +41,4 @@ class DrainAsked(msgspec.Struct, frozen=True):
     """Nothing new will come from this server: finish what runs, then leave."""
 
 
-Event = Proving | Ready | Request | Cancel | Writable | DrainAsked | Received | Goodbye
+Event = Proving | Ready | Request | Cancel | Writable | DrainAsked | Received | Command | Goodbye

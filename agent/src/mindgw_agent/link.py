@@ -17,10 +17,11 @@ from mindgw_agent import clock, events
 from mindgw_agent.answer import Answer
 from mindgw_agent.delivery import Delivery
 from mindgw_agent.offer import Offer, cancel
+from mindgw_agent.orders import Orders
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Session
 from mindgw_agent.websocket import WebSocket
-from mindgw_agent.wire import Close, Goodbye, ProtocolError, Receipts, Received
+from mindgw_agent.wire import Close, Command, Goodbye, Progress, ProtocolError, Receipts, Received
 
 log = logging.getLogger("mindgw.agent")
 
@@ -89,11 +90,19 @@ class Link:
         self.rtt_ms: float | None = None
         #: The operator ends this agent: close when nothing runs any more.
         self._leaving = False
+        #: What the server's operator says of this worker, once it is known: active, pending, draining or quarantined.
+        self.standing = ""
+        #: Carries out commands of the server; None: nobody does.
+        self.orders: Orders | None = None
         #: Moment on the loop's clock at which it waits for no more acknowledgements; None while other things keep it.
         self._patience: float | None = None
         #: Tasks that end with the link.
         self._tasks: list[asyncio.Task[None]] = []
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = self._wired()
+
+    def _wired(self) -> dict[type, Callable[[Any], None]]:
+        """What is done about each event of the session."""
+        return {
             events.Proving: self._prove,
             events.Ready: self._welcomed,
             events.Request: self._begin,
@@ -101,6 +110,7 @@ class Link:
             events.Writable: self._resume,
             events.DrainAsked: self._drain_asked,
             Received: self._received,
+            Command: self._commanded,
             Goodbye: self._dismissed,
         }
 
@@ -261,6 +271,7 @@ class Link:
     def _welcomed(self, event: events.Ready) -> None:
         self.ready_at = self._loop.time()
         self.ready_since = clock.moment()
+        self.standing = event.welcome.state
         log.info("connected as %s (%s)", event.welcome.name, event.welcome.state)
         self._delivery = Delivery(self._outbox, self._offer.at_work, self._say)
         self._tasks.append(asyncio.create_task(self._deliver(self._delivery)))
@@ -283,13 +294,29 @@ class Link:
         if self._delivery is not None:
             self._delivery.received(event.seq)
 
+    def _commanded(self, command: Command) -> None:
+        if self.orders is not None:
+            self.orders.begin(command, self._answer)
+        else:
+            self._answer(Progress(id=command.id, done=True, error="unsupported", note="nobody here carries out commands"))
+
+    def _answer(self, progress: Progress) -> None:
+        if self._socket.lost.done():
+            return  # it may go on for longer than the link that asked for it
+        try:
+            self._session.progress(progress)
+        except ProtocolError as error:
+            self._give_up(error)
+        self.say()
+
     def _begin(self, request: events.Request) -> None:
         answer = Answer(self._session, self._outbox, self, self._offer.heard, request)
         if request.meta.tag and self._outbox.trouble:
             answer.close(Close("failed", "draining", f"the agent takes nothing new: {self._outbox.trouble}"))
             return
-        if not self._offer.has(request.meta.engine):
-            answer.close(Close("failed", "refused", "the agent has no such engine"))
+        refusal = self._offer.refusal(request.meta)
+        if refusal is not None:
+            answer.close(refusal)
             return
         answer.task = self._offer.start(request, answer)
         if answer.task is None:

@@ -1,37 +1,19 @@
-"""What this box has to offer: its engine, how many requests that takes at a time, and the report that says so.
-
-The engine may be down, or not even be known yet: then the report says so, and every probe looks again.
-"""
+"""What this box has to offer: its engines, for whom and when its owner lets them be used, and the report that says so."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Generic
 
 import msgspec
 
 from mindgw_agent.events import Request
 from mindgw_agent.exchange import Outlet
-from mindgw_agent.wire import Close, EngineReport, Gpu, Report
+from mindgw_agent.stand import E, Stand
+from mindgw_agent.wire import Close, EngineReport, Gpu, Meta, Report
 
-log = logging.getLogger("mindgw.agent")
-
-#: Seconds for one probe; an engine that is slower than this is not healthy.
-PROBE_TIMEOUT = 10.0
 #: Seconds after which a report is said again although nothing changed.
 REPEAT = 30.0
-#: Models that the log names of an engine.
-NAMED = 10
 
-
-class Engine(Protocol):
-    """An engine that can be asked how it is."""
-
-    async def probe(self) -> EngineReport:
-        """How it is now; an engine that does not answer is a report too, an unhealthy one."""
-
-
-E = TypeVar("E", bound=Engine)
 #: Carries one request to an engine, until `out.close`; when cancelled it ends once the engine's slot is known to be free, and when
 #: cancelled twice at once.
 Carry = Callable[[E, Request, Outlet], Coroutine[Any, Any, None]]
@@ -43,59 +25,34 @@ def cancel(task: "asyncio.Task[None]") -> None:
         task.cancel()
 
 
-class NoEngine(Exception):
-    """No engine can be used now; the message says why."""
-
-
-def _tell(before: EngineReport, now: EngineReport) -> None:
-    """One line in the log when the engine is not what it was."""
-    if not now.healthy:
-        if before.healthy or before.error != now.error:
-            log.warning("engine %s: %s", now.url or "-", now.error)
-    elif not before.healthy or _facts(before) != _facts(now):
-        names = [model.id for model in now.models]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        listed = ", ".join(names[:NAMED]) + more if names else "none"
-        log.info("engine %s: %s, slots: %d, models: %s", now.url, f"{now.kind} {now.version}".rstrip(), now.slots, listed)
-
-
-def _facts(report: EngineReport) -> tuple[str, str, int, frozenset[str]]:
-    return report.kind, report.version, report.slots, frozenset(model.id for model in report.models)
-
-
 class Offer(Generic[E]):
-    """The engine of this box and its slots. One owner: synchronous on the event loop."""
+    """The engines of this box and their slots. One owner: synchronous on the event loop."""
 
     def __init__(
         self,
-        find: Callable[[], Awaitable[E]],
+        stands: Sequence[Stand[E]],
         carry: Carry[E],
         *,
         gpus: Callable[[], list[Gpu]] = list,
-        slots: int = 0,
         hostname: str = "",
-        url: str = "",
+        teams: Sequence[str] = (),
     ) -> None:
-        #: Gives the engine, or raises NoEngine.
-        self._find = find
+        #: At least one; no two have the same id.
+        self.stands = tuple(stands)
         self._carry = carry
         #: Reads the GPUs; blocks.
         self._read_gpus = gpus
         self._gpus: list[Gpu] = []
-        #: What the operator said; 0 leaves it to the engine.
-        self._slots = slots
         self._hostname = hostname
-        #: None until one was found.
-        self._engine: E | None = None
-        #: How the engine was when last seen.
-        self.seen = EngineReport(id="e1", kind="", url=url, healthy=False, slots=0, error="no engine was found yet")
-        #: Requests whose engine is not known to be free, of links that are lost too; at most as many as there are slots.
-        self._at_work: set[asyncio.Task[None]] = set()
-        #: Set when a request did not reach the engine: a probe is due.
+        #: Names of the teams that its owner keeps it for; none: for all.
+        self.teams = tuple(teams)
+        #: Unix seconds until which its owner wants it for other things, 0 when not.
+        self.paused_until = 0
+        #: Set when a request did not reach its engine: a probe is due.
         self.doubted = asyncio.Event()
         #: Set when the operator ends this agent.
         self.draining = False
-        #: Why no request can be taken although the engine could; "" when nothing is in the way.
+        #: Why no request can be taken although the engines could; "" when nothing is in the way.
         self.blocked = ""
         self._serial = 0
         #: What was last told, without serial and count, and when.
@@ -103,48 +60,46 @@ class Offer(Generic[E]):
         self._told_at = 0.0
 
     @property
+    def seen(self) -> EngineReport:
+        """The first engine."""
+        return self.stands[0].seen
+
+    @property
     def slots(self) -> int:
-        return self.seen.slots
+        return sum(stand.seen.slots for stand in self.stands)
 
     @property
     def running(self) -> int:
         """Requests that hold a slot."""
-        return len(self._at_work)
+        return sum(len(stand.at_work) for stand in self.stands)
 
     @property
     def at_work(self) -> "frozenset[asyncio.Task[None]]":
         """Their tasks."""
-        return frozenset(self._at_work)
+        return frozenset(task for stand in self.stands for task in stand.at_work)
 
     async def probe(self) -> None:
-        """Look at the engine, or for one. Never raises for what an engine does."""
-        before = self.seen
+        """Look at all engines, or for them. Never raises for what an engine does."""
         self._gpus = await asyncio.to_thread(self._read_gpus)
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT):
-                if self._engine is None:
-                    self._engine = await self._find()
-                seen = await self._engine.probe()
-        except NoEngine as error:
-            seen = msgspec.structs.replace(before, healthy=False, models=[], error=str(error))
-        except TimeoutError:
-            seen = msgspec.structs.replace(before, healthy=False, models=[], error=f"no answer within {PROBE_TIMEOUT:.0f} s")
-        slots = self._slots or seen.slots or (1 if seen.healthy else 0)
-        self.seen = msgspec.structs.replace(seen, slots=slots, running=0)
-        _tell(before, self.seen)
+        await asyncio.gather(*(stand.probe() for stand in self.stands))
 
-    def has(self, engine: str) -> bool:
-        """Whether an engine of this id is here; "" leaves the choice to the agent."""
-        return engine in {"", self.seen.id}
+    def refusal(self, meta: Meta) -> Close | None:
+        """How a request ends that the owner of the box does not want here, None when it may begin. It was not begun: others may have it."""
+        if self.paused_until:
+            return Close("busy", "paused", "the owner of the box paused it")
+        if self.teams and meta.team not in self.teams:
+            return Close("busy", "other_team", "the owner of the box keeps it for other teams")
+        if self._stand(meta) is None:
+            return Close("failed", "refused", "the agent has no such engine, or does not offer this model")
+        return None
 
     def start(self, request: Request, out: Outlet) -> "asyncio.Task[None] | None":
-        """Begin a request in a task of its own; None when all slots are taken. The slot is free once it has ended; see `cancel`."""
-        if self.running >= self.slots:
+        """Begin a request that is not refused in a task of its own; None when all slots are taken. The slot is free once it has ended;
+        see `cancel`."""
+        stand = self._stand(request.meta)
+        if stand is None or stand.is_full:
             return None
-        task = asyncio.create_task(self._work(request, out))
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
-        return task
+        return stand.start(self._work(stand, request, out))
 
     def heard(self, close: Close) -> None:
         """Take note of how a request ended."""
@@ -152,36 +107,50 @@ class Offer(Generic[E]):
             self.doubted.set()
 
     async def stop(self, within: float) -> None:
-        """End all requests; after that many seconds without waiting for the engine any more."""
+        """End all requests; after that many seconds without waiting for the engines any more."""
         for end in (cancel, asyncio.Task.cancel):
-            for task in self._at_work:
+            at_work = self.at_work
+            for task in at_work:
                 end(task)
-            if self._at_work:
-                await asyncio.wait(self._at_work, timeout=within)
+            if at_work:
+                await asyncio.wait(at_work, timeout=within)
 
-    async def _work(self, request: Request, out: Outlet) -> None:
-        if self._engine is None:
-            out.close(Close("failed", "engine_unreachable", self.seen.error, tag=request.meta.tag))
+    def _stand(self, meta: Meta) -> Stand[E] | None:
+        """Whose engine a request is for; the server may leave that to the agent."""
+        named = [stand for stand in self.stands if meta.engine in {"", stand.id} and stand.offers(meta.model)]
+        return next((stand for stand in named if stand.has(meta.model)), named[0] if named else None)
+
+    async def _work(self, stand: Stand[E], request: Request, out: Outlet) -> None:
+        if stand.engine is None:
+            out.close(Close("failed", "engine_unreachable", stand.seen.error, tag=request.meta.tag))
         else:
-            await self._carry(self._engine, request, out)
+            await self._carry(stand.engine, request, out)
 
     def report(self, now: float) -> Report:
         """What to tell the server; the serial grows with each."""
         self._serial += 1
         self._told = self._compose()
         self._told_at = now
-        return msgspec.structs.replace(self._told, serial=self._serial, engines=[self._counted()])
+        counted = [
+            msgspec.structs.replace(engine, running=len(stand.at_work))
+            for engine, stand in zip(self._told.engines, self.stands, strict=True)
+        ]
+        return msgspec.structs.replace(self._told, serial=self._serial, engines=counted)
 
     def is_news(self, now: float) -> bool:
         """Whether a report is due: something changed, or the last one is REPEAT old. Our own requests the server counts itself."""
         return now - self._told_at >= REPEAT or self._compose() != self._told
 
     def _compose(self) -> Report:
-        return Report(engines=[self._offered()], draining=self.draining, gpus=self._gpus, hostname=self._hostname)
+        return Report(
+            engines=[self._offered(stand.seen) for stand in self.stands],
+            draining=self.draining,
+            gpus=self._gpus,
+            hostname=self._hostname,
+            paused_until=self.paused_until,
+            teams=list(self.teams),
+        )
 
-    def _offered(self) -> EngineReport:
-        """The engine as the server may use it."""
-        return msgspec.structs.replace(self.seen, healthy=False, error=self.blocked) if self.blocked else self.seen
-
-    def _counted(self) -> EngineReport:
-        return msgspec.structs.replace(self._offered(), running=self.running)
+    def _offered(self, seen: EngineReport) -> EngineReport:
+        """An engine as the server may use it."""
+        return msgspec.structs.replace(seen, healthy=False, error=self.blocked) if self.blocked else seen

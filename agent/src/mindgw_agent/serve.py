@@ -7,20 +7,23 @@ import random
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mindgw_agent import address, bookkeeping, engines, errors, exchange, gpu, identity, loop, status
+from mindgw_agent import address, bookkeeping, child, clock, engines, errors, exchange, gpu, identity, loop, pause, renewal, status
 from mindgw_agent.engines.client import Client, Unreachable, open_session, root_of
 from mindgw_agent.engines.engine import Engine
 from mindgw_agent.engines.pool import Connections
-from mindgw_agent.offer import PROBE_TIMEOUT, NoEngine, Offer
+from mindgw_agent.journal import Journal
+from mindgw_agent.offer import Offer
+from mindgw_agent.orders import Orders
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.settings import Settings, StateDir
+from mindgw_agent.stand import PROBE_TIMEOUT, NoEngine, Stand
 from mindgw_agent.tunnel import Tunnel, keep_connected
 
 log = logging.getLogger("mindgw.agent")
@@ -31,6 +34,8 @@ PROBE_SOONEST = 0.25
 #: Seconds that running requests get when the operator ends this agent, and seconds that an engine gets after that.
 DRAIN = 30.0
 LET_GO = 2.0
+#: What `serve` returns when the process is to begin anew.
+RENEW = -1
 
 
 def run(state: StateDir, settings: Settings, roll: Callable[[], float] = random.random) -> int:
@@ -40,12 +45,19 @@ def run(state: StateDir, settings: Settings, roll: Callable[[], float] = random.
     said so, `Misuse` and `BadState` for settings that cannot be used.
     """
     check_engine(settings)
+    journal = Journal()
+    logging.getLogger("mindgw").addHandler(journal)
     try:
-        return loop.run(_run(state, settings, roll))
+        code = loop.run(_run(state, settings, journal, roll))
+        if code == RENEW:
+            renewal.again()
+        return code
     except (errors.Dismissed, errors.Occupied) as last:
         with contextlib.suppress(errors.BadState):  # what the server said matters more
             status.write(state, _farewell(settings, last, status.read(state).receipts))
         raise
+    finally:
+        logging.getLogger("mindgw").removeHandler(journal)
 
 
 def check_engine(settings: Settings) -> None:
@@ -54,10 +66,13 @@ def check_engine(settings: Settings) -> None:
         raise errors.Misuse(f"there is no kind of engine called {settings.engine_kind!r}", hint=f"one of auto, {', '.join(engines.KINDS)}")
     if settings.engine_kind and not settings.engine_url:
         raise errors.Misuse("--engine needs --engine-url", hint="or leave --engine out: the agent asks what answers")
+    if settings.engine_command:
+        child.words_of(settings.engine_command)
     _engine_key(settings)
     try:
-        if settings.engine_url:
-            root_of(settings.engine_url)
+        for url in (settings.engine_url, *settings.other_engines):
+            if url:
+                root_of(url)
     except ValueError as error:
         hint = "it should look like http://127.0.0.1:11434; a key comes from --engine-key-file"
         raise errors.Misuse(str(error), hint=hint, code="bad_engine_url") from None
@@ -68,14 +83,15 @@ def try_engine(settings: Settings) -> str:
 
     Raises `Misuse` for what can never be an engine: then a token that is good for once need not be spent. Blocks for PROBE_TIMEOUT.
     """
-    return asyncio.run(_try_engine(settings)) if settings.engine_url else ""
+    urls = [settings.engine_url, *settings.other_engines] if settings.engine_url else []
+    return "; ".join(filter(None, (asyncio.run(_try_engine(settings, url)) for url in urls)))
 
 
-async def _try_engine(settings: Settings) -> str:
+async def _try_engine(settings: Settings, url: str) -> str:
     hint = "check --engine-url: it is the root of an engine on this machine, as in http://127.0.0.1:11434"
     try:
         async with open_session() as session, asyncio.timeout(PROBE_TIMEOUT):
-            engine = await engines.recognise(session, engines.Place(settings.engine_url, _engine_key(settings)))
+            engine = await engines.recognise(session, engines.Place(url, _engine_key(settings)))
             return (await engine.probe()).error
     except TimeoutError:
         return f"no answer within {PROBE_TIMEOUT:.0f} s"
@@ -89,17 +105,35 @@ async def _try_engine(settings: Settings) -> str:
         return str(error)
 
 
-async def _run(state: StateDir, settings: Settings, roll: Callable[[], float]) -> int:
-    async with open_session() as session:
-        offer = Offer(
-            _finder(session, settings),
-            exchange.carry,
-            gpus=gpu.gpus,
-            slots=settings.slots,
-            hostname=socket.gethostname(),
-            url=settings.engine_url,
-        )
-        return await serve(state, settings, offer, roll)
+async def _run(state: StateDir, settings: Settings, journal: Journal, roll: Callable[[], float]) -> int:
+    async with open_session() as session, _engine_of_its_own(settings.engine_command):
+        offer = Offer(_stands(session, settings), exchange.carry, gpus=gpu.gpus, hostname=socket.gethostname(), teams=settings.teams)
+        return await serve(state, settings, offer, roll, Orders(offer, journal, may_pull=settings.may_pull))
+
+
+@contextlib.asynccontextmanager
+async def _engine_of_its_own(command: str) -> AsyncIterator[None]:
+    """The engine runs meanwhile, if there is a command for it."""
+    task = asyncio.create_task(child.supervise(child.words_of(command))) if command else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _stands(session: Connections, settings: Settings) -> list[Stand[Engine]]:
+    """One for each engine of the settings; the first alone may be looked for."""
+    first = Stand(_finder(session, settings), slots=settings.slots, url=settings.engine_url, models=settings.models)
+    others = (msgspec.structs.replace(settings, engine_url=url, engine_kind="") for url in settings.other_engines)
+    return [
+        first,
+        *(
+            Stand(_finder(session, other, id), id=id, slots=settings.slots, url=other.engine_url, models=settings.models)
+            for id, other in ((f"e{number}", other) for number, other in enumerate(others, 2))
+        ),
+    ]
 
 
 def _context(settings: Settings) -> ssl.SSLContext | None:
@@ -109,21 +143,28 @@ def _context(settings: Settings) -> ssl.SSLContext | None:
     return None if settings.pins else identity.public_context()
 
 
-async def serve(state: StateDir, settings: Settings, offer: Offer[Any], roll: Callable[[], float] = random.random) -> int:
-    """Probe, connect and carry until a signal; see `run`."""
+async def serve(
+    state: StateDir, settings: Settings, offer: Offer[Any], roll: Callable[[], float] = random.random, orders: Orders | None = None
+) -> int:
+    """Probe, connect and carry until a signal; see `run`. RENEW when the server asked for a new beginning."""
     outbox = Outbox(state.outbox_file, settings.agent_id, fresh=not settings.last_epoch)
     outbox.open()
     tunnel = Tunnel(settings, state.private_key(), offer, outbox, partial(_keep_epoch, state))
     addresses = [address.parse(url) for url in settings.servers]
     context = _context(settings)
+    tunnel.orders = orders = orders or Orders(offer, Journal())
+    orders.on_stand = tunnel.stand
+    offer.paused_until = pause.until(state)
     await offer.probe()
     link = asyncio.create_task(keep_connected(tunnel, addresses, context, roll))
     beside = [
         asyncio.create_task(keep_probing(tunnel)),
         asyncio.create_task(_tell(state, settings, tunnel)),
         asyncio.create_task(bookkeeping.keep(outbox, partial(_block, tunnel))),
+        asyncio.create_task(pause.heed(state, offer, partial(_report, tunnel))),
     ]
     with _Signals(tunnel, link) as signals:
+        orders.on_restart = signals.renew
         try:
             await link
         except asyncio.CancelledError:
@@ -133,6 +174,7 @@ async def serve(state: StateDir, settings: Settings, offer: Offer[Any], roll: Ca
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+            await orders.stop()
             await offer.stop(LET_GO)
             outbox.close()
     return signals.exit_code
@@ -168,6 +210,16 @@ class _Signals:
             self.exit_code = 128 + number
             self._stop()
             return
+        self.exit_code = 0
+        self._drain()
+
+    def renew(self) -> None:
+        """The server wants a new beginning: as with one signal, and then again."""
+        if not self._tunnel.leaving.is_set():
+            self.exit_code = RENEW
+            self._drain()
+
+    def _drain(self) -> None:
         running = self._tunnel.offer.running
         log.info("draining: %d requests run; the next signal does not wait for them", running)
         self._deadline = self._loop.call_later(DRAIN, self._stop)
@@ -181,6 +233,11 @@ class _Signals:
 def _block(tunnel: Tunnel, trouble: str) -> None:
     """What a request costs could not be kept: the server is told to ask others until it can."""
     tunnel.offer.blocked = trouble
+    _report(tunnel)
+
+
+def _report(tunnel: Tunnel) -> None:
+    """Something about the offer has changed: the server is told, and whoever looks at the status."""
     if tunnel.link is not None:
         tunnel.link.report(asyncio.get_running_loop().time())
     tunnel.changed.set()
@@ -188,14 +245,11 @@ def _block(tunnel: Tunnel, trouble: str) -> None:
 
 async def keep_probing(tunnel: Tunnel) -> None:
     """Look at the engine again and again, and tell the server what changed."""
-    clock = asyncio.get_running_loop().time
     while True:
         await _until_due(tunnel.offer)
         try:
             await tunnel.offer.probe()
-            if tunnel.link is not None:
-                tunnel.link.report(clock())
-            tunnel.changed.set()
+            _report(tunnel)
         except Exception:  # the top of a task: an engine must not be able to end the agent
             log.exception("a probe failed; the next one comes in %.0f s", PROBE_EVERY)
 
@@ -230,9 +284,12 @@ def _look(settings: Settings, tunnel: Tunnel) -> status.Status:
         server=tunnel.address.root if tunnel.address else settings.servers[0],
         since=link.ready_since if link else None,
         rtt_ms=link.rtt_ms if link else None,
+        standing=link.standing if link else "",
+        paused_until=clock.at(tunnel.offer.paused_until) if tunnel.offer.paused_until else None,
         engine=status.engine_of(seen),
-        models=[model.id for model in seen.models],
-        slots=seen.slots,
+        engines=[status.engine_of(stand.seen) for stand in tunnel.offer.stands],
+        models=list(dict.fromkeys(model.id for stand in tunnel.offer.stands for model in stand.seen.models)),
+        slots=tunnel.offer.slots,
         running=tunnel.offer.running,
         receipts=tunnel.outbox.waiting,
         error=tunnel.error or tunnel.outbox.trouble or seen.error,
@@ -259,7 +316,7 @@ def _keep_epoch(state: StateDir, epoch: int) -> None:
     state.save(msgspec.structs.replace(settings, last_epoch=epoch))
 
 
-def _finder(session: Connections, settings: Settings) -> Callable[[], Awaitable[Engine]]:
+def _finder(session: Connections, settings: Settings, engine_id: str = "e1") -> Callable[[], Awaitable[Engine]]:
     """Finds the engine of the settings, or the first that answers on the usual ports."""
     key, slots = _engine_key(settings), settings.slots or None
 
@@ -271,8 +328,8 @@ def _finder(session: Connections, settings: Settings) -> Callable[[], Awaitable[
             return found
         try:
             if settings.engine_kind:
-                return engines.KINDS[settings.engine_kind](Client(session, settings.engine_url, key), slots=slots)
-            return await engines.recognise(session, engines.Place(settings.engine_url, key, slots))
+                return engines.KINDS[settings.engine_kind](Client(session, settings.engine_url, key), slots=slots, engine_id=engine_id)
+            return await engines.recognise(session, engines.Place(settings.engine_url, key, slots, engine_id))
         except (Unreachable, engines.Unrecognised, ValueError) as error:
             raise NoEngine(str(error)) from None
 

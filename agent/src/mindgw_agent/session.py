@@ -5,7 +5,8 @@ The shell calls `start`, sends whatever `take` gives, and feeds every message to
     Proving    write the epoch to disk, then call `prove`      Ready       the link carries requests from now on
     Request    carry it to an engine: `head`, `data`, `close`  Cancel      stop the engine, then `close` the stream
     Writable   read on from the engine                         DrainAsked  call `drain` when it suits
-    Received   the server has kept receipts                Goodbye     the server closes the link
+    Received   the server has kept receipts                Command     do it if that may be; `progress` answers
+    Goodbye    the server closes the link
 
 After any call there may be something to `take`. A ProtocolError is the end of the link. Calls on a stream or link that ended
 meanwhile do nothing, for the server's word may cross ours at any moment; calls in the wrong order raise OutOfOrder.
@@ -21,10 +22,10 @@ from mindgw_agent import wire
 from mindgw_agent.events import Cancel, DrainAsked, Event, Proving, Ready, Request, Writable
 from mindgw_agent.flow import Inbound, Outbound
 from mindgw_agent.states import STREAM_TRANSITIONS, TRANSITIONS, Input, Phase, State, Step
-from mindgw_agent.wire import Close, Frame, Goodbye, Meta, ProtocolError, Receipts, Received, Report, Welcome
+from mindgw_agent.wire import Close, Command, Frame, Goodbye, Meta, Progress, ProtocolError, Receipts, Received, Report, Welcome
 
 __all__ = [
-    "Cancel", "DrainAsked", "Event", "Goodbye", "IdentityError", "OutOfOrder", "Parties", "ProtocolError", "Proving", "Ready",
+    "Cancel", "Command", "DrainAsked", "Event", "Goodbye", "IdentityError", "OutOfOrder", "Parties", "ProtocolError", "Proving", "Ready",
     "Received", "Request", "Session", "State", "Writable",
 ]  # fmt: skip
 
@@ -85,6 +86,8 @@ class Session:
         self.state = State.NEW
         #: The server has proved its identity: before that a Goodbye is hearsay.
         self.verified = False
+        #: Of the tunnel, as the server chose it.
+        self._version = wire.VERSION
         #: Epoch of this link, 0 before CHALLENGE.
         self.epoch = 0
         self._nonce = parties.random(32)
@@ -159,6 +162,11 @@ class Session:
             return
         signature = self._parties.sign(wire.transcript_receipts(self._parties.agent_id, batch.last, batch.head))
         self._out.control(wire.frame(msgspec.structs.replace(batch, signature=signature)))
+
+    def progress(self, progress: Progress) -> None:
+        """Say how far a command of the server is; texts that are too long are cut."""
+        if self._call(Input.ANSWER) is not State.CLOSED:
+            self._out.control(wire.frame(wire.brief(progress)))
 
     def drain(self) -> None:
         """Take no more requests: what is opened from now on is refused with `draining`, what runs is carried to its end."""
@@ -237,7 +245,7 @@ class Session:
         message = wire.transcript_challenge(self._nonce, challenge.nonce, who.agent_id, challenge.epoch, challenge.version)
         if not who.verify(who.server_identity, challenge.signature, message):
             raise IdentityError("the server could not prove that it is the one this agent joined")
-        wire.negotiate([challenge.version])
+        self._version = wire.negotiate([challenge.version])
         if challenge.epoch <= who.last_epoch:
             raise ProtocolError(f"the server offered epoch {challenge.epoch}, but {who.last_epoch} was already used")
         self.verified = True
@@ -264,6 +272,11 @@ class Session:
 
     def _received(self, frame: Frame) -> Event:
         return wire.parse(Received, frame.payload)
+
+    def _commanded(self, frame: Frame) -> Event:
+        if self._version < wire.COMMANDS:
+            raise ProtocolError(f"version {self._version} has no commands")
+        return wire.parse(Command, frame.payload)
 
     def _opened(self, frame: Frame) -> Event | None:
         stream = frame.stream
@@ -355,6 +368,7 @@ class Session:
         wire.PING: _pinged,
         wire.PONG: _ponged,
         wire.RECEIVED: _received,
+        wire.COMMAND: _commanded,
         wire.OPEN: _opened,
         wire.DATA: _body,
         wire.CREDIT: _credited,

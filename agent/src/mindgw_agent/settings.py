@@ -3,6 +3,7 @@
     agent.json    Settings, written whole or not at all (0600)
     agent.key     the private key (0600); missing when the OS keyring holds it
     agent.lock    locked by the process that serves
+    pause         the Unix second until which the owner wants the box for other things
     outbox        receipts that the server has not acknowledged yet, see `outbox`; *.damaged are what could not be read of it
     status.json   what that process last said of itself, see `status`
 
@@ -47,7 +48,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine_kind: str = ""
     #: File that holds the engine's own API key; empty: it wants none.
     engine_key_file: str = ""
-    #: Requests at a time; 0: as many as the engine says.
+    #: Root URLs of the other engines of this box; each is asked what it is.
+    other_engines: list[str] = []
+    #: Globs of the models that are offered; none: all that the engines have.
+    models: list[str] = []
+    #: Names of the teams that this box works for; none: for all.
+    teams: list[str] = []
+    #: Whether the server may have models pulled.
+    may_pull: bool = False
+    #: The engine's own command line, which the agent runs beside itself; empty: it is somebody else's.
+    engine_command: str = ""
+    #: Requests at a time, per engine; 0: as many as the engine says.
     slots: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     #: Number of the newest session that was begun; a server that knows a smaller one was rolled back.
     last_epoch: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -76,6 +87,8 @@ class StateDir:
         self.key_file = self.path / "agent.key"
         #: Held by the process that serves.
         self.lock_file = self.path / "agent.lock"
+        #: Until when it takes no requests; missing when it does.
+        self.pause_file = self.path / "pause"
         #: What that process says of itself.
         self.status_file = self.path / "status.json"
         #: Receipts for the server.
@@ -122,7 +135,7 @@ class StateDir:
     def forget(self) -> None:
         """Remove identity and key; what is not there is no error."""
         _keyring_delete(str(self.path))
-        for file in (self.settings_file, self.key_file, self.status_file, self.outbox_file):
+        for file in (self.settings_file, self.key_file, self.status_file, self.outbox_file, self.pause_file):
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:

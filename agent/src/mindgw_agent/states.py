@@ -31,6 +31,7 @@ class Input(IntEnum):
     PING = wire.PING
     PONG = wire.PONG
     RECEIVED = wire.RECEIVED
+    COMMAND = wire.COMMAND
     OPEN = wire.OPEN
     DATA = wire.DATA
     CREDIT = wire.CREDIT
@@ -40,11 +41,12 @@ class Input(IntEnum):
     TELL = 258
     LEAVE = 259
     ACCOUNT = 260
+    ANSWER = 261
 
 
 _CARRYING = (
-    *(Input.PING, Input.PONG, Input.RECEIVED, Input.DRAIN, Input.OPEN, Input.DATA, Input.CREDIT, Input.CANCEL),
-    *(Input.TELL, Input.ACCOUNT),
+    *(Input.PING, Input.PONG, Input.RECEIVED, Input.COMMAND, Input.DRAIN, Input.OPEN, Input.DATA, Input.CREDIT, Input.CANCEL),
+    *(Input.TELL, Input.ACCOUNT, Input.ANSWER),
 )
 
 #: state -> input -> state. A link that is DRAINING answers OPEN with a refusal; one that is CLOSED hears nothing any more, and
@@ -85,7 +87,7 @@ TRANSITIONS: dict[State, dict[int, State]] = {
         Input.LEAVE: State.DRAINING,
         Input.GOODBYE: State.CLOSED,
     },
-    State.CLOSED: dict.fromkeys((Input.PROVE, Input.TELL, Input.ACCOUNT, Input.LEAVE), State.CLOSED),
+    State.CLOSED: dict.fromkeys((Input.PROVE, Input.TELL, Input.ACCOUNT, Input.ANSWER, Input.LEAVE), State.CLOSED),
 }
 
 

@@ -38,10 +38,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     since: str | None = None
     #: Round trip to the server in milliseconds; None before it was measured.
     rtt_ms: float | None = None
+    #: The first engine, and all of them.
     engine: Engine = Engine()
+    engines: list[Engine] = []
     models: list[str] = []
     #: Requests at a time, and requests now.
     slots: int = 0
+    #: What the server's operator says of this worker: active, pending, draining or quarantined; empty while that is not known.
+    standing: str = ""
+    #: Until when the owner of the box wants it for other things, RFC 3339; None: it takes requests.
+    paused_until: str | None = None
     running: int = 0
     #: Receipts that the server has not acknowledged.
     receipts: int = 0
@@ -56,7 +62,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_up(self) -> bool:
         """The tunnel carries requests and the engine takes them."""
-        return self.tunnel in ("ready", "draining") and self.engine.healthy
+        return self.tunnel in ("ready", "draining") and any(engine.healthy for engine in self.engines or [self.engine])
 
 
 def engine_of(report: EngineReport) -> Engine:

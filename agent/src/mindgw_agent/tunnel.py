@@ -21,6 +21,7 @@ from mindgw_agent.address import Address
 from mindgw_agent.door import issuer_at
 from mindgw_agent.link import Link
 from mindgw_agent.offer import Offer
+from mindgw_agent.orders import Orders
 from mindgw_agent.outbox import Outbox
 from mindgw_agent.session import Parties, Session
 from mindgw_agent.settings import Settings
@@ -78,6 +79,8 @@ class Tunnel:
         self.address: Address | None = None
         #: What last went wrong; empty once a link is up.
         self.error = ""
+        #: Carries out commands of the server; None: nobody does.
+        self.orders: Orders | None = None
         #: Set when the operator ends this agent.
         self.leaving = asyncio.Event()
         #: Set when something changed that a status shows.
@@ -106,6 +109,12 @@ class Tunnel:
         self.offer.draining = True
         if self.link is not None:
             self.link.leave()
+        self.changed.set()
+
+    def stand(self, drained: bool) -> None:
+        """An operator of the server wants nothing new here, or does again."""
+        if self.link is not None:
+            self.link.standing = "draining" if drained else "active"
         self.changed.set()
 
     def note(self, ended: Ended) -> None:
@@ -168,6 +177,8 @@ async def connect_once(tunnel: Tunnel, address: Address, context: ssl.SSLContext
         return Ended(error=_who_else(address, error, issuer))
     except (OSError, WebSocketException) as error:
         return Ended(error=_why_not(address, error))
+    except errors.Misuse as error:  # a proxy that cannot be used
+        return Ended(error=error.message)
     try:
         return await _speak(tunnel, address, socket)
     finally:
@@ -182,6 +193,7 @@ async def _speak(tunnel: Tunnel, address: Address, socket: WebSocket) -> Ended:
     loop = asyncio.get_running_loop()
     session = tunnel.session(address, loop.time())
     link = tunnel.link = Link(socket, session, tunnel.offer, tunnel.outbox, tunnel.keep_epoch, tunnel.changed.set)
+    link.orders = tunnel.orders
     if tunnel.leaving.is_set():
         return Ended()
     try:

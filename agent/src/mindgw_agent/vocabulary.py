@@ -10,8 +10,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-#: Versions of the tunnel that this code speaks, best first.
-VERSIONS: Final = (1,)
+#: Versions of the tunnel that this code speaks, best first. From 2 on a server may send commands.
+VERSIONS: Final = (2, 1)
+#: The first version with commands.
+COMMANDS: Final = 2
 
 #: What a name may not hold, and no other text keeps: control characters, which databases refuse (NUL) and terminals obey, and halves of
 #: surrogate pairs.
@@ -88,13 +90,19 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What an agent has to offer. A report replaces the one before; `serial` grows with each."""
+    """What an agent has to offer. A report replaces the one before; `serial` grows with each.
+
+    `paused_until`: Unix seconds until which its owner wants the box for other things, 0 when not. `teams`: names of those it works for,
+    none of them: for all.
+    """
 
     serial: Count = 0
     engines: list[EngineReport] = []
     draining: bool = False
     gpus: list[Gpu] = []
     hostname: Name = ""
+    paused_until: Count = 0
+    teams: list[Name] = []
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -102,6 +110,12 @@ class Proof(msgspec.Struct, frozen=True):
 
     signature: Signature
     report: Report
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """A Proof without its report: who says something that cannot be should first be known."""
+
+    signature: Signature
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +142,8 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     """What travels with a request.
 
     Patience in seconds: `timeout` for the whole answer, `connect` to the engine, `first_token`, `idle` between bytes.
-    `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close.
+    `engine` "" leaves the choice to the agent; `length` is the size of the body; `tag` is opaque and comes back in Close. `team` is the
+    name of the caller's team, told only to boxes that are kept for some.
     """
 
     request_id: str
@@ -144,6 +159,7 @@ class Meta(msgspec.Struct, frozen=True, gc=False):
     connect: Seconds = 10.0
     traceparent: str = ""
     tag: Tag = b""
+    team: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
@@ -177,6 +193,41 @@ class Close(msgspec.Struct, frozen=True, gc=False):
             _clean_fields(self, "message", "finish")
 
 
+#: What a server may ask of a box besides requests. A fixed list: nothing that a server says is ever run.
+VERBS: Final = ("drain", "undrain", "restart", "logs", "load", "unload", "pull")
+#: Most lines and characters of a line that an answer holds, and its bytes in all: it must fit in a frame.
+MAX_LINES: Final = 1000
+MAX_LINE: Final = 500
+MAX_TALK: Final = 60_000
+
+
+class Command(msgspec.Struct, frozen=True):
+    """The server wants something done; answered by Progress with the same `id`, the last of which is `done`.
+
+    `verb` is one of VERBS; `argument` is a model for load, unload and pull, a number of lines for logs, else empty.
+    """
+
+    id: Count
+    verb: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=32)]
+    argument: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=512)] = ""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a command is. `error`: a code, when it failed; `note`: for people; `part`: from 0 to 1, None where nobody knows."""
+
+    id: Count
+    done: bool = False
+    error: Annotated[str, msgspec.Meta(pattern=PRINTABLE, max_length=64)] = ""
+    note: str = ""
+    part: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    lines: Annotated[list[str], msgspec.Meta(max_length=MAX_LINES)] = []
+
+    def __post_init__(self) -> None:
+        _clean_fields(self, "note")
+        if not all(line.isprintable() for line in self.lines):
+            force_setattr(self, "lines", [clean(line) for line in self.lines])
+
+
 class Head(msgspec.Struct, frozen=True, gc=False):
     """The engine's answer begins: its status, the content type (printable ASCII) and the first bytes of the body."""
 
@@ -190,12 +241,20 @@ def clean(text: str) -> str:
     return text if text.isprintable() else _CONTROL.sub(" ", text)
 
 
-def _clean_fields(value: Close | EngineReport, *names: str) -> None:
+def _clean_fields(value: Close | EngineReport | Progress, *names: str) -> None:
     """For texts that are nobody's name: while a value is made, from a wire too."""
     for name in names:
         text = getattr(value, name)
         if not text.isprintable():
             force_setattr(value, name, clean(text))
+
+
+def brief(progress: Progress) -> Progress:
+    """The Progress with its texts cut so that it fits in a frame; of many lines the last ones stay."""
+    lines = [line[:MAX_LINE] for line in progress.lines[-MAX_LINES:]]
+    while len(msgspec.json.encode(lines)) > MAX_TALK:
+        del lines[: 1 + len(lines) // 8]
+    return replace(progress, note=progress.note[:MAX_LINE], error=progress.error[:64], lines=lines)
 
 
 def clean_models(models: list[Model]) -> list[Model]:

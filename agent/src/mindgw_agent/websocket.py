@@ -1,12 +1,13 @@
 """The WebSocket to the server: `websockets` says what the bytes mean, the callbacks of the transport drive it. No task, no queue.
 
-No proxy is used and no redirect followed; a server's certificate is checked before a byte of the upgrade is sent.
+No redirect is followed; a server's certificate is checked before a byte of the upgrade is sent, through a proxy as well.
 """
 
 import asyncio
 import secrets
+import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from websockets.client import ClientProtocol
@@ -17,6 +18,7 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
+from mindgw_agent import proxy
 from mindgw_agent.address import Address
 
 #: Bytes that may wait in the transport before it is said to be full: two messages.
@@ -202,6 +204,34 @@ class WebSocket(asyncio.Protocol):
             self._early.append(message)
 
 
+async def _connect(
+    make: Callable[[], WebSocket], address: Address, context: ssl.SSLContext | None, opening: float
+) -> tuple[asyncio.BaseTransport, WebSocket]:
+    """By way of the proxy, if there is one for this server."""
+    loop = asyncio.get_running_loop()
+    if proxy.proxy_for(address) is None:
+        return await loop.create_connection(make, address.host, address.port, ssl=context)
+    made = await _through(address, opening)
+    return await loop.create_connection(make, sock=made, ssl=context, server_hostname=address.host if context is not None else None)
+
+
+async def _through(address: Address, opening: float) -> socket.socket:
+    """A connection by way of the proxy; one that comes too late is closed."""
+    reaching = asyncio.ensure_future(asyncio.to_thread(proxy.reach, address, opening))
+    try:
+        made = await asyncio.shield(reaching)
+    except asyncio.CancelledError:
+        reaching.add_done_callback(_close_late)
+        raise
+    made.setblocking(False)
+    return made
+
+
+def _close_late(reaching: "asyncio.Future[socket.socket]") -> None:
+    if not reaching.cancelled() and reaching.exception() is None:
+        reaching.result().close()
+
+
 async def dial(
     address: Address, context: ssl.SSLContext | None, subprotocol: str, user_agent: str, *, most: int, timeouts: tuple[float, float]
 ) -> WebSocket:
@@ -211,14 +241,11 @@ async def dial(
     for what is no such server.
     """
     opening, closing = timeouts
-    loop = asyncio.get_running_loop()
     async with asyncio.timeout(opening):
-        _, socket = await loop.create_connection(
-            lambda: WebSocket(address, [subprotocol], user_agent, most, closing), address.host, address.port, ssl=context
-        )
+        _, made = await _connect(lambda: WebSocket(address, [subprotocol], user_agent, most, closing), address, context, opening)
         try:
-            await socket.upgraded
+            await made.upgraded
         except BaseException:
-            socket.abort()
+            made.abort()
             raise
-    return socket
+    return made

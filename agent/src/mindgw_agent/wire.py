@@ -18,9 +18,12 @@ import msgspec
 from mindgw_agent.receipt import MAX_BATCH, Receipt, Receipts, Received, anew, chained, genesis
 from mindgw_agent.transcripts import transcript, transcript_challenge, transcript_proof, transcript_receipts
 from mindgw_agent.vocabulary import (
+    COMMANDS,
+    VERBS,
     VERSIONS,
     Challenge,
     Close,
+    Command,
     Count,
     EngineReport,
     Goodbye,
@@ -31,28 +34,32 @@ from mindgw_agent.vocabulary import (
     Model,
     Nonce,
     Outcome,
+    Progress,
     Proof,
     Report,
     Seconds,
     Signature,
+    Signed,
     Source,
     Tag,
     Usage,
     Welcome,
+    brief,
     clean,
     clean_report,
 )
 
 # whoever speaks of frames speaks of what they say: the vocabulary is part of this room's face
 __all__ = [
-    "CANCEL", "CHALLENGE", "CLOSE", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER", "GOODBYE", "HEAD",
-    "HEADER_SIZE", "HELLO", "KINDS", "MAX_ANSWER", "MAX_BATCH", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE", "MAX_NOTE",
-    "MAX_PAYLOAD", "MAX_RECEIPTS", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROOF", "RECEIPTS", "RECEIVED", "REPORT",
-    "RESUME_LEVEL", "SUBPROTOCOL", "VERSION", "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close", "Count", "Decoder", "EngineReport",
-    "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta", "Model", "Nonce", "Outcome", "Payload", "Proof", "ProtocolError", "Receipt",
-    "Receipts", "Received", "Report", "Seconds", "Signature", "Source", "Tag", "Usage", "Welcome", "anew", "build_head", "build_open",
-    "chained", "clip", "credit", "encode", "fit", "frame", "genesis", "head_size", "negotiate", "pack_header", "parse", "parse_credit",
-    "parse_head", "parse_open", "size_of", "transcript", "transcript_challenge", "transcript_proof", "transcript_receipts",
+    "CANCEL", "CHALLENGE", "CLOSE", "COMMAND", "COMMANDS", "CREDIT", "CREDIT_LEVEL", "DATA", "DRAIN", "END", "FROM_AGENT", "FROM_SERVER",
+    "GOODBYE", "HEAD", "HEADER_SIZE", "HELLO", "KINDS", "MAX_ANSWER", "MAX_BATCH", "MAX_BODY", "MAX_FRAME", "MAX_GREETING", "MAX_MESSAGE",
+    "MAX_NOTE", "MAX_PAYLOAD", "MAX_RECEIPTS", "MAX_REPORT", "OPEN", "PATH", "PATHS", "PING", "PONG", "PROGRESS", "PROOF", "RECEIPTS",
+    "RECEIVED", "REPORT", "RESUME_LEVEL", "SUBPROTOCOL", "VERBS", "VERSION", "VERSIONS", "WELCOME", "WINDOW", "Challenge", "Close",
+    "Command", "Count", "Decoder", "EngineReport", "Frame", "Goodbye", "Gpu", "Head", "Hello", "Meta", "Model", "Nonce", "Outcome",
+    "Payload", "Progress", "Proof", "ProtocolError", "Receipt", "Receipts", "Received", "Report", "Seconds", "Signature", "Signed",
+    "Source", "Tag", "Usage", "Welcome", "anew", "brief", "build_head", "build_open", "chained", "clip", "credit", "encode", "fit", "frame",
+    "genesis", "head_size", "negotiate", "pack_header", "parse", "parse_credit", "parse_head", "parse_open", "size_of", "transcript",
+    "transcript_challenge", "transcript_proof", "transcript_receipts",
 ]  # fmt: skip
 
 VERSION: Final = VERSIONS[0]
@@ -96,6 +103,8 @@ PING: Final = 8
 PONG: Final = 9
 RECEIPTS: Final = 10
 RECEIVED: Final = 11
+COMMAND: Final = 12
+PROGRESS: Final = 13
 # Kinds of stream frames.
 OPEN: Final = 16
 DATA: Final = 17
@@ -107,8 +116,8 @@ CLOSE: Final = 21
 #: The only flag: the body of this direction is complete.
 END: Final = 1
 
-FROM_SERVER: Final = frozenset({CHALLENGE, WELCOME, GOODBYE, DRAIN, PING, PONG, RECEIVED, OPEN, DATA, CREDIT, CANCEL})
-FROM_AGENT: Final = frozenset({HELLO, PROOF, GOODBYE, REPORT, DRAIN, PING, PONG, RECEIPTS, DATA, HEAD, CREDIT, CLOSE})
+FROM_SERVER: Final = frozenset({CHALLENGE, WELCOME, GOODBYE, DRAIN, PING, PONG, RECEIVED, COMMAND, OPEN, DATA, CREDIT, CANCEL})
+FROM_AGENT: Final = frozenset({HELLO, PROOF, GOODBYE, REPORT, DRAIN, PING, PONG, RECEIPTS, PROGRESS, DATA, HEAD, CREDIT, CLOSE})
 KINDS: Final = FROM_SERVER | FROM_AGENT
 
 _HEADER = struct.Struct("!IIBB")
@@ -137,14 +146,14 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     end: bool = False
 
 
-Payload = Hello | Challenge | Proof | Welcome | Goodbye | Report | Receipts | Received | Close
+Payload = Hello | Challenge | Proof | Welcome | Goodbye | Report | Receipts | Received | Command | Progress | Close
 T = TypeVar("T")
 
 _KIND_OF: dict[type, int] = {
     Hello: HELLO, Challenge: CHALLENGE, Proof: PROOF, Welcome: WELCOME, Goodbye: GOODBYE, Report: REPORT, Receipts: RECEIPTS,
-    Received: RECEIVED, Close: CLOSE,
+    Received: RECEIVED, Command: COMMAND, Progress: PROGRESS, Close: CLOSE,
 }  # fmt: skip
-_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta)}
+_DECODERS: dict[type, Callable[[bytes | memoryview], Any]] = {kind: msgspec.json.Decoder(kind).decode for kind in (*_KIND_OF, Meta, Signed)}
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -288,6 +297,8 @@ _LIMITS: dict[int, _Limits] = {
     PONG: (0, 64, 0, True),
     RECEIPTS: (2, MAX_PAYLOAD, 0, True),
     RECEIVED: (2, 256, 0, True),
+    COMMAND: (2, MAX_GREETING, 0, True),
+    PROGRESS: (2, MAX_PAYLOAD, 0, True),
     OPEN: (_U16.size, MAX_PAYLOAD, END, False),
     DATA: (1, MAX_PAYLOAD, END, False),
     HEAD: (_ANSWER.size, MAX_PAYLOAD, END, False),

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from mindgw import clock
-from mindgw.cli.durations import ago
+from mindgw.cli import errands
+from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
@@ -63,6 +64,9 @@ _DETAILS = (
     Column("NAME", COLUMNS[0].value),
     Column("ID", lambda worker: str(worker.get("id", ""))),
     *(column for column in COLUMNS[1:] if column.title != "MODELS"),
+    Column("REASON", lambda worker: str(worker.get("reason") or "–")),
+    Column("PAUSED UNTIL", lambda worker: ahead(worker["paused_until"], clock.utcnow()) if worker.get("paused_until") else "–"),
+    Column("TEAMS", lambda worker: ", ".join(worker.get("teams") or []) or "all"),
     Column("ADDRESS", lambda worker: str((worker.get("engine") or {}).get("url") or "–")),
     Column("BREAKER", _breaker),
     Column("TAGS", _tags),
@@ -86,6 +90,97 @@ def show(ctx: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORK
     """Show one worker."""
     run = invocation(ctx)
     run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
+
+
+Name = Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]
+Names = Annotated[list[str], typer.Argument(metavar="WORKER...", help="Names or ids.")]
+Within = Annotated[str, typer.Option("--within", metavar="SPAN", help="How long to wait, as 90s or 10m.")]
+
+
+@app.command("drain")
+def drain(
+    ctx: typer.Context,
+    workers: Names,
+    wait: Annotated[bool, typer.Option("--wait", help="Until what runs there is done.")] = False,
+    within: Within = "10m",
+) -> None:
+    """Let workers finish what they have and give them nothing new, also when they come back: mindgw workers drain gpu-1 --wait"""
+    run = invocation(ctx)
+    server, limit = run.server(), seconds(within)
+    for name in workers:
+        found = server.call(api.show_worker(name))
+        busy = f"{found.get('used') or 0} requests run on"
+        run.confirm(f"Drain {found['name']}? {busy}.")
+        told = server.call(api.set_worker(found["id"], "drain"))
+        if wait:
+            told = errands.await_worker(run, found["id"], errands.is_drained, "drained", limit)
+        state = "is drained" if wait else f"is draining; {busy}"
+        run.render.done(told, f"Worker {found['name']} {state}. Undo: mindgw workers undrain {found['name']}", name="name")
+
+
+@app.command("undrain")
+def undrain(ctx: typer.Context, workers: Names) -> None:
+    """Give workers requests again."""
+    run = invocation(ctx)
+    for name in workers:
+        told = run.server().call(api.set_worker(name, "undrain"))
+        run.render.done(told, f"Worker {told['name']} takes requests again.", name="name")
+
+
+@app.command("release")
+def release(ctx: typer.Context, workers: Names) -> None:
+    """Let workers out of quarantine, once you have looked at them: `workers show` says why they are in it."""
+    run = invocation(ctx)
+    for name in workers:
+        found = run.server().call(api.show_worker(name))
+        run.confirm(f"Release {found['name']}? It is in quarantine: {found.get('reason') or 'no reason is known'}.")
+        told = run.server().call(api.set_worker(found["id"], "release"))
+        run.render.done(told, f"Worker {told['name']} takes requests again.", name="name")
+
+
+@app.command("restart")
+def restart(ctx: typer.Context, workers: Names) -> None:
+    """Have agents begin anew, each once what it runs is done (30 seconds at most); an engine that the agent owns begins anew, too."""
+    run = invocation(ctx)
+    for name in workers:
+        found = run.server().call(api.show_worker(name))
+        run.confirm(f"Restart the agent of {found['name']}? {found.get('used') or 0} requests run on it.")
+        told = errands.carry_out(run, found["id"], "restart")
+        back = f"To wait for it: mindgw workers wait {found['name']} --ready"
+        run.render.done(told, f"Worker {found['name']}: {told['note']}. {back}", name="worker")
+
+
+@app.command("logs")
+def logs(
+    ctx: typer.Context,
+    worker: Name,
+    number: Annotated[int, typer.Option("-n", "--lines", min=1, max=1000, help="How many.")] = 100,
+) -> None:
+    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20"""
+    run = invocation(ctx)
+    told = errands.carry_out(run, worker, "logs", str(number))
+    if run.options.output == "json":
+        run.render.line(told)
+        return
+    for line in told["lines"]:
+        run.render.datum(line)
+
+
+@app.command("wait")
+def wait_for(
+    ctx: typer.Context,
+    worker: Name,
+    ready: Annotated[bool, typer.Option("--ready", help="Until it takes requests; so when nothing else is said.")] = False,
+    drained: Annotated[bool, typer.Option("--drained", help="Until it has nothing to do and is given nothing.")] = False,
+    within: Within = "5m",
+) -> None:
+    """Wait for a worker; exit code 3 when it takes too long: mindgw workers wait gpu-1 --ready --within 60s && ./smoke.sh"""
+    run = invocation(ctx)
+    if ready and drained:
+        raise UsageProblem("--ready and --drained at once", hint="wait for one of them")
+    true, what = (errands.is_drained, "drained") if drained else (errands.is_ready, "ready")
+    found = errands.await_worker(run, worker, true, what, seconds(within))
+    run.render.done(found, f"Worker {found['name']} is {what}.", name="name")
 
 
 @app.command("remove")

@@ -97,6 +97,20 @@ def remove_worker(worker: str, *, version: int | None = None) -> Request:
     return Request("DELETE", _item("workers", worker), if_match=version, fields=("id", "name"))
 
 
+def set_worker(worker: str, what: str, *, version: int | None = None) -> Request:
+    """`what` is drain, undrain or release."""
+    return Request("POST", f"{_item('workers', worker)}/{what}", if_match=version, fields=("id", "name"))
+
+
+def order_worker(worker: str, verb: str, argument: str = "") -> Request:
+    """`verb` is restart, logs, load, unload or pull."""
+    return Request("POST", f"{_item('workers', worker)}/commands", {"verb": verb, "argument": argument}, fields=("id", "state"))
+
+
+def show_order(worker: str, command: str) -> Request:
+    return Request("GET", f"{_item('workers', worker)}/commands/{quote(command, safe='')}", fields=("id", "state"))
+
+
 def list_models() -> Request:
     return Request("GET", f"{_ROOT}/models")
 

@@ -84,7 +84,7 @@ class Box(Struct, frozen=True, kw_only=True):
     id: str
     #: Of the worker.
     name: str
-    #: connecting, pending, ready, draining, offline or locked.
+    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
     state: str
     #: Requests that it can carry at once.
     slots: int

@@ -15,6 +15,9 @@ from mindgw.store.database import Database
 from mindgw.store.tables import Worker
 from mindgw_agent.wire import Gpu, Model
 
+#: What the operator must look at, connected or not.
+_HELD = frozenset({"pending", "locked", "quarantined"})
+
 
 class EngineFacts(Struct, frozen=True, kw_only=True):
     """What runs on the box. Empty where nothing is known yet."""
@@ -29,8 +32,16 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    #: connecting, pending, ready, draining, offline or locked.
+    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
     state: str
+    #: Why it is quarantined or locked; empty when it is neither.
+    reason: str
+    #: Whether an operator wants it to take nothing new, now and when it comes back.
+    drained: bool
+    #: Until when the owner of the box paused it; None: it is not paused.
+    paused_until: datetime | None
+    #: Names of the teams that the owner of the box keeps it for; none: for all.
+    teams: list[str]
     slots: int
     used: int
     #: The first of `engines`.
@@ -134,6 +145,10 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
         id=row.id,
         name=row.name,
         state=_state(row, live),
+        reason=(live.reason if live else "") or (row.reason if row.state_admin in _HELD else ""),
+        drained=row.state_admin == "draining",
+        paused_until=live.paused_until if live else None,
+        teams=live.teams if live else [],
         slots=live.slots if live else 0,
         used=live.used if live else 0,
         engine=EngineFacts(kind=first.kind, version=first.version, url=first.url),
@@ -153,7 +168,7 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
 
 def _state(row: Worker, live: WorkerView | None) -> str:
     """What the operator says wins over what the link says."""
-    if row.state_admin in {"pending", "locked"}:
+    if row.state_admin in _HELD:
         return row.state_admin
     if row.state_admin == "removed" or live is None:
         return "offline"

@@ -4,12 +4,17 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from mindgw.gateway.admission import Caller
+from mindgw.gateway.errands import Errands
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.gateway.routes import Way
 from mindgw.gateway.snapshot import BudgetView, Snapshot
 
 
 class Live(Protocol):
+    @property
+    def errands(self) -> Errands:
+        """What operators ask of the workers."""
+
     def snapshot(self) -> Snapshot:
         """What is connected and under way now."""
 

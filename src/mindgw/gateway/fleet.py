@@ -16,6 +16,7 @@ from mindgw.gateway.experience import Choice, Experience, Past
 from mindgw.gateway.places import Line, Part, Places
 from mindgw.gateway.rank import FULL, Rank
 from mindgw.gateway.tunnel import Link
+from mindgw.gateway.verdict import judge
 from mindgw_agent import wire
 
 #: Seconds for which a seat is left alone after its agent answered BUSY.
@@ -31,7 +32,10 @@ _READY = State.READY
 class Worker:
     """One session of one agent."""
 
-    __slots__ = ("draining", "epoch", "gpus", "id", "last_seen", "link", "name", "rtt", "rules", "seats", "serial", "state", "tags")
+    __slots__ = (
+        "charge", "drained", "draining", "epoch", "gpus", "id", "last_seen", "link", "name", "paused_until", "rtt", "rules", "seats",
+        "serial", "state", "tags", "teams",
+    )  # fmt: skip
 
     def __init__(self, id: str, name: str, epoch: int, link: Link) -> None:
         self.id = id
@@ -48,8 +52,16 @@ class Worker:
         self.gpus: list[wire.Gpu] = []
         #: Serial of the last report; an older one is dropped.
         self.serial = -1
-        #: True when either side asked it to drain.
+        #: True when its agent takes nothing new because it comes to its end.
         self.draining = False
+        #: True when an operator wants it to take nothing new.
+        self.drained = False
+        #: Unix seconds until which its owner paused it, 0 when not.
+        self.paused_until = 0
+        #: Why it is in quarantine; empty: it is not.
+        self.charge = ""
+        #: Names of the teams that its owner keeps it for; none: for all.
+        self.teams: list[str] = []
         #: Round trip in seconds; None until measured.
         self.rtt: float | None = None
         #: Wall-clock seconds of the last message.
@@ -272,12 +284,15 @@ class Fleet:
                 self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()
 
-    def report(self, worker: Worker, report: wire.Report) -> None:
-        """Takes an agent's report; one that is older than the last is dropped."""
+    def report(self, worker: Worker, report: wire.Report) -> wire.Report | None:
+        """Takes an agent's report, and gives it back as it may be used; one that is older than the last is dropped: None."""
         if report.serial <= worker.serial:
-            return
+            return None
         worker.serial = report.serial
-        worker.gpus = list(report.gpus)
+        report, charge = judge(report)
+        worker.gpus, worker.teams = list(report.gpus), list(report.teams)
+        worker.paused_until = report.paused_until
+        worker.draining = worker.draining or report.draining
         before = {id: seat.engine.models for id, seat in worker.seats.items()}
         old, worker.seats = worker.seats, {}
         for engine in report.engines:
@@ -292,15 +307,18 @@ class Fleet:
             if id not in worker.seats and seat.used:  # it may come back while its slots are still leased
                 seat.engine = replace(seat.engine, healthy=False, slots=0, models=[])
                 worker.seats[id] = seat
-        if any(engine.healthy for engine in report.engines):
-            self._happened(worker, Event.ENGINE_UP)
-        else:
-            self._happened(worker, Event.ENGINE_DOWN)
-        if report.draining and not worker.draining:
-            self.drain(worker)
+        self._settle(worker)
+        if charge:
+            self.accuse(worker, charge)
         if worker not in self._indexed or before != {id: seat.engine.models for id, seat in worker.seats.items()}:
             self._index()
         self.changed()
+        return report
+
+    def leaves(self, worker: Worker) -> None:
+        """Its agent comes to its end: no new requests for this session."""
+        worker.draining = True
+        self._settle(worker)
 
     def adopt(self, rules: Rules, tags: Mapping[str, Mapping[str, str]]) -> None:
         """These rules and tags from now on; `tags`: those of all workers, by their ids."""
@@ -315,9 +333,29 @@ class Fleet:
         self.changed()
 
     def drain(self, worker: Worker) -> None:
-        """No new requests for this session."""
-        worker.draining = True
-        self._happened(worker, Event.DRAIN)
+        """An operator wants no new requests on it, until `undrain`."""
+        worker.drained = True
+        self._settle(worker)
+
+    def undrain(self, worker: Worker) -> None:
+        """Ends what `drain` began."""
+        worker.drained = False
+        if not worker.draining:
+            worker.state = step(worker.state, Event.UNDRAIN)
+        self._settle(worker)
+        self.changed()
+
+    def accuse(self, worker: Worker, charge: str) -> None:
+        """It said what cannot be true: no new requests until an operator has looked. The first charge stays."""
+        worker.charge = worker.charge or charge
+        self._settle(worker)
+
+    def release(self, worker: Worker) -> None:
+        """Ends what `accuse` began."""
+        worker.charge = ""
+        worker.state = step(worker.state, Event.RELEASE)
+        self._settle(worker)
+        self.changed()
 
     def rest(self, seat: Seat, now: float) -> None:
         """Leaves a seat alone for a moment, because its engine had no room although its slots were not all leased; for twice as long each
@@ -454,8 +492,13 @@ class Fleet:
                     out.setdefault(model.id, []).append(seat)
         return out
 
-    def _happened(self, worker: Worker, event: Event) -> None:
-        worker.state = step(worker.state, event)
+    def _settle(self, worker: Worker) -> None:
+        """Says again what is true of it, the weightiest last."""
+        is_up = any(seat.engine.healthy for seat in worker.seats.values())
+        events = [Event.PAUSE if worker.paused_until else Event.RESUME, Event.ENGINE_UP if is_up else Event.ENGINE_DOWN]
+        events += [Event.DRAIN] * (worker.drained or worker.draining) + [Event.ACCUSE] * bool(worker.charge)
+        for event in events:
+            worker.state = step(worker.state, event)
         self.changes += 1
         for seat in worker.seats.values():
             seat.changed()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from mindgw_agent import wire
-from mindgw_agent.wire import Challenge, Frame, Goodbye, Hello, Proof, ProtocolError, Welcome
+from mindgw_agent.wire import Challenge, Frame, Goodbye, Hello, Proof, ProtocolError, Signed, Welcome
 
 
 class Rejected(Exception):
@@ -34,15 +34,18 @@ class Handshake:
         self._nonce = nonce
         self._decoder = wire.Decoder(frozenset({wire.HELLO, wire.PROOF}))
         self._hello: Hello | None = None
-        self._version = wire.VERSION
+        #: Of the tunnel, once `hello` was called.
+        self.version = wire.VERSION
         #: The session's number, once `challenge` was called.
         self.epoch = 0
+        #: What its first report says that cannot be, once `admit` was called; empty: nothing.
+        self.charge = ""
 
     def hello(self, message: bytes) -> Hello:
         """Reads the agent's first message; raises ProtocolError, or Rejected when no version is common."""
         self._hello = wire.parse(Hello, self._one(message, wire.HELLO).payload)
         try:
-            self._version = wire.negotiate(self._hello.versions)
+            self.version = wire.negotiate(self._hello.versions)
         except ProtocolError as wrong:
             self._reject("version", f"{wrong}; upgrade the older side.")
         return self._hello
@@ -51,23 +54,29 @@ class Handshake:
         """The answer to HELLO. The new session is newer than any that either side remembers."""
         hello = self._greeted()
         self.epoch = max(stored_epoch, hello.last_epoch) + 1
-        signed = wire.transcript_challenge(hello.nonce, self._nonce, hello.agent_id, self.epoch, self._version)
-        challenge = Challenge(nonce=self._nonce, epoch=self.epoch, version=self._version, signature=self._sign(signed))
+        signed = wire.transcript_challenge(hello.nonce, self._nonce, hello.agent_id, self.epoch, self.version)
+        challenge = Challenge(nonce=self._nonce, epoch=self.epoch, version=self.version, signature=self._sign(signed))
         return wire.encode(wire.frame(challenge))
 
     def admit(self, message: bytes, public_key: bytes, stored_epoch: int, host: str) -> wire.Report:
-        """Checks the PROOF against the worker's key; raises Rejected. `host` is what the agent dialled, as it told the HTTP server.
+        """Checks the PROOF against the worker's key; raises Rejected. `host` is what the agent dialled, as it told the HTTP server. A
+        report that cannot be is an empty one, and a charge.
 
         An agent that remembers less than the server is a copy, or was restored from one: code "locked".
         """
         hello = self._greeted()
-        proof = wire.parse(Proof, self._one(message, wire.PROOF).payload)
+        payload = self._one(message, wire.PROOF).payload
+        signature = wire.parse(Signed, payload).signature
         signed = wire.transcript_proof(self._nonce, hello.agent_id, self.epoch, hello.last_epoch, self._identity, host)
-        if not self._verify(public_key, proof.signature, signed):
+        if not self._verify(public_key, signature, signed):
             self._reject("refused", "The agent's signature is wrong.")
         if hello.last_epoch < stored_epoch:
             self._reject("locked", "This identity was used from somewhere else since. Remove the worker and join again.")
-        return proof.report
+        try:
+            return wire.parse(Proof, payload).report
+        except ProtocolError as wrong:
+            self.charge = f"it reports what cannot be: {wrong}"[:500]
+            return wire.Report()
 
     def welcome(self, name: str, state: str, server_version: str, ping_interval: float) -> bytes:
         """The last word of the greeting."""

@@ -26,6 +26,7 @@ from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
+from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet, Worker
@@ -35,7 +36,7 @@ from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.routes import Routes, Way
-from mindgw.gateway.session import News, Session
+from mindgw.gateway.session import News, Session, Standing
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.ticket import Ticket
@@ -79,6 +80,7 @@ class Pipeline:
         self.accounts = accounts
         settings = config.routing
         self.fleet = Fleet(self._changed, settings.strategy, Breaker(settings.eject_after, settings.eject_for))
+        self.errands = Errands(self.fleet, now)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
         self.routes = Routes(self.fleet, self.queue, accounts.meter.counters)
@@ -86,8 +88,7 @@ class Pipeline:
         self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(
             auth, self.fleet, self.queue, self.routes, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today,
-            self.post,
-            dead, replay,
+            self.post, dead, replay,
         )  # fmt: skip
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -182,12 +183,13 @@ class Pipeline:
 
     # -- workers -------------------------------------------------------------------------------------------------
 
-    def attach(self, link: Link, id: str, name: str, epoch: int, approved: bool, report: wire.Report) -> Session:
+    def attach(self, link: Link, id: str, name: str, epoch: int, standing: Standing, report: wire.Report) -> Session:
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
+        worker.drained, worker.charge = standing.drained, standing.charge
         session = Session(self.fleet, self.news, worker)
         link.owner = session
-        older = self.fleet.attach(worker, approved)
+        older = self.fleet.attach(worker, standing.approved)
         session.reported(report)
         if older is not None:
             older.link.lost()

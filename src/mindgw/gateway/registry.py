@@ -11,7 +11,7 @@ from msgspec import to_builtins
 
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw.gateway.handshake import Rejected
-from mindgw.store import faults
+from mindgw.store import audit, faults
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database
 from mindgw.store.tables import Worker as Record
@@ -32,6 +32,9 @@ class Registry:
         #: Last reports that are not written yet, by worker id.
         # bounded: one entry a worker
         self._reports: dict[str, tuple[datetime, wire.Report]] = {}
+        #: Those whose charges are not written yet, by worker id.
+        # bounded: one entry a worker
+        self._accused: dict[str, Worker] = {}
 
     def sign(self, message: bytes) -> bytes:
         """The server's signature."""
@@ -62,8 +65,15 @@ class Registry:
         """Notes a report, to be written by `flush`."""
         self._reports[worker.id] = datetime.fromtimestamp(worker.last_seen, UTC), report
 
+    def accused(self, worker: Worker) -> None:
+        """Notes why a worker is in quarantine, to be written by `flush`."""
+        log.warning("worker %s is in quarantine: %s", worker.name, worker.charge)
+        self._accused[worker.id] = worker
+
     async def flush(self) -> None:
         """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
+        for worker in list(self._accused.values()):
+            await self._accuse(worker)
         if not self._reports:
             return
         reports = dict(self._reports)
@@ -75,6 +85,14 @@ class Registry:
             for worker_id, noted in reports.items():
                 await self._write_alone(worker_id, noted)
         self._reports = {id: noted for id, noted in self._reports.items() if reports.get(id) is not noted}
+
+    async def _accuse(self, worker: Worker) -> None:
+        """Writes a charge down, unless an operator was quicker and dropped it."""
+        async with self._database.write() as session:
+            row = await stored.quarantine(session, worker.id, worker.charge) if worker.charge else None
+            if row is not None:
+                await audit.record(session, "gateway", "worker.quarantine", row.id, name=row.name, reason=worker.charge)
+        self._accused.pop(worker.id, None)
 
     async def _write(self, reports: dict[str, tuple[datetime, wire.Report]]) -> None:
         async with self._database.write() as session:

@@ -1,16 +1,28 @@
 """What an agent says during one session, handed on: to the fleet, and to whoever keeps it."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from mindgw.clock import wall
 from mindgw.gateway.fleet import Fleet, Worker
 from mindgw_agent import wire
 
 
+class Standing(NamedTuple):
+    """What was decided about a worker before it came."""
+
+    #: False: an operator has yet to let it in.
+    approved: bool = True
+    #: An operator wants it to take nothing new.
+    drained: bool = False
+    #: Why it is in quarantine; empty: it is not.
+    charge: str = ""
+
+
 class News:
     """Who else is told."""
 
-    __slots__ = ("on_receipts", "on_report", "on_unlinked")
+    __slots__ = ("on_charge", "on_receipts", "on_report", "on_unlinked")
 
     def __init__(self) -> None:
         #: Called with a worker's receipts, and with whom to tell which of them are kept. Raises ProtocolError when there are too many.
@@ -19,31 +31,52 @@ class News:
         self.on_unlinked: Callable[[str, Callable[[int], None]], None] = lambda worker_id, acknowledge: None
         #: Called with what a worker last reported, to be written down when there is time.
         self.on_report: Callable[[Worker, wire.Report], None] = lambda worker, report: None
+        #: Called when a worker was put into quarantine, with whom; its `charge` says why.
+        self.on_charge: Callable[[Worker], None] = lambda worker: None
 
 
 class Session:
-    """One session of one worker, as its link's owner (`tunnel.Owner`)."""
+    """One session of one worker, as its link's owner (`tunnel.Owner`). Once a newer one took its place whatever it says is void: its
+    socket may live on for many minutes, and bring late what was said long ago."""
 
     def __init__(self, fleet: Fleet, news: News, worker: Worker) -> None:
         self._fleet = fleet
         self._news = news
         self.worker = worker
 
+    @property
+    def _is_current(self) -> bool:
+        return self._fleet.workers.get(self.worker.id) is self.worker
+
     def reported(self, report: wire.Report) -> None:
-        """What the agent has to offer now; of a session that a newer one replaced, it is void."""
-        if self._fleet.workers.get(self.worker.id) is not self.worker:
+        """What the agent has to offer now."""
+        worker = self.worker
+        if not self._is_current:
             return
-        self.worker.last_seen = wall()
-        self._fleet.report(self.worker, report)
-        self._news.on_report(self.worker, report)
+        worker.last_seen = wall()
+        known = worker.charge
+        judged = self._fleet.report(worker, report)
+        if judged is not None:
+            self._news.on_report(worker, judged)
+        if worker.charge != known:
+            self._news.on_charge(worker)
+
+    def lied(self, charge: str) -> None:
+        """The agent said what no honest one can say."""
+        worker = self.worker
+        if self._is_current and not worker.charge:
+            self._fleet.accuse(worker, charge)
+            self._news.on_charge(worker)
 
     def drains(self) -> None:
         """The agent takes nothing new."""
-        self._fleet.drain(self.worker)
+        if self._is_current:
+            self._fleet.leaves(self.worker)
 
     def receipts(self, batch: wire.Receipts) -> None:
-        """What requests cost, by the agent's own book."""
-        self._news.on_receipts(self.worker.id, batch, self.worker.link.received)
+        """What requests cost, by the agent's own book. It says again over the newest link what was not acknowledged."""
+        if self._is_current:
+            self._news.on_receipts(self.worker.id, batch, self.worker.link.received)
 
     def heard(self) -> None:
         """A message came in."""

@@ -47,8 +47,14 @@ class WorkerView(Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    #: connecting, pending, ready, draining, offline or locked.
+    #: connecting, pending, ready, draining, paused, offline, quarantined or locked.
     state: str
+    #: Why it is in quarantine; empty when it is not.
+    reason: str = ""
+    #: Until when its owner paused it; None: it is not paused.
+    paused_until: datetime | None = None
+    #: Names of the teams that its owner keeps it for; none: for all.
+    teams: list[str] = []
     #: Sums over its engines.
     slots: int
     used: int

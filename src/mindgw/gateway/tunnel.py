@@ -35,6 +35,9 @@ class Owner(Protocol):
 
     def reported(self, report: wire.Report) -> None: ...
 
+    def lied(self, charge: str) -> None:
+        """It reported what no report can be."""
+
     def drains(self) -> None: ...
 
     def receipts(self, batch: wire.Receipts) -> None:
@@ -60,6 +63,12 @@ class Link:
         self._heard = self._pinged = now
         #: Round trip in seconds of the last ping that was answered; None before that.
         self.rtt: float | None = None
+        #: Of the tunnel, as both ends agreed on it.
+        self.version = wire.VERSION
+        #: The last command that was sent, and who waits for the answers to those that are not done.
+        self._ordered = 0
+        # bounded: one for each verb, see `errands`
+        self._orders: dict[int, Callable[[wire.Progress | None], None]] = {}
         #: True once the socket is gone.
         self.is_lost = False
         #: Set once: why this link must close after what is queued has left.
@@ -149,6 +158,18 @@ class Link:
         """Tells the agent that nothing new will come."""
         self._say(Frame(0, wire.DRAIN))
 
+    @property
+    def takes_commands(self) -> bool:
+        """False for agents of older releases."""
+        return self.version >= wire.COMMANDS
+
+    def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None]) -> None:
+        """Asks the agent for something. `hear` is called with every word about it, the last of which is `done`, and with None when the
+        socket is gone before that."""
+        self._ordered += 1
+        self._orders[self._ordered] = hear
+        self._say(wire.frame(wire.Command(self._ordered, verb, argument)))
+
     def received(self, seq: int) -> None:
         """Tells the agent that its receipts up to this number are kept: it forgets them."""
         self._say(wire.frame(wire.Received(seq)))
@@ -159,6 +180,9 @@ class Link:
         listeners, self._listeners = self._listeners, {}
         for listener in listeners.values():
             listener.lost()
+        orders, self._orders = self._orders, {}
+        for hear in orders.values():
+            hear(None)
 
     def _say(self, frame: Frame) -> None:
         """Queues a control frame. An agent that does not read them ends its own link, not the work of whoever had to say something."""
@@ -182,16 +206,35 @@ class Link:
     def _on_news(self, frame: Frame) -> None:
         assert self.owner is not None
         if frame.kind == wire.REPORT:
-            self.owner.reported(wire.parse(wire.Report, frame.payload))
+            self._on_report(frame.payload)
         elif frame.kind == wire.DRAIN:
             self.owner.drains()
         elif frame.kind == wire.RECEIPTS:
             self.owner.receipts(wire.parse(wire.Receipts, frame.payload))
+        elif frame.kind == wire.PROGRESS:
+            self._on_progress(wire.parse(wire.Progress, frame.payload))
         elif frame.kind == wire.GOODBYE:
             self.closing = self.closing or wire.parse(wire.Goodbye, frame.payload)
             self._wake()
         else:
             raise ProtocolError("the handshake is over")
+
+    def _on_progress(self, progress: wire.Progress) -> None:
+        if progress.id > self._ordered:
+            raise ProtocolError(f"command {progress.id} was never given")
+        hear = self._orders.pop(progress.id, None) if progress.done else self._orders.get(progress.id)
+        if hear is not None:
+            hear(progress)
+
+    def _on_report(self, payload: bytes) -> None:
+        """Garbage is no reason to cut off what runs: an agent that dials again would only say it again."""
+        assert self.owner is not None
+        try:
+            report = wire.parse(wire.Report, payload)
+        except ProtocolError as wrong:
+            self.owner.lied(f"it reports what cannot be: {wrong}"[:MAX_REASON])
+        else:
+            self.owner.reported(report)
 
     def _on_pong(self, payload: bytes, now: float) -> None:
         try:

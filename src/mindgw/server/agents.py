@@ -17,9 +17,10 @@ from mindgw.clock import monotonic
 from mindgw.gateway.handshake import Handshake, Rejected, goodbye
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.gateway.session import Session
+from mindgw.gateway.session import Session, Standing
 from mindgw.gateway.tunnel import PING_INTERVAL, Link
 from mindgw.server.socket import EXTENSION, WebSocket
+from mindgw.store.tables import Worker as Record
 from mindgw_agent import identity, wire
 
 log = logging.getLogger("mindgw.agents")
@@ -225,12 +226,20 @@ class AgentsDoor:
         await self._registry.enter(record.id, handshake.epoch)
         await self._linked(record.id)
         await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
-        # nothing is awaited from here to the end: a link that the pipeline knows is carried
         carriage = Carriage(socket)
-        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, record.state_admin == "active", report)
+        carriage.link.version = handshake.version
+        # nothing is awaited from here to the end: a link that the pipeline knows is carried
+        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, _standing(record), report)
+        if handshake.charge:
+            session.lied(handshake.charge)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
         carriage.begin(session)
         return carriage
+
+
+def _standing(record: Record) -> Standing:
+    state = record.state_admin
+    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else "")
 
 
 async def _message(receive: Receive, limit: int) -> bytes:

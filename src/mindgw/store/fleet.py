@@ -13,7 +13,7 @@ from mindgw.errors import Conflict, Forbidden, NotFound
 from mindgw.store import rows
 from mindgw.store.tables import JoinToken, Worker
 
-State = Literal["pending", "active", "locked", "removed"]
+State = Literal["pending", "active", "draining", "quarantined", "locked", "removed"]
 
 _SEE_WORKERS = "`mindgw workers list` shows them all"
 
@@ -121,6 +121,15 @@ async def set_state(session: AsyncSession, worker_id: str, state: State, *, reas
         raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
     rows.expect(row, version)
     return row if row.state_admin == state else rows.change(row, state_admin=state, reason=reason)
+
+
+async def quarantine(session: AsyncSession, worker_id: str, reason: str) -> Worker | None:
+    """Writes down that a worker takes nothing until an operator has looked; None when something weightier is said of it already, or it
+    is gone."""
+    row = await rows.locked(session, Worker, worker_id)
+    if row is None or row.state_admin not in {"active", "draining"}:
+        return None
+    return rows.change(row, state_admin="quarantined", reason=reason)
 
 
 async def advance_epoch(session: AsyncSession, worker_id: str, *, at_least: int = 0) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from mindgw_agent.engines.client import Answer, Client, Route, Unreachable
-from mindgw_agent.engines.engine import Engine
+from mindgw_agent.engines.engine import Engine, Unable
 from mindgw_agent.engines.generic import Generic
 from mindgw_agent.engines.llamacpp import LlamaCpp
 from mindgw_agent.engines.lmstudio import NATIVE, LmStudio, native_listing
@@ -14,7 +14,7 @@ from mindgw_agent.engines.pool import Connections
 from mindgw_agent.engines.sglang import SgLang
 from mindgw_agent.engines.vllm import Vllm
 
-__all__ = ["KINDS", "USUAL_PORTS", "Engine", "Place", "Unreachable", "Unrecognised", "discover", "recognise"]
+__all__ = ["KINDS", "USUAL_PORTS", "Engine", "Place", "Unable", "Unreachable", "Unrecognised", "discover", "recognise"]
 
 KINDS: Final[dict[str, type[Engine]]] = {kind.kind: kind for kind in (LlamaCpp, Vllm, SgLang, Ollama, LmStudio, Generic)}
 

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import ssl
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,7 +11,7 @@ import msgspec
 
 from mindgw_agent import address
 from mindgw_agent.engines.pool import Connections
-from mindgw_agent.engines.reply import Garbled, Lost, NoConnection, Reply
+from mindgw_agent.engines.reply import READ_ON, Garbled, Lost, NoConnection, Reply
 from mindgw_agent.wire import Meta
 
 #: Seconds to connect, unless a request says otherwise.
@@ -18,6 +19,8 @@ CONNECT = 10.0
 #: Seconds for a whole reading of an engine's state, and its largest answer in bytes.
 READING = 5.0
 MAX_READING = 4 * 1024 * 1024
+#: Bytes of one line of an answer that comes in lines.
+MAX_LINE = 64 * 1024
 
 Route = tuple[str, str]
 
@@ -79,12 +82,12 @@ class Client:
         #: The lines that are in the head of every request. The engine's own key is in them, the caller's never comes here.
         self._lines = _lines(self.url, key)
 
-    async def read(self, route: Route, allowed: frozenset[Route], body: bytes = b"") -> Answer:
-        """Ask the engine about itself. Raises NotAllowed, and Unreachable for a MindGateway too: two of them in front of each other
-        would send requests round in a circle."""
+    async def read(self, route: Route, allowed: frozenset[Route], body: bytes = b"", within: float = READING) -> Answer:
+        """Ask the engine about itself, or for something that takes longer. Raises NotAllowed, and Unreachable for a MindGateway too: two
+        of them in front of each other would send requests round in a circle."""
         reply = self.call(route, allowed, body)
         try:
-            async with asyncio.timeout(READING):
+            async with asyncio.timeout(within):
                 await reply.begun()
                 data = await reply.read(MAX_READING)
         except (NoConnection, Lost, Garbled, TimeoutError) as error:
@@ -97,6 +100,35 @@ class Client:
         if answer.server.startswith("mindgw"):
             raise Unreachable(f"a MindGateway answers at {self.url}, not an engine", hopeless=True)
         return answer
+
+    async def lines(self, route: Route, allowed: frozenset[Route], body: bytes, take: Callable[[bytes], None], silence: float) -> int:
+        """Hand over an answer line by line as it comes; its status. Raises NotAllowed, and Unreachable when it breaks, when a line is
+        longer than MAX_LINE or when nothing comes for `silence` seconds."""
+        reply = self.call(route, allowed, body)
+        rest = b""
+        loop = asyncio.get_running_loop()
+
+        def feed(data: bytes) -> int:
+            nonlocal rest
+            patience.reschedule(loop.time() + silence)
+            *whole, rest = (rest + data).split(b"\n")
+            if len(rest) > MAX_LINE:
+                raise Unreachable(f"{self.url}: a line of more than {MAX_LINE} bytes")
+            for line in whole:
+                take(line)
+            return READ_ON
+
+        try:
+            async with asyncio.timeout(silence) as patience:
+                await reply.begun()
+                await reply.each(feed)
+        except (NoConnection, Lost, Garbled, TimeoutError) as error:
+            raise _unreachable(self.url, error) from error
+        finally:
+            reply.end()
+        if rest:
+            take(rest)
+        return reply.status
 
     def call(self, route: Route, allowed: frozenset[Route], body: bytes = b"", meta: Meta | None = None, stream: bool = False) -> Reply:
         """Send a request. The caller calls `end` of what it gets. Raises NotAllowed before anything is sent."""

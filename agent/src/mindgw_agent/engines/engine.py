@@ -1,6 +1,7 @@
 """What every engine has in common. Each engine's own facts stand in the file of its name, as overrides of `Engine`."""
 
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
@@ -16,6 +17,19 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 #: Words of an error that blame `stream_options`.
 _OPTIONS = re.compile(rb"stream_options|include_usage", re.IGNORECASE)
 _TRUE = payload.encoded(True)
+
+
+#: Notes how far something is: for people, and from 0 to 1 where that is known.
+Tell = Callable[[str, float | None], None]
+
+
+class Unable(Exception):
+    """The engine does not do that; the message says why."""
+
+    def __init__(self, message: str, *, never: bool = False) -> None:
+        super().__init__(message)
+        #: No engine of this kind ever does.
+        self.never = never
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -64,6 +78,8 @@ class Engine:
     usage_per_answer: ClassVar[bool] = False
     #: Whether a stream may end well without saying a finish reason.
     lenient: ClassVar[bool] = True
+    #: Whether it fetches models by their names.
+    can_pull: ClassVar[bool] = False
 
     def __init__(self, client: Client, *, slots: int | None = None, engine_id: str = "e1") -> None:
         self.client = client
@@ -142,6 +158,20 @@ class Engine:
 
         Most engines drop the work with the connection. Called before `end`.
         """
+
+    # -- its models ------------------------------------------------------------------------------------------------
+
+    async def load(self, model: str, tell: Tell) -> None:
+        """Put a model that it has into memory, to stay. Raises Unable, Unreachable."""
+        raise Unable(f"{self.kind} keeps the models that it was started with: it loads none when asked", never=True)
+
+    async def unload(self, model: str, tell: Tell) -> None:
+        """Take it out of memory. Raises Unable, Unreachable."""
+        raise Unable(f"{self.kind} keeps the models that it was started with: it unloads none when asked", never=True)
+
+    async def pull(self, model: str, tell: Tell) -> None:
+        """Fetch a model from a registry. Raises Unable, Unreachable."""
+        raise Unable(f"{self.kind} fetches no models when asked", never=True)
 
     # -- a request -------------------------------------------------------------------------------------------------
 

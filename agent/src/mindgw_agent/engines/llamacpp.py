@@ -10,11 +10,13 @@ import re
 import time
 from typing import Any, ClassVar
 
+import msgspec
 from msgspec import Raw
 
 from mindgw_agent import aggregate, payload
 from mindgw_agent.engines.client import Route, Unreachable
-from mindgw_agent.engines.engine import EMBEDDINGS, Engine, Facts, count, listing
+from mindgw_agent.engines.engine import EMBEDDINGS, Engine, Facts, Tell, Unable, count, listing
+from mindgw_agent.vocabulary import clean
 from mindgw_agent.wire import Model
 
 #: Seconds between two looks at /slots after a cancel: more than the second of silence that the engine needs to notice.
@@ -23,6 +25,12 @@ PAUSE = 1.1
 FIRST = 0.1
 #: Seconds after which a cancelled request's slot is given back unseen.
 PATIENCE = 60.0
+
+#: Seconds for loading a model, and between looks at it.
+LOADING = 900.0
+LOOK = 0.5
+#: What an operator may ask a server in router mode for. Callers never reach these.
+_ROUTER: frozenset[Route] = frozenset({("POST", "/models/load"), ("POST", "/models/unload")})
 
 _EMBEDDINGS_TRIAL = b'{"input":"a"}'
 
@@ -94,6 +102,40 @@ class LlamaCpp(Engine):
     async def _is_free(self, answers: int) -> bool:
         busy = await self._count_busy()
         return busy is None or busy <= self.answering - answers + self.elsewhere
+
+    async def load(self, model: str, tell: Tell) -> None:
+        tell(f"loading {model}", None)
+        await self._route("/models/load", model, "loaded")
+
+    async def unload(self, model: str, tell: Tell) -> None:
+        tell(f"unloading {model}", None)
+        await self._route("/models/unload", model, "unloaded")
+
+    async def _route(self, path: str, model: str, wanted: str) -> None:
+        """In router mode there is an answer at once, and the model's state tells when it is done."""
+        id = self.names.get(model, model)
+        if (await self._state(id)) == wanted:
+            return
+        answer = await self.client.read(("POST", path), _ROUTER, msgspec.json.encode({"model": id}))
+        if answer.status in {404, 405, 501}:
+            raise Unable("this llama-server has one model: start it in router mode, without --model, to have it load others", never=True)
+        if answer.status != 200:
+            raise Unable(f"llama.cpp answers with status {answer.status}: {clean(answer.body[:300].decode(errors='replace'))}")
+        begun = False
+        async with asyncio.timeout(LOADING):
+            while (state := await self._state(id)) != wanted:
+                if state == "failed" or (begun and state == "unloaded"):
+                    raise Unable(f"{id} could not be loaded; the log of llama-server says why")
+                begun = begun or state == "loading"
+                await asyncio.sleep(LOOK)
+
+    async def _state(self, id: str) -> str:
+        """loaded, loading, unloaded, sleeping or failed; "" where it is not told."""
+        for entry in listing(await self.get("/v1/models")):
+            status = entry.get("status")
+            if entry["id"] == id and isinstance(status, dict):
+                return "failed" if status.get("failed") else str(status.get("value"))
+        return ""
 
     def fold(self, fields: dict[str, Raw], answers: int) -> aggregate.Fold | None:
         if not aggregate.can_aggregate(fields):

@@ -1,15 +1,26 @@
 """/api/v1/workers"""
 
-from litestar import delete, get
-from litestar.di import NamedDependency
-from litestar.params import FromPath
+from typing import Annotated
 
-from mindgw.control import fleet
+from litestar import delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+from msgspec import Meta, Struct
+
+from mindgw.control import errands, fleet
+from mindgw.control.errands import ErrandStatus
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
+
+
+class Order(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker's agent is to do; the argument is a model, or a number of lines."""
+
+    verb: Annotated[str, Meta(max_length=32)]
+    argument: Annotated[str, Meta(max_length=512)] = ""
 
 
 @get("/workers", opt=needs("read", "workers", home=True))
@@ -32,4 +43,40 @@ async def remove_worker(
     return await fleet.remove(state.database, who, worker, state.pipeline.remove_worker, version=version)
 
 
-HANDLERS = (list_workers, show_worker, remove_worker)
+@post("/workers/{worker:str}/drain", status_code=200, opt=needs("update", "workers", home=True))
+async def drain_worker(
+    state: Office, worker: FromPath[str], who: NamedDependency[Principal], version: NamedDependency[int | None]
+) -> WorkerStatus:
+    """Have a worker finish what it has and take nothing new, until `undrain`."""
+    return await errands.drain(state.database, who, state.pipeline, worker, version=version)
+
+
+@post("/workers/{worker:str}/undrain", status_code=200, opt=needs("update", "workers", home=True))
+async def undrain_worker(
+    state: Office, worker: FromPath[str], who: NamedDependency[Principal], version: NamedDependency[int | None]
+) -> WorkerStatus:
+    """Have a worker take requests again."""
+    return await errands.undrain(state.database, who, state.pipeline, worker, version=version)
+
+
+@post("/workers/{worker:str}/release", status_code=200, opt=needs("update", "workers", home=True))
+async def release_worker(
+    state: Office, worker: FromPath[str], who: NamedDependency[Principal], version: NamedDependency[int | None]
+) -> WorkerStatus:
+    """Let a worker out of quarantine."""
+    return await errands.release(state.database, who, state.pipeline, worker, version=version)
+
+
+@post("/workers/{worker:str}/commands", status_code=201, opt=needs("update", "workers", home=True))
+async def order_worker(state: Office, worker: FromPath[str], data: JSONBody[Order], who: NamedDependency[Principal]) -> ErrandStatus:
+    """Have a worker's agent do something: restart, logs, load, unload or pull. One of each at a time."""
+    return await errands.order(state.database, who, state.pipeline, worker, data.verb, data.argument)
+
+
+@get("/workers/{worker:str}/commands/{command:str}", opt=needs("update", "workers", home=True))
+async def show_order(state: Office, worker: FromPath[str], command: FromPath[str]) -> ErrandStatus:
+    """What became of a command."""
+    return await errands.errand(state.database, state.pipeline, worker, command)
+
+
+HANDLERS = (list_workers, show_worker, remove_worker, drain_worker, undrain_worker, release_worker, order_worker, show_order)

@@ -42,9 +42,9 @@ class Worker(Versioned, table=True):
     name: str
     #: Ed25519 public key of the agent, 32 bytes.
     public_key: bytes
-    #: What the operator says: pending, active, locked or removed.
+    #: What the operator says: pending, active, draining, quarantined, locked or removed.
     state_admin: str = "active"
-    #: Why it is locked or removed, for people.
+    #: Why it is quarantined, locked or removed, for people.
     reason: str = ""
     #: Number of its latest session; grows by one with every connect.
     epoch: int = Field(default=0)

@@ -1,0 +1,118 @@
+"""What operators do with workers: take them out of service and back, and have their agents do something."""
+
+from typing import Final
+
+from msgspec import Struct
+
+from mindgw.control import fleet
+from mindgw.control.fleet import WorkerStatus
+from mindgw.control.live import Live
+from mindgw.errors import BadRequest, Conflict, NotFound
+from mindgw.gateway.errands import Errand, State
+from mindgw.store import audit
+from mindgw.store import fleet as stored
+from mindgw.store.audit import Who
+from mindgw.store.database import Database
+
+#: What can be asked for, and whether that takes an argument.
+ORDERS: Final = {"restart": False, "logs": True, "load": True, "unload": True, "pull": True}
+#: The most lines of a log that are asked for at once.
+MOST_LINES: Final = 1000
+
+
+class ErrandStatus(Struct, frozen=True, kw_only=True):
+    """A command to a worker, and what became of it."""
+
+    id: str
+    #: Name of the worker.
+    worker: str
+    verb: str
+    argument: str
+    #: running, done or failed.
+    state: State
+    #: How far it is: for people; and from 0 to 1, None where nobody knows.
+    note: str
+    part: float | None
+    #: Why it failed: a code.
+    error: str
+    #: Lines of the agent's log, the oldest first, when those were asked for.
+    lines: list[str]
+
+
+async def drain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
+    """A worker finishes what it has and takes nothing new until `undrain`, also when it comes back from elsewhere. Raises NotFound,
+    Conflict for one that an operator has yet to approve or release, PreconditionFailed."""
+    return await _set(database, who, live, reference, "draining", version)
+
+
+async def undrain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
+    """It takes requests again. Raises as `drain`."""
+    return await _set(database, who, live, reference, "active", version)
+
+
+async def release(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
+    """An operator has looked at a worker in quarantine: it may take requests again. Raises NotFound, PreconditionFailed, and Conflict
+    for one that is not in quarantine."""
+    async with database.write() as session:
+        found = await stored.find_worker(session, reference)
+        live_charge = any(view.id == found.id and view.reason for view in live.snapshot().workers)
+        if found.state_admin != "quarantined" and not live_charge:
+            raise Conflict(f"Worker {found.name!r} is not in quarantine.")
+        row = await stored.set_state(session, found.id, "active", version=version) if found.state_admin == "quarantined" else found
+        await audit.record(session, who, "worker.release", row.id, name=row.name)
+    live.errands.undrain(row.id)
+    live.errands.release(row.id)
+    return await fleet.worker(database, live.snapshot(), row.id)
+
+
+async def order(database: Database, who: Who | str, live: Live, reference: str, verb: str, argument: str) -> ErrandStatus:
+    """Has a worker's agent do something; `errand` tells what became of it. Raises BadRequest, NotFound, and what `Errands.start` raises."""
+    if verb not in ORDERS:
+        raise BadRequest(f"verb must be one of {', '.join(ORDERS)}.", param="verb")
+    if ORDERS[verb] != bool(argument):
+        raise BadRequest(f"{verb} takes {'an' if ORDERS[verb] else 'no'} argument.", param="argument")
+    if verb == "logs" and not (argument.isascii() and argument.isdigit() and 0 < int(argument) <= MOST_LINES):
+        raise BadRequest(f"argument must be a number of lines, {MOST_LINES} at most.", param="argument")
+    async with database.write() as session:
+        row = await stored.find_worker(session, reference)
+        await audit.record(session, who, f"worker.{verb}", row.id, name=row.name, argument=argument)
+        started = live.errands.start(row.id, row.name, verb, argument)
+    return _status(started)
+
+
+async def errand(database: Database, live: Live, reference: str, errand_id: str) -> ErrandStatus:
+    """What became of a command; it is remembered for a while. Raises NotFound."""
+    async with database.read() as session:
+        row = await stored.find_worker(session, reference)
+    found = live.errands.find(row.id, errand_id)
+    if found is None:
+        raise NotFound(f"Worker {row.name!r} was not asked for anything under {errand_id[:80]!r}, or it was long ago.")
+    return _status(found)
+
+
+async def _set(database: Database, who: Who | str, live: Live, reference: str, to: stored.State, version: int | None) -> WorkerStatus:
+    async with database.write() as session:
+        found = await stored.find_worker(session, reference)
+        if found.state_admin not in {"active", "draining"}:
+            raise Conflict(f"Worker {found.name!r} is {found.state_admin}.", hint=_SEE.get(found.state_admin, ""))
+        row = await stored.set_state(session, found.id, to, version=version)
+        await audit.record(session, who, "worker.drain" if to == "draining" else "worker.undrain", row.id, name=row.name)
+    (live.errands.drain if to == "draining" else live.errands.undrain)(row.id)
+    return await fleet.worker(database, live.snapshot(), row.id)
+
+
+_SEE: Final = {"quarantined": "`mindgw workers release NAME` when you have looked at it"}
+
+
+def _status(errand: Errand) -> ErrandStatus:
+    return ErrandStatus(
+        id=errand.id,
+        worker=errand.worker,
+        verb=errand.verb,
+        argument=errand.argument,
+        state=errand.state,
+        note=errand.note,
+        part=errand.part,
+        error=errand.error,
+        lines=errand.lines,
+    )
