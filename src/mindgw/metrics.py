@@ -92,7 +92,7 @@ class Counters:
         self.failovers: Counter[str] = Counter()
         #: (worker, model) -> times that it was left alone because the model failed there.
         self.ejections: Counter[tuple[str, str]] = Counter()
-        #: Requests that no other worker was asked for because too many were.
+        #: Attempts that were not made on another worker because too many were.
         self.retries_refused = 0
         #: Route that is only noted -> requests that it would have sent elsewhere.
         # bounded: by the routes that there were

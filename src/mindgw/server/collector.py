@@ -112,7 +112,7 @@ class Collector:
         for pair, count in self._counters.ejections.items():
             ejections.add_metric(pair, count)
         yield ejections
-        text = "Requests that no other worker was asked for, because too many were tried again."
+        text = "Attempts that were not made on another worker, because too many requests were tried again."
         yield CounterMetricFamily("mindgw_retries_refused", text, self._counters.retries_refused)
 
     def _queue(self) -> Iterator[Metric]:
