@@ -95,6 +95,7 @@ async def test_every_change_is_in_the_log(place):
     async with place.database.write() as session:
         session.add(Worker(id="w1", name="box", public_key=b"p" * 32))
         session.add(DeadLetter(id="d1", request_id="r", key_id="k", org_id=story.org, model="m", **letter))
+    await does("worker.tag", "PATCH", "/workers/box/tags", {"tags": {"zone": "lab"}}, pattern="/workers/x/tags")
     await does("worker.remove", "DELETE", "/workers/box", pattern="/workers/x")
     await does("dead_letter.drop", "DELETE", "/dead-letters/d1", pattern="/dead-letters/x")
     await does("queue.pause", "POST", "/queue/pause", {"model": ""})

@@ -34,6 +34,7 @@ CHANGES = {
     ("POST", "/users/{user:str}/enable"): ("/users/eve@x.org/enable", {}, None),
     ("POST", "/roles/{role:str}/bindings"): ("/roles/viewer/bindings", {}, {"user": "bob@x.org"}),
     ("PATCH", "/orgs/{org:str}"): ("/orgs/acme", {}, {"labels": {"region": "eu"}}),
+    ("PATCH", "/workers/{worker:str}/tags"): ("/workers/box/tags", {}, {"tags": {"zone": "lab"}}),
     ("DELETE", "/quotas"): ("/quotas", {"scope": "team:nlp"}, None),
     ("DELETE", "/rates"): ("/rates", {"scope": "team:nlp"}, None),
     ("DELETE", "/roles/{role:str}/bindings"): ("/roles/auditor/bindings", {"user": "bob@x.org"}, None),

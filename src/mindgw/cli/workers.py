@@ -34,6 +34,10 @@ def _slots(worker: Item) -> str:
     return f"{worker.get('used', 0)}/{worker['slots']}" if worker.get("slots") else "–"
 
 
+def _tags(worker: Item) -> str:
+    return " ".join(f"{name}={value}" for name, value in (worker.get("tags") or {}).items()) or "–"
+
+
 COLUMNS = (
     Column("NAME", lambda worker: str(worker.get("name", ""))),
     Column("STATE", lambda worker: str(worker.get("state", "–"))),
@@ -49,6 +53,7 @@ _DETAILS = (
     Column("ID", lambda worker: str(worker.get("id", ""))),
     *(column for column in COLUMNS[1:] if column.title != "MODELS"),
     Column("ADDRESS", lambda worker: str((worker.get("engine") or {}).get("url") or "–")),
+    Column("TAGS", _tags),
     Column("MODELS", lambda worker: ", ".join(str(model.get("id")) for model in worker.get("models") or []) or "–"),
 )
 
@@ -88,6 +93,35 @@ def remove(
         run.render.done(
             gone, f"Worker {found['name']} is removed. To have it back, it must join again: mindgw join-tokens create", name="name"
         )
+
+
+@app.command("tags")
+def change_tags(
+    ctx: typer.Context,
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="[TAG=VALUE|TAG-]...", help="To set, or to take away.")] = None,
+) -> None:
+    """Show or change the tags that routes and residency go by: mindgw workers tags gpu-lab1 zone=lab pool-"""
+    run = invocation(ctx)
+    server = run.server()
+    before = server.call(api.show_worker(worker))
+    if not changes:
+        run.render.item(before, (_DETAILS[0], Column("TAGS", _tags)), name="name")
+        return
+    wanted = dict(map(_tag, changes))
+    done = server.call(api.tag_worker(before["id"], wanted, version=before.get("version")))
+    had = before.get("tags") or {}
+    undo = " ".join(f"{name}={had[name]}" if name in had else f"{name}-" for name in wanted)
+    run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {done['name']} {undo}", name="name")
+
+
+def _tag(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    if equals and name and value:
+        return name, value
+    if text.endswith("-") and len(text) > 1 and not equals:
+        return text[:-1], None
+    raise UsageProblem(f"{text!r} is no tag", hint="zone=lab sets one, zone- takes it away")
 
 
 def _type_the_name(run: Invocation, worker: Item) -> None:

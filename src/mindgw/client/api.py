@@ -97,6 +97,11 @@ def remove_worker(worker: str, *, version: int | None = None) -> Request:
     return Request("DELETE", _item("workers", worker), if_match=version, fields=("id", "name"))
 
 
+def tag_worker(worker: str, tags: Mapping[str, str | None], *, version: int | None = None) -> Request:
+    """None takes a tag away."""
+    return Request("PATCH", f"{_item('workers', worker)}/tags", {"tags": dict(tags)}, if_match=version, fields=("name", "tags"))
+
+
 def list_models() -> Request:
     return Request("GET", f"{_ROOT}/models")
 

@@ -43,6 +43,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     last_seen: datetime | None
     epoch: int
     hostname: str
+    #: What an operator says of it, such as {"zone": "lab"}.
+    tags: dict[str, str]
     created_at: datetime
     version: int
 
@@ -140,6 +142,7 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
         last_seen=live.last_seen if live and live.last_seen else row.last_seen_at,
         epoch=live.epoch if live else row.epoch,
         hostname=row.hostname,
+        tags={name: str(value) for name, value in row.tags.items()},
         created_at=row.created_at,
         version=row.version,
     )

@@ -31,7 +31,7 @@ RESOURCES: Final[dict[str, tuple[str, ...]]] = {
     "ledger": (READ,),
     "queue": (READ, UPDATE, DELETE),
     "dead-letters": (READ, UPDATE, DELETE),
-    "workers": (READ, DELETE),
+    "workers": (READ, UPDATE, DELETE),
     "join-tokens": (READ, CREATE, DELETE),
     "status": (READ,),
     "events": (READ,),

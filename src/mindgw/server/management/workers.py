@@ -1,13 +1,14 @@
 """/api/v1/workers"""
 
-from litestar import delete, get
+from litestar import delete, get, patch
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, JSONBody
 
-from mindgw.control import fleet
+from mindgw.control import fleet, tags
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
+from mindgw.control.tags import TagsView, TagsWish
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
 
@@ -32,4 +33,16 @@ async def remove_worker(
     return await fleet.remove(state.database, who, worker, state.pipeline.remove_worker, version=version)
 
 
-HANDLERS = (list_workers, show_worker, remove_worker)
+@patch("/workers/{worker:str}/tags", opt=needs("update", "workers", home=True))
+async def tag_worker(
+    state: Office,
+    worker: FromPath[str],
+    data: JSONBody[TagsWish],
+    who: NamedDependency[Principal],
+    version: NamedDependency[int | None],
+) -> TagsView:
+    """Give a worker tags, or take some away: null."""
+    return await tags.change(state.database, who, worker, data, version=version)
+
+
+HANDLERS = (list_workers, show_worker, remove_worker, tag_worker)

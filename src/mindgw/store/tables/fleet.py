@@ -54,4 +54,6 @@ class Worker(Versioned, table=True):
     engine: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
     hostname: str = ""
     software: str = ""
+    #: What an operator says of it, such as {"zone": "lab"}; its agent has no say in that.
+    tags: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
     last_seen_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
