@@ -180,9 +180,9 @@ class Fleet:
         #: name -> ids of the models that go by it; name -> the id that means the same everywhere.
         self._ids: dict[str, frozenset[str]] = {}
         self.canonical: dict[str, str] = {}
-        #: name -> all names of the models that go by it, of names that were asked for.
+        #: What `offers` says, of names that were asked for.
         # bounded: by `_serving`
-        self._names: dict[str, frozenset[str]] = {}
+        self._offers: dict[str, dict[str, frozenset[str]]] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
         #: Leases so far.
@@ -279,24 +279,19 @@ class Fleet:
         """True when a connected worker has the model, or one that is away had it."""
         return model in self._serving or any(model in names for names in self.remembered.values())
 
-    def names(self, model: str) -> frozenset[str]:
-        """All names of the models that may answer to this one, itself too."""
-        known = self._names.get(model)
-        if known is None:
-            offers = [offer for seat in self._serving.get(model, ()) if (offer := seat.model(model)) is not None]
-            known = frozenset((model, *(name for offer in offers for name in (offer.id, *offer.aliases))))
-            if offers:
-                self._names[model] = known
-        return known
-
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by a name -> all names of that one."""
-        out: dict[str, set[str]] = {}
-        for seat in self._serving.get(name, ()):
-            offer = seat.model(name)
-            if offer is not None:
-                out.setdefault(offer.id, {offer.id}).update(offer.aliases)
-        return {id: frozenset(names) for id, names in out.items()}
+        known = self._offers.get(name)
+        if known is None:
+            found: dict[str, set[str]] = {}
+            for seat in self._serving.get(name, ()):
+                offer = seat.model(name)
+                if offer is not None:
+                    found.setdefault(offer.id, {offer.id}).update(offer.aliases)
+            known = {id: frozenset(names) for id, names in found.items()}
+            if known:
+                self._offers[name] = known
+        return known
 
     def check(self, model: str, kind: str) -> None:
         """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`."""
@@ -352,7 +347,7 @@ class Fleet:
                 serving.setdefault(name, []).append(seat)
             for line in seat.lines():
                 lines.setdefault(line, []).append(seat)
-        self._serving, self._lines, self._ranks, self._names = serving, lines, {}, {}
+        self._serving, self._lines, self._ranks, self._offers = serving, lines, {}, {}
         self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
         # who waits is sorted anew when this becomes another object
