@@ -117,7 +117,7 @@ EOF
         if [ -n "$purge" ]; then
             sweep "${MINDGW_DATA_DIR:-$share/mindgw}" "identity.key pepper ca.pem" \
                 "config.yaml ca.key server.key server.pem sealing.key signing.key serve.lock instance \
-                mindgw.db mindgw.db-wal mindgw.db-shm mindgw.db-journal backups/mindgw-*.db audit/20??-??-??.jsonl \
+                mindgw.db mindgw.db-wal mindgw.db-shm mindgw.db-journal backups/mindgw-*.db audit.end audit/20??-??-??.jsonl \
                 templates/mindgw.service templates/mindgw-agent.service templates/nginx.conf templates/Caddyfile \
                 templates/config.example.yaml templates/config.dev.yaml templates/config.staging.yaml templates/config.production.yaml \
                 templates/gateway.dev.yaml templates/gateway.staging.yaml templates/gateway.production.yaml \

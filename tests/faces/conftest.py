@@ -167,12 +167,12 @@ class Fake:
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 fake.asked.append((self.command, self.path, dict(self.headers.items()), body))
+                told, fake.body = fake.body, fake.then.pop(0) if fake.then else fake.body  # before whoever hears it asks again
                 self.send_response(fake.status)
                 for name, value in fake.headers.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(fake.body)
-                fake.body = fake.then.pop(0) if fake.then else fake.body
+                self.wfile.write(told)
 
             do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - names of the standard library
 

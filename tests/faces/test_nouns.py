@@ -137,7 +137,7 @@ def test_a_key_that_is_not_an_admins_may_not_manage(cli, gateway, key, monkeypat
     monkeypatch.setenv("MINDGW_TOKEN", key["key"])
     refused = cli("keys", "list", "--server", gateway.url)
     assert refused.code == 5
-    assert "admin key" in refused.err
+    assert "read:keys" in refused.err
 
 
 @pytest.mark.parametrize(

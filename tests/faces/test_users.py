@@ -168,7 +168,7 @@ def test_people_make_and_revoke_their_own_keys(ana, email):
     assert parse_key(made.out.strip())
     (key,) = read(ana("me", "keys", "list", "--json"))["items"]
     assert (key["name"], key["models"], key["rpm"], key["user"]) == ("laptop", ["llama*"], 10, email)
-    assert ana("me", "keys", "create", "x", "--team", "default").code == 5
+    assert ana("me", "keys", "create", "x", "--team", "other").code == 5
     assert ana("me", "keys", "revoke", "laptop").code == 2
     assert ana("me", "keys", "rm", made.out.strip(), "-y").code == 0
     assert ana("me", "keys", "revoke", "laptop", "-y").code == 6

@@ -218,3 +218,16 @@ def test_a_model_that_nobody_can_use_that_way_is_refused_at_once():
         yard.fleet.check("m", "chat")
     with pytest.raises(errors.ModelNotFound):
         yard.fleet.check("x", "chat")
+
+
+def test_what_a_name_stands_for_is_known_anew_with_each_report():
+    yard = Yard()
+    chat = [wire.Model("small", aliases=["chat"], kinds=["chat"])]
+    yard.worker("a", engine("a", models=chat))
+    big = yard.worker("b", engine("b", models=[wire.Model("big", aliases=["chat", "large"], kinds=["chat"])]))
+    both = {"small": frozenset({"small", "chat"}), "big": frozenset({"big", "chat", "large"})}
+    assert yard.fleet.offers("chat") == both
+    assert yard.fleet.offers("chat") is yard.fleet.offers("chat")  # asked for by each request of some keys
+    assert yard.fleet.offers("gone") == {}
+    yard.fleet.report(big, wire.Report(1, [engine("b", models=chat)]))
+    assert yard.fleet.offers("chat") == {"small": frozenset({"small", "chat"})}

@@ -1,6 +1,5 @@
 """Bounds of keys within those of others: what is seen to be narrower is, whatever name is asked for."""
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -14,11 +14,11 @@ from sqlmodel import select
 
 from mindgw import clock, config
 from mindgw.control import secrets, setup
+from mindgw.control.identify import Visitor
 from mindgw.control.principal import Home
 from mindgw.control.refusals import Watch
 from mindgw.core import access
 from mindgw.errors import Unauthenticated
-from mindgw.gateway.admission import Caller
 from mindgw.gateway.snapshot import CircuitView, EngineView, Snapshot, WorkerView
 from mindgw.server import app, management, problems
 from mindgw.store import fleet
@@ -59,11 +59,12 @@ class Keys:
     def __init__(self, home: Home) -> None:
         self.home = home
 
-    async def __call__(self, headers: list[tuple[bytes, bytes]], path: str, address: str) -> Caller:
+    async def __call__(self, headers: list[tuple[bytes, bytes]], path: str, address: str) -> Visitor:
         role = dict(headers).get(b"authorization", b"").removeprefix(b"Bearer ").decode()
         if role not in {"admin", "user"}:
             raise Unauthenticated
-        return Caller("root", "r", await self.home.id(), rights=access.combine([(access.BUILT_IN[role], None)]))
+        rights = access.combine([(access.BUILT_IN[role], None)])
+        return Visitor(key_id="root", org_id=await self.home.id(), user_id="", email="", rights=rights)
 
 
 def runs(*models, id="e", slots=4, used=1, **values):
@@ -189,7 +190,7 @@ def test_the_description_is_openapi_3_1_and_complete_in_itself(api):
     ("body", "param"),
     [
         (b"", None), (b"{", None), (b"[]", None), (b"null", None), (b'"x"', None), (b"[" * 20_000, None), (b"\xff\xfe", None),
-        (b"{}", None), (b'{"name": 3}', "name"), (b'{"name": ""}', "name"), (b'{"name": "\\u0000"}', "name"), (b'{"name": " "}', "name"),
+        (b"{}", None), (b'{"name": 3}', "name"), (b'{"name": ""}', "name"), (b'{"name": "\\u0001"}', "name"), (b'{"name": " "}', "name"),
         (b'{"name": "x", "role": 7}', "role"), (b'{"name": "x", "colour": 1}', None), (b'{"name": "x", "user": "nobody"}', "user"),
         (b'{"name": "x", "team": "\\n"}', "team"), (b'{"name": "x", "priority": "a b"}', "priority"),
         (b'{"name": "%s"}' % (b"x" * 201), "name"),

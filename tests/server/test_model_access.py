@@ -95,6 +95,16 @@ async def test_what_says_so_is_told(place):
 
 
 @in_place
+async def test_of_a_name_that_several_models_share_it_is_told_as_it_is_served(place):
+    ada = await Somebody.arrive(place)
+    Box(place.world, "shared", engine("s", id="s", models=[wire.Model("other", aliases=["gpt-4"], kinds=["chat"])]))
+    await ada.rule("deny", "llama*")
+    said = (await place.call("GET", "/access/models?user=ada@x.org&model=gpt-4")).json()
+    assert (said["allowed"], said["rule"]) == (True, None)
+    assert await ada.ask("gpt-4") is None
+
+
+@in_place
 async def test_a_viewer_may_look_and_not_ask(place):
     Box(place.world, "box", engine("m"))
     key = await place.new_key("eye", role="viewer")

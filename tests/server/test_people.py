@@ -253,7 +253,7 @@ async def test_people_make_and_revoke_their_own_keys_within_what_they_may(house)
         ({"role": "viewer"}, (403, "not_your_role")),
         ({"role": "nobody"}, (400, "invalid_request")),
         ({"priority": "high"}, (400, "invalid_request")),
-        ({"team": "default"}, (403, "not_your_team")),
+        ({"team": "other"}, (403, "not_your_team")),
         ({"user": "bob@example.com"}, (400, "invalid_request")),
         ({"trusted_proxy": True}, (400, "invalid_request")),
     ):
@@ -265,6 +265,25 @@ async def test_people_make_and_revoke_their_own_keys_within_what_they_may(house)
     assert await ana.code("DELETE", "/me/keys/laptop", headers={"if-match": "7"}) == (412, "version_mismatch")
     assert (await ana.call("DELETE", "/me/keys/laptop", headers={"if-match": "1"})).json()["state"] == "revoked"
     assert (await house.http.get("/v1/models", headers={"authorization": f"Bearer {key['key']}"})).status_code == 401
+
+
+async def test_what_is_said_of_a_team_is_not_got_round_by_ones_own_keys(house):
+    ana = await enter(house)
+    given = await house.new_key("given", user=ANA, team="students")
+    assert (await ana.call("POST", "/me/keys", json={"name": "own"})).json()["team"] == "students"
+    assert await ana.code("POST", "/me/keys", json={"name": "k", "team": "default"}) == (403, "not_your_team")
+    assert (await house.call("DELETE", f"/keys/{given['id']}")).status_code == 200
+    assert (await ana.call("POST", "/me/keys", json={"name": "later"})).json()["team"] == "students"
+    await house.new_key("more", user=ANA, team="nlp")
+    assert await ana.code("POST", "/me/keys", json={"name": "k"}) == (400, "invalid_request")
+    assert (await ana.call("POST", "/me/keys", json={"name": "k", "team": "nlp"})).json()["team"] == "nlp"
+
+
+async def test_nobody_has_more_keys_than_they_may_however_fast_they_are(house, monkeypatch):
+    ana = await enter(house)
+    monkeypatch.setattr(me, "MOST_KEYS", 5)
+    made = await asyncio.gather(*(ana.call("POST", "/me/keys", json={"name": f"k{number}"}) for number in range(12)))
+    assert sorted(each.status_code for each in made) == [201] * 5 + [409] * 7
 
 
 async def test_a_key_makes_no_keys_but_may_end_itself(house):

@@ -151,6 +151,7 @@ async def everything(database, org):
 def plain(answer, name: str):
     """Status and body without what is of that one request, and without the name that was asked for."""
     text = re.sub(r'"request_id":"[^"]*"', "", answer.text.replace(name, "@").replace(name.lower(), "@"))
+    text = re.sub(r'"end":{[^}]*}', "", text)  # of the audit log, which refusals are written into meanwhile
     return answer.status_code, re.sub(
         r'"(id|created_at|key|masked|at|uptime_s|token|expires_at|invitation|invite_expires_at)":("[^"]*"|[0-9.]+)', "", text
     )

@@ -72,14 +72,10 @@ async def test_what_cannot_be_read_leads_nowhere_and_pins_its_model_nowhere(fiel
     assert routing.plan(rules.of("m")[0], "m", (), "ada").legs == (Leg("x"),)
 
 
-async def test_tags_of_a_worker_come_and_go_and_its_name_is_its_own(session):
+async def test_a_worker_has_its_tags_and_its_own_name_and_removed_ones_have_none(session):
     worker = await fleet.add_worker(session, "box", b"k" * 32)
     other = await fleet.add_worker(session, "gone", b"l" * 32)
     await fleet.set_state(session, other.id, "removed")
-    await routes.tag(session, worker, {"zone": "lab", "worker": "other", "pool": "gpu"})
-    await routes.tag(session, worker, {"zone": None, "none": None})
+    worker.tags = {"worker": "other", "pool": "gpu"}
     await session.flush()
-    assert (worker.version, worker.tags) == (3, {"worker": "other", "pool": "gpu"})
     assert await routes.tags(session) == {worker.id: {"worker": "box", "pool": "gpu"}}
-    with pytest.raises(PreconditionFailed):
-        await routes.tag(session, worker, {}, version=1)

@@ -10,7 +10,7 @@ from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
-from mindgw.client import api, routes
+from mindgw.client import api
 from mindgw.client.errors import UsageProblem
 
 app = noun("Workers: the GPU boxes, as the server sees them.")
@@ -216,7 +216,7 @@ def change_tags(
         run.render.item(before, (_DETAILS[0], Column("TAGS", _tags)), name="name")
         return
     wanted = dict(map(_tag, changes))
-    done = server.call(routes.tag(before["id"], wanted, version=before.get("version")))
+    done = server.call(api.tag_worker(before["id"], wanted, version=before.get("version")))
     had = before.get("tags") or {}
     undo = " ".join(f"{name}={had[name]}" if name in had else f"{name}-" for name in wanted)
     run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {done['name']} {undo}", name="name")

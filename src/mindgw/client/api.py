@@ -102,6 +102,11 @@ def set_worker(worker: str, what: str, *, version: int | None = None) -> Request
     return Request("POST", f"{_item('workers', worker)}/{what}", if_match=version, fields=("id", "name"))
 
 
+def tag_worker(worker: str, tags: Mapping[str, str | None], *, version: int | None = None) -> Request:
+    """None takes a tag away."""
+    return Request("PATCH", f"{_item('workers', worker)}/tags", {"tags": dict(tags)}, if_match=version, fields=("name", "tags"))
+
+
 def order_worker(worker: str, verb: str, argument: str = "") -> Request:
     """`verb` is restart, logs, load, unload or pull."""
     return Request("POST", f"{_item('workers', worker)}/commands", {"verb": verb, "argument": argument}, fields=("id", "state"))

@@ -1,4 +1,4 @@
-"""What there is to ask about routes, and about the tags of workers that they lead to. One function a call, as in `client.api`."""
+"""What there is to ask about routes. One function a call, as in `client.api`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,9 +37,3 @@ def remove(name: str, *, version: int | None = None) -> Request:
 def explain(model: str, user: str | None = None, kind: str | None = None) -> Request:
     """Where a request would go; nothing is sent to anybody."""
     return Request("GET", asked("routing", model=model, user=user, kind=kind), fields=("way",))
-
-
-def tag(worker: str, tags: Mapping[str, str | None], *, version: int | None = None) -> Request:
-    """None takes a tag away."""
-    path = f"/api/v1/workers/{quote(worker, safe='')}/tags"
-    return Request("PATCH", path, {"tags": dict(tags)}, if_match=version, fields=("name", "tags"))

@@ -107,34 +107,40 @@ class KeyChange(Bounds, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 async def create(database: Database, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy = NO_POLICY) -> KeyMade:
-    """Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds make no sense, Forbidden for a pass, for
-    what whoever makes it may not hold, and for bounds that are wider than those of the key that makes it."""
+    """Raises what `make` does."""
+    async with database.write() as session:
+        return await make(session, pepper, who, wish, policy)
+
+
+async def make(session: AsyncSession, pepper: bytes, who: Who | str, wish: KeyWish, policy: Policy) -> KeyMade:
+    """A key, which is one once the session is. Raises BadRequest when a name cannot be one, there is no such class or role, or its bounds
+    make no sense, Forbidden for a pass, for what whoever makes it may not hold, and for bounds that are wider than those of the key that
+    makes it."""
     handing.check_lasting(who)
     check_priority(who, wish.priority)
     expires_at = key_policy.check(wish.expires_at, clock.utcnow(), policy)
     bounds = key_bounds.columns(wish, {})
-    async with database.write() as session:
-        org_id = await tenants.own(session)
-        await handing.check_named(session, org_id, wish.role)
-        team = await owners.team(session, who, org_id, wish.team)
-        user = await owners.person(session, who, org_id, wish.user, kernel.CREATE) if wish.user else None
-        role = owners.pinned(who, user, wish.role)
-        await handing.check_acting(session, who, handing.Acting(org_id, user, role, team.id), kernel.CREATE)
-        wanted = keys.NewKey(
-            name=clean(wish.name),
-            org_id=org_id,
-            team_id=team.id,
-            user_id=user.id if user else None,
-            role=role,
-            priority=wish.priority,
-            trusted_proxy=wish.trusted_proxy,
-            expires_at=expires_at,
-            **key_bounds.inherited(await key_bounds.of_maker(session, who), bounds),
-        )
-        row, secret = await keys.create(session, wanted, pepper)
-        owner = {"user": user.id, "email": user.email} if user is not None else {}
-        await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role, **owner)
-        (view,) = await views(session, [row], policy)
+    org_id = await tenants.own(session)
+    await handing.check_named(session, org_id, wish.role)
+    team = await owners.team(session, who, org_id, wish.team)
+    user = await owners.person(session, who, org_id, wish.user, kernel.CREATE) if wish.user else None
+    role = owners.pinned(who, user, wish.role)
+    await handing.check_acting(session, who, handing.Acting(org_id, user, role, team.id), kernel.CREATE)
+    wanted = keys.NewKey(
+        name=clean(wish.name),
+        org_id=org_id,
+        team_id=team.id,
+        user_id=user.id if user else None,
+        role=role,
+        priority=wish.priority,
+        trusted_proxy=wish.trusted_proxy,
+        expires_at=expires_at,
+        **key_bounds.inherited(await key_bounds.of_maker(session, who), bounds),
+    )
+    row, secret = await keys.create(session, wanted, pepper)
+    owner = {"user": user.id, "email": user.email} if user is not None else {}
+    await audit.record(session, who, "key.create", row.id, name=row.name, team=team.name, role=row.role, **owner)
+    (view,) = await views(session, [row], policy)
     return made(view, secret)
 
 

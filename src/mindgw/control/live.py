@@ -1,6 +1,6 @@
 """The live half of the server, as far as management needs it; the gateway's pipeline is one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from mindgw.gateway.admission import Caller
@@ -48,8 +48,8 @@ class Live(Protocol):
     def explain(self, caller: Caller, model: str, kind: str) -> Way:
         """What would become of a request of that caller now; nothing is sent."""
 
-    def names_of(self, model: str) -> Collection[str]:
-        """All names of the models that may answer to this one, itself too."""
+    def offers_of(self, model: str) -> dict[str, frozenset[str]]:
+        """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
 
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""

@@ -196,6 +196,7 @@ async def make_key(database: Database, pepper: bytes, who: Principal, wish: KeyA
     handing.check_lasting(who)
     if wish.priority not in PRIORITIES:
         raise BadRequest(f"'priority' must be {', '.join(PRIORITIES[1:])}, not {wish.priority[:63]!r}.", param="priority")
+    bounds = {field: getattr(wish, field) for field in Bounds.__struct_fields__}
     async with database.write() as session:
         user = await users.find(session, who.org_id, who.user_id, lock=True)
         if len(await users.key_ids(session, user.id)) >= MOST_KEYS:
@@ -203,20 +204,26 @@ async def make_key(database: Database, pepper: bytes, who: Principal, wish: KeyA
         await handing.check_named(session, who.org_id, wish.role)
         if wish.role is not None and wish.role not in who.rights.roles:
             raise Forbidden(f"You do not have the role {wish.role!r}.", code="not_your_role")
-        if wish.team is not None:
-            await _own_team(session, user, wish.team)
-    bounds = {field: getattr(wish, field) for field in Bounds.__struct_fields__}
-    asked = KeyWish(
-        name=wish.name, team=wish.team, user=user.email, priority=wish.priority, role=wish.role, expires_at=wish.expires_at, **bounds
-    )
-    return await keys.create(database, pepper, who, asked, policy)
+        team = await _own_team(session, user, wish.team)
+        asked = KeyWish(
+            name=wish.name, team=team, user=user.email, priority=wish.priority, role=wish.role, expires_at=wish.expires_at, **bounds
+        )
+        return await keys.make(session, pepper, who, asked, policy)
 
 
-async def _own_team(session: AsyncSession, user: User, name: str) -> None:
+async def _own_team(session: AsyncSession, user: User, wished: str | None) -> str | None:
+    """The team that a key of somebody's own is in: one in which they have a role, or ever had a key. What is said of a team could be got
+    round by keys in another. Raises Forbidden, and BadRequest where there are several to choose from."""
     held = {row.team_id for row in await access.bindings(session, [user.id]) if row.team_id}
-    named = (await session.exec(select(Team.id).where(Team.name == name.strip(), Team.org_id == user.org_id))).first()
-    if named not in held:
-        raise Forbidden(f"You have no role in a team {name[:80]!r}.", code="not_your_team")
+    of_keys = (await session.exec(select(Key.team_id).where(Key.user_id == user.id).distinct())).all()
+    held |= {team_id for team_id in of_keys if team_id}
+    names = sorted((await session.exec(select(Team.name).where(col(Team.id).in_(held)))).all()) if held else [stored.DEFAULT]
+    if wished is None and len(names) > 1:
+        raise BadRequest(f"You have several teams ({', '.join(names[:10])}): say which one the key is for.", param="team")
+    team = names[0] if wished is None else wished.strip()
+    if team not in names:
+        raise Forbidden(f"You have neither a role nor a key in a team {team[:80]!r}.", code="not_your_team")
+    return team
 
 
 async def revoke_key(

@@ -1,7 +1,7 @@
 """Which models are for whom, as management sees it: rules that allow and rules that deny. Every change is audited in its own transaction;
 the running gateway hears of it when it is on the disk."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -100,18 +100,21 @@ async def remove(database: Database, who: Principal, rule_id: str, told: News, *
     return view
 
 
-async def decide(database: Database, user: str, model: str, names: Collection[str]) -> ModelUse:
-    """Whether somebody may use a model that goes by these names, and what says so; rules about keys and their teams are left out. Raises
-    NotFound."""
+async def decide(database: Database, user: str, model: str, offers: Mapping[str, Collection[str]]) -> ModelUse:
+    """Whether somebody may use a model, or one of several that go by its name (`offers`: id -> all names), and what says so; rules about
+    keys and their teams are left out. Raises NotFound."""
     async with database.read() as session:
         org_id = await tenants.own(session)
         row = await users.find(session, org_id, user)
         rights = await access.rights(session, org_id, row)
         models = await access.models(session, org_id, access.subjects(rights, user_id=row.id))
-        said = kernel.Allow() if models is None else models.decide(names)
+        said: kernel.Allow | kernel.Deny = kernel.Allow()
+        if models is not None:
+            each = [models.decide(offers[id]) for id in sorted(offers)] or [models.decide((model,))]
+            said = next((one for one in each if isinstance(one, kernel.Allow)), each[0])
         rule = None
         if said.rule is not None:
-            found = [each for each in await access.rules(session, org_id, [said.rule.subject]) if each.id == said.rule.id]
+            found = [one for one in await access.rules(session, org_id, [said.rule.subject]) if one.id == said.rule.id]
             (rule,) = await _views(session, found)
     if not rights.may(kernel.USE, "models"):
         return _use(row, model, None, f"the role {' and '.join(rights.roles)} may not use models")

@@ -1,4 +1,4 @@
-"""Routes and tags of workers as management sees them. Every change is audited in its own transaction; the running gateway hears of it
+"""Routes as management sees them. Every change is audited in its own transaction; the running gateway hears of it
 when it is on the disk."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -11,10 +11,10 @@ from msgspec.structs import asdict
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.core import routing
-from mindgw.errors import BadRequest, Conflict
+from mindgw.errors import BadRequest
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.routes import Way
-from mindgw.store import access, audit, fleet, routes, tenants, users
+from mindgw.store import access, audit, routes, tenants, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Route
 
@@ -24,8 +24,6 @@ Text = Annotated[str, Meta(min_length=1, max_length=600)]
 Texts = Annotated[list[Text], Meta(max_length=50)]
 Strategy = Literal["", "score", "least-busy", "round-robin", "weighted", "sticky"]
 Kind = Literal["chat", "completions", "embeddings"]
-#: Most tags of one worker.
-TAGS = 50
 
 #: Has the running gateway read its routes again.
 News = Callable[[], Awaitable[object]]
@@ -82,22 +80,6 @@ class RouteWish(RouteChange, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A route to be made; it is for its own name unless it says for which."""
 
     name: Name
-
-
-class TagsWish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Tags of a worker; those that are not named stay."""
-
-    #: null takes one away.
-    tags: Annotated[dict[str, str | None], Meta(min_length=1, max_length=TAGS)]
-
-
-class TagsView(Struct, frozen=True, kw_only=True):
-    """The tags of a worker."""
-
-    id: str
-    name: str
-    tags: dict[str, str]
-    version: int
 
 
 class RouteTest(Struct, frozen=True, kw_only=True):
@@ -173,29 +155,6 @@ async def explain(database: Database, live: Explains, model: str, kind: Kind, us
     home = routing.residency(labels)
     caller = Caller("", "", org_id, user_id=row.id, user=row.email, rights=rights, models=models, home=home)
     return RouteTest(user=row.email, way=live.explain(caller, model, kind))
-
-
-async def tag(database: Database, who: Principal, worker: str, wish: TagsWish, changed: News, *, version: int | None = None) -> TagsView:
-    """Gives a worker tags, or takes some away. Raises BadRequest, NotFound, Conflict, PreconditionFailed."""
-    for name, value in wish.tags.items():
-        _check_tag(name, value)
-    async with database.write() as session:
-        row = await routes.tag(session, await fleet.find_worker(session, worker), wish.tags, version=version)
-        if len(row.tags) > TAGS:
-            raise Conflict(f"A worker has {TAGS} tags at most.", code="too_many_tags")
-        await audit.record(session, who, "worker.tag", row.id, name=row.name, tags=wish.tags)
-        view = TagsView(id=row.id, name=row.name, tags=row.tags, version=row.version)
-    await changed()
-    return view
-
-
-def _check_tag(name: str, value: str | None) -> None:
-    try:
-        routing.tag(f"{name}={value if value is not None else 'x'}")
-    except ValueError as wrong:
-        raise BadRequest(f"A tag {wrong}.", param="tags") from None
-    if name == routing.OWN:
-        raise BadRequest(f"The tag {routing.OWN!r} is a worker's own name.", param="tags")
 
 
 def _said(wish: RouteChange) -> dict[str, Any]:

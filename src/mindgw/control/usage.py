@@ -67,10 +67,10 @@ async def summary(database: Database, by: str, since: str, until: str, narrowed:
         raise BadRequest(f"'since' ({first}) is after 'until' ({last}).", param="since")
     async with database.read() as session:
         where = {kind: await scopes.lookup(session, kind, name) for kind, name in narrowed.items()}
-        own, view = tenants.org_of(session), tenants.view_of(session)
+        view = tenants.view_of(session)
         if by == "worker" and view is not None and not view.is_home:
             raise Forbidden("Which machines there are is known to whoever runs the server.", code="not_yours")
-        where |= {"org": own} if own is not None else {}
+        where |= {"org": view.org_id} if view is not None else {}
         found = await totals.totals(session, by, first.isoformat(), last.isoformat(), where)
         names = await scopes.names(session, by, [total.name for total in found])
     items = [_view(total, names[total.name]) for total in found]

@@ -244,9 +244,9 @@ class Fleet:
         #: name -> ids of the models that go by it; name -> the id that means the same everywhere.
         self._ids: dict[str, frozenset[str]] = {}
         self.canonical: dict[str, str] = {}
-        #: name -> all names of the models that go by it, of names that were asked for.
+        #: What `offers` says, of names that were asked for.
         # bounded: by `_serving`
-        self._names: dict[str, frozenset[str]] = {}
+        self._offers: dict[str, dict[str, frozenset[str]]] = {}
         #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
         #: Leases so far; and changes so far of who may be sent what, leases apart.
@@ -428,24 +428,19 @@ class Fleet:
             return True
         return any(model in names and permits(where, self.tags.get(id, {})) for id, names in self.remembered.items())
 
-    def names(self, model: str) -> frozenset[str]:
-        """All names of the models that may answer to this one, itself too."""
-        known = self._names.get(model)
-        if known is None:
-            offers = [offer for seat in self._serving.get(model, ()) if (offer := seat.model(model)) is not None]
-            known = frozenset((model, *(name for offer in offers for name in (offer.id, *offer.aliases))))
-            if offers:
-                self._names[model] = known
-        return known
-
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by a name -> all names of that one."""
-        out: dict[str, set[str]] = {}
-        for seat in self._serving.get(name, ()):
-            offer = seat.model(name)
-            if offer is not None:
-                out.setdefault(offer.id, {offer.id}).update(offer.aliases)
-        return {id: frozenset(names) for id, names in out.items()}
+        known = self._offers.get(name)
+        if known is None:
+            found: dict[str, set[str]] = {}
+            for seat in self._serving.get(name, ()):
+                offer = seat.model(name)
+                if offer is not None:
+                    found.setdefault(offer.id, {offer.id}).update(offer.aliases)
+            known = {id: frozenset(names) for id, names in found.items()}
+            if known:
+                self._offers[name] = known
+        return known
 
     def check(self, model: str, kind: str, where: Where = EVERYWHERE) -> None:
         """Raises ModelNotFound for a model that nobody has or had, BadRequest when none of those who have it now can do `kind`, and
@@ -513,7 +508,7 @@ class Fleet:
             for model, kind, *_ in seat.lines():
                 lines.setdefault((model, kind), []).append(seat)
         had_places = len(self._places) > 0
-        self._serving, self._lines, self._ranks, self._names, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
+        self._serving, self._lines, self._ranks, self._offers, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self.changes += 1
         self._indexed = frozenset(self.workers.values())
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}

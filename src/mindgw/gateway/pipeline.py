@@ -411,9 +411,9 @@ class Pipeline:
         """A request that waits or runs; None when there is none of this id."""
         return views.find(self._running, self.queue, self._taken, self._now(), request_id)
 
-    def names_of(self, model: str) -> Collection[str]:
-        """All names of the models that may answer to this one, itself too."""
-        return self.fleet.names(model)
+    def offers_of(self, model: str) -> dict[str, frozenset[str]]:
+        """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
+        return self.fleet.offers(model)
 
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""

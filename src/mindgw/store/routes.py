@@ -118,9 +118,3 @@ async def tags(session: AsyncSession) -> dict[str, dict[str, str]]:
 def tags_of(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     """All tags of a worker of that name: its own, and its name, which nobody can give to another one as a tag."""
     return {**{key: str(value) for key, value in own.items()}, routing.OWN: name}
-
-
-async def tag(session: AsyncSession, worker: Worker, changes: Mapping[str, str | None], *, version: int | None = None) -> Worker:
-    """Gives a worker tags; None takes one away. Raises PreconditionFailed."""
-    merged: dict[str, Any] = {**worker.tags, **changes}
-    return rows.change(worker, version, tags={name: value for name, value in merged.items() if value is not None})

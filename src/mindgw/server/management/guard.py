@@ -66,6 +66,8 @@ class Caller(Protocol):
     @property
     def session_id(self) -> str: ...
     @property
+    def by_pass(self) -> bool: ...
+    @property
     def user_id(self) -> str: ...
     @property
     def email(self) -> str: ...
@@ -136,8 +138,8 @@ async def admit(office: Office, request: Asked, need: Need | None) -> Principal:
         user_id=caller.user_id,
         email=caller.email,
         key_id=caller.key_id,
-        session_id=getattr(caller, "session_id", ""),
-        by_pass=getattr(caller, "by_pass", False),
+        session_id=caller.session_id,
+        by_pass=caller.by_pass,
         address=request.address,
     )
     try:

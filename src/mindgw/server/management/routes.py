@@ -1,4 +1,4 @@
-"""/api/v1/routes, and the tags of workers that routes lead to"""
+"""/api/v1/routes"""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from mindgw.control import routes
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
-from mindgw.control.routes import Kind, RouteChange, RouteTest, RouteView, RouteWish, TagsView, TagsWish
+from mindgw.control.routes import Kind, RouteChange, RouteTest, RouteView, RouteWish
 from mindgw.server.management.guard import Office, needs
 from mindgw.store.database import Database
 
@@ -56,10 +56,4 @@ async def explain_routing(state: Office, database: Scoped, model: Model, user: U
     return await routes.explain(database, state.pipeline, model, kind, user)
 
 
-@patch("/workers/{worker:str}/tags", opt=needs("update", "workers", home=True))
-async def tag_worker(state: Office, worker: FromPath[str], data: JSONBody[TagsWish], who: Who, version: Version) -> TagsView:
-    """Give a worker tags, or take some away: null. The running gateway obeys at once."""
-    return await routes.tag(state.database, who, worker, data, state.routes_changed, version=version)
-
-
-HANDLERS = (list_routes, create_route, show_route, change_route, remove_route, explain_routing, tag_worker)
+HANDLERS = (list_routes, create_route, show_route, change_route, remove_route, explain_routing)

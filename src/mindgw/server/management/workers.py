@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from litestar import delete, get, post
+from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
-from mindgw.control import errands, fleet
+from mindgw.control import errands, fleet, tags
 from mindgw.control.errands import ErrandStatus
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
+from mindgw.control.tags import TagsView, TagsWish
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
 
@@ -79,4 +80,16 @@ async def show_order(state: Office, worker: FromPath[str], command: FromPath[str
     return await errands.errand(state.database, state.pipeline, worker, command)
 
 
-HANDLERS = (list_workers, show_worker, remove_worker, drain_worker, undrain_worker, release_worker, order_worker, show_order)
+@patch("/workers/{worker:str}/tags", opt=needs("update", "workers", home=True))
+async def tag_worker(
+    state: Office,
+    worker: FromPath[str],
+    data: JSONBody[TagsWish],
+    who: NamedDependency[Principal],
+    version: NamedDependency[int | None],
+) -> TagsView:
+    """Give a worker tags, or take some away: null. The running gateway obeys at once."""
+    return await tags.change(state.database, who, worker, data, state.routes_changed, version=version)
+
+
+HANDLERS = (list_workers, show_worker, remove_worker, tag_worker, drain_worker, undrain_worker, release_worker, order_worker, show_order)

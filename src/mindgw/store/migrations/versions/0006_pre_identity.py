@@ -115,6 +115,7 @@ def _contract() -> None:
     )
     _drop("users", "role", "state", "service", "invite_digest", "invite_expires_at", "last_seen_at")
     _drop("orgs", "state", "labels")
+    _drop("workers", "tags")
 
 
 def _drop(table: str, *columns: str) -> None:
@@ -125,6 +126,7 @@ def _drop(table: str, *columns: str) -> None:
 def _people() -> None:
     op.add_column("orgs", sa.Column("state", sa.String(), nullable=False, server_default="active"))
     op.add_column("orgs", sa.Column("labels", DOCUMENT, nullable=False, server_default="{}"))
+    op.add_column("workers", sa.Column("tags", DOCUMENT, nullable=False, server_default="{}"))
     op.add_column("users", sa.Column("role", sa.String(), nullable=False, server_default="user"))
     op.execute("UPDATE users SET role = 'admin' WHERE admin")
     op.drop_column("users", "admin")

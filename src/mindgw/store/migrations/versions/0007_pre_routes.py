@@ -1,4 +1,4 @@
-"""Where requests go: routes, and tags of workers."""
+"""Where requests go: routes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,6 @@ DOCUMENT = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:
-    op.add_column("workers", sa.Column("tags", DOCUMENT, nullable=False, server_default="{}"))
     op.create_table(
         "routes",
         sa.Column("created_at", MOMENT, nullable=False),
@@ -34,4 +33,3 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("routes")
-    op.drop_column("workers", "tags")
