@@ -12,8 +12,9 @@ from bench.simulation.figures import percentile
 from mindgw.core.affinity import prefix
 from mindgw.core.fair import Fair, Ticket
 from mindgw.gateway.experience import Traits
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.route import Needs, Placement, place
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 

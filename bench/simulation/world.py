@@ -14,8 +14,9 @@ from mindgw.core.affinity import Prefix
 from mindgw.core.fair import Ticket
 from mindgw.gateway import route
 from mindgw.gateway.experience import Traits
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.route import Needs, Placement
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.strategy import LEAST_BUSY
 from mindgw.gateway.ticket import W_IN, W_OUT
 from mindgw.gateway.tunnel import Link

@@ -3,9 +3,10 @@ from mindgw.core.payload import Peek
 from mindgw.gateway import signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import Attempt
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs, place
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine

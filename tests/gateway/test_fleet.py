@@ -4,7 +4,8 @@ import pytest
 
 from mindgw import errors
 from mindgw.core.worker import State
-from mindgw.gateway.fleet import REST, Fleet, Worker
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.seat import REST, Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine, knows

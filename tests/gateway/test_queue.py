@@ -7,10 +7,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from mindgw import errors
 from mindgw.config import Limits
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow, rank
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.route import Needs, Placement, place
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from mindgw import errors
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Rejected
 from mindgw.gateway.registry import Registry
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindgw.gateway import ejection
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.route import TRIES, Ended, Needs, Outcome, attempts, place
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine

@@ -11,11 +11,12 @@ from mindgw.core import access, routing
 from mindgw.core.routing import Route, Rules, permits, target, where
 from mindgw.gateway import places, signals
 from mindgw.gateway.admission import Caller
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.route import Ended, Needs, Outcome, attempts, place
 from mindgw.gateway.routes import Routes
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.signals import State
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 from mindgw.config import ConfigError, parse
 from mindgw.core.affinity import prefix
 from mindgw.gateway.experience import Traits
-from mindgw.gateway.fleet import Fleet, Placement, Worker
+from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.route import Needs, place
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.strategy import STRATEGIES
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire

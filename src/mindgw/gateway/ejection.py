@@ -6,7 +6,8 @@ from mindgw.core.breaker import NOBODY, SHUT, Place
 from mindgw.core.breaker import State as Circuit
 from mindgw.core.routing import EVERYWHERE, Where, permits
 from mindgw.core.worker import State
-from mindgw.gateway.fleet import Fleet, Seat
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.seat import Seat
 
 OPEN, FOREVER = Circuit.OPEN, float("inf")
 _READY = State.READY

@@ -10,7 +10,8 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from mindgw import errors
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.seat import Worker
 from mindgw_agent import wire
 
 #: Errands that are remembered, those that go on among them.

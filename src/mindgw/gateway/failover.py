@@ -7,8 +7,9 @@ from mindgw.core.retries import Retries
 from mindgw.core.routing import Where
 from mindgw.gateway import ejection
 from mindgw.gateway.attempt import Leftovers
-from mindgw.gateway.fleet import REST, Fleet, Placement
+from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.route import Needs
+from mindgw.gateway.seat import REST
 
 #: How an engine says that it has no such model, or no such way to ask for it.
 UNABLE = frozenset({404, 405, 501})

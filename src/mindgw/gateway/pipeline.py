@@ -29,13 +29,14 @@ from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import flow, weigher
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.routes import Routes, Way
+from mindgw.gateway.seat import Worker
 from mindgw.gateway.session import News, Session, Standing
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages

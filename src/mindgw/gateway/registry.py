@@ -9,8 +9,9 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.handshake import Rejected
+from mindgw.gateway.seat import Worker
 from mindgw.store import audit, faults
 from mindgw.store import fleet as stored
 from mindgw.store.database import Database

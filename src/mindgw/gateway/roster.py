@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 
 from mindgw.core.routing import EVERYWHERE, Where
-from mindgw.gateway.fleet import Fleet, Seat, Worker
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.seat import Seat, Worker
 from mindgw.gateway.snapshot import CircuitView, EngineView, Offer, WorkerView
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mindgw.clock import wall
-from mindgw.gateway.fleet import Fleet, Worker
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.seat import Worker
 from mindgw_agent import wire
 
 

@@ -12,8 +12,9 @@ from typing import Protocol
 from mindgw.core import score
 from mindgw.core.routing import Where
 from mindgw.gateway.experience import NOTHING, Experience, Level, Traits
-from mindgw.gateway.fleet import Fleet, Placement, Seat
+from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.rank import Rank
+from mindgw.gateway.seat import Seat
 
 SCORE, LEAST_BUSY, ROUND_ROBIN, WEIGHTED, STICKY = "score", "least-busy", "round-robin", "weighted", "sticky"
 STRATEGIES = (SCORE, LEAST_BUSY, ROUND_ROBIN, WEIGHTED, STICKY)
