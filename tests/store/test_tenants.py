@@ -11,6 +11,7 @@ from mindgw.store.tables import (
     AccessRule,
     AuditEntry,
     DeadLetter,
+    Identity,
     Key,
     LedgerRow,
     Org,
@@ -29,8 +30,9 @@ from mindgw.store.tenants import View
 OF_THE_SERVER = {
     "workers", "join_tokens", "audit_heads", "epochs", "epoch_workers", "ledger_commits", "receipts", "receipt_heads", "flow_counters",
     "replays", "budgets", "leases", "key_changes", "routes",
+    "tickets",
 }  # fmt: skip
-SEEN = (AccessRule, AuditEntry, DeadLetter, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Session, Team, User)
+SEEN = (AccessRule, AuditEntry, DeadLetter, Identity, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Session, Team, User)
 
 
 def belongings(org: str) -> list:
@@ -42,6 +44,7 @@ def belongings(org: str) -> list:
         Team(id=f"t-{org}", org_id=org, name=name),
         User(id=f"u-{org}", org_id=org, email=f"u@{org}"),
         Key(id=f"k-{org}", name=name, org_id=org, digest=b"d"),
+        Identity(id=f"i-{org}", issuer="i", subject=org, user_id=f"u-{org}", provider="p", key_id=f"k-{org}", claims_at=now),
         Role(id=f"r-{org}", org_id=org, name=name),
         RoleBinding(id=f"b-{org}", user_id=f"u-{org}", role=name),
         AccessRule(id=f"a-{org}", org_id=org, subject="role:user", effect="deny", pattern="*"),

@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.core.access import Rights
 from mindgw.store import access, rows
 from mindgw.store.keys import digest
-from mindgw.store.tables import Org, Session, User
+from mindgw.store.tables import Identity, Org, Session, User
 from mindgw_agent import tokens
 
 #: Characters that are kept of what a client calls itself.
@@ -29,18 +29,18 @@ class Signed(NamedTuple):
 
 
 async def create(
-    session: AsyncSession, user_id: str, pepper: bytes, *, at: datetime, until: datetime, agent: str = "", pepper_version: int = 1
+    session: AsyncSession, user_id: str, pepper: bytes, *, at: datetime, until: datetime, agent: str = "", identity: Identity | None = None
 ) -> tuple[Session, str]:
-    """The row and the secret itself, which exists nowhere else: show it once and forget it."""
+    """The row and the secret itself, which exists nowhere else: show it once and forget it. `identity`: by which the user has signed on."""
     made = tokens.make_session()
     row = Session(
         id=made.id,
         user_id=user_id,
         digest=digest(pepper, made.secret),
-        pepper_version=pepper_version,
         created_at=at,
         expires_at=until,
         agent="".join(c for c in agent[:MAX_AGENT] if c.isprintable()),
+        identity_id=identity.id if identity is not None else "",
     )
     session.add(row)
     await session.flush()
@@ -67,7 +67,7 @@ async def end(session: AsyncSession, user_id: str, now: datetime, session_id: st
     """Ends one session of a user, or all of them, for good; how many of those were still good."""
     good = col(Session.user_id) == user_id, col(Session.revoked_at).is_(None), col(Session.expires_at) > now
     one = () if session_id is None else (col(Session.id) == session_id,)
-    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now))).rowcount)
+    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now, refresh=None))).rowcount)
 
 
 async def forget(session: AsyncSession, before: datetime) -> int:

@@ -75,6 +75,7 @@ def _criteria(view: View) -> dict[type, ColumnElement[bool]]:
         **({} if is_home else {Org: col(Org.id) == org_id}),
         Role: or_(col(Role.org_id) == org_id, col(Role.org_id).is_(None)),
         RoleBinding: col(RoleBinding.user_id).in_(people),
+        tables.Identity: col(tables.Identity.user_id).in_(people),
         tables.Session: col(tables.Session.user_id).in_(people),
         AuditEntry: or_(col(AuditEntry.org_id) == org_id, *([col(AuditEntry.org_id).is_(None)] if is_home else [])),
         Quota: _scoped(Quota.scope, org_id, is_home),

@@ -12,15 +12,16 @@ from mindgw.errors import NotFound
 from mindgw.store import rows
 from mindgw.store.ids import new_id
 from mindgw.store.keys import digest
-from mindgw.store.tables import AccessRule, Key, Rate, RoleBinding, User
+from mindgw.store.tables import AccessRule, Identity, Key, Rate, RoleBinding, Session, User
 from mindgw_agent import tokens
 
 #: What helps who has named somebody who is not there.
 SEE = "`mindgw users list` shows them all"
 #: Domain of the addresses of service accounts: nobody gets mail there.
 SERVICE = "service"
-#: States. Rows of people who were removed stay, so that what they used keeps its name.
-INVITED, ACTIVE, DISABLED, REMOVED = "invited", "active", "disabled", "removed"
+#: States. Rows of people who were removed stay, so that what they used keeps its name; who has lapsed comes back by their identity
+#: provider alone.
+INVITED, ACTIVE, DISABLED, REMOVED, LAPSED = "invited", "active", "disabled", "removed", "lapsed"
 
 
 class NewUser(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +77,13 @@ async def invite(session: AsyncSession, row: User, pepper: bytes, until: datetim
 
 
 async def remove(session: AsyncSession, row: User, now: datetime) -> None:
-    """Takes away all that a locked user has: keys for good, roles, the invitation, and what is said of them alone: rules for models, the
-    rate. Who comes back comes as somebody new. The row stays, out of sight."""
+    """Takes away all that a locked user has: keys for good, roles, the invitation, what identity providers know them by, and what is said
+    of them alone: rules for models, the rate. Who comes back comes as somebody new. The row stays, out of sight."""
     good = col(Key.user_id) == row.id, col(Key.revoked_at).is_(None)
     await session.exec(update(Key).where(*good).values(revoked_at=now, version=col(Key.version) + 1))
     await session.exec(delete(RoleBinding).where(col(RoleBinding.user_id) == row.id))
+    await session.exec(update(Session).where(col(Session.user_id) == row.id).values(identity_id="", refresh=None))
+    await session.exec(delete(Identity).where(col(Identity.user_id) == row.id))
     await session.exec(delete(AccessRule).where(col(AccessRule.org_id) == row.org_id, col(AccessRule.subject) == f"user:{row.id}"))
     await session.exec(delete(Rate).where(col(Rate.scope) == f"user:{row.id}"))
     rows.change(row, state=REMOVED, role="user", invite_digest=None, invite_expires_at=None)

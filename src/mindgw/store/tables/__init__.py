@@ -6,6 +6,7 @@ from mindgw.store.tables.columns import Row, UTCDateTime
 from mindgw.store.tables.dead_letters import DeadLetter
 from mindgw.store.tables.epochs import Epoch, EpochWorker
 from mindgw.store.tables.fleet import JoinToken, Worker
+from mindgw.store.tables.identities import Identity, Ticket
 from mindgw.store.tables.keys import Key, KeyChange
 from mindgw.store.tables.ledger import LedgerCommit, LedgerRow
 from mindgw.store.tables.people import Org, Team, User
@@ -27,6 +28,7 @@ __all__ = [
     "Epoch",
     "EpochWorker",
     "FlowCounter",
+    "Identity",
     "JoinToken",
     "Key",
     "KeyChange",
@@ -44,6 +46,7 @@ __all__ = [
     "Route",
     "Session",
     "Team",
+    "Ticket",
     "UTCDateTime",
     "User",
     "Worker",

@@ -28,6 +28,8 @@ class Key(Versioned, table=True):
     #: Which pepper made the digest.
     pepper_version: int = 1
     last4: str = ""
+    #: Identity provider whose tokens stand for it; then it has no secret. Empty: it has one.
+    provider: str = ""
     #: What it is good for: {"models": [globs], "routes": [paths], "addresses": [networks]}; a list that is missing or empty allows all.
     scopes: dict[str, Any] = Field(default_factory=dict, sa_type=Document, nullable=False)
     #: Requests and tokens a minute, and requests at once; None: no limit of its own.
