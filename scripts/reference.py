@@ -16,7 +16,7 @@ import typer.main
 from prometheus_client.metrics_core import Metric
 
 import mindgw_agent.errors
-from mindgw import config, errors, metrics
+from mindgw import config, errors, metrics, providers, settings_file
 from mindgw.cli import app as cli
 from mindgw.client import errors as client_errors
 from mindgw.control import feed
@@ -103,9 +103,12 @@ def remarks(source: Path) -> dict[tuple[str, str], str]:
 
 def settings(tree: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, object, str]]:
     """(dotted key, default, remark) of every setting."""
-    said = remarks(Path(config.__file__))
+    said = remarks(Path(config.__file__)) | remarks(Path(providers.__file__))
     for field in msgspec.structs.fields(tree):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        each = settings_file.family(field.type)
+        if each is not None:
+            yield from settings(each, f"{prefix}{field.name}.NAME.")
+        elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             yield from settings(field.type, f"{prefix}{field.name}.")
         else:
             default = "" if field.default is msgspec.NODEFAULT else field.default

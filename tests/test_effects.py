@@ -16,6 +16,7 @@ from tests import reading
 from tests.house import ROOT, code, named, parsed
 
 CONFIG = ROOT / "src/mindgw/config.py"
+PROVIDERS = ROOT / "src/mindgw/providers.py"
 FLAGS = ROOT / "src/mindgw/cli/settings.py"
 #: Rooms that read and write settings, and do nothing by them.
 ABOUT = {"settings_edit", "settings_file", "settings_view", "file_schema"}
@@ -37,11 +38,12 @@ def reached(known, roots):
 
 
 def test_every_setting_is_read_where_something_is_done():
-    known = reading.classes(CONFIG)
+    known = reading.classes(CONFIG) | reading.classes(PROVIDERS)
     assert {key.rpartition(".")[2] for key, *_ in reference.settings(config.Config)} <= {
         field for fields in known.values() for field in fields
     }
-    assert unread(CONFIG, known, ROOMS, {"Config"}) == []
+    assert unread(CONFIG, reading.classes(CONFIG), ROOMS, {"Config"}) == []
+    assert unread(PROVIDERS, reading.classes(PROVIDERS), [*ROOMS, CONFIG], {"Provider"}) == []
 
 
 @pytest.mark.parametrize(

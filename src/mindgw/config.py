@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import msgspec
 import platformdirs
 
-from mindgw import settings_file
+from mindgw import providers, settings_file
 from mindgw.errors import ConfigError
+from mindgw.providers import Provider
 from mindgw.quantities import OFF, Certificate, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
@@ -165,6 +166,8 @@ class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 30 * 86400
     #: For a token that is made from a session (`mindgw auth print-token`); an hour at most.
     token: Duration = 900
+    #: Until whoever came by an identity provider is asked about there anew.
+    recheck: Duration = 3600
 
 
 class Idempotency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,6 +238,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dead_letters: DeadLetters = DeadLetters()
     idempotency: Idempotency = Idempotency()
     sessions: Sessions = Sessions()
+    #: Who may sign in by whom: name -> identity provider; see docs/how-to/entra-id.md and oidc.md.
+    providers: dict[str, Provider] = {}
     audit: Audit = Audit()
     cors: Cors = Cors()
     #: Whether the server serves /v1/chat/completions, /v1/completions and /v1/embeddings beneath ASGI; through it they cost twice as much.
@@ -352,6 +357,9 @@ def _flat(tree: msgspec.Struct, prefix: str = "") -> dict[str, Any]:
         value = getattr(tree, field.name)
         if isinstance(value, msgspec.Struct):
             found.update(_flat(value, f"{prefix}{field.name}."))
+        elif settings_file.family(field.type) is not None:
+            for name, each in value.items():
+                found.update(_flat(each, f"{prefix}{field.name}.{name}."))
         elif value != _default(field) or prefix + field.name in {"listen", "database"}:
             found[prefix + field.name] = value
     return found
@@ -368,6 +376,7 @@ def _check(values: Mapping[str, Value]) -> Config:
         if found is not None and (problem := check(found.value)):
             raise found.place.wrong(f"{problem}, not {masked(found.text)!r}", key)
     config = _build(Config, {key: found.value for key, found in values.items()}, "")
+    _check_providers(config, values)
     public_url = config.public_url.rstrip("/")
     own = "" if config.tls == OFF else _default_tls(public_url)
     config = msgspec.structs.replace(config, public_url=public_url, tls_listen=config.tls_listen or own)
@@ -377,6 +386,23 @@ def _check(values: Mapping[str, Value]) -> Config:
         key = next((key for key, value in involved.items() if value.place.file == _TYPED), next(iter(involved)))
         raise involved[key].place.wrong(problem, key)
     return config
+
+
+def _check_providers(config: Config, values: Mapping[str, Value]) -> None:
+    """Each alone; an error about what is missing stands where the section begins."""
+    for name, said in config.providers.items():
+        if (wrong := providers.problem(said)) is None:
+            continue
+        key = f"providers.{name}.{wrong[0]}"
+        found = values.get(key)
+        if found is not None:
+            raise found.place.wrong(f"{wrong[1]}, not {masked(found.text)!r}", key)
+        first = next(value for known, value in values.items() if known.startswith(f"providers.{name}."))
+        raise first.place.wrong(wrong[1], key)
+    twice = [said.canonical for said in config.providers.values()]
+    if len(set(twice)) != len(twice):
+        place = next(value.place for key, value in values.items() if key.startswith("providers."))
+        raise place.wrong("two providers are the same issuer", "providers")
 
 
 def _default_tls(public_url: str) -> str:
@@ -389,8 +415,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 def _build(kind: type[S], values: Mapping[str, Any], prefix: str) -> S:
     given: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
+        each = settings_file.family(field.type)
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             given[field.name] = _build(field.type, values, f"{prefix}{field.name}.")
+        elif each is not None:
+            start = f"{prefix}{field.name}."
+            names = dict.fromkeys(key[len(start) :].partition(".")[0] for key in values if key.startswith(start))
+            given[field.name] = {name: _build(each, values, f"{start}{name}.") for name in names}
         elif prefix + field.name in values:
             given[field.name] = values[prefix + field.name]
     return kind(**given)

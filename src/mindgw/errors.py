@@ -33,6 +33,9 @@ MindGWError
 │   ├── EngineUnreachable      502 engine_unreachable
 │   ├── EngineRefused          4xx engine_refused: the engine's own status, passed on
 │   └── EngineTimeout          504 engine_timeout
+├── ProviderError          an identity provider did not do its part
+│   ├── ProviderUnreachable    502 provider_unreachable
+│   └── ProviderFailed         502 provider_failed: what it says makes no sense
 ├── ConfigError            a setting is wrong: names key, value and file
 └── InternalError          500 internal_error: our fault
 
@@ -313,6 +316,24 @@ class EngineTimeout(UpstreamError):
 
     status = 504
     code = "engine_timeout"
+
+
+class ProviderError(MindGWError):
+    """The identity provider did not do its part."""
+
+    status = 502
+    code = "provider_failed"
+    type = "upstream_error"
+
+
+class ProviderUnreachable(ProviderError):
+    """The identity provider does not answer."""
+
+    code = "provider_unreachable"
+
+
+class ProviderFailed(ProviderError):
+    """The identity provider gave an answer that makes no sense."""
 
 
 class ConfigError(MindGWError):

@@ -22,6 +22,8 @@ _KINDS: dict[Any, dict[str, Any]] = {
     quantities.Size: {"type": ["integer", "string"], "pattern": rf"^{_NUMBER} *([kKmMgG]i?)?[bB]?$"},
     quantities.Shares: {"type": "string"},
     quantities.PriceTable: {"type": "string"},
+    quantities.NameTable: {"type": "string"},
+    quantities.Words: {"type": "string"},
     quantities.NetworkList: {"type": "string"},
     quantities.Certificate: {"type": ["string", "boolean"]},
 }
@@ -34,8 +36,17 @@ def settings(tree: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _section(tree: type[msgspec.Struct]) -> dict[str, Any]:
     kinds = settings_file.kinds_in(tree)
-    properties = {name: _section(kind) if settings_file.is_section(kind) else _value(_KINDS[kind]) for name, kind in kinds.items()}
+    properties = {name: _kind(kind) for name, kind in kinds.items()}
     return {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+
+
+def _kind(kind: Any) -> dict[str, Any]:
+    """Of a section, of sections whose names are the operator's, or of a value."""
+    each = settings_file.family(kind)
+    if each is not None:
+        one = {**_section(each), "type": "object"}
+        return {"type": ["object", "null"], "propertyNames": {"pattern": "^[a-z][a-z0-9-]{0,31}$"}, "additionalProperties": one}
+    return _section(kind) if settings_file.is_section(kind) else _value(_KINDS[kind])
 
 
 def _value(schema: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,12 @@ PriceTable = Annotated[dict[str, tuple[int, int]], "prices"]
 #: Networks, each as an address or ADDRESS/BITS; written as "10.0.0.0/8, 192.0.2.7".
 NetworkList = Annotated[tuple[str, ...], "networks"]
 
+#: What others call something -> what it is called here; written as "11aa-22bb=nlp, mindgw.admin=admin".
+NameTable = Annotated[dict[str, str], "names"]
+
+#: Words, each without a blank or a comma in it; written as "openid, profile".
+Words = Annotated[tuple[str, ...], "words"]
+
 #: Who does TLS: "" the server, with its own certificate; "off" somebody in front; written as "CERT:KEY" the server, with these files.
 Certificate = Annotated[str, "certificate"]
 #: The word for a proxy in front that does TLS.
@@ -92,6 +98,25 @@ def shares(text: str) -> dict[str, float]:
         if match is None or share <= 0 or match[1] in found or len(found) == 1000:
             raise ValueError('must be shares above 0, each of a team or a user once, such as "team:nlp=2, user:ada@example.org=0.5"')
         found[match[1]] = share
+    return found
+
+
+def names(text: str) -> dict[str, str]:
+    """What others call something -> what it is called here, at most a thousand."""
+    found: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        theirs, _, ours = (piece.strip() for piece in part.rpartition("="))
+        if not theirs or not ours or theirs in found or len(found) == 1000:
+            raise ValueError('must be names, each of theirs once with one of ours, such as "mindgw.admin=admin, 11aa-22bb=nlp"')
+        found[theirs] = ours
+    return found
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words, each once, at most a hundred."""
+    found = tuple(dict.fromkeys(text.replace(",", " ").split()))
+    if len(found) > 100:
+        raise ValueError("must be at most 100 words")
     return found
 
 

@@ -7,13 +7,16 @@ It is put into values only, so it can never become a key.
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
 
 from mindgw import quantities
 from mindgw.errors import ConfigError
+
+#: Names that an operator gives to sections.
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
 _TEXT = "tag:yaml.org,2002:str"
 _NULL = "tag:yaml.org,2002:null"
@@ -26,6 +29,8 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     quantities.Size: quantities.size,
     quantities.Shares: quantities.shares,
     quantities.PriceTable: quantities.prices,
+    quantities.NameTable: quantities.names,
+    quantities.Words: quantities.words,
     quantities.NetworkList: quantities.networks,
     quantities.Certificate: quantities.certificate,
 }
@@ -90,9 +95,12 @@ def kind_of(key: str, tree: type[msgspec.Struct]) -> Any:
     """What kind of value a dotted key has, as the tree has it; None when there is no such setting."""
     kind: Any = tree
     for name in key.split("."):
+        if (each := family(kind)) is not None:
+            kind = each if _NAME.fullmatch(name) else None
+            continue
         kinds = get_type_hints(kind, include_extras=True) if is_section(kind) else {}
         kind = kinds.get(name)
-    return None if is_section(kind) else kind
+    return None if is_section(kind) or family(kind) is not None else kind
 
 
 def kinds_in(tree: type[msgspec.Struct]) -> dict[str, Any]:
@@ -105,12 +113,18 @@ def is_section(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
+def family(kind: Any) -> type[msgspec.Struct] | None:
+    """What each of some sections is like whose names are the operator's; None for what is no such thing."""
+    inner = get_args(kind)[1] if get_origin(kind) is dict else None
+    return inner if is_section(inner) else None
+
+
 def keys(tree: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, kind) of every setting."""
+    """(dotted key, kind) of every setting that there always is."""
     for name, kind in get_type_hints(tree, include_extras=True).items():
         if is_section(kind):
             yield from keys(kind, f"{prefix}{name}.")
-        else:
+        elif family(kind) is None:
             yield prefix + name, kind
 
 
@@ -122,13 +136,15 @@ def unknown(key: str, tree: type[msgspec.Struct]) -> ConfigError:
 def write(values: Mapping[str, Any]) -> str:
     """Lines that `read` reads back: dotted key -> text or number; keys of one section must stand together."""
     lines: list[str] = []
-    section = ""
+    within: list[str] = []
     for key, value in values.items():
-        prefix, _, name = key.rpartition(".")
-        if prefix and prefix != section:
-            lines.append(f"{prefix}:")
-        section = prefix
-        lines.append(f"{'  ' if prefix else ''}{name}: {written(value)}")
+        *sections, name = key.split(".")
+        same = next(
+            (at for at, pair in enumerate(zip(sections, within, strict=False)) if pair[0] != pair[1]), min(len(sections), len(within))
+        )
+        lines += [f"{'  ' * at}{sections[at]}:" for at in range(same, len(sections))]
+        within = sections
+        lines.append(f"{'  ' * len(sections)}{name}: {written(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -160,10 +176,32 @@ def _section(node: yaml.Node | None, tree: type[msgspec.Struct], prefix: str, so
             raise source.place(key).wrong("is said twice", f"{prefix}{name}")
         seen.add(name)
         kind = kinds[name]
+        each = family(kind)
         if is_section(kind):
             yield from _section(value, kind, f"{prefix}{name}.", source)
+        elif each is not None:
+            yield from _family(value, each, f"{prefix}{name}", source)
         elif value.tag != _NULL:
             yield prefix + name, _scalar(value, kind, prefix + name, source)
+
+
+def _family(node: yaml.Node, each: type[msgspec.Struct], key: str, source: _Source) -> Iterator[tuple[str, Value]]:
+    """Sections by names that the operator gives them."""
+    if node.tag == _NULL:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise source.place(node).wrong("must be lines of `name:` with settings below each", key)
+    seen: set[str] = set()
+    for said, value in node.value:
+        name = said.value if isinstance(said, yaml.ScalarNode) else ""
+        if _NAME.fullmatch(name) is None:
+            raise source.place(said).wrong(f"{name[:63]!r} is no name: lower-case letters, digits and -, up to 32, a letter first", key)
+        if name in seen:
+            raise source.place(said).wrong("is said twice", f"{key}.{name}")
+        seen.add(name)
+        if not isinstance(value, yaml.MappingNode) or not value.value:
+            raise source.place(value).wrong("must be lines of `key: value`", f"{key}.{name}")
+        yield from _section(value, each, f"{key}.{name}.", source)
 
 
 def is_null(node: yaml.Node) -> bool:
@@ -222,7 +260,7 @@ def written(value: Any) -> str:
     if isinstance(value, tuple):
         value = ", ".join(value)
     if isinstance(value, dict):
-        value = ", ".join(f"{name}={written(share)}" for name, share in value.items())
+        value = ", ".join(f"{name}={share if isinstance(share, str) else written(share)}" for name, share in value.items())
     if isinstance(value, str):
         escaped = value.replace("${", "$${")
         # plain where YAML reads plain text back as the same text, else in double quotes

@@ -28,18 +28,26 @@ def effective(text: str, data_dir: str, environ: Mapping[str, str], *, file: str
     found = config.parse(text, data_dir, environ, file=file)
     plain = config.parse("", data_dir, {})
     said = settings_file.read(text, Config, environ, file)
-    return [_setting(key, found, plain, said.get(key)) for key, _ in settings_file.keys(Config)]
+    known = [key for key, _ in settings_file.keys(Config)]
+    more = [key for key in said if key not in known]
+    return [_setting(key, found, plain, said.get(key)) for key in known + more]
 
 
 def _setting(key: str, found: Config, plain: Config, said: Value | None) -> Setting:
     value = _at(found, key)
     origin = "default" if said is None else f"{said.place}{' and the environment' if said.is_foreign else ''}"
-    return Setting(key, _shown(value), origin, value == _at(plain, key))
+    shown = "***" if key.endswith(_SECRET) and value else _shown(value)
+    return Setting(key, shown, origin, value == _at(plain, key))
+
+
+#: What the names of settings end with that are secret.
+_SECRET = "_secret"
 
 
 def _at(tree: Any, key: str) -> Any:
+    """None below a name that is not there."""
     for name in key.split("."):
-        tree = getattr(tree, name)
+        tree = tree.get(name) if isinstance(tree, Mapping) else getattr(tree, name, None)
     return tree
 
 

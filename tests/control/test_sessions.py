@@ -297,9 +297,22 @@ async def test_an_address_that_is_wrong_too_often_is_not_listened_to(place):
     assert (await gate.ask((b"api-key", place.text), address="192.0.2.2")).session_id == place.id
 
 
+#: What only we begin a token with.
+OURS = "eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9.a.b"
+
+
 @pytest.mark.parametrize(
     ("text", "is_one"),
-    [("mgws_x", True), ("eyJ.a.b", True), ("mgw_x", False), ("", False), ("eyJ.a", False), ("a.b.c", False), ("Mgws_x", False)],
+    [
+        ("mgws_x", True),
+        (OURS, True),
+        ("eyJ.a.b", False),
+        ("mgw_x", False),
+        ("", False),
+        ("eyJ.a", False),
+        ("a.b.c", False),
+        ("Mgws_x", False),
+    ],
 )
 def test_sessions_are_known_by_their_form(text, is_one):
     assert is_session(text) is is_one

@@ -20,6 +20,10 @@ from tests.server.site import site
 #: Ways in, for whoever has no credential yet, and the description of the rest: all that may stand open.
 OPEN = {
     ("POST", "/api/v1/invitations/accept"),
+    ("GET", "/api/v1/sign-on"),
+    ("POST", "/api/v1/sign-on/begin"),
+    ("POST", "/api/v1/sign-on/finish"),
+    ("POST", "/api/v1/sign-on/poll"),
     ("GET", "/api/v1"),
     ("GET", "/api/v1/x"),
     ("GET", "/api/v1/openapi.json"),
@@ -34,6 +38,10 @@ ELSEWHERE = {
     ("POST", "/agent/v1/leave"): 400,
     ("GET", "/.well-known/mindgw/ca.pem"): 200,
     ("GET", "/me"): 200,
+    ("GET", "/sign-on/by/x"): 404,
+    ("GET", "/sign-on/callback"): 401,
+    ("GET", "/sign-on/session"): 200,
+    ("POST", "/sign-on/out"): 403,
     ("GET", "/"): 200,
     ("HEAD", "/"): 200,
     ("GET", "/healthz"): 200,

@@ -85,13 +85,13 @@ async def test_sessions_that_end_soon_are_asked_about_by_one(database, ada):
             return await identities.begin_check(session, soon, at, pause)
 
     async with database.read() as session:
-        assert await identities.due(session, NOW, HOUR, pause) == [soon]
+        assert await identities.due(session, NOW, HOUR, pause) == [(soon, "work")]
         assert await identities.others(session, ada.id, soon, NOW) == 2
         assert await identities.others(session, ada.id, "", NOW) == 3
     assert sorted(await asyncio.gather(*(begin(NOW) for _ in range(5)))) == [False] * 4 + [True]
     async with database.read() as session:
         assert await identities.due(session, NOW, HOUR, pause) == []
-        assert await identities.due(session, NOW + HOUR / 8, HOUR, pause) == [soon]
+        assert await identities.due(session, NOW + HOUR / 8, HOUR, pause) == [(soon, "work")]
     assert await begin(NOW + HOUR / 8)
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from mindgw import clock
-from mindgw.control.passes import is_jwt
+from mindgw.control.passes import is_jwt, is_like_ours
 from mindgw.control.sessions import Sessions, is_session
 from mindgw.core.access import Rights
 from mindgw.errors import MindGWError, Unauthenticated
@@ -45,7 +45,7 @@ class Visitor(Struct, frozen=True, kw_only=True):
     #: One of both is empty.
     key_id: str = ""
     session_id: str = ""
-    #: Whether it came with a pass, which stands for the session for a while.
+    #: Whether it came with what is good for a while only: a pass that stands for the session, a token of an identity provider.
     by_pass: bool = False
 
 
@@ -70,10 +70,17 @@ class Identity:
     async def __call__(self, headers: Headers, path: str = "", address: str = "") -> Visitor:
         """Names of headers are in lower case. Raises Unauthenticated, RateLimited for an address that was wrong too often, BadRequest
         for two credentials, Forbidden where a key is not good for the path or the address."""
-        found = _session(headers)
-        if found is None:
-            caller = await self._by_key(headers, path, address)
-            return Visitor(org_id=caller.org_id, user_id=caller.user_id, email=caller.user, rights=caller.rights, key_id=caller.key_id)
+        found = _shown(headers)
+        if not is_session(found):
+            caller, lasts = await self._by_key(headers, path, address), not is_jwt(found)
+            return Visitor(
+                org_id=caller.org_id,
+                user_id=caller.user_id,
+                email=caller.user,
+                rights=caller.rights,
+                key_id=caller.key_id,
+                by_pass=not lasts,
+            )
         now = clock.monotonic()
         if not self._sessions.knows(found):
             self._strangers.patience(address, now)
@@ -81,16 +88,15 @@ class Identity:
             signed = await self._sessions.identify(found)
         except Unauthenticated as wrong:
             raise self._strangers.blame(address, wrong, now) from None
-        user, by_pass = signed.user, is_jwt(found)
+        user, by_pass = signed.user, is_like_ours(found)
         return Visitor(
             org_id=signed.org.id, user_id=user.id, email=user.email, rights=signed.rights, session_id=signed.session.id, by_pass=by_pass
         )
 
 
-def _session(headers: Headers) -> str | None:
-    """The session or pass that the request carries; None when it carries a key, or what is refused as one."""
+def _shown(headers: Headers) -> str:
+    """What the request carries; "" for what is refused as a key."""
     try:
-        found = credential(headers)
+        return credential(headers)
     except Unauthenticated:
-        return None
-    return found if is_session(found) else None
+        return ""

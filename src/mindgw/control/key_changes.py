@@ -78,6 +78,8 @@ async def rotate(
     async with database.write() as session:
         row = await _good(session, who, reference)
         await _check(session, who, row, acting=True)
+        if row.provider:
+            raise Conflict(f"This key has no secret: it stands for tokens of {row.provider}.", code="no_secret")
         now = clock.utcnow()
         until = now + timedelta(seconds=wish.grace_seconds)
         row.role = owners.pinned(who, await session.get(User, row.user_id) if row.user_id else None, row.role)

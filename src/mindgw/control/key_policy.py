@@ -12,6 +12,8 @@ class Dated(Protocol):
     """When things happened to a key."""
 
     @property
+    def provider(self) -> str: ...
+    @property
     def created_at(self) -> datetime: ...
     @property
     def rotated_at(self) -> datetime | None: ...
@@ -22,7 +24,10 @@ class Dated(Protocol):
 
 
 def ends(key: Dated, policy: config.Keys) -> datetime | None:
-    """When a key is good no longer, unless it is rotated or used before; None: never."""
+    """When a key is good no longer, unless it is rotated or used before; None: never. The policy is about secrets: a key that an identity
+    provider's tokens stand for has none."""
+    if key.provider:
+        return key.expires_at
     made = key.created_at
     rules = (
         (made, policy.max_age),

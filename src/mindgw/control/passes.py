@@ -21,8 +21,9 @@ MAX_TEXT: Final = 1024
 
 #: {"alg":"EdDSA","typ":"JWT"}
 _HEAD: Final = "eyJhbGciOiJFZERTQSIsInR5cCI6IkpXVCJ9"
-#: What anybody's JWT looks like.
+#: What anybody's JWT looks like; and one that begins as ours do, which nobody but us makes.
 _FORM: Final = re.compile(r"eyJ[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*", re.ASCII)
+_LIKE_OURS: Final = re.compile(rf"{_HEAD}\.[0-9A-Za-z_-]*\.[0-9A-Za-z_-]*", re.ASCII)
 #: Ours: a signature has 64 bytes.
 _OURS: Final = re.compile(rf"{_HEAD}\.[0-9A-Za-z_-]+\.[0-9A-Za-z_-]{{86}}", re.ASCII)
 
@@ -91,3 +92,8 @@ class Passes:
 def is_jwt(text: str) -> bool:
     """Whether somebody made this as a JWT, good or not."""
     return _FORM.fullmatch(text) is not None
+
+
+def is_like_ours(text: str) -> bool:
+    """Whether it would be a pass, if it were good. Other JWTs are made by others."""
+    return _LIKE_OURS.fullmatch(text) is not None

@@ -19,7 +19,7 @@ from mindgw.errors import BadRequest, Conflict, NotFound, Unauthenticated
 from mindgw.store import access, audit, keys, people, rows, sessions, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Session, User
-from mindgw.store.users import ACTIVE, DISABLED, INVITED, SERVICE, NewUser
+from mindgw.store.users import ACTIVE, DISABLED, INVITED, LAPSED, SERVICE, NewUser
 from mindgw_agent import tokens
 
 #: Seconds for which an invitation is good: usually, and at most.
@@ -38,7 +38,7 @@ class UserView(Struct, frozen=True, kw_only=True):
     name: str
     #: Name of their role in the whole organisation.
     role: str
-    #: invited, active or disabled.
+    #: invited, active, disabled, or lapsed: an identity provider does not vouch for them any more.
     state: str
     #: Whether it is a program, which has keys but never signs in.
     service: bool
@@ -147,8 +147,8 @@ async def invite(database: Database, pepper: bytes, who: Principal, wish: Invite
 def _can_be_invited(row: User, role: Role | None) -> None:
     if row.service:
         raise Conflict(f"{row.email} is a service account, which does not sign in.")
-    if row.state == DISABLED:
-        raise Conflict(f"{row.email} is disabled.", code="user_disabled", hint=f"mindgw users enable {row.email}")
+    if row.state in (DISABLED, LAPSED):
+        raise Conflict(f"{row.email} is {row.state}.", code="user_disabled", hint=f"mindgw users enable {row.email}")
     if role is not None and row.role != role.name:
         raise Conflict(f"{row.email} is there already, as {row.role}.", code="user_exists", hint=f"mindgw users role {row.email} ROLE")
 
@@ -206,7 +206,7 @@ async def enable(database: Database, who: Principal, reference: str, forget: Cal
         row = await users.find(session, who.org_id, reference, lock=True)
         await _may_change(session, who, row)
         rows.expect(row, version)
-        if row.state == DISABLED:
+        if row.state in (DISABLED, LAPSED):
             rows.change(row, state=ACTIVE)
             await audit.record(session, who, "user.enable", row.id, email=row.email)
         shown = view(row)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from mindgw import clock
-from mindgw.control.passes import Passes, is_jwt
+from mindgw.control.passes import Passes, is_like_ours
 from mindgw.errors import Unauthenticated
 from mindgw.store import keys, sessions, users
 from mindgw.store.database import Database
@@ -53,7 +53,7 @@ class Sessions:
 
     async def identify(self, credential: str) -> Signed:
         """Whose session this is, or this pass was made from. Raises Unauthenticated."""
-        if is_jwt(credential):
+        if is_like_ours(credential):
             return await self._by_pass(credential)
         parsed = tokens.parse_session(credential)
         if parsed is None:
@@ -62,7 +62,7 @@ class Sessions:
 
     def knows(self, credential: str) -> bool:
         """Whether nobody need be asked whose session this is, or this pass was made from."""
-        if is_jwt(credential):
+        if is_like_ours(credential):
             said = self._passes.read(credential, self._now().timestamp())
             held = self._rows.get(said.sid) if said is not None else None
         else:
@@ -150,4 +150,4 @@ class Sessions:
 
 def is_session(credential: str) -> bool:
     """Whether a credential is a person's and not an API key, by its form."""
-    return credential.startswith(tokens.SESSION_PREFIX) or is_jwt(credential)
+    return credential.startswith(tokens.SESSION_PREFIX) or is_like_ours(credential)

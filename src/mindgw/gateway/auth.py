@@ -12,11 +12,13 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
 from itertools import islice
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from mindgw import errors
 from mindgw.core.routing import residency
+from mindgw.core.tokens import is_jwt
 from mindgw.gateway import scope
 from mindgw.gateway.admission import Caller, Rate
 from mindgw.store.keys import Change, Holder
@@ -60,6 +62,20 @@ def credential(headers: list[tuple[bytes, bytes]]) -> str:
     return key.decode("latin-1")
 
 
+class Borne(NamedTuple):
+    """What somebody else's token stands for."""
+
+    holder: Holder
+    #: As what it is remembered: it is no secret of the key's.
+    secret: bytes
+    #: When it is good no longer.
+    until: datetime
+
+
+#: Takes the text of a JWT; raises Unauthenticated for one that is not good, or other errors when nobody can tell.
+Bear = Callable[[str], Awaitable[Borne]]
+
+
 class _Known(Struct, gc=False):
     """A key that was good."""
 
@@ -82,7 +98,10 @@ class Auth:
         changes: Callable[[Change | None], Awaitable[list[Change]]],
         peppers: Mapping[int, bytes],
         now: Callable[[], datetime],
+        bear: Bear | None = None,
     ) -> None:
+        #: What tokens of others stand for, which are then taken where keys are; None: none are.
+        self._bear = bear
         #: key id -> its row and holder, None when there is none.
         self._find = find
         #: Newest change that is known -> that and all since; see `store.keys.changes`.
@@ -119,7 +138,7 @@ class Auth:
                 held.noted = now
                 self._used[held.caller.key_id] = self._now()
             return held.caller
-        if tokens.parse_key(key) is None:
+        if tokens.parse_key(key) is None and (self._bear is None or not is_jwt(key)):
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
         return None
 
@@ -131,25 +150,32 @@ class Auth:
         """The caller, from the database; raises Unauthenticated when the key is unknown, wrong, revoked or expired. While the database is
         away a key that was good a short while ago still is; raises Draining for others."""
         parsed = tokens.parse_key(key)
-        if parsed is None:
+        if parsed is None and (self._bear is None or not is_jwt(key)):
             raise errors.Unauthenticated(f"Incorrect API key provided: {shown(key)}.")
-        while True:
-            generation = self._generation
-            try:
-                held = await self._find(parsed[0])
-            except errors.Draining:
-                self._away_until = now + ASK
-                if (caller := self.known(key, now)) is None:
-                    raise
-                return caller
-            if generation == self._generation:  # else something has changed meanwhile, and this row may be older than that
-                break
         place = hashlib.sha256(key.encode()).digest()
+        try:
+            held = await self._asked(parsed[0] if parsed is not None else "", key)
+        except errors.Draining:
+            self._away_until = now + ASK
+            if (caller := self.known(key, now)) is None:
+                raise
+            return caller
+        except errors.MindGWError:
+            self._known.pop(place, None)
+            raise
         self._known.pop(place, None)  # what is not good now was not good for a reason that may stay unheard of
-        holder, secret, until = self._check(held, parsed[1], key)
+        holder, secret, until = held if isinstance(held, Borne) else self._check(held, parsed[1] if parsed is not None else "", key)
         caller = self._caller(holder, secret[:MARK])
         self._remember(place, caller, holder, until, now)
         return caller
+
+    async def _asked(self, key_id: str, text: str) -> Holder | Borne | None:
+        """Who has a key, or what a token stands for that is none."""
+        while True:
+            generation = self._generation
+            found = await (self._find(key_id) if key_id or self._bear is None else self._bear(text))
+            if generation == self._generation:  # else something has changed meanwhile, and this may be older than that
+                return found
 
     def _check(self, held: Holder | None, secret: str, key: str) -> tuple[Holder, bytes, datetime | None]:
         """The holder, what is stored of this secret, and until when that is to be believed; None: until something changes."""

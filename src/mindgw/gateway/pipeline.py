@@ -224,6 +224,10 @@ class Pipeline:
         for exchange in [e for e in self._running if e.caller is not None and e.caller.key_id == key_id and e.caller.secret not in good]:
             self.post(exchange, signals.Stopped(wrong))
 
+    def forget_user(self, user_id: str) -> None:
+        """Their keys are looked up again, for what they may do has changed; what runs goes on."""
+        self._auth.forget_where(lambda caller: caller.user_id == user_id)
+
     def cut_user(self, user_id: str) -> None:
         """Forgets all keys of a user, and ends every request that one of them pays for."""
         self._shut_out(lambda caller: caller.user_id == user_id)

@@ -29,7 +29,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, pages, problems, replays, sessions
+from mindgw.server import browsers, enrol, management, ops, pages, problems, replays, sessions
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -37,6 +37,7 @@ from mindgw.server.collector import Collector
 from mindgw.server.cors import Cors
 from mindgw.server.openai import OpenAIDoor
 from mindgw.server.own_usage import own_usage
+from mindgw.server.sign_on import Front
 from mindgw.server.ways import Ways
 from mindgw.store import dead_letters as stored
 from mindgw.store import keys
@@ -84,7 +85,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
         async with database.read() as session:
             return await keys.changes(session, since)
 
-    auth = Auth(find, changes, {1: secrets.pepper}, utcnow)
+    front = Front(config, secrets, database)
+    auth = Auth(find, changes, {1: secrets.pepper}, utcnow, front.sign_on.bear if front.sign_on.is_bearing else None)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
@@ -111,6 +113,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     watch = Watch(database)
     state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
     beside = [*accounting.writing(), replays_writing, *people.chores]
+    asking = front.open(state, pipeline, people.sessions.forget)
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
         Chore("telling of routes that are only noted", SECOND, ways.tell),
@@ -121,7 +124,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
     reading = Chore("reading routes", LOOK, ways.refresh)
-    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, tend)
+    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, tend, *asking)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
 
@@ -140,7 +143,8 @@ def _application(
             ops.scrape,
             enrol.router(),
             management.router(),
-            management.entered(),
+            *management.entered(),
+            browsers.router(),
             management.followed(),
         ],
         state=state,
@@ -155,6 +159,7 @@ def _application(
         ),
         request_max_body_size=config.limits.body,
         lifespan=[at_work],
+        on_shutdown=[state.sign_on.close],
         logging_config=None,
         debug=False,
     )

@@ -69,13 +69,14 @@ async def key_of(session: AsyncSession, identity: Identity) -> Key:
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-async def due(session: AsyncSession, now: datetime, ahead: timedelta, pause: timedelta) -> Sequence[str]:
-    """Ids of sessions that end within `ahead` unless their provider is asked, those that end first; none that somebody has begun to ask of
-    within `pause`."""
+async def due(session: AsyncSession, now: datetime, ahead: timedelta, pause: timedelta) -> Sequence[tuple[str, str]]:
+    """(id, name of the provider) of sessions that end within `ahead` unless their provider is asked, those that end first; none that
+    somebody has begun to ask of within `pause`."""
     asked = or_(col(Session.checked_at).is_(None), col(Session.checked_at) < now - pause)
     good = col(Session.revoked_at).is_(None), col(Session.refresh).is_not(None), col(Session.expires_at) > now
     soon = col(Session.expires_at) < now + ahead, col(Session.expires_at) < col(Session.ends_at)
-    return (await session.exec(select(Session.id).where(*good, *soon, asked).order_by(col(Session.expires_at)).limit(ROUND))).all()
+    wanted = select(Session.id, Identity.provider).join(Identity, col(Identity.id) == col(Session.identity_id)).where(*good, *soon, asked)
+    return (await session.exec(wanted.order_by(col(Session.expires_at)).limit(ROUND))).all()
 
 
 async def begin_check(session: AsyncSession, session_id: str, now: datetime, pause: timedelta) -> bool:

@@ -34,6 +34,7 @@ from mindgw.server.management import (
     rates,
     roles,
     routes,
+    sign_on,
     status,
     usage,
     users,
@@ -64,6 +65,7 @@ ROOMS = (
     roles,
     routes,
     orgs,
+    sign_on,
 )
 
 
@@ -82,13 +84,14 @@ def router() -> Router:
     )
 
 
-def entered() -> Router:
-    """The way in for who was invited, for the same application."""
-    return invitations.router(
-        exception_handlers={RecursionError: _too_deep, ValidationException: _does_not_fit},
-        request_max_body_size=MAX_BODY,
-        before_request=_no_nul,
-    )
+def entered() -> list[Router]:
+    """The ways in for who was invited, and for whom an identity provider knows, for the same application."""
+    shared: dict[str, Any] = {
+        "exception_handlers": {RecursionError: _too_deep, ValidationException: _does_not_fit},
+        "request_max_body_size": MAX_BODY,
+        "before_request": _no_nul,
+    }
+    return [invitations.router(**shared), sign_on.router(**shared)]
 
 
 async def refused(wrong: Exception, scope: Scope) -> None:

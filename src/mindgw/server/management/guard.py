@@ -16,14 +16,17 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import HeaderParameter
 
 from mindgw.config import Config
+from mindgw.control.cookies import Cookies
 from mindgw.control.feed import Feed
 from mindgw.control.identify import Strangers
 from mindgw.control.live import Live
 from mindgw.control.principal import Home, Principal
 from mindgw.control.queue import Lists
+from mindgw.control.rechecks import Rechecks
 from mindgw.control.refusals import Watch
 from mindgw.control.secrets import Secrets
 from mindgw.control.sessions import Sessions
+from mindgw.control.sign_on import SignOn
 from mindgw.core.access import BITS, Rights
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store.database import Database
@@ -31,6 +34,8 @@ from mindgw.store.tenants import View
 
 Headers = list[tuple[bytes, bytes]]
 
+#: Headers that say by themselves who asks.
+_CARRIERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
 #: Where a route's handler keeps what it takes.
 _OPT: Final = "needs"
 
@@ -97,6 +102,11 @@ class Office(State):
     config: Config
     identify: Identify
     sessions: Sessions
+    #: Identity providers, and whether they still vouch for those who are in.
+    sign_on: SignOn
+    rechecks: Rechecks
+    #: What browsers keep.
+    cookies: Cookies
     #: Counts who comes without anything good.
     strangers: Strangers
     #: Tells the audit log who was refused.
@@ -171,7 +181,16 @@ def permit(who: Principal, need: Need | None) -> None:
 async def require(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """The guard of every route. Runs before the body is read."""
     office = cast("Office", connection.app.state)
-    connection.state.who = await admit(office, asked(connection.scope), need_of(handler))
+    connection.state.who = await admit(office, _carried(office, connection.scope), need_of(handler))
+
+
+def _carried(office: Office, scope: Any) -> Asked:
+    """The head of a request, with the session of a browser where it carries nothing else. Raises Forbidden."""
+    request = asked(scope)
+    if any(name in _CARRIERS for name, _ in request.headers):
+        return request
+    session = office.cookies.admit(scope["method"], request.headers)
+    return request._replace(headers=[*request.headers, (b"authorization", f"Bearer {session}".encode())]) if session else request
 
 
 async def who(request: Request[Any, Any, State]) -> Principal:

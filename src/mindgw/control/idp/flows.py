@@ -1,0 +1,180 @@
+"""What a provider is asked for people: where they sign in, what a code is worth, whether somebody is still theirs.
+
+OAuth 2.0 (RFC 6749) with PKCE (RFC 7636, S256 alone), the device flow (RFC 8628), OpenID Connect Core 1.0.
+"""
+
+import base64
+import hashlib
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import msgspec
+from msgspec import Struct
+
+from mindgw.control.idp.http import Answer
+from mindgw.control.idp.source import Metadata, Source
+from mindgw.errors import Conflict, ProviderFailed, Unauthenticated
+from mindgw.providers import is_address
+
+_DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
+#: What a provider is asked for unless the settings say something else, and what it is asked besides where it has that.
+SCOPES, OFFLINE = ("openid", "profile", "email"), "offline_access"
+#: Seconds between polls when the provider does not say, and the least that are waited after it found us too quick.
+INTERVAL, SLOWER = 5, 5
+#: Seconds for which a device code may be good.
+LONGEST = 1800
+
+
+class Grant(Struct, frozen=True):
+    """What somebody is worth who has signed in."""
+
+    id_token: str
+    #: "" for none.
+    refresh_token: str = ""
+
+
+class DeviceCode(Struct, frozen=True):
+    """What somebody types in who signs in on another machine."""
+
+    device_code: str
+    user_code: str
+    verification_uri: str
+    expires_in: int
+    interval: int = INTERVAL
+    verification_uri_complete: str = ""
+
+
+class Pending(NamedTuple):
+    """They have not done so yet."""
+
+    slower: bool
+
+
+class Lost(Unauthenticated):
+    """The provider does not vouch for this person any more."""
+
+
+def scopes(source: Source, metadata: Metadata) -> str:
+    """What is asked for."""
+    wanted = source.said.scopes or (*SCOPES, *([OFFLINE] if source.said.is_entra or OFFLINE in metadata.scopes_supported else []))
+    return " ".join(wanted)
+
+
+def challenge(verifier: str) -> str:
+    """What is told of a verifier before it is shown (S256)."""
+    return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
+
+
+async def address(source: Source, redirect_uri: str, state: str, nonce: str, verifier: str) -> str:
+    """Where somebody signs in with a browser."""
+    metadata = await source.metadata()
+    asked = {
+        "response_type": "code",
+        "client_id": source.said.client_id,
+        "redirect_uri": redirect_uri,
+        "scope": scopes(source, metadata),
+        "state": state,
+        "nonce": nonce,
+        "code_challenge": challenge(verifier),
+        "code_challenge_method": "S256",
+    }
+    if OFFLINE in asked["scope"].split() and not source.said.is_entra:
+        asked["prompt"] = "consent"  # OpenID Connect Core 11: without it offline_access may be left out
+    asked |= {name: value for name, value in source.said.ask.items() if name not in asked or name == "prompt"}
+    joint = "&" if "?" in metadata.authorization_endpoint else "?"
+    return metadata.authorization_endpoint + joint + urlencode(asked, quote_via=quote)
+
+
+async def exchange(source: Source, code: str, redirect_uri: str, verifier: str) -> Grant:
+    """What a code is worth. Raises Unauthenticated for one that is worth nothing, ProviderError."""
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri, "code_verifier": verifier}
+    return _granted(source, await _ask(source, form))
+
+
+async def begin_device(source: Source) -> DeviceCode:
+    """Raises Conflict for a provider that cannot do that, ProviderError."""
+    metadata = await source.metadata()
+    if not metadata.device_authorization_endpoint:
+        raise Conflict("This provider has no sign-in for other devices.", code="no_device_flow", hint="`mindgw login` without --device")
+    form, headers = _as_client(source, metadata, {"scope": scopes(source, metadata)})
+    answer = await source.http.post(metadata.device_authorization_endpoint, form, headers)
+    if answer.status != HTTPStatus.OK:
+        raise _refusal(source, answer)
+    said = dict(answer.said)
+    said.setdefault("verification_uri", said.get("verification_url"))  # of before the RFC
+    try:
+        found = msgspec.convert(said, DeviceCode)
+    except msgspec.ValidationError as wrong:
+        raise ProviderFailed(f"The provider's code for devices makes no sense: {wrong}.") from None
+    whole = found.verification_uri_complete
+    if not is_address(found.verification_uri) or (whole and not is_address(whole.partition("?")[0])):
+        raise ProviderFailed("The provider sends people to an address that is none.")
+    if not found.user_code.isprintable() or found.expires_in <= 0 or not 0 < found.interval <= 60:
+        raise ProviderFailed("The provider's code for devices makes no sense.")
+    return msgspec.structs.replace(found, expires_in=min(found.expires_in, LONGEST))
+
+
+async def poll_device(source: Source, device_code: str) -> Grant | Pending:
+    """Whether somebody has typed it in. Raises Unauthenticated when they have not and will not, ProviderError."""
+    answer = await _ask(source, {"grant_type": _DEVICE, "device_code": device_code})
+    code = answer.said.get("error") if answer.status != HTTPStatus.OK else ""
+    if code in ("authorization_pending", "slow_down"):
+        return Pending(code == "slow_down")
+    return _granted(source, answer)
+
+
+async def refresh(source: Source, refresh_token: str) -> Grant:
+    """Whether the provider still vouches for somebody. Raises Lost when it does not, ProviderError."""
+    answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+    if answer.status != HTTPStatus.OK and answer.said.get("error") in ("invalid_grant", "access_denied", "interaction_required"):
+        raise Lost(_words(answer), code="sign_on_lost")
+    return _granted(source, answer)
+
+
+async def _ask(source: Source, form: dict[str, str]) -> Answer:
+    metadata = await source.metadata()
+    whole, headers = _as_client(source, metadata, form)
+    return await source.http.post(metadata.token_endpoint, whole, headers)
+
+
+def _as_client(source: Source, metadata: Metadata, form: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """A form and headers that say who asks (RFC 6749, 2.3.1)."""
+    said = source.said
+    if not said.client_secret:
+        return {**form, "client_id": said.client_id}, {}
+    methods = metadata.token_endpoint_auth_methods_supported
+    if "client_secret_basic" in methods or "client_secret_post" not in methods:
+        pair = f"{quote(said.client_id, safe='')}:{quote(said.client_secret, safe='')}"
+        return form, {"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    return {**form, "client_id": said.client_id, "client_secret": said.client_secret}, {}
+
+
+def _granted(source: Source, answer: Answer) -> Grant:
+    if answer.status != HTTPStatus.OK:
+        raise _refusal(source, answer)
+    id_token, refresh_token = answer.said.get("id_token"), answer.said.get("refresh_token", "")
+    if not isinstance(id_token, str) or not isinstance(refresh_token, str):
+        raise ProviderFailed("The provider's answer has no ID token: is openid among the scopes?")
+    return Grant(id_token, refresh_token)
+
+
+#: What a provider says when it does not know us, rather than the person.
+_OURS = frozenset({"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type", "invalid_request"})
+
+
+def _refusal(source: Source, answer: Answer) -> Unauthenticated | ProviderFailed:
+    if answer.said.get("error") in _OURS or not answer.said.get("error"):
+        return ProviderFailed(f"The provider does not take what this server asks ({_words(answer)}): look at its client id and secret.")
+    return Unauthenticated(f"The provider says: {_words(answer)}.", code="sign_on_refused")
+
+
+def _words(answer: Answer) -> str:
+    """What a provider says of an error, in one line that can be shown."""
+    return shown(answer.said.get("error_description") or answer.said.get("error") or f"HTTP {answer.status}")
+
+
+def shown(text: Any) -> str:
+    """A text of somebody else's, as far as it may be shown."""
+    first = str(text).strip().splitlines()[:1]
+    return "".join(c for c in (first[0] if first else "")[:300] if c.isprintable()).rstrip(".")
