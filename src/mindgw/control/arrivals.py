@@ -33,6 +33,8 @@ class Word(Struct, frozen=True, kw_only=True):
     person: Person
     #: When it said so.
     at: datetime
+    #: Whether they have just signed in, or the provider was asked anew; else it is a token that somebody has held for a while.
+    final: bool
     #: Network address of whoever brought it.
     address: str = ""
 
@@ -70,9 +72,9 @@ async def arrive(session: AsyncSession, word: Word) -> Arrival:
     org = await session.get_one(Org, user.org_id)
     if user.state not in (ACTIVE, LAPSED) or org.state != ACTIVE:
         raise Unauthenticated("This user may not sign in.", code="user_disabled")
+    if user.state == LAPSED and (not word.final or word.at < identity.claims_at):
+        raise Unauthenticated("The provider did not vouch for this user any more: sign in again.", code="sign_on_lost")
     if word.at < identity.claims_at:
-        if user.state == LAPSED:
-            raise Unauthenticated("The provider has said something else since then: sign in again.", code="sign_on_lost")
         return Arrival(user, identity, changed=False)
     who = _who(user, identity, word.address)
     changed = await _adopt_role(session, who, user, word, keep=not is_new)

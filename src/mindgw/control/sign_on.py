@@ -245,11 +245,11 @@ class SignOn:
         said = issued.source.said
         person = claims.person(issued.token.claims, arrivals.shape(issued.name, said))
         if isinstance(person, Refused):
-            if final:
+            if final and person.code != claims.OVERAGE:
                 await self._lapse(issued, person)
             raise Unauthenticated(person.message, code=person.code)
         at = datetime.fromtimestamp(float(issued.token.claims["iat"]), UTC)
-        return Word(provider=issued.name, said=said, person=person, at=at, address=address)
+        return Word(provider=issued.name, said=said, person=person, at=at, final=final, address=address)
 
     async def _lapse(self, issued: Issued, why: Refused) -> None:
         said = issued.source.said

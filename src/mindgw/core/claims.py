@@ -11,6 +11,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+#: Code of what says nothing of somebody, for or against them.
+OVERAGE: Final = "groups_overage"
+
 _ADDRESS: Final = re.compile(r"[a-z0-9._%+'-]{1,64}@[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
 #: Subjects that can stand in an address as they are.
 _PLAIN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
@@ -75,7 +78,7 @@ def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | No
         return Refused("not_assigned", "The provider knows you, but this server is not for you.")
     if groups is None and needs_groups(claims, shape):
         said = "The token names no groups, as there are too many of them: give the application app roles, or assign groups to it."
-        return Refused("groups_overage", said)
+        return Refused(OVERAGE, said)
     roles = _mapped(_values(claims, shape.role_claims, groups), shape.roles) or ((shape.default_role,) if shape.default_role else ())
     if not roles:
         return Refused("not_assigned", "The provider knows you, but has given you no role for this server.")
