@@ -24,7 +24,7 @@ MOUNTS = (
     Mount("agent", "mindgw_agent.cli:app", "On a GPU box: join a server, serve it, leave it.", "Start"),
     Mount("status", "mindgw.cli.status:app", "Is it up, what does it serve?", "Everyday"),
     Mount("chat", "mindgw.cli.chat:app", "Ask a model.", "Everyday"),
-    Mount("login", "mindgw.cli.login:login_app", "Keep a key for a server.", "Everyday"),
+    Mount("login", "mindgw.cli.login:login_app", "Sign in at a server.", "Everyday"),
     Mount("logout", "mindgw.cli.login:logout_app", "Forget it, and end the session.", "Everyday"),
     Mount("whoami", "mindgw.cli.login:whoami_app", "Who one is on the server.", "Everyday"),
     Mount("auth", "mindgw.cli.auth:app", "What one is signed in with.", "Everyday"),

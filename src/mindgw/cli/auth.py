@@ -1,6 +1,6 @@
 """`mindgw auth`: what one is signed in with."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -9,8 +9,8 @@ from mindgw.cli.durations import ahead
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import invocation
 from mindgw.cli.render import Column
-from mindgw.client import people
-from mindgw.client.errors import ClientError, NotLoggedIn, Unreachable
+from mindgw.client import people, sign_on
+from mindgw.client.errors import CheckFailed, ClientError, NotLoggedIn, Unreachable
 
 app = noun("What one is signed in with.")
 
@@ -21,6 +21,12 @@ COLUMNS = (
     Column("ROLES", lambda status: " ".join(status["roles"]) or "–"),
     Column("WITH", lambda status: f"{status['kind']} from {status['source']}"),
     Column("EXPIRES", lambda status: ahead(status["expires_at"], clock.utcnow())),
+)
+FINDINGS = (
+    Column("PROVIDER", lambda finding: str(finding["provider"])),
+    Column("STATE", lambda finding: str(finding.get("state", "–"))),
+    Column("ABOUT", lambda finding: str(finding.get("about", "–"))),
+    Column("WHAT", lambda finding: str(finding.get("text", "–"))),
 )
 
 
@@ -47,6 +53,21 @@ def status(ctx: typer.Context) -> None:
     held = who.get("key") or who.get("session") or {}
     known |= {"user": who.get("user"), "roles": list(who.get("roles") or ()), "expires_at": held.get("expires_at")}
     run.render.item(known, COLUMNS, name="state")
+
+
+@app.command("check")
+def check(
+    ctx: typer.Context,
+    provider: Annotated[str, typer.Argument(metavar="[PROVIDER]", help="One of the settings; all of them, when not given.")] = "",
+) -> None:
+    """What is right and wrong with the identity providers of the settings. Ends with 3 when something is wrong: mindgw auth check work"""
+    run = invocation(ctx)
+    server = run.server()
+    names = [provider] if provider else [str(one["name"]) for one in server.items(sign_on.list_providers())]
+    found = [{"provider": name, **one} for name in names for one in server.items(sign_on.check(name))]
+    run.render.items(found, FINDINGS, name="text")
+    if any(one.get("state") == "bad" for one in found):
+        raise CheckFailed("something is wrong with an identity provider", hint="docs/how-to/entra-id.md and oidc.md say how each is set up")
 
 
 @app.command("print-token")

@@ -3,7 +3,9 @@
 import getpass
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
@@ -12,15 +14,17 @@ from mindgw.cli.contexts import Ca, CaSha256, clean
 from mindgw.cli.groups import verb
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
-from mindgw.client import contexts, credentials, people
+from mindgw.client import contexts, credentials, people, renewal
 from mindgw.client.contexts import Context
-from mindgw.client.errors import ClientError, NotLoggedIn, UsageProblem
+from mindgw.client.errors import ClientError, NotLoggedIn, NotMindGW, UsageProblem
 
 if TYPE_CHECKING:
     from mindgw.client.transport import Server
 
 login_app, logout_app, whoami_app = verb(), verb(), verb()
 
+#: An API key or a session.
+_TOKEN = r"mgws?_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}"
 #: Characters of the longest line that is read as a token.
 MAX_TOKEN = 4096
 _PREFIXES = {
@@ -35,6 +39,9 @@ def login(
     *,
     url: Annotated[str, typer.Argument(metavar="[URL]", help="Root address of the server; that of the context, when not given.")] = "",
     with_token: Annotated[bool, typer.Option("--with-token", help="Read an API key or a session from stdin.")] = False,
+    provider: Annotated[str, typer.Option("--provider", metavar="NAME", help="Which identity provider, where there are several.")] = "",
+    device: Annotated[bool, typer.Option("--device", help="The browser is on another machine.")] = False,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser, or show the address alone.")] = True,
     name: Annotated[str, typer.Option("--name", help="What the server is called here; its host, when not given.")] = "",
     ca: Ca = None,
     ca_sha256: CaSha256 = "",
@@ -42,10 +49,34 @@ def login(
         bool, typer.Option("--insecure-storage", help="Say nothing when there is no keyring and a file must do.")
     ] = False,
 ) -> None:
-    """Keep a key for a server, once it is seen to be good: mindgw login https://gw.lab:8443 --with-token < key"""
-    from mindgw.cli.trust import besides, meet
+    """Sign in at a server by an identity provider, or with a key: mindgw login https://gw.lab:8443"""
+    from mindgw.cli import sign_on
 
     run = invocation(ctx)
+    if with_token and (provider or device):
+        raise UsageProblem("--with-token takes what there is; --provider and --device make something new", hint="one or the other")
+    context = _met(run, url, name, ca, ca_sha256)
+    known = [] if with_token else sign_on.providers(_server(run, context, ""))
+    if known or provider or device:
+        made = _signed_on(run, context, sign_on.chosen(run, known, provider), device=device, opens=browser)
+        context, token, said = renewal.lasting(context, made), str(made["session"]), f"Signed in as {made['user']} ({made.get('role')})"
+        who: Item = {key: value for key, value in made.items() if key != "session"}
+    else:
+        token = read_token(run, with_token=with_token)
+        who = _server(run, context, token).call(people.me())
+        context, said = replace(context, renew_at=""), _called(who)
+    kept = keep(context, token)
+    run.render.done(who, f"{said} at {context.url}, kept in {kept}", name="user")
+    if not insecure_storage and not kept.startswith("the OS"):
+        run.render.warn("this machine has no keyring: the key is in a file that only you may read (--insecure-storage says nothing)")
+    if run.environment.token:
+        run.render.warn("MINDGW_TOKEN is set, and wins over what is kept")
+
+
+def _met(run: Invocation, url: str, name: str, ca: Path | None, ca_sha256: str) -> Context:
+    """The server that is meant, once it is the right one. Raises ClientError."""
+    from mindgw.cli.trust import besides, meet
+
     context = _context(run, url)
     if context is None or not context.fingerprint or ca or ca_sha256:
         root = url or (context.url if context else "") or run.options.server or run.environment.server
@@ -53,15 +84,18 @@ def login(
             raise UsageProblem("which server?", hint="mindgw login https://gw.lab:8443")
         known = context.name if context else ""
         context = meet(run, clean(name or known or urlsplit(root).hostname or "server"), root, ca=ca, ca_sha256=ca_sha256)
-    context = besides(context, clean(name) if name else "")
-    token = read_token(run, with_token=with_token)
-    who = _server(run, context, token).call(people.me())
-    kept = keep(context, token)
-    run.render.done(who, f"{_called(who)} at {context.url}, kept in {kept}", name="user")
-    if not insecure_storage and not kept.startswith("the OS"):
-        run.render.warn("this machine has no keyring: the key is in a file that only you may read (--insecure-storage says nothing)")
-    if run.environment.token:
-        run.render.warn("MINDGW_TOKEN is set, and wins over what is kept")
+    return besides(context, clean(name) if name else "")
+
+
+def _signed_on(run: Invocation, context: Context, provider: Item, *, device: bool, opens: bool) -> dict[str, Any]:
+    """A session of whoever an identity provider knows. Raises ClientError."""
+    from mindgw.cli import sign_on
+
+    server = _server(run, context, "")
+    made = sign_on.with_device(run, server, provider) if device else sign_on.with_browser(run, server, provider, opens=opens)
+    if re.fullmatch(_TOKEN, str(made.get("session"))) is None:
+        raise NotMindGW(server.url, "what it gives is no session")
+    return made
 
 
 @logout_app.command()
@@ -129,7 +163,7 @@ def read_token(run: Invocation, *, with_token: bool) -> str:
     for prefix, (what, hint) in _PREFIXES.items():
         if line.startswith(prefix):
             raise UsageProblem(f"that is {what}", hint=hint)
-    if not re.fullmatch(r"mgws?_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}", line):
+    if not re.fullmatch(_TOKEN, line):
         what = "what came from stdin" if with_token else "that"
         raise UsageProblem(f"{what} is neither an API key (mgw_…) nor a session (mgws_…)", hint="copy it whole")
     return line

@@ -31,6 +31,8 @@ class Environment:
     forced_colour: bool = False
     #: A terminal that can only be written on line by line.
     dumb: bool = False
+    #: Whether somebody is here over SSH.
+    remote: bool = False
     #: VISUAL or EDITOR: what files are edited with.
     editor: str = "vi"
 
@@ -59,6 +61,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         context=found.get("MINDGW_CONTEXT", "").strip(),
         plain=bool(found.get("NO_COLOR")) or found.get("TERM") == "dumb",
         dumb=found.get("TERM") == "dumb",
+        remote=bool(found.get("SSH_CONNECTION")),
         editor=found.get("VISUAL") or found.get("EDITOR") or "vi",
         forced_colour=any(found.get(name, "0") not in ("", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")),
     )

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 from mindgw.cli.render import Render
 from mindgw.cli.settings import Environment, Options
-from mindgw.client import api, contexts, credentials
+from mindgw.client import api, contexts, credentials, renewal
 from mindgw.client.api import root_url
 from mindgw.client.contexts import Context
 from mindgw.client.errors import NotLoggedIn, Unreachable
 from mindgw.client.transport import Server, fetch_unverified
+
+#: Seconds that a renewal may hold a command up.
+_RENEWAL = 15.0
 
 
 def choose(options: Options, environment: Environment, *, anonymous: bool = False) -> Server:
@@ -24,7 +27,20 @@ def choose(options: Options, environment: Environment, *, anonymous: bool = Fals
     if not token:
         hint = f"`mindgw login {url}` keeps one, MINDGW_TOKEN names one; `mindgw init --new-admin-key` on the server makes one"
         raise NotLoggedIn(f"no key for {url} is known here", hint=hint)
-    return replace(server, token=token)
+    server = replace(server, token=token)
+    if context is not None and context.renew_at and not environment.token:
+        _renew(replace(server, timeout=min(options.timeout, _RENEWAL)), context)
+    return server
+
+
+def _renew(server: Server, context: Context) -> None:
+    """Has a session that ends soon last longer, and remembers that. Raises NotLoggedIn when it is over."""
+    if not renewal.is_due(context):
+        return
+    later = renewal.renewed(server, context)
+    known = contexts.load()
+    if later != context and known.items.get(context.name) == context:
+        contexts.save(replace(known, items={**known.items, context.name: later}))
 
 
 def _place(options: Options, environment: Environment) -> tuple[str, Context | None]:

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -106,7 +107,7 @@ def accept(
         run.confirm(f"There is a key for {context.url} in the context {context.name} already. Replace it? --name keeps both.")
     server = Server.at(context.url, ca_pem=context.ca_pem or None, timeout=run.options.timeout, note=run.render.wire)
     made: dict[str, Any] = server.call(people.accept_invitation(text))
-    kept = keep(context, str(made["session"]))
+    kept = keep(replace(context, renew_at=""), str(made["session"]))
     shown = {key: value for key, value in made.items() if key != "session"}
     run.render.done(shown, f"Signed in as {made['user']} at {context.url}, kept in {kept}. Next: mindgw me", name="user")
 

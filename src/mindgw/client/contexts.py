@@ -24,6 +24,8 @@ class Context:
     ca_pem: str = ""
     #: Identity of the server, under which its key is kept.
     fingerprint: str = ""
+    #: When the session that is kept is to be renewed; empty: what is kept lasts, or cannot be made to.
+    renew_at: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def save(contexts: Contexts, directory: Path | None = None) -> None:
 
 def _texts(facts: Any) -> dict[str, str]:
     """The fields that this release knows. TypeError when they are not text."""
-    found = {key: facts[key] for key in ("url", "ca_pem", "fingerprint") if key in facts}
+    found = {key: facts[key] for key in ("url", "ca_pem", "fingerprint", "renew_at") if key in facts}
     if not all(isinstance(value, str) for value in found.values()):
         raise TypeError("not text")
     return found

@@ -102,6 +102,8 @@ _BY_CODE = {
     "queue_timeout": "wait a little, then try again; `mindgw queue list` shows who waits",
     "engine_unreachable": "`mindgw agent status` on the box says why",
     "engine_timeout": "`mindgw agent status` on the box says why",
+    "provider_unreachable": "try again in a moment; `mindgw auth check` says more of it to who runs the server",
+    "provider_failed": "`mindgw auth check` says more of it to who runs the server",
     "server_draining": "try again when the server is back",
     "context_length_exceeded": "send less, or choose a model with a larger context: `mindgw models list`",
 }
@@ -119,6 +121,10 @@ def next_step(code: str, status: int = 0) -> str:
     return _BY_CODE.get(code) or _BY_HTTP.get(status, "")
 
 
-def kind_for(status: int) -> type[ClientError]:
-    """The error that an HTTP status stands for; `ClientError` itself for those without a meaning of their own."""
-    return _BY_STATUS.get(status, ClientError)
+#: Codes that mean something else than their status: who cannot be reached stands behind the server.
+_KINDS = {"provider_unreachable": Unreachable, "provider_failed": Unreachable}
+
+
+def kind_for(status: int, code: str = "") -> type[ClientError]:
+    """The error that an HTTP status, or a code, stands for; `ClientError` itself for those without a meaning of their own."""
+    return _KINDS.get(code) or _BY_STATUS.get(status, ClientError)

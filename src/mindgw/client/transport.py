@@ -236,7 +236,7 @@ def refusal(server: Server, request: Request, answer: Answer) -> ClientError:
         request_id = str(error.get("request_id") or request_id)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _stranger(server, request, answer)
-    return kind_for(answer.status)(message, hint=hint or next_step(code, answer.status), code=code, request_id=request_id)
+    return kind_for(answer.status, code)(message, hint=hint or next_step(code, answer.status), code=code, request_id=request_id)
 
 
 def _stranger(server: Server, request: Request, answer: Answer) -> ClientError:
