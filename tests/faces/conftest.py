@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -110,18 +111,20 @@ class Gateway:
     loop: asyncio.AbstractEventLoop
 
 
-@pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The real server on a free port; nothing has joined it."""
-    directory = tmp_path_factory.mktemp("gateway") / "data"
+@contextmanager
+def at_work(directory: Path, settings: str = "") -> Iterator[Gateway]:
+    """The real server on a free port; nothing has joined it. `settings` are added to those of a new data directory."""
     made = asyncio.run(setup.initialise(directory))
-    settings = config.load(None, directory)
+    if settings:
+        with (directory / config.FILE).open("a") as file:
+            file.write(settings)
+    known = config.load(None, directory)
     started = threading.Event()
     server: dict[str, Any] = {}
 
     async def work() -> None:
-        database = Database(settings.database_url)
-        made = build(settings, secrets.load(directory), database)
+        database = Database(known.database_url)
+        made = build(known, secrets.load(directory), database)
         running = uvicorn.Server(uvicorn.Config(made.app, port=0, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(running.serve())
         while not running.started and not serving.done():
@@ -139,6 +142,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     finally:
         server["running"].should_exit = True
         thread.join(30)
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The real server on a free port; nothing has joined it."""
+    with at_work(tmp_path_factory.mktemp("gateway") / "data") as made:
+        yield made
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def with_browser(run: Invocation, server: "Server", provider: Mapping[str, Any],
         if run.environment.remote:
             run.render.note("This is a session over SSH: where the browser is on another machine, --device is for that")
         if opens:
-            webbrowser.open(url)
+            # a browser in a terminal returns when it is closed, and until then somebody must listen
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
         back = loopback.wait(min(BROWSE, float(begun["expires_in"])))
     if back.error:
         raise NotLoggedIn(f"the provider says: {_line(back.error)}")

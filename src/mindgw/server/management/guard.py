@@ -36,6 +36,8 @@ Headers = list[tuple[bytes, bytes]]
 
 #: Headers that say by themselves who asks.
 _CARRIERS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
+#: Where the session of a browser counts.
+_OURS: Final = "/api/v1/"
 #: Where a route's handler keeps what it takes.
 _OPT: Final = "needs"
 
@@ -187,7 +189,7 @@ async def require(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseR
 def _carried(office: Office, scope: Any) -> Asked:
     """The head of a request, with the session of a browser where it carries nothing else. Raises Forbidden."""
     request = asked(scope)
-    if any(name in _CARRIERS for name, _ in request.headers):
+    if not request.path.startswith(_OURS) or any(name in _CARRIERS for name, _ in request.headers):
         return request
     session = office.cookies.admit(scope["method"], request.headers)
     return request._replace(headers=[*request.headers, (b"authorization", f"Bearer {session}".encode())]) if session else request
