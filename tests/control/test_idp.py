@@ -403,6 +403,16 @@ async def test_a_secret_is_told_as_the_provider_wants_it(provider, methods):
     await place.close()
 
 
+async def test_who_asks_without_the_secret_is_not_told_it(provider):
+    """What began at a terminal Entra takes from a client without a secret alone."""
+    provider.secret = "s"
+    place = Place(provider, client_secret="s")
+    code, verifier, _ = await sign_in(place, provider)
+    with pytest.raises(ProviderFailed, match="Invalid client secret"):
+        await flows.exchange(place.source, code, "http://localhost:1", verifier, public=True)
+    await place.close()
+
+
 async def test_a_device_is_waited_for(provider, place):
     code = await flows.begin_device(place.source)
     assert (code.user_code, code.interval, code.expires_in) == ("ABCD-1234", 1, 900)

@@ -9,7 +9,7 @@ from mindgw import clock
 from mindgw.config import Sessions as Settings
 from mindgw.control import arrivals
 from mindgw.control.idp import flows
-from mindgw.control.sign_on import SignOn
+from mindgw.control.sign_on import Held, SignOn
 from mindgw.errors import Conflict, MindGWError, ProviderError, Unauthenticated
 from mindgw.store import identities, sessions
 from mindgw.store.identities import Known
@@ -68,16 +68,16 @@ class Rechecks:
             raise Conflict("This session cannot be renewed: sign in again when it is over.", code="not_renewable")
         if not mine:
             return _renewed(row.expires_at, now)
-        held = self._sign_on.refreshes.open(row.id, row.refresh).decode()
+        held = self._sign_on.refreshes.open(row.id, row.refresh)
         try:
-            grant = await flows.refresh(source, held)
+            grant = await flows.refresh(source, held.token, public=held.public)
         except flows.Lost as lost:
             await self._lose(known, session_id, lost.message)
             raise
         until = await self._keep(known, session_id, grant, held)
         return _renewed(until, now)
 
-    async def _keep(self, known: Known, session_id: str, grant: flows.Grant, held: str) -> datetime:
+    async def _keep(self, known: Known, session_id: str, grant: flows.Grant, held: Held) -> datetime:
         """The provider vouches for somebody: whom, and as what?"""
         name = known.identity.provider
         issued = await self._sign_on.tokens.shown(name, grant.id_token, None)
@@ -90,7 +90,7 @@ class Rechecks:
             if row.revoked_at is None:
                 until = clock.utcnow() + self._span
                 row.expires_at = min(until, row.ends_at) if row.ends_at is not None else until
-                row.refresh = self._sign_on.refreshes.seal(row.id, (grant.refresh_token or held).encode())
+                row.refresh = self._sign_on.refreshes.seal(row.id, Held(grant.refresh_token or held.token, held.public))
             ends = row.expires_at
         self._sign_on.told(came)
         return ends

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Struct
 
 from mindgw import addresses, clock
@@ -93,6 +94,30 @@ class Visit(NamedTuple):
     address: str
 
 
+class Held(NamedTuple):
+    """What a provider is asked anew with."""
+
+    #: "" for nothing.
+    token: str
+    #: Whether it is asked without the client's secret: Entra takes what began without one so, and not otherwise.
+    public: bool
+
+
+class Refreshes:
+    """What is held of sessions, as it is stored."""
+
+    def __init__(self, sealing: bytes) -> None:
+        self._safe = Safe(sealing, _REFRESH)
+
+    def seal(self, session_id: str, held: Held) -> bytes | None:
+        """None when there is nothing."""
+        return self._safe.seal(session_id, msgspec.json.encode(held)) if held.token else None
+
+    def open(self, session_id: str, sealed: bytes) -> Held:
+        """Raises ValueError for what was sealed by somebody else, or for another session."""
+        return msgspec.json.decode(self._safe.open(session_id, sealed), type=Held)
+
+
 class SignOn:
     """All providers of a server."""
 
@@ -110,7 +135,7 @@ class SignOn:
         self.sources = {name: Source(said, self.http) for name, said in config.providers.items()}
         self.tokens = Tokens(self.sources, now)
         self.database = database
-        self.refreshes = Safe(secrets.sealing, _REFRESH)
+        self.refreshes = Refreshes(secrets.sealing)
         self._pepper = secrets.pepper
         self._settings = config.sessions
         self._root = config.root_url
@@ -167,7 +192,7 @@ class SignOn:
         """From a machine without a browser. Raises NotFound, Conflict where the provider cannot do that, RateLimited, ProviderError."""
         source = self.source(provider)
         self._pace(visit.address)
-        code = await flows.begin_device(source)
+        code = await flows.begin_device(source, public=source.said.is_entra)
         ticket = Ticket(
             id=tickets.fresh(),
             provider=provider,
@@ -194,20 +219,23 @@ class SignOn:
         metadata = await source.metadata()
         if (back.issuer or metadata.authorization_response_iss_parameter_supported) and back.issuer != metadata.issuer:
             raise Unauthenticated("This answer is from another issuer.", code="wrong_issuer")
-        grant = await flows.exchange(source, back.code, ticket.redirect_uri, ticket.verifier)
+        public = source.said.is_entra and kind != tickets.BROWSER
+        grant = await flows.exchange(source, back.code, ticket.redirect_uri, ticket.verifier, public=public)
         issued = await self.tokens.shown(ticket.provider, grant.id_token, ticket.nonce)
-        return await self._let_in(issued, grant.refresh_token, visit)
+        return await self._let_in(issued, Held(grant.refresh_token, public), visit)
 
     async def poll(self, text: str, visit: Visit) -> SignedOn | int:
         """Somebody who signs in on another device, or the seconds until it is worth asking again: 0 stands for the interval as before.
         Raises as `finish`."""
         ticket = self._tickets.read(text, tickets.DEVICE, self._now())
-        found = await flows.poll_device(self.source(ticket.provider), ticket.device_code)
+        source = self.source(ticket.provider)
+        public = source.said.is_entra
+        found = await flows.poll_device(source, ticket.device_code, public=public)
         if isinstance(found, flows.Pending):
             return flows.SLOWER if found.slower else 0
         await self._spend(ticket)
         issued = await self.tokens.shown(ticket.provider, found.id_token, None)
-        return await self._let_in(issued, found.refresh_token, visit)
+        return await self._let_in(issued, Held(found.refresh_token, public), visit)
 
     async def _spend(self, ticket: Ticket) -> None:
         async with self.database.write() as session:
@@ -215,7 +243,7 @@ class SignOn:
         if not fresh:
             raise Unauthenticated("This sign-on was finished already.", code="used_sign_on")
 
-    async def _let_in(self, issued: Issued, refresh_token: str, visit: Visit) -> SignedOn:
+    async def _let_in(self, issued: Issued, held: Held, visit: Visit) -> SignedOn:
         word = await self.word(issued, visit.address, final=True)
         now = clock.utcnow()
         until = now + timedelta(seconds=min(self._settings.recheck, self._settings.keep))
@@ -226,13 +254,13 @@ class SignOn:
                 session, user.id, self._pepper, at=now, until=until, agent=visit.agent, identity=came.identity
             )
             row.ends_at = now + timedelta(seconds=self._settings.keep)
-            row.refresh = self.refreshes.seal(row.id, refresh_token.encode()) if refresh_token else None
+            row.refresh = self.refreshes.seal(row.id, held)
             user.last_seen_at = now
             who = Principal(org_id=user.org_id, is_home=False, user_id=user.id, email=user.email, session_id=row.id, address=visit.address)
             await audit.record(session, who, "session.create", row.id, email=user.email, provider=issued.name)
             signed = SignedOn(
                 session=secret, user=user.email, role=user.role, expires_at=until, expires_in=int((until - now).total_seconds()),
-                renewable=bool(refresh_token),
+                renewable=bool(held.token),
             )  # fmt: skip
         self.told(came)
         return signed

@@ -86,21 +86,22 @@ async def address(source: Source, redirect_uri: str, state: str, nonce: str, ver
     return metadata.authorization_endpoint + joint + urlencode(asked, quote_via=quote)
 
 
-async def exchange(source: Source, code: str, redirect_uri: str, verifier: str) -> Grant:
-    """What a code is worth. Raises Unauthenticated for one that is worth nothing, ProviderError."""
+async def exchange(source: Source, code: str, redirect_uri: str, verifier: str, *, public: bool = False) -> Grant:
+    """What a code is worth; `public`: asked without the client's secret. Raises Unauthenticated for one that is worth nothing,
+    ProviderError."""
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": redirect_uri, "code_verifier": verifier}
-    return _granted(source, await _ask(source, form))
+    return _granted(await _ask(source, form, public=public))
 
 
-async def begin_device(source: Source) -> DeviceCode:
+async def begin_device(source: Source, *, public: bool = False) -> DeviceCode:
     """Raises Conflict for a provider that cannot do that, ProviderError."""
     metadata = await source.metadata()
     if not metadata.device_authorization_endpoint:
         raise Conflict("This provider has no sign-in for other devices.", code="no_device_flow", hint="`mindgw login` without --device")
-    form, headers = _as_client(source, metadata, {"scope": scopes(source, metadata)})
+    form, headers = _as_client(source, metadata, {"scope": scopes(source, metadata)}, public=public)
     answer = await source.http.post(metadata.device_authorization_endpoint, form, headers)
     if answer.status != HTTPStatus.OK:
-        raise _refusal(source, answer)
+        raise _refusal(answer)
     said = dict(answer.said)
     said.setdefault("verification_uri", said.get("verification_url"))  # of before the RFC
     try:
@@ -115,33 +116,33 @@ async def begin_device(source: Source) -> DeviceCode:
     return msgspec.structs.replace(found, expires_in=min(found.expires_in, LONGEST))
 
 
-async def poll_device(source: Source, device_code: str) -> Grant | Pending:
+async def poll_device(source: Source, device_code: str, *, public: bool = False) -> Grant | Pending:
     """Whether somebody has typed it in. Raises Unauthenticated when they have not and will not, ProviderError."""
-    answer = await _ask(source, {"grant_type": _DEVICE, "device_code": device_code})
+    answer = await _ask(source, {"grant_type": _DEVICE, "device_code": device_code}, public=public)
     code = answer.said.get("error") if answer.status != HTTPStatus.OK else ""
     if code in ("authorization_pending", "slow_down"):
         return Pending(code == "slow_down")
-    return _granted(source, answer)
+    return _granted(answer)
 
 
-async def refresh(source: Source, refresh_token: str) -> Grant:
+async def refresh(source: Source, refresh_token: str, *, public: bool = False) -> Grant:
     """Whether the provider still vouches for somebody. Raises Lost when it does not, ProviderError."""
-    answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token})
+    answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token}, public=public)
     if answer.status != HTTPStatus.OK and answer.said.get("error") in ("invalid_grant", "access_denied", "interaction_required"):
         raise Lost(_words(answer), code="sign_on_lost")
-    return _granted(source, answer)
+    return _granted(answer)
 
 
-async def _ask(source: Source, form: dict[str, str]) -> Answer:
+async def _ask(source: Source, form: dict[str, str], *, public: bool) -> Answer:
     metadata = await source.metadata()
-    whole, headers = _as_client(source, metadata, form)
+    whole, headers = _as_client(source, metadata, form, public=public)
     return await source.http.post(metadata.token_endpoint, whole, headers)
 
 
-def _as_client(source: Source, metadata: Metadata, form: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _as_client(source: Source, metadata: Metadata, form: dict[str, str], *, public: bool) -> tuple[dict[str, str], dict[str, str]]:
     """A form and headers that say who asks (RFC 6749, 2.3.1)."""
     said = source.said
-    if not said.client_secret:
+    if public or not said.client_secret:
         return {**form, "client_id": said.client_id}, {}
     methods = metadata.token_endpoint_auth_methods_supported
     if "client_secret_basic" in methods or "client_secret_post" not in methods:
@@ -150,9 +151,9 @@ def _as_client(source: Source, metadata: Metadata, form: dict[str, str]) -> tupl
     return {**form, "client_id": said.client_id, "client_secret": said.client_secret}, {}
 
 
-def _granted(source: Source, answer: Answer) -> Grant:
+def _granted(answer: Answer) -> Grant:
     if answer.status != HTTPStatus.OK:
-        raise _refusal(source, answer)
+        raise _refusal(answer)
     id_token, refresh_token = answer.said.get("id_token"), answer.said.get("refresh_token", "")
     if not isinstance(id_token, str) or not isinstance(refresh_token, str):
         raise ProviderFailed("The provider's answer has no ID token: is openid among the scopes?")
@@ -163,7 +164,7 @@ def _granted(source: Source, answer: Answer) -> Grant:
 _OURS = frozenset({"invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type", "invalid_request"})
 
 
-def _refusal(source: Source, answer: Answer) -> Unauthenticated | ProviderFailed:
+def _refusal(answer: Answer) -> Unauthenticated | ProviderFailed:
     if answer.said.get("error") in _OURS or not answer.said.get("error"):
         return ProviderFailed(f"The provider does not take what this server asks ({_words(answer)}): look at its client id and secret.")
     return Unauthenticated(f"The provider says: {_words(answer)}.", code="sign_on_refused")
