@@ -165,6 +165,8 @@ def named_codes() -> Iterator[tuple[str, str]]:
     reasons = (call.args[0] for name, call in raised() if name == "TokenError")
     flaws = sorted({ast.literal_eval(reason) for reason in reasons if isinstance(reason, ast.Constant)})
     for name, call in raised():
+        if name in {"Wrong", "Unwelcome"} and call.args and isinstance(call.args[0], ast.Constant):
+            yield str(call.args[0].value), "Unauthenticated"  # why a kernel turns somebody away, who is told so
         for given in (k.value for k in call.keywords if k.arg == "code"):
             if isinstance(given, ast.Constant) and given.value:
                 yield str(given.value), name

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindgw.core import claims
-from mindgw.core.claims import Person, Refused, Shape
+from mindgw.core.claims import Person, Shape, Unwelcome
 
 TID = "8eaef023-2b34-4da1-9baa-8bc8c9d6a490"
 OID = "0f7d3b1e-6f0d-4c55-9f0a-9d2f6d1f5c11"
@@ -29,7 +29,7 @@ ADA = {
 
 def code(said, shape=ENTRA, **changes):
     found = claims.person({**said, **changes}, shape)
-    return found.code if isinstance(found, Refused) else ""
+    return found.code if isinstance(found, Unwelcome) else ""
 
 
 def but(shape, **changes):

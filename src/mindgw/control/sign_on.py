@@ -23,7 +23,7 @@ from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
 from mindgw.core import claims
 from mindgw.core.bucket import Bucket
-from mindgw.core.claims import Refused
+from mindgw.core.claims import Unwelcome
 from mindgw.core.tokens import SKEW
 from mindgw.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from mindgw.gateway.auth import Borne
@@ -272,14 +272,14 @@ class SignOn:
         provider's last word, and who was in is out."""
         said = issued.source.said
         person = claims.person(issued.token.claims, arrivals.shape(issued.name, said))
-        if isinstance(person, Refused):
+        if isinstance(person, Unwelcome):
             if final and person.code != claims.OVERAGE:
                 await self._lapse(issued, person)
             raise Unauthenticated(person.message, code=person.code)
         at = datetime.fromtimestamp(float(issued.token.claims["iat"]), UTC)
         return Word(provider=issued.name, said=said, person=person, at=at, final=final, address=address)
 
-    async def _lapse(self, issued: Issued, why: Refused) -> None:
+    async def _lapse(self, issued: Issued, why: Unwelcome) -> None:
         said = issued.source.said
         subject = issued.token.claims.get("oid" if said.is_entra else "sub")
         async with self.database.write() as session:

@@ -59,29 +59,29 @@ class Person(Struct, frozen=True):
     teams: tuple[str, ...]
 
 
-class Refused(Struct, frozen=True):
+class Unwelcome(Struct, frozen=True):
     """Why somebody does not come in."""
 
     code: str
     message: str
 
 
-def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | None = None) -> Person | Refused:
+def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | None = None) -> Person | Unwelcome:
     """Who a good token speaks of. `groups`: those that were asked for where the token has too many to name them."""
     subject = claims.get("oid" if shape.is_entra else "sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
-        return Refused("no_subject", "The token does not say who somebody is (oid): the scopes profile and openid bring that.")
+        return Unwelcome("no_subject", "The token does not say who somebody is (oid): the scopes profile and openid bring that.")
     guest = shape.is_entra and is_guest(claims, shape.issuers)
     if guest and not shape.guests:
-        return Refused("guest_refused", "Guests of this tenant do not come in here.")
+        return Unwelcome("guest_refused", "Guests of this tenant do not come in here.")
     if any(_said(claims, name) != value for name, value in shape.require.items()):
-        return Refused("not_assigned", "The provider knows you, but this server is not for you.")
+        return Unwelcome("not_assigned", "The provider knows you, but this server is not for you.")
     if groups is None and needs_groups(claims, shape):
         said = "The token names no groups, as there are too many of them: give the application app roles, or assign groups to it."
-        return Refused(OVERAGE, said)
+        return Unwelcome("groups_overage", said)
     roles = _mapped(_values(claims, shape.role_claims, groups), shape.roles) or ((shape.default_role,) if shape.default_role else ())
     if not roles:
-        return Refused("not_assigned", "The provider knows you, but has given you no role for this server.")
+        return Unwelcome("not_assigned", "The provider knows you, but has given you no role for this server.")
     teams = _mapped(_values(claims, shape.team_claims, groups), shape.teams)
     return Person(subject, _address(claims, shape, subject, guest=guest), _name(claims), roles, teams)
 

@@ -33,7 +33,9 @@ HINTS = {
     "missing_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "revoked_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
     "expired_api_key": "`mindgw init --new-admin-key` on the server makes a new admin key",
-    **dict.fromkeys(("invalid_session", "revoked_session", "expired_session", "invalid_token"), "sign in again: `mindgw users accept`"),
+    **dict.fromkeys(
+        ("invalid_session", "revoked_session", "expired_session", "invalid_token", "sign_on_lost"), "sign in again: `mindgw login`"
+    ),
     "forbidden": "`mindgw roles show ROLE` says who may do that, `mindgw keys create NAME --role ROLE` makes a key that may",
     "version_mismatch": "read the object again: somebody has changed it meanwhile",
     "server_draining": "try again when the server is back",
