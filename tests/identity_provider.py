@@ -58,6 +58,9 @@ class Provider:
         self.id_token: dict[str, Any] = {}
         self.answer: dict[str, str] = {}
         self.secret = ""
+        #: Groups that Graph says somebody is in, None: it says nothing; and what it was asked, with which token.
+        self.members: list[str] | None = []
+        self.told: list[tuple[list[str], str]] = []
         #: Paths that were asked for.
         self.asked: list[str] = []
         self.released = threading.Event()
@@ -150,6 +153,11 @@ class Provider:
         path = parts.path.removeprefix(f"/{TENANT}") if self.kind == "entra" else parts.path
         path = path.removeprefix("/v2.0")
         self.asked.append(path)
+        if path == "/v1.0/me/checkMemberGroups":
+            self.told.append((json.loads(body)["groupIds"], (handler.headers.get("authorization") or "").removeprefix("Bearer ")))
+            said = {"error": "x"} if self.members is None else {"value": self.members}
+            self._send(handler, 403 if self.members is None else 200, json.dumps(said).encode())
+            return
         form = dict(parse_qsl(body, keep_blank_values=True))
         if self.trouble and any(path.startswith(place) for place in self.troubled):
             self._misbehave(handler)

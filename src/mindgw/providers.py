@@ -62,6 +62,9 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     require: NameTable = {}
     #: Of entra: whether guests of the tenant come in.
     guests: bool = False
+    #: Of entra: where it is asked about somebody whose token leaves their groups out, as there are too many: https://graph.microsoft.com;
+    #: empty: nobody is asked, and they do not come in.
+    graph: str = ""
 
     @property
     def is_entra(self) -> bool:
@@ -114,6 +117,8 @@ def problem(said: Provider) -> tuple[str, str] | None:
 
 
 def _addresses(said: Provider) -> tuple[str, str] | None:
+    if said.graph and not is_address(said.graph):
+        return "graph", "must be an https:// address, without ? and #"
     if not is_address(said.authority if said.is_entra else said.issuer):
         return ("authority" if said.is_entra else "issuer"), "must be an https:// address, without ? and #"
     try:

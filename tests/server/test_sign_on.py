@@ -12,6 +12,8 @@ from mindgw import clock
 from mindgw.config import Keys
 from mindgw.control import key_policy
 from mindgw.control.idp.source import UNKNOWN
+from mindgw.control.sign_on import BEGUN, POLLED
+from mindgw.errors import RateLimited
 from mindgw.store.tables import AuditEntry, Identity, Key, RoleBinding, Session, Team, Ticket, User
 from mindgw_agent import tokens
 from tests.identity_provider import OID, STRANGER, Provider
@@ -247,12 +249,13 @@ async def test_an_address_begins_no_more_sign_ons_than_it_may(visit):
     async with visit() as desk:
         sign_on = desk.place.server.app.state.sign_on
         for _ in range(30):
-            sign_on._pace("192.0.2.7")
-        with pytest.raises(Exception, match="too many sign-ons"):
-            sign_on._pace("192.0.2.7")
-        sign_on._pace("192.0.2.8")
+            sign_on._pace("192.0.2.7", BEGUN)
+        with pytest.raises(RateLimited, match="too many sign-ons"):
+            sign_on._pace("192.0.2.7", BEGUN)
+        sign_on._pace("192.0.2.7", POLLED)
+        sign_on._pace("192.0.2.8", BEGUN)
         for _ in range(100):
-            sign_on._pace("127.0.0.1")
+            sign_on._pace("127.0.0.1", BEGUN)
 
 
 async def test_who_shows_rubbish_too_often_is_not_listened_to(visit):
@@ -317,6 +320,27 @@ async def test_groups_that_are_left_out_are_not_taken_for_none(visit):
         assert await desk.refused(**overage) == (401, "groups_overage")
         assert "/elsewhere" not in desk.provider.asked
         assert (await desk.say("GET", "/api/v1/me", session)).status_code == 200, "nobody is put out for having too many groups"
+
+
+async def test_groups_that_are_left_out_are_asked_for_where_the_settings_say(visit, provider):
+    settings = {**ROLES, "graph": provider.root}
+    overage = {"_claim_names": {"groups": "s"}, "_claim_sources": {"s": {"endpoint": f"{provider.root}/elsewhere"}}, "groups": "gone"}
+    async with visit(**settings) as desk:
+        provider.members = ["g-ops", "another"]
+        session = await desk.enter(roles=["Gw.User"], **overage)
+        assert provider.told == [(["g-nlp", "g-ops"], "opaque")]
+        assert f"{provider.root}/User.Read" in (await desk.begin())["url"].replace("%3A", ":").replace("%2F", "/")
+        assert "/elsewhere" not in provider.asked
+        teams = {team.id: team.name for team in await desk.rows(Team)}
+        assert {teams[row.team_id] for row in await desk.rows(RoleBinding)} == {"ops"}
+        provider.members = ["g-nlp"]
+        await ago(desk, 3000)
+        assert (await desk.say("POST", "/api/v1/me/sessions/renew", session)).status_code == 200
+        teams = {team.id: team.name for team in await desk.rows(Team)}
+        assert {teams[row.team_id] for row in await desk.rows(RoleBinding)} == {"nlp"}
+        provider.members = None
+        assert await desk.refused() == (502, "provider_failed")
+        assert await desk.code("GET", "/v1/models", provider.token()) == (401, "groups_overage"), "a token alone cannot be asked about"
 
 
 async def test_an_address_that_is_somebodys_makes_nobody_that_one(visit):

@@ -81,7 +81,7 @@ class Rechecks:
         """The provider vouches for somebody: whom, and as what?"""
         name = known.identity.provider
         issued = await self._sign_on.tokens.shown(name, grant.id_token, None)
-        word = await self._sign_on.word(issued, final=True)
+        word = await self._sign_on.last_word(issued, grant)
         if (word.said.canonical, word.person.subject) != (known.identity.issuer, known.identity.subject):
             raise Unauthenticated("The provider speaks of somebody else.", code="wrong_subject")
         async with self._database.write() as session:

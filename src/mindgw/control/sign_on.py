@@ -14,6 +14,7 @@ from mindgw.config import Config
 from mindgw.control import arrivals
 from mindgw.control.arrivals import Arrival, Word
 from mindgw.control.idp import flows, tickets
+from mindgw.control.idp.flows import Grant
 from mindgw.control.idp.http import Http
 from mindgw.control.idp.source import Source
 from mindgw.control.idp.tickets import Ticket, Tickets
@@ -23,15 +24,16 @@ from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
 from mindgw.core import claims
 from mindgw.core.bucket import Bucket
-from mindgw.core.claims import Unwelcome
+from mindgw.core.claims import Person, Unwelcome
 from mindgw.core.tokens import SKEW
 from mindgw.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from mindgw.gateway.auth import Borne
 from mindgw.store import audit, identities, keys, sessions
 from mindgw.store.database import Database
 
-#: Sign-ons that one address may begin in a minute, and addresses that are counted; this machine's own are not.
-BEGUN, ADDRESSES = 30, 10_000
+#: Sign-ons that one address may begin in a minute, and times that it may ask whether one is finished; and addresses that are counted: this
+#: machine's own are not.
+BEGUN, POLLED, ADDRESSES = 30, 120, 10_000
 _REFRESH = b"mindgw refresh tokens 1"
 
 
@@ -143,9 +145,9 @@ class SignOn:
         self.changed = changed
         self.cut = cut
         self._now = now
-        #: address -> sign-ons that it may still begin.
+        #: (address, how often a minute) -> what it may still do.
         # bounded: by ADDRESSES
-        self._begun: dict[str, Bucket] = {}
+        self._begun: dict[tuple[str, int], Bucket] = {}
 
     @property
     def is_bearing(self) -> bool:
@@ -178,7 +180,7 @@ class SignOn:
         return await self._begin(self.source(provider), provider, tickets.BROWSER, f"{self._root}/sign-on/callback", visit)
 
     async def _begin(self, source: Source, provider: str, kind: str, redirect_uri: str, visit: Visit) -> Begun:
-        self._pace(visit.address)
+        self._pace(visit.address, BEGUN)
         state, nonce, verifier = tickets.fresh(), tickets.fresh(), tickets.fresh()
         url = await flows.address(source, redirect_uri, state, nonce, verifier)
         expires = self._now() + tickets.LIFE
@@ -191,7 +193,7 @@ class SignOn:
     async def begin_device(self, provider: str, visit: Visit) -> Begun:
         """From a machine without a browser. Raises NotFound, Conflict where the provider cannot do that, RateLimited, ProviderError."""
         source = self.source(provider)
-        self._pace(visit.address)
+        self._pace(visit.address, BEGUN)
         code = await flows.begin_device(source, public=source.said.is_entra)
         ticket = Ticket(
             id=tickets.fresh(),
@@ -222,12 +224,13 @@ class SignOn:
         public = source.said.is_entra and kind != tickets.BROWSER
         grant = await flows.exchange(source, back.code, ticket.redirect_uri, ticket.verifier, public=public)
         issued = await self.tokens.shown(ticket.provider, grant.id_token, ticket.nonce)
-        return await self._let_in(issued, Held(grant.refresh_token, public), visit)
+        return await self._let_in(issued, grant, Held(grant.refresh_token, public), visit)
 
     async def poll(self, text: str, visit: Visit) -> SignedOn | int:
         """Somebody who signs in on another device, or the seconds until it is worth asking again: 0 stands for the interval as before.
         Raises as `finish`."""
         ticket = self._tickets.read(text, tickets.DEVICE, self._now())
+        self._pace(visit.address, POLLED)
         source = self.source(ticket.provider)
         public = source.said.is_entra
         found = await flows.poll_device(source, ticket.device_code, public=public)
@@ -235,7 +238,7 @@ class SignOn:
             return flows.SLOWER if found.slower else 0
         await self._spend(ticket)
         issued = await self.tokens.shown(ticket.provider, found.id_token, None)
-        return await self._let_in(issued, Held(found.refresh_token, public), visit)
+        return await self._let_in(issued, found, Held(found.refresh_token, public), visit)
 
     async def _spend(self, ticket: Ticket) -> None:
         async with self.database.write() as session:
@@ -243,8 +246,8 @@ class SignOn:
         if not fresh:
             raise Unauthenticated("This sign-on was finished already.", code="used_sign_on")
 
-    async def _let_in(self, issued: Issued, held: Held, visit: Visit) -> SignedOn:
-        word = await self.word(issued, visit.address, final=True)
+    async def _let_in(self, issued: Issued, grant: Grant, held: Held, visit: Visit) -> SignedOn:
+        word = await self.last_word(issued, grant, visit.address)
         now = clock.utcnow()
         until = now + timedelta(seconds=min(self._settings.recheck, self._settings.keep))
         async with self.database.write() as session:
@@ -267,17 +270,18 @@ class SignOn:
 
     # -- what a token says --------------------------------------------------------------------------------------------
 
-    async def word(self, issued: Issued, address: str = "", *, final: bool) -> Word:
-        """Who a good token speaks of. Raises Unauthenticated for somebody whom the settings do not let in; with `final` it is the
-        provider's last word, and who was in is out."""
-        said = issued.source.said
-        person = claims.person(issued.token.claims, arrivals.shape(issued.name, said))
+    async def last_word(self, issued: Issued, grant: Grant, address: str = "") -> Word:
+        """Who has just signed in, or was asked about anew. Raises Unauthenticated for somebody whom the settings do not let in: who was in
+        is out; and ProviderError."""
+        said, groups = issued.source.said, None
+        if said.graph and grant.access_token and claims.needs_groups(issued.token.claims, arrivals.shape(issued.name, said)):
+            groups = await flows.groups_of(issued.source, grant.access_token)
+        person = _person(issued, groups)
         if isinstance(person, Unwelcome):
-            if final and person.code != claims.OVERAGE:
+            if person.code != claims.OVERAGE:
                 await self._lapse(issued, person)
             raise Unauthenticated(person.message, code=person.code)
-        at = datetime.fromtimestamp(float(issued.token.claims["iat"]), UTC)
-        return Word(provider=issued.name, said=said, person=person, at=at, final=final, address=address)
+        return _word(issued, person, address, final=True)
 
     async def _lapse(self, issued: Issued, why: Unwelcome) -> None:
         said = issued.source.said
@@ -291,7 +295,10 @@ class SignOn:
     async def bear(self, text: str) -> Borne:
         """The key that a token of a provider stands for, and until when. Raises Unauthenticated, Forbidden, ProviderError."""
         issued = await self.tokens.borne(text)
-        word = await self.word(issued, final=False)
+        person = _person(issued)
+        if isinstance(person, Unwelcome):
+            raise Unauthenticated(person.message, code=person.code)
+        word = _word(issued, person, "", final=False)
         async with self.database.write() as session:
             came = await arrivals.arrive(session, word)
             holder = await keys.holder(session, came.identity.key_id)
@@ -314,8 +321,8 @@ class SignOn:
             raise NotFound(f"There is no identity provider {name[:63]!r} here.", hint="`mindgw login` shows which there are")
         return found
 
-    def _pace(self, address: str) -> None:
-        """Each sign-on that is begun has a provider asked. Raises RateLimited."""
+    def _pace(self, address: str, most: int) -> None:
+        """Each of them has a provider asked. Raises RateLimited."""
         who, moment = addresses.group(address), int(clock.monotonic() * 1e6)
         if not who:
             return
@@ -323,15 +330,25 @@ class SignOn:
             self._begun = {other: bucket for other, bucket in self._begun.items() if bucket.full_in(moment)}
         if len(self._begun) >= ADDRESSES:
             self._begun.clear()
-        bucket = self._begun.setdefault(who, Bucket(BEGUN, moment))
+        bucket = self._begun.setdefault((who, most), Bucket(most, moment))
         if bucket.left(moment) < 1:
-            raise RateLimited("Your address has begun too many sign-ons.", retry_after=bucket.wait(1, moment) / 1e6)
+            raise RateLimited("Your address has asked for too many sign-ons.", retry_after=bucket.wait(1, moment) / 1e6)
         bucket.take(1, moment)
 
     async def forget(self) -> None:
         """Removes what is known of sign-ons that are over."""
         async with self.database.write() as session:
             await identities.forget_tickets(session, clock.utcnow())
+
+
+def _person(issued: Issued, groups: list[str] | None = None) -> Person | Unwelcome:
+    """Who a good token speaks of."""
+    return claims.person(issued.token.claims, arrivals.shape(issued.name, issued.source.said), groups)
+
+
+def _word(issued: Issued, person: Person, address: str, *, final: bool) -> Word:
+    at = datetime.fromtimestamp(float(issued.token.claims["iat"]), UTC)
+    return Word(provider=issued.name, said=issued.source.said, person=person, at=at, final=final, address=address)
 
 
 def _check_redirect(wished: str, said: str) -> None:

@@ -17,9 +17,12 @@ from mindgw.control.idp.source import Metadata, Source
 from mindgw.errors import Conflict, ProviderFailed, Unauthenticated
 from mindgw.providers import is_address
 
+_CLAIM = "groups"
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 #: What a provider is asked for unless the settings say something else, and what it is asked besides where it has that.
 SCOPES, OFFLINE = ("openid", "profile", "email"), "offline_access"
+#: What Graph wants for it to say in which of some groups somebody is, and of how many it says so at a time.
+_READ, _GROUPS = "User.Read", 20
 #: Seconds between polls when the provider does not say, and the least that are waited after it found us too quick.
 INTERVAL, SLOWER = 5, 5
 #: Seconds for which a device code may be good.
@@ -32,6 +35,8 @@ class Grant(Struct, frozen=True):
     id_token: str
     #: "" for none.
     refresh_token: str = ""
+    #: What Graph is asked with; "" for nothing.
+    access_token: str = ""
 
 
 class DeviceCode(Struct, frozen=True):
@@ -58,7 +63,7 @@ class Lost(Unauthenticated):
 def scopes(source: Source, metadata: Metadata) -> str:
     """What is asked for."""
     wanted = source.said.scopes or (*SCOPES, *([OFFLINE] if source.said.is_entra or OFFLINE in metadata.scopes_supported else []))
-    return " ".join(wanted)
+    return " ".join((*wanted, *([f"{source.said.graph}/{_READ}"] if source.said.graph else [])))
 
 
 def challenge(verifier: str) -> str:
@@ -133,6 +138,23 @@ async def refresh(source: Source, refresh_token: str, *, public: bool = False) -
     return _granted(answer)
 
 
+async def groups_of(source: Source, access_token: str) -> list[str]:
+    """In which of the groups that the settings name somebody is, as Microsoft Graph says. Raises ProviderError. Where it is asked the
+    settings say: what a token says of that is not looked at."""
+    said = source.said
+    wanted = [*(said.roles if _CLAIM in said.role_claims else ()), *(said.teams if _CLAIM in said.team_claims else ())]
+    found: list[str] = []
+    for first in range(0, len(wanted), _GROUPS):
+        asked = {"groupIds": wanted[first : first + _GROUPS]}
+        url = f"{said.graph}/v1.0/me/checkMemberGroups"
+        answer = await source.http.post_json(url, asked, {"authorization": f"Bearer {access_token}"})
+        several = answer.said.get("value")
+        if answer.status != HTTPStatus.OK or not isinstance(several, list):
+            raise ProviderFailed(f"{url} does not say in which groups somebody is (HTTP {answer.status}).")
+        found += [one for one in several if isinstance(one, str)]
+    return found
+
+
 async def _ask(source: Source, form: dict[str, str], *, public: bool) -> Answer:
     metadata = await source.metadata()
     whole, headers = _as_client(source, metadata, form, public=public)
@@ -157,7 +179,8 @@ def _granted(answer: Answer) -> Grant:
     id_token, refresh_token = answer.said.get("id_token"), answer.said.get("refresh_token", "")
     if not isinstance(id_token, str) or not isinstance(refresh_token, str):
         raise ProviderFailed("The provider's answer has no ID token: is openid among the scopes?")
-    return Grant(id_token, refresh_token)
+    access_token = answer.said.get("access_token")
+    return Grant(id_token, refresh_token, access_token if isinstance(access_token, str) else "")
 
 
 #: What a provider says when it does not know us, rather than the person.

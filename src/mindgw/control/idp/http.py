@@ -56,7 +56,13 @@ class Http:
 
     async def post(self, url: str, form: Mapping[str, str], headers: Mapping[str, str] | None = None) -> Answer:
         """An answer to a form, a refusal too. Raises as `get`."""
-        return await self._ask(_Call(url, urlencode(form).encode(), headers or {}, self._time, self._trust(url)))
+        kind = {"content-type": "application/x-www-form-urlencoded", **(headers or {})}
+        return await self._ask(_Call(url, urlencode(form).encode(), kind, self._time, self._trust(url)))
+
+    async def post_json(self, url: str, said: Any, headers: Mapping[str, str]) -> Answer:
+        """An answer to a document, a refusal too. Raises as `get`."""
+        kind = {"content-type": "application/json", **headers}
+        return await self._ask(_Call(url, msgspec.json.encode(said), kind, self._time, self._trust(url)))
 
     def close(self) -> None:
         """Waits for nobody."""
@@ -104,12 +110,10 @@ def _read(url: str, status: int, body: bytes) -> Answer:
 class _Call:
     """One question, carried out by a thread."""
 
-    def __init__(self, url: str, form: bytes | None, headers: Mapping[str, str], time: float, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, url: str, body: bytes | None, headers: Mapping[str, str], time: float, tls: ssl.SSLContext | None) -> None:
         self.url = url
-        self._form = form
+        self._sent = body
         self._headers = {"accept": "application/json", "user-agent": f"mindgw/{__version__}", "connection": "close", **headers}
-        if form is not None:
-            self._headers["content-type"] = "application/x-www-form-urlencoded"
         self._time = time
         self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
@@ -121,7 +125,7 @@ class _Call:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._connection = connection = self._connected(parts.scheme == "https", parts.hostname or "", parts.port)
         try:
-            connection.request("GET" if self._form is None else "POST", path, self._form, self._headers)
+            connection.request("GET" if self._sent is None else "POST", path, self._sent, self._headers)
             answer = connection.getresponse()
             body = b""
             while len(body) <= MOST and (piece := answer.read1(_PIECE)):
