@@ -16,6 +16,7 @@ from mindgw.client.api import Request
 from mindgw.client.contexts import Context, Contexts
 from mindgw.client.errors import Limited, NotLoggedIn, UsageProblem
 from mindgw.client.loopback import Loopback
+from tests.browser import PROGRAM, tab
 from tests.faces.conftest import KEY, Terminal, at_work
 from tests.identity_provider import CLIENT, Provider
 
@@ -228,6 +229,32 @@ def test_a_server_does_not_have_anything_opened(cli, fake, monkeypatch, said):
     fake.then = [json.dumps({"ticket": "t", "expires_in": 60, "state": "s", **said}).encode()]
     assert cli("login", fake.url).code == 9
     assert opened == []
+
+
+# -- on the page
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="not run: no Chromium here (apt-get install chromium)")
+def test_people_sign_in_on_the_page_of_the_server(lab, monkeypatch, tmp_path):
+    monkeypatch.setattr(lab.server.app.state.sign_on, "_root", lab.url)
+    with tab(tmp_path / "profile") as page:
+        page.open(f"{lab.url}/me")
+        assert page.until("document.querySelector('#providers a')?.textContent") == "Sign in with work"
+        page.run("document.querySelector('#providers a').click()")
+        assert "ada@corp.example" in page.until("document.getElementById('who')?.textContent")
+        assert page.run("document.cookie") == "", "no script reads it"
+        assert page.run("sessionStorage.length") == 0
+        page.submit("make", name="by the page")
+        assert page.until("document.getElementById('secret')?.textContent").startswith("mgw_")
+        page.open(f"{lab.url}/me")
+        assert "ada@corp.example" in page.until("document.getElementById('who')?.textContent"), "it is kept"
+        page.run("document.getElementById('leave').click()")
+        page.until("!document.getElementById('enter').hidden && !document.getElementById('providers').hidden")
+        page.open(f"{lab.url}/me")
+        page.until("!!document.querySelector('#providers a')")
+        assert page.run("document.getElementById('who').textContent") == ""
+        assert [asked for asked in page.asked if not asked.startswith((lab.url, "http://127.0.0.1"))] == []
+        assert all("favicon" in text or "status of 4" in text for text in page.complaints), page.complaints
 
 
 # -- sessions that end soon
