@@ -43,6 +43,9 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scopes: Words = ()
     #: What else it is asked for when somebody signs in: "access_type=offline, prompt=consent" has Google give refresh tokens.
     ask: NameTable = {}
+    #: Whether people may sign in with a browser on another machine (`mindgw login --device`): whoever is talked into typing in somebody
+    #: else's code signs that one in.
+    device: bool = True
     #: Where a sign-on from a terminal leads back to, on that machine; without a port any one is taken. Empty: http://localhost of entra,
     #: http://127.0.0.1/callback of oidc.
     redirect: str = ""

@@ -200,6 +200,12 @@ def test_which_provider_is_said_where_there_are_several(cli, lab):
     assert nothing_is_kept()
 
 
+def test_nobody_is_waited_for_where_nobody_is(cli, lab):
+    done = cli("login", lab.url, "--provider", "work", "--no-input")
+    assert done.code == 2
+    assert "--with-token" in done.err
+
+
 def test_a_key_is_as_good_as_before(cli, lab, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(lab.key))
     assert cli("login", lab.url, "--with-token").code == 0

@@ -231,6 +231,11 @@ async def test_somebody_signs_in_with_another_device(visit, provider):
         assert await desk.code("POST", "/api/v1/sign-on/poll", json={"ticket": begun["ticket"]}) == (401, "sign_on_refused")
 
 
+async def test_where_the_settings_forbid_it_nobody_signs_in_with_another_device(visit, provider):
+    async with visit(device="no") as desk:
+        assert await desk.code("POST", "/api/v1/sign-on/begin", json={"provider": "work"}) == (409, "no_device_flow")
+
+
 @pytest.mark.parametrize(
     ("trouble", "where", "code"),
     [
@@ -513,6 +518,20 @@ async def test_a_session_has_an_end_however_often_it_is_renewed(visit):
         await ago(desk, 3000)
         renewed = await desk.say("POST", "/api/v1/me/sessions/renew", session)
         assert 1100 < renewed.json()["expires_in"] <= 1200
+
+
+async def test_what_another_key_has_sealed_renews_nothing(visit):
+    async with visit() as desk:
+        session = await desk.enter()
+        async with desk.place.database.write() as db:
+            for row in (await db.exec(select(Session))).all():
+                row.refresh = b"x" * 80
+                db.add(row)
+        await ago(desk, 3000)
+        assert await desk.code("POST", "/api/v1/me/sessions/renew", session) == (409, "not_renewable")
+        await ago(desk, 0)
+        await desk.place.server.app.state.rechecks.all()
+        assert (await desk.say("GET", "/api/v1/me", session)).status_code == 200
 
 
 async def test_a_session_of_an_invitation_is_not_renewed(visit):

@@ -49,6 +49,8 @@ def with_browser(run: Invocation, server: "Server", provider: Mapping[str, Any],
     """The session of whoever signs in with a browser of this machine; the address is shown, and opened if wished. Raises ClientError."""
     from mindgw.client.loopback import Loopback
 
+    if run.options.no_input:
+        raise UsageProblem("--no-input, and somebody has to sign in with a browser", hint="mindgw login --with-token < FILE")
     with Loopback(str(provider.get("redirect", ""))) as loopback:
         begun = server.call(sign_on.begin(str(provider["name"]), loopback.redirect_uri))
         loopback.state, url = str(begun.get("state", "")), _address(server, begun.get("url"))

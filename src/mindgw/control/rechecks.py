@@ -65,10 +65,12 @@ class Rechecks:
             raise Unauthenticated("This session was ended.", code="revoked_session")
         source = self._sign_on.sources.get(known.identity.provider) if known is not None else None
         if known is None or row.refresh is None or source is None:
-            raise Conflict("This session cannot be renewed: sign in again when it is over.", code="not_renewable")
+            raise _lasting()
         if not mine:
             return _renewed(row.expires_at, now)
         held = self._sign_on.refreshes.open(row.id, row.refresh)
+        if held is None:
+            raise _lasting()
         try:
             grant = await flows.refresh(source, held.token, public=held.public)
         except flows.Lost as lost:
@@ -103,6 +105,10 @@ class Rechecks:
             alone = not await identities.others(session, known.identity.id, session_id, now)
             gone = alone and await arrivals.lapse(session, known, flows.shown(why))
         (self._sign_on.cut if gone else self._sign_on.changed)(known.user.id)
+
+
+def _lasting() -> Conflict:
+    return Conflict("This session cannot be renewed: sign in again when it is over.", code="not_renewable")
 
 
 def _renewed(until: datetime, now: datetime) -> Renewed:

@@ -115,9 +115,12 @@ class Refreshes:
         """None when there is nothing."""
         return self._safe.seal(session_id, msgspec.json.encode(held)) if held.token else None
 
-    def open(self, session_id: str, sealed: bytes) -> Held:
-        """Raises ValueError for what was sealed by somebody else, or for another session."""
-        return msgspec.json.decode(self._safe.open(session_id, sealed), type=Held)
+    def open(self, session_id: str, sealed: bytes) -> Held | None:
+        """None for what was sealed by somebody else, or for another session."""
+        try:
+            return msgspec.json.decode(self._safe.open(session_id, sealed), type=Held)
+        except (ValueError, msgspec.MsgspecError):
+            return None
 
 
 class SignOn:

@@ -101,7 +101,7 @@ async def exchange(source: Source, code: str, redirect_uri: str, verifier: str, 
 async def begin_device(source: Source, *, public: bool = False) -> DeviceCode:
     """Raises Conflict for a provider that cannot do that, ProviderError."""
     metadata = await source.metadata()
-    if not metadata.device_authorization_endpoint:
+    if not metadata.device_authorization_endpoint or not source.said.device:
         raise Conflict("This provider has no sign-in for other devices.", code="no_device_flow", hint="`mindgw login` without --device")
     form, headers = _as_client(source, metadata, {"scope": scopes(source, metadata)}, public=public)
     answer = await source.http.post(metadata.device_authorization_endpoint, form, headers)
