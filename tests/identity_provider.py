@@ -57,6 +57,9 @@ class Provider:
         #: What changes of ID tokens, and of the redirect.
         self.id_token: dict[str, Any] = {}
         self.answer: dict[str, str] = {}
+        #: The same of codes for devices, and of what a code is worth.
+        self.device: dict[str, Any] = {}
+        self.granted: dict[str, Any] = {}
         self.secret = ""
         #: Groups that Graph says somebody is in, None: it says nothing; and what it was asked, with which token.
         self.members: list[str] | None = []
@@ -197,7 +200,8 @@ class Provider:
         code = secrets.token_urlsafe(8)
         self.devices[code] = False
         place = f"{self.root}/typed"
-        return 200, {"device_code": code, "user_code": "ABCD-1234", "verification_uri": place, "expires_in": 900, "interval": 1}
+        said = {"device_code": code, "user_code": "ABCD-1234", "verification_uri": place, "expires_in": 900, "interval": 1, **self.device}
+        return 200, {name: value for name, value in said.items() if value is not None}
 
     def _token(self, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         kind, nonce = form.get("grant_type"), ""
@@ -224,7 +228,8 @@ class Provider:
         held = secrets.token_urlsafe(8)
         self._refresh.add(held)
         own = {"nonce": nonce} if nonce else {}
-        return {"access_token": "opaque", "token_type": "Bearer", "refresh_token": held, "id_token": self.token(**{**own, **self.id_token})}
+        token = self.token(**{**own, **self.id_token})
+        return {"access_token": "opaque", "token_type": "Bearer", "refresh_token": held, "id_token": token, **self.granted}
 
     def _misbehave(self, handler: BaseHTTPRequestHandler) -> None:
         if self.trouble == "slow":

@@ -424,6 +424,42 @@ async def test_a_device_is_waited_for(provider, place):
         await flows.poll_device(place.source, code.device_code)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"verification_uri": "javascript:alert(1)"}, {"verification_uri_complete": "ftp://x"}, {"verification_uri": None},
+        {"device_code": None},
+        {"user_code": "\x1b[31m"}, {"expires_in": 0}, {"interval": 0}, {"interval": 3600}, {"expires_in": "soon"},
+        {"user_code": 7},
+    ],
+)  # fmt: skip
+async def test_a_code_for_devices_that_makes_no_sense_is_shown_to_nobody(provider, place, said):
+    provider.device = said
+    with pytest.raises(ProviderFailed):
+        await flows.begin_device(place.source)
+
+
+async def test_a_code_for_devices_in_the_words_of_before_is_one(provider, place):
+    provider.device = {"verification_uri": None, "verification_url": f"{provider.root}/old", "expires_in": 10**9}
+    code = await flows.begin_device(place.source)
+    assert (code.verification_uri, code.expires_in) == (f"{provider.root}/old", 1800)
+
+
+async def test_a_provider_that_is_asked_for_more_is(provider):
+    place = Place(provider, ask="access_type=offline, prompt=login, state=evil", scopes="openid calendar")
+    asked = dict(parse_qsl((await flows.address(place.source, "http://localhost:1", "s", "n", "v")).partition("?")[2]))
+    assert (asked["access_type"], asked["prompt"], asked["state"], asked["scope"]) == ("offline", "login", "s", "openid calendar")
+    await place.close()
+
+
+@pytest.mark.parametrize("id_token", [None, 7, ["x"]])
+async def test_an_answer_without_an_id_token_lets_nobody_in(provider, place, id_token):
+    provider.granted = {"id_token": id_token}
+    code, verifier, _ = await sign_in(place, provider)
+    with pytest.raises(ProviderFailed, match="no ID token"):
+        await flows.exchange(place.source, code, "http://localhost:1", verifier)
+
+
 async def test_a_provider_without_devices_says_so(provider, place):
     provider.metadata = {"device_authorization_endpoint": ""}
     with pytest.raises(Conflict):
