@@ -270,6 +270,12 @@ async def test_keys_are_fetched_once_and_an_unknown_one_once_a_minute(provider, 
     assert provider.asked.count("/keys") == 3, "of many who look for an unknown key one asks"
 
 
+async def test_of_many_who_come_first_one_asks(provider, place):
+    texts = [provider.token(jti=str(number)) for number in range(10)]
+    assert await asyncio.gather(*map(place.code, texts)) == [""] * 10
+    assert sorted(provider.asked) == ["/.well-known/openid-configuration", "/keys"]
+
+
 async def test_keys_that_are_known_stay_good_while_the_provider_is_away(provider, place):
     assert await place.code(provider.token()) == ""
     provider.trouble, token = "broken", provider.token()
