@@ -188,4 +188,4 @@ def test_a_name_of_several_models_leads_to_those_that_are_for_the_caller():
     assert (course.legs, leg.model) == ((leg,), "n")
     way = made.pipeline.explain(caller, "fast", "chat")
     assert (way.chosen, way.code, way.legs[0].model, way.legs[0].allowed) == (0, "", "shared", True)
-    assert fleet.names("shared") == {"shared", "m", "n"}
+    assert fleet.offers("shared") == {"m": {"m", "shared"}, "n": {"n", "shared"}}
