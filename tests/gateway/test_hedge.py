@@ -167,6 +167,28 @@ def test_what_both_are_owed_is_paid():
     assert client.body == EVENT + DONE
 
 
+def test_what_was_not_paid_while_the_client_read_nothing_is_paid_later():
+    world = fleet(timeouts=Timeouts(hold=0.5))
+    client = world.ask(stream=True)
+    client.reads = False
+    (first,) = at_work(world)
+    world.passes(1)
+    (second,) = [box for box in at_work(world) if box is not first]
+    assert client.body == sse.PING
+    second.head()
+    while second.session.writable(second.stream):
+        second.data(NOTE * 1000)
+    first.head()
+    first.data(NOTE)
+    client.reads = True
+    client.post(signals.Drained())
+    world.passes(2)
+    assert second.session.writable(second.stream)
+    second.data(EVENT)
+    second.close()
+    assert client.body == sse.PING + EVENT + DONE
+
+
 def test_a_worker_that_says_nothing_of_the_stop_keeps_its_slot_for_a_while():
     world = fleet()
     client, _, second = late(world)
@@ -503,10 +525,14 @@ def test_the_deadline_of_a_request_is_that_of_both():
 
 def test_no_more_time_is_given_in_all_because_there_are_two():
     world = fleet(timeouts=Timeouts(total=20, first_token=100))
-    client, first, second = late(world)
-    world.passes(17)
+    learns(world, seconds=5.0, times=2 * ENOUGH)
+    client = world.ask(stream=True)
+    (first,) = at_work(world)
+    world.passes(15)
+    (second,) = [box for box in at_work(world) if box is not first]
+    world.passes(4)
     assert client.end is None
-    world.passes(5)
+    world.passes(2)
     world.passes(1)
     assert client.code == "engine_timeout"
     obeys(first)
@@ -698,8 +724,35 @@ def test_a_second_try_that_had_no_time_teaches_nothing():
     client, first, second = late(world)
     known = world.pipeline.fleet.workers[second.name].seats["e"].past.known["m"].learned
     before = known.reading, known.read
+    (times,) = world.pipeline._failover.hedging._sorts.values()
     answers(first, client)
     assert (known.reading, known.read) == before
+    assert times.total == ENOUGH + 1  # that of the first one
+
+
+def test_what_is_learned_of_time_is_that_of_first_tries_that_answer():
+    world = fleet("one", "two", "three")
+    (times,) = world.pipeline._failover.hedging._sorts.values()
+    client, first, second = late(world)
+    answers(second, client)
+    assert times.total == ENOUGH + 1  # at least so long the first one would have taken
+    obeys(first)
+    client = world.ask(stream=True)
+    (first,) = at_work(world)
+    FAILS["error"](first)
+    assert times.total == ENOUGH + 1  # an error comes soon
+    answers(at_work(world)[0], client)
+    assert times.total == ENOUGH + 2
+
+
+def test_a_conversation_stays_where_it_was():
+    world = fleet()
+    client, first, second = late(world, prompt_cache_key="talk")
+    home = client.exchange._stay.needs.traits.session
+    assert home is not None
+    assert world.pipeline.fleet.experience.sessions.where(home) == first.name
+    answers(first, client)
+    obeys(second)
 
 
 def test_a_fleet_that_becomes_slow_is_hedged_no_more_than_before():

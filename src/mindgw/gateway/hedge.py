@@ -1,8 +1,8 @@
 """A second try of a stream that is late to begin: on another worker and beside the first, until one of the two answers.
 
 At most two run at once, and a request is always about one of them, the one *in front*; what the two do not share (see `request.Aside`) is
-kept aside for the other. When there is news of that one (`signals.Beside`) it comes to the front, the step is taken that any try would
-take, and unless that decided anything it goes back. So no step knows of two, but those here:
+kept aside for the other. When there is news of that one (`signals.Beside`) it comes to the front, and the step is taken that any try would
+take. So no step knows of two, but those here:
 
 - The first one of which something leaves for the client wins. The other is told to stop, and keeps its slot until its worker says that it
   has (`attempt.Leftovers`).
@@ -80,7 +80,7 @@ class Hedge(Request):
         tally.hedge = FOREVER
         if self._aside is not None:
             self._look_aside(now)
-        elif self.state in _BEGINNING and tally.first is None and not tally.hedged:
+        elif self.state in _BEGINNING and tally.first is None:
             placement = self._elsewhere(now)
             if placement is not None:
                 self._send_beside(placement, now)
@@ -119,12 +119,11 @@ class Hedge(Request):
         """Whether it may go there, as at any other attempt, and what is held is enough for that."""
         assert self._ask is not None
         assert self._stay is not None
-        worker = placement.seat.worker
         try:
             admission.recheck(self._ask, placement)
         except errors.ModelNotFound:
             return False
-        return permits(self._stay.goal[1], worker.tags) and not worker.link.is_lost and self._bill.covers(placement, first)
+        return permits(self._stay.goal[1], placement.seat.worker.tags) and self._bill.covers(placement, first)
 
     def _send_beside(self, placement: Placement, now: float) -> None:
         """It is in front while it is sent."""
@@ -149,15 +148,11 @@ class Hedge(Request):
         self._stages.post(exchange, signals.Beside(event))
 
     def beside(self, event: signals.Beside, now: float) -> list[Effect]:
-        """News of the one that is not in front: it is, for as long as that takes."""
-        aside = self._aside
-        if aside is None:
+        """News of the one that is not in front: now it is."""
+        if self._aside is None:
             return []
-        self._swap(aside)
-        effects = self.handle(event.event, now)
-        if self._aside is aside:
-            self._swap(aside)  # it decided nothing
-        return effects
+        self._swap(self._aside)
+        return self.handle(event.event, now)
 
     def _look_aside(self, now: float) -> None:
         """The one that is not in front may have taken too long; the other one has its own look at every tick."""
@@ -187,6 +182,8 @@ class Hedge(Request):
         aside.is_hedge = not aside.is_hedge
         self._attempt.tell(self._stages.post)
         aside.attempt.tell(self._whisper)
+        if tally.stuck is None:
+            self._pay()  # what came of it while the client took nothing
 
     def _drop(self, code: str, now: float, *, over: bool = False, begun: bool = True) -> None:
         """The one in front is given up, and the other one is alone from now on. `over`: its worker has let go of it; `begun`: it may have
@@ -200,7 +197,6 @@ class Hedge(Request):
         self._tally.turn_down(dropped.placement.seat.owner, code)
         self._swap(self._aside)
         self._aside, self._tally.hedge = None, FOREVER
-        dropped.tell(self._stages.post)
         if over:
             dropped.end()
         else:
@@ -240,9 +236,6 @@ class Hedge(Request):
             self._disappointed()
         self._stages.failover.hedged(TOOK_OVER if self._aside.is_hedge else FAILED)
         self._drop("busy" if outcome is Outcome.BUSY else wrong.code, now, over=over, begun=begun)
-        if self._tally.stuck is None:
-            self._pay()
-        self._set_due(now)
         return []
 
     def _part(self, now: float) -> None:
