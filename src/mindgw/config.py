@@ -125,6 +125,8 @@ class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eject_after: int = 3
     #: For how long at first; then one request is a probe, and each that fails doubles the time, up to a minute.
     eject_for: Duration = 5
+    #: Whether a stream that goes by no route is tried on a second worker when it is late to begin; a route says so for itself.
+    hedge: bool = False
 
 
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

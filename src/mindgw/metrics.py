@@ -92,6 +92,9 @@ class Counters:
         self.failovers: Counter[str] = Counter()
         #: (worker, model) -> times that it was left alone because the model failed there.
         self.ejections: Counter[tuple[str, str]] = Counter()
+        #: What became of second tries beside one that was late (`gateway.hedge`), and why there were none -> requests.
+        # bounded: by the outcomes
+        self.hedges: Counter[str] = Counter()
         #: Attempts that were not made on another worker because too many were.
         self.retries_refused = 0
         #: Route that is only noted -> requests that it would have sent elsewhere.

@@ -40,7 +40,7 @@ def worker(gateway):
 
 def test_a_route_is_made_changed_and_taken_away_with_the_ways_back(admin, name):
     words = ("--to", "qwen3:8b=90", "--to", "@pool=cpu=10", "--fallback", "llama3", "--pin", "worker=a", "--require", "zone=lab")
-    made = admin("routes", "create", name, *words, "--strategy", "score", "--spill")
+    made = admin("routes", "create", name, *words, "--strategy", "score", "--spill", "--hedge")
     assert made.code == 0, made.err
     assert f"mindgw routes test {name}" in made.err
     assert f"mindgw routes remove {name}" in made.err
@@ -48,12 +48,16 @@ def test_a_route_is_made_changed_and_taken_away_with_the_ways_back(admin, name):
     assert (shown["to"], shown["fallbacks"], shown["pins"], shown["require"]) == (
         ["qwen3:8b=90", "@pool=cpu=10"], ["llama3"], ["worker=a"], ["zone=lab"],
     )  # fmt: skip
-    assert (shown["strategy"], shown["spill"], shown["shadow"]) == ("score", True, False)
-    changed = admin("routes", "set", name, "--to", "qwen4:8b", "--fallback", "none", "--strategy", "none", "--no-spill")
+    assert (shown["strategy"], shown["spill"], shown["hedge"], shown["shadow"]) == ("score", True, True, False)
+    assert "score, spill, hedge" in admin("routes", "list").out
+    assert "a stream that is late to begin is tried on a second worker" in admin("routes", "test", name).err
+    changed = admin("routes", "set", name, "--to", "qwen4:8b", "--fallback", "none", "--strategy", "none", "--no-spill", "--no-hedge")
     assert changed.code == 0, changed.err
-    assert f"Undo: mindgw routes set {name} --to qwen3:8b=90 --to @pool=cpu=10 --fallback llama3 --strategy score --spill" in changed.err
+    undo = f"mindgw routes set {name} --to qwen3:8b=90 --to @pool=cpu=10 --fallback llama3 --strategy score --spill --hedge"
+    assert f"Undo: {undo}" in changed.err
     shown = read(admin("routes", "show", name, "--json"))
     assert (shown["to"], shown["fallbacks"], shown["strategy"], shown["spill"], shown["version"]) == (["qwen4:8b"], [], "", False, 2)
+    assert shown["hedge"] is False
     assert admin("routes", "remove", name).code == 2  # nobody can be asked
     gone = admin("routes", "remove", name, "--yes")
     assert f"Undo: mindgw routes create {name} --to qwen4:8b --pin worker=a --require zone=lab" in gone.err
@@ -107,13 +111,14 @@ def test_tags_come_and_go(admin, worker):
 
 def test_routes_are_declared(admin, name, tmp_path):
     file = tmp_path / "gw.yaml"
-    route = f"{name}: {{to: ['pool:gpu=080', 'm@zone=b,zone=a'], fallbacks: n, pins: [zone=lab, worker=a], spill: true}}"
+    route = f"{name}: {{to: ['pool:gpu=080', 'm@zone=b,zone=a'], fallbacks: n, pins: [zone=lab, worker=a], spill: true, hedge: true}}"
     file.write_text(f"mindgw: v1\nroutes:\n  {route}\n")
     assert admin("config", "diff", str(file)).code == 3
     assert admin("config", "apply", "-f", str(file), "--dry-run").code == 0
     assert admin("routes", "show", name).code == 6
     assert admin("config", "apply", "-f", str(file)).code == 0
-    assert read(admin("routes", "show", name, "--json"))["to"] == ["@pool=gpu=80", "m@zone=a,zone=b"]
+    shown = read(admin("routes", "show", name, "--json"))
+    assert (shown["to"], shown["hedge"]) == (["@pool=gpu=80", "m@zone=a,zone=b"], True)
     assert admin("config", "diff", str(file)).code == 0
     exported = admin("config", "export", "--only", "routes").out
     again = tmp_path / "again.yaml"

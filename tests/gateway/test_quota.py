@@ -28,6 +28,8 @@ BOT = Caller("b", "bot", "o")
 class Everything:
     """A FAKE of a fleet that has every model, and no routes."""
 
+    hedge = False
+
     def has_choice(self, model, kind, where):
         return False
 

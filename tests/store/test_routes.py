@@ -20,11 +20,11 @@ async def make(session, name="fast", **fields):
 
 
 async def test_a_route_is_kept_as_it_is_written(session):
-    await make(session, targets=["a@pool=gpu=90", "b=10"], fallbacks=["@zone=lab"], require=["region=eu"], spill=True)
+    await make(session, targets=["a@pool=gpu=90", "b=10"], fallbacks=["@zone=lab"], require=["region=eu"], spill=True, hedge=True)
     rules = routes.compiled(await routes.load(session))
     (route,) = rules.routes
     assert [routing.written(one) for one in route.targets] == ["a@pool=gpu=90", "b=10"]
-    assert (route.spill, route.shadow, route.require) == (True, False, (("region", ("eu",)),))
+    assert (route.spill, route.hedge, route.shadow, route.require) == (True, True, False, (("region", ("eu",)),))
     assert rules.of("fast") == (route, None)
 
 

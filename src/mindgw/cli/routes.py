@@ -27,7 +27,10 @@ Strategy = Annotated[
     str | None, typer.Option("--strategy", metavar="score|least-busy|round-robin|weighted|sticky", help="How a worker is chosen.")
 ]
 Spill = Annotated[bool | None, typer.Option("--spill/--no-spill", help="Go on when workers are only busy.")]
+Hedge = Annotated[bool | None, typer.Option("--hedge/--no-hedge", help="Try streams that are late to begin on a second worker at once.")]
 Shadow = Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="Only note what it would do.")]
+#: What a route may do beside that.
+_FLAGS = ("spill", "hedge", "shadow")
 #: Stands for "none any more" in options that take several.
 _NONE = "none"
 
@@ -37,7 +40,7 @@ def _list(name: str) -> Column:
 
 
 def _how(route: Item) -> str:
-    flags = [word for word in ("spill", "shadow") if route.get(word)]
+    flags = [word for word in _FLAGS if route.get(word)]
     return ", ".join([*([str(route["strategy"])] if route.get("strategy") else []), *flags]) or "–"
 
 
@@ -76,11 +79,12 @@ def create(
     match: Match = None,
     strategy: Strategy = None,
     spill: Spill = None,
+    hedge: Hedge = None,
     shadow: Shadow = None,
 ) -> None:
     """Make a route: mindgw routes create fast --to qwen3:8b=90 --to qwen4:8b=10 --fallback llama3"""
     run = invocation(ctx)
-    said = _said(match, (to, fallback, pin, require), strategy, spill, shadow)
+    said = _said(match, (to, fallback, pin, require), strategy, (spill, hedge, shadow))
     made = run.server().call(routes.create(name, said))
     run.render.done(made, f"{_told(made)}. Try it: mindgw routes test {made['match']}. Undo: mindgw routes remove {name}", name="name")
 
@@ -96,13 +100,16 @@ def change(
     match: Match = None,
     strategy: Strategy = None,
     spill: Spill = None,
+    hedge: Hedge = None,
     shadow: Shadow = None,
 ) -> None:
     """Change a route; what is not said stays, `none` empties a list: mindgw routes set fast --to qwen3:8b=50 --to qwen4:8b=50"""
     run = invocation(ctx)
-    said = _said(match, (to, fallback, pin, require), strategy, spill, shadow)
+    said = _said(match, (to, fallback, pin, require), strategy, (spill, hedge, shadow))
     if not said:
-        raise UsageProblem("what is to be different?", hint="--to, --fallback, --pin, --require, --match, --strategy, --spill or --shadow")
+        raise UsageProblem(
+            "what is to be different?", hint="--to, --fallback, --pin, --require, --match, --strategy, --spill, --hedge or --shadow"
+        )
     server = run.server()
     before = server.call(routes.show(route))
     done = server.call(routes.change(route, said, version=before.get("version")))
@@ -151,6 +158,8 @@ def _explain(run: Invocation, said: Item, way: Item) -> None:
         workers = ", ".join(f"{one['name']} {one['state']} {one['used']}/{one['slots']}" for one in leg["workers"]) or "no worker"
         mark = " <- here" if number - 1 == chosen else ""
         run.render.note(f"{number}. {_place(leg)}: {leg['why_not'] or workers}{mark}")
+    if way["hedge"]:
+        run.render.note("a stream that is late to begin is tried on a second worker")
     if way["shadow"]:
         run.render.note(f"the route {way['shadow']} is only noted")
 
@@ -160,13 +169,13 @@ def _place(leg: Item) -> str:
 
 
 def _said(
-    match: str | None, lists: Sequence[list[str] | None], strategy: str | None, spill: bool | None, shadow: bool | None
+    match: str | None, lists: Sequence[list[str] | None], strategy: str | None, flags: tuple[bool | None, bool | None, bool | None]
 ) -> dict[str, Any]:
     """Fields of a route as the server takes them: what was not said is not there."""
     named = dict(zip(("to", "fallbacks", "pins", "require"), lists, strict=True))
     said: dict[str, Any] = {name: [] if texts == [_NONE] else texts for name, texts in named.items() if texts}
-    flags = {"match": match, "strategy": "" if strategy == _NONE else strategy, "spill": spill, "shadow": shadow}
-    return said | {name: value for name, value in flags.items() if value is not None}
+    others = {"match": match, "strategy": "" if strategy == _NONE else strategy} | dict(zip(_FLAGS, flags, strict=True))
+    return said | {name: value for name, value in others.items() if value is not None}
 
 
 def _told(route: Item) -> str:
@@ -203,5 +212,5 @@ def _undo(before: Item, said: Item) -> str:
 
 
 def _again(gone: Item) -> str:
-    fields = [name for name in (*_OPTIONS, "spill", "shadow") if gone.get(name) and not (name == "match" and gone["match"] == gone["name"])]
+    fields = [name for name in (*_OPTIONS, *_FLAGS) if gone.get(name) and not (name == "match" and gone["match"] == gone["name"])]
     return f"mindgw routes create {gone['name']} {_words(gone, fields)}"

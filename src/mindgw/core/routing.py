@@ -160,6 +160,8 @@ class Route(Struct, frozen=True, kw_only=True):
     strategy: str = ""
     #: Whether it goes on when the workers of a target are only busy.
     spill: bool = False
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool = False
     #: Whether it is only noted what it would do.
     shadow: bool = False
     #: Whether nobody can tell what it says: then it leads nowhere.
@@ -181,6 +183,7 @@ class Plan(Struct, frozen=True, gc=False):
     legs: tuple[Leg, ...]
     strategy: str = ""
     spill: bool = False
+    hedge: bool = False
 
 
 class Rules:
@@ -229,7 +232,7 @@ def plan(route: Route, model: str, home: Where, who: str) -> Plan:
     # a route without targets of its own is about the model that was asked for
     first = () if route.targets else (Leg(model, home),)
     legs = (*first, *(Leg(one.model or model, both(home, one.where)) for one in targets))
-    return Plan(route.name, tuple(dict.fromkeys(legs)), route.strategy, route.spill)
+    return Plan(route.name, tuple(dict.fromkeys(legs)), route.strategy, route.spill, route.hedge)
 
 
 def ranked(route: Route, who: str) -> list[Target]:

@@ -107,6 +107,8 @@ class Ask(Struct, frozen=True, gc=False):
     again: bool = False
     #: The way that it goes; None: it goes by no route.
     course: Course | None = None
+    #: Whether it is tried on a second worker when it is late to begin.
+    hedge: bool = False
 
 
 class Names(Protocol):
@@ -134,6 +136,10 @@ class Served(Protocol):
 class Ways(Protocol):
     """The ways that requests go."""
 
+    @property
+    def hedge(self) -> bool:
+        """Whether streams that go by no route are tried on a second worker when they are late to begin."""
+
     def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
         """The way of a request and its first leg; None: it goes by no route. Raises the error that says why it goes nowhere: `not_found`
         for a model that is not for the caller."""
@@ -159,7 +165,8 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     prompt = media.estimate_tokens(body)
     traits = _traits(caller, headers, body, (seen, leg.model), kind, prompt) if models.has_choice(leg.model, kind, leg.where) else None
     needs = Needs(leg.model, kind, where=leg.where, strategy=course.strategy if course is not None else "", traits=traits)
-    return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course)
+    hedge = seen.stream and (course.hedge if course is not None else ways.hedge)
+    return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course, hedge)
 
 
 def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.Peek, str], kind: str, prompt: int) -> Traits:

@@ -41,6 +41,10 @@ class Attempt:
         )  # fmt: skip
         self._stream = self._link.open(self, meta, body)
 
+    def tell(self, post: Callable[[Any, signals.Event], None]) -> None:
+        """Its news goes this way from now on."""
+        self._post = post
+
     def consumed(self, size: int) -> None:
         """Bytes of the answer have left for the client: the worker may send as many again."""
         self._link.consumed(self._stream, size)

@@ -133,11 +133,20 @@ class Bill:
         prices = accounts.quotas.prices
         value = prices.of(placement.model)
         tag = Tag(
-            self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
+            self._head.request_id, tally.number, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
             ask.peek.stream, self.day, prices.version, (value.input, value.output), held, accounts.seal.epoch,
             round(tally.started * 1000), round(tally.queued * 1000), budgets, most, tally.size,
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
+
+    def covers(self, placement: Placement, first: Placement) -> bool:
+        """Whether what is held for an attempt at `first` is as much as one at `placement` needs, which may run in its stead."""
+        if placement.model != first.model:
+            return False
+        if self._reservation is None or not self._reservation.hard:
+            return True
+        one, other = (each.seat.model(each.model) for each in (placement, first))
+        return one is not None and other is not None and one.context == other.context
 
     def cut(self, finish: str) -> bool:
         """Whether an answer that ended so would be longer, had more been paid for."""
@@ -156,14 +165,13 @@ class Bill:
             self._stages.accounts.quotas.desk.spare.update(budgets)
 
     def waste(self, caller: Caller, code: str, now: float) -> None:
-        """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
-        self.release()
-        self._stages.accounts.meter.note(self._row(caller, self._tally.sent, "wasted", usage.NOTHING, code, now))
+        """An attempt of which nobody knows how far it came has a row of its own, and is not billed. What is held stays so."""
+        self._stages.accounts.meter.note(self._row(caller, self._tally.number, "wasted", usage.NOTHING, code, now))
 
     def close(self, caller: Caller, outcome: str, billed: usage.Tokens | None, now: float) -> Entry:
         """The request is over: `billed` is what its client pays for, None for nothing. Returns its row."""
         tally, reservation, accounts = self._tally, self._reservation, self._stages.accounts
-        attempt = tally.sent if tally.sent > tally.turned_down else 0
+        attempt = tally.number if tally.sent > tally.turned_down else 0
         drawn = NOTHING
         if attempt and billed is not None:
             kind, used = "settled", self.bounded(billed)

@@ -39,6 +39,8 @@ class Course(Struct, frozen=True, gc=False):
     spill: bool = False
     #: How a seat is chosen; "": as the server does it.
     strategy: str = ""
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool = False
 
     def begin(self, kind: str, ground: Ground, order: Standing) -> Leg:
         """The leg that it begins with: the first one with a worker; when it may spill, the first of these with a slot that nobody waits

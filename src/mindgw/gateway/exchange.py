@@ -207,6 +207,8 @@ class Exchange(Recovery):
         if not self._tally.sent:
             self._stages.failover.offer()
         self._tally.send(seat.owner, placement.model, now)
+        if ask.hedge:
+            self._give_time(placement, now)
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
@@ -283,6 +285,8 @@ class Exchange(Recovery):
         self._tally.first = now
         if self._attempt is not None and self._attempt.placement.choice is not None:
             self._hear(self._attempt.placement, now)
+        if self._ask.hedge:
+            self._note_time(now)
         self._tally.tokens = usage.Tokens(self._ask.prompt, 0, 0, "counted")
 
     def _speak(self, now: float) -> None:
@@ -357,6 +361,8 @@ class Exchange(Recovery):
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._failed(wrong, now) if self.state in _RUNNING else self._abandon(wrong, now)
+        if now >= tally.hedge:
+            self._hedge(now)
         if waiting and (vain := self._in_vain(now)) is not None:
             return self._abandon(vain, now)
         sign = b""
@@ -365,19 +371,6 @@ class Exchange(Recovery):
             sign = self._stay.news(now) if waiting and self._stay is not None else sse.PING
         self._set_due(now)
         return self._write(sign, now) if sign else []
-
-    def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
-        """The agent never confirmed a cancel: the slot is taken back all the same."""
-        self._release(None, now)
-        return self._finish(self._outcome, now)
-
-    def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
-        self._release(event.close, now)
-        return self._finish(self._outcome, now)
-
-    def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
-        self._release(None, now)
-        return self._finish(self._outcome, now)
 
 
 Move = Callable[[Exchange, Any, float], list[Effect]]

@@ -273,6 +273,18 @@ class Experience:
                 learned.has_read(tokens, seconds - candidate.rtt, tokens * candidate.prefill)
         _set_speed(known)
 
+    def outrun(self, seat: Seat, choice: Choice, seconds: float) -> None:
+        """No first token came in so many seconds, and nobody waits for it any longer. It would have taken longer yet: that is said of a
+        worker that is slower than was expected, and nothing of one that had no time to show what it can."""
+        known = seat.past.known.get(choice.model)
+        expected = choice.ahead + choice.reading
+        if known is None or choice.cold > 0.0 or choice.reading <= 0.0 or seconds - known.candidate.rtt <= expected:
+            return
+        tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
+        for learned in (known.learned, known.line.learned):
+            learned.has_read(tokens, seconds - known.candidate.rtt, tokens * known.candidate.prefill)
+        _set_speed(known)
+
     def ended(self, seat: Seat, choice: Choice, tokens: int, seconds: float, *, failed: bool) -> None:
         """A try is over: so many tokens of an answer were written in so many seconds."""
         known = seat.past.known.get(choice.model)

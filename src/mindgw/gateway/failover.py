@@ -3,6 +3,7 @@ were given up on keep their slots until their workers let go."""
 
 from mindgw import errors, metrics
 from mindgw.config import Routing
+from mindgw.core.hedging import Hedging
 from mindgw.core.retries import Retries
 from mindgw.core.routing import Where
 from mindgw.gateway import ejection
@@ -27,6 +28,8 @@ class Failover:
         self.tries = settings.tries
         self._retries = Retries(settings.retries / 100, settings.retries_least, now)
         self.leftovers = Leftovers()
+        #: When a second try beside the first is worth it.
+        self.hedging = Hedging()
 
     def offer(self) -> None:
         """A request is sent to a worker for the first time."""
@@ -44,6 +47,18 @@ class Failover:
     def replaced(self, code: str) -> None:
         """Another worker is asked, for this reason; the caller does not hear of it."""
         self._counters.failovers[code] += 1
+
+    def may_hedge(self, now: float) -> bool:
+        """Whether a second try beside one that is late would be paid for, out of the same budget."""
+        return self._retries.left(now) >= 1.0
+
+    def hedges(self, now: float) -> None:
+        """It is made; to be called when it may be, and there is a slot for it."""
+        self._retries.take(now)
+
+    def hedged(self, outcome: str) -> None:
+        """What became of one, or why there was none."""
+        self._counters.hedges[outcome] += 1
 
     # -- what becomes known of workers ----------------------------------------------------------------------------
 

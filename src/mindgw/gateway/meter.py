@@ -18,6 +18,7 @@ from mindgw.clock import monotonic
 from mindgw.core import usage
 from mindgw.core.quota import Draw
 from mindgw.core.routing import EVERYWHERE, Where
+from mindgw.gateway.patience import FOREVER
 from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
@@ -71,9 +72,9 @@ class Tally:
     throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "goal", "heard", "model", "pinged", "placed",
-        "position", "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status", "stream", "stuck", "tokens",
-        "tried", "turned_down", "worker", "wrong",
+        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "goal", "heard", "hedge", "hedged", "model",
+        "number", "pinged", "placed", "position", "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status",
+        "stream", "stuck", "tokens", "tried", "turned_down", "worker", "wrong",
     )  # fmt: skip
 
     def __init__(self, arrived: float, started: float) -> None:
@@ -87,6 +88,9 @@ class Tally:
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
+        #: When a second try of it is due beside the one that runs, and whether there was one.
+        self.hedge = FOREVER
+        self.hedged = False
         #: Seconds for which workers had it that failed it.
         self.spent = 0.0
         #: Seconds that it waited for a slot, each time that it did; and since when it does now, None: it does not.
@@ -114,8 +118,9 @@ class Tally:
         #: Bytes of its body; and the body, where one that fails is to be kept, from the first byte of the answer on.
         self.size = 0
         self.body: bytes | None = None
-        #: Times that it was sent to a worker, and how many of them came to nothing; the last of these: (worker id, outcome).
-        self.sent = self.turned_down = 0
+        #: Times that it was sent to a worker, and how many of them came to nothing; which of them it is about now; and of those that came
+        #: to nothing the last: (worker id, outcome).
+        self.sent = self.turned_down = self.number = 0
         self.tried: tuple[tuple[str, str], ...] = ()
         #: Tries that failed, or were lost.
         self.failures = 0
@@ -141,7 +146,7 @@ class Tally:
         """It has a slot of that worker, which knows the model by that name."""
         self.rise(now)
         self.placed = now
-        self.sent += 1
+        self.sent = self.number = self.sent + 1
         self.worker, self.model = worker, model
 
     def turn_down(self, worker: str, outcome: str) -> None:
@@ -155,6 +160,7 @@ class Tally:
             self.spent += now - self.placed
         self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
         self.since = now
+        self.hedge = FOREVER
 
     def trail(self) -> tuple[tuple[str, str], ...]:
         """(worker id, outcome) of the last tries, one that failed in the end included."""

@@ -84,7 +84,7 @@ class Pipeline:
         self.errands = Errands(self.fleet, now)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
-        self.routes = Routes(self.fleet, self.queue, accounts.meter.counters)
+        self.routes = Routes(self.fleet, self.queue, accounts.meter.counters, hedge=settings.hedge)
         watch = Watch(config.timeouts, self.fleet, self.queue)
         self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(

@@ -7,7 +7,7 @@ One attempt of a request is billed. Each other one that may have reached an engi
 from mindgw import errors
 from mindgw.gateway import relay
 from mindgw.gateway.failover import FULL, UNABLE
-from mindgw.gateway.request import Request
+from mindgw.gateway.hedge import Hedge
 from mindgw.gateway.route import Ended, Outcome
 from mindgw.gateway.signals import Effect
 from mindgw.gateway.stay import Stay
@@ -17,7 +17,7 @@ from mindgw_agent import wire
 UNREACHABLE = "engine_unreachable"
 
 
-class Recovery(Request):
+class Recovery(Hedge):
     """A request that may be tried on several workers."""
 
     __slots__ = ()
@@ -45,6 +45,8 @@ class Recovery(Request):
 
     def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Nothing was begun: back to the head of the line."""
+        if self._aside is not None:
+            return self._falls_back(outcome, wrong, now, over=True, begun=False)
         goes_on = self._goes_on(outcome, wrong, now)
         self._bill.release()
         self._tally.turn_down(self._leave_worker(), "busy" if outcome is Outcome.BUSY else wrong.code)
@@ -55,11 +57,14 @@ class Recovery(Request):
         outcome = self._blame(wrong, now)
         if outcome is Outcome.BUSY and close is not None and not self._delivery.spoken:
             return self._turned_down(close, now)
+        if outcome is not None and self._aside is not None:
+            return self._falls_back(outcome, wrong, now, over=over or close is not None)
         if outcome is not None and not self._delivery.spoken:
             goes_on = self._goes_on(outcome, wrong, now)
             if goes_on or outcome is Outcome.LOST:
                 self._give_up(wrong, now, over=over or close is not None)
                 return self._again(now) if goes_on else self._fail(self._told(wrong), now)
+        self._part(now)
         wrong = self._told(wrong)
         if close is None and not over:
             return self._abandon(wrong, now)
@@ -108,6 +113,7 @@ class Recovery(Request):
         assert self.caller is not None
         assert self._attempt is not None
         self._disappointed()
+        self._bill.release()
         self._bill.waste(self.caller, wrong.code, now)
         worker = self._attempt.placement.seat.owner
         if over:
@@ -126,6 +132,8 @@ class Recovery(Request):
         """The engine does its part."""
         assert self._attempt is not None
         self._stages.failover.served(self._attempt.placement, now)
+        if self._aside is not None:
+            self._wins(now)
 
     def _told(self, wrong: errors.MindGWError) -> errors.MindGWError:
         """The error as its caller hears it: with how often it was tried in vain."""

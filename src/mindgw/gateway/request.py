@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+
 from mindgw import errors
 from mindgw.core import usage
 from mindgw.core.routing import OWN, permits
@@ -14,7 +16,7 @@ from mindgw.gateway import replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
-from mindgw.gateway.delivery import Delivery, Ending
+from mindgw.gateway.delivery import Delivery, Ending, Part
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rates import Pass
@@ -30,11 +32,25 @@ from mindgw_agent import wire
 _UNFIT = re.compile(r"[^ -~]")
 
 
+class Aside(Struct):
+    """One of two tries that run at once: the one that is not in front, which is all that a request has to tell apart of the two."""
+
+    attempt: Attempt
+    state: State
+    #: Bytes of it that have not left for the client.
+    owed: int
+    answer: Part
+    #: What the tally says of it, see `hedge`.
+    noted: tuple[Any, ...]
+    #: Whether it is the second one.
+    is_hedge: bool
+
+
 class Request:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_alias", "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_server", "_stages",
+        "_alias", "_aside", "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_server", "_stages",
         "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
@@ -60,6 +76,8 @@ class Request:
         #: The current try on a worker; None when there is none. And why the last one came to nothing; None: it did not.
         self._attempt: Attempt | None = None
         self._wrong: errors.MindGWError | None = None
+        #: Another one that runs at the same time; None for almost all requests.
+        self._aside: Aside | None = None
 
         #: The name that was asked for, where the model is known by another one; and who serves it, where that has to be told.
         self._alias = self._server = ""
@@ -236,6 +254,19 @@ class Request:
         self.due = now + CANCEL_GRACE
         self._attempt.cancel()
         return []
+
+    def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
+        """The agent never confirmed a cancel: the slot is taken back all the same."""
+        self._release(None, now)
+        return self._finish(self._outcome, now)
+
+    def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
+        self._release(event.close, now)
+        return self._finish(self._outcome, now)
+
+    def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
+        self._release(None, now)
+        return self._finish(self._outcome, now)
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = DONE

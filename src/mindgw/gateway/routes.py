@@ -62,6 +62,8 @@ class Way(Struct, frozen=True, kw_only=True):
     #: Name of the route that it takes, and of the one that it would take if that counted; None: none.
     route: str | None
     shadow: str | None
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool
     #: What who asks is bound to, such as region=eu.
     home: list[str]
     legs: list[Stop]
@@ -76,7 +78,9 @@ class Way(Struct, frozen=True, kw_only=True):
 class Routes:
     """All routes of a server."""
 
-    def __init__(self, fleet: Fleet, queue: Queue, counters: metrics.Counters) -> None:
+    def __init__(self, fleet: Fleet, queue: Queue, counters: metrics.Counters, *, hedge: bool = False) -> None:
+        #: Whether streams of names without a route are hedged (`gateway.hedge`).
+        self.hedge = hedge
         self._fleet = fleet
         self._queue = queue
         self._counters = counters
@@ -114,7 +118,7 @@ class Routes:
         legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
         if plan.legs and not legs:
             raise not_found(model)
-        course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy)
+        course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy, plan.hedge)
         return course, course.begin(kind, self._fleet, self._queue.order)
 
     def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
@@ -198,7 +202,8 @@ class Routes:
     def explain(self, caller: Caller, model: str, kind: str, flow: Flow) -> Way:
         """What would become of a request now; nothing is sent, and nothing is counted."""
         real, shadow = self.rules.of(model)
-        plan = routing.plan(real, model, caller.home, sticky(flow.path)) if real is not None else Plan("", (Leg(model, caller.home),))
+        alone = Plan("", (Leg(model, caller.home),), hedge=self.hedge)
+        plan = routing.plan(real, model, caller.home, sticky(flow.path)) if real is not None else alone
         stops = [self._stop(caller, model, kind, leg) for leg in plan.legs]
         code, reason, chosen = "", "", None
         try:
@@ -210,7 +215,7 @@ class Routes:
             code, reason = wrong.code, wrong.message
         return Way(
             model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None,
-            home=routing.tags_of(caller.home), legs=stops, chosen=chosen, code=code, reason=reason,
+            hedge=plan.hedge, home=routing.tags_of(caller.home), legs=stops, chosen=chosen, code=code, reason=reason,
         )  # fmt: skip
 
     def _stop(self, caller: Caller, model: str, kind: str, leg: Leg) -> Stop:

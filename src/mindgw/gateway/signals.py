@@ -106,9 +106,16 @@ class Tick(Struct, frozen=True, gc=False):
     """Time has passed; sent when `due` is over."""
 
 
+class Beside(Struct, frozen=True, gc=False):
+    """News of the other one of two tries that run at once: Answered, Data, Closed or Lost."""
+
+    event: "Event"
+
+
 Event = (
     Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
-)
+    | Beside
+)  # fmt: skip
 
 
 # What a lane is asked to do.

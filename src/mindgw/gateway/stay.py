@@ -26,7 +26,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "_spent")
+    __slots__ = ("_ask", "_beside", "_head", "_longest", "_policy", "_queue", "_spent")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -38,6 +38,8 @@ class Stay(Ticket):
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
         self._policy: Generator[Needs, Ended, None] | None = None
+        #: One of two tries that ran at once, which came to nothing while the other went on.
+        self._beside: Ended | None = None
         #: Legs of its course, from the first on, that it has failed on.
         self._spent = 0
 
@@ -67,9 +69,15 @@ class Stay(Ticket):
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
         return self._queue.later(self, now)
 
+    def notes(self, ended: Ended) -> None:
+        """One of two tries came to nothing; what follows is for `goes_on` to say, should the other one do so too."""
+        self._beside = ended
+
     def goes_on(self, ended: Ended, may: Callable[[Needs, float], bool], tries: int, ground: Ground) -> bool:
         """Whether another worker is tried after an attempt that came to nothing; see `route.attempts`. Where one leg of its course has come
         to its end, it goes on with the next."""
+        if self._beside is not None:
+            ended, self._beside = replace(ended, beside=self._beside), None
         if self._policy is None:
             self._policy = attempts(self.needs, may, tries)
             next(self._policy)

@@ -112,6 +112,11 @@ class Collector:
         for pair, count in self._counters.ejections.items():
             ejections.add_metric(pair, count)
         yield ejections
+        text = "Streams that were late to begin, by what became of a second try on another worker."
+        hedges = CounterMetricFamily("mindgw_hedges", text, labels=["outcome"])
+        for outcome, count in self._counters.hedges.items():
+            hedges.add_metric([outcome], count)
+        yield hedges
         text = "Attempts that were not made on another worker, because too many requests were tried again."
         yield CounterMetricFamily("mindgw_retries_refused", text, self._counters.retries_refused)
 

@@ -95,6 +95,7 @@ def _route(row: Route) -> routing.Route:
             require=routing.where(row.require),
             strategy=row.strategy,
             spill=row.spill,
+            hedge=row.hedge,
             shadow=row.shadow,
         )
     except (ValueError, TypeError, AttributeError) as wrong:

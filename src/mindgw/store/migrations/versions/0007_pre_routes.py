@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("require", DOCUMENT, nullable=False),
         sa.Column("strategy", sa.String(), nullable=False),
         sa.Column("spill", sa.Boolean(), nullable=False),
+        sa.Column("hedge", sa.Boolean(), nullable=False),
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_routes"),
     )
