@@ -181,7 +181,7 @@ class Tally:
         """The same for what had begun there: another worker begins from the start, and its wait for a slot begins now. `status` is the
         engine's, 0 for none."""
         if self.first is not None:
-            note(self.moments, (FIRST, self.first))
+            note(self.moments, (FIRST, self.first, worker))
         note(self.moments, (FAILED, now, worker, outcome, status))
         self._came_to_nothing(worker, outcome)
         if self.placed is not None:

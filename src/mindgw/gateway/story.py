@@ -223,7 +223,7 @@ _MADE: dict[int, Callable[..., Moment]] = {
     moments.MOVED: lambda _tally, at, goal: Moment(at, "moved", model=_clean(goal[0]), where=tuple(tags_of(goal[1]))),
     moments.FUNDING: lambda _tally, at, held: Moment(at, "funding", worker=held.seat.owner if held is not None else ""),
     moments.FUNDED: lambda _tally, at: Moment(at, "funded"),
-    moments.FIRST: lambda tally, at: Moment(at, "first_byte", worker=tally.worker),
+    moments.FIRST: lambda _tally, at, worker: Moment(at, "first_byte", worker=worker),
     moments.TURNED_DOWN: lambda _tally, at, worker, code: Moment(at, "turned_down", worker=worker, code=code),
     moments.FAILED: lambda _tally, at, worker, code, status: Moment(at, "failed", worker=worker, code=code, status=status),
     moments.LEFT: lambda tally, at, outcome: Moment(at, "left", worker=tally.worker, code=tally.error or outcome),
