@@ -4,6 +4,7 @@ request keeps anyway.
 Nothing of a prompt, an answer or an error's message is looked at here: names, numbers, moments and codes are all that there is.
 """
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from mindgw.gateway.route import Placement
 from mindgw.store import ids, stories
 from mindgw.store.ledger import Entry
 from mindgw.store.stories import Document, Limit, Moment, Story
+
+log = logging.getLogger("mindgw.request")
 
 #: Stories that one batch writes at most, and that may wait for the database; and those of requests that went as they should: of more than
 #: so many between two batches nobody would read each.
@@ -121,7 +124,7 @@ def told(facts: Facts) -> Story:
         worker_id=tally.worker if ended or tally.standing is None else "",
         outcome=row.outcome if row is not None else "",
         status=tally.status if ended else 0,
-        error_code=tally.error,
+        error_code=_clean(tally.error),
         attempts=tally.sent,
         tokens_in=row.prompt_tokens if row is not None else 0,
         tokens_out=row.completion_tokens if row is not None else 0,
@@ -191,7 +194,7 @@ def _moments(facts: Facts) -> Iterator[Moment]:
     row = facts.row
     if row is not None:
         at = max(row.total_ms * 1000, *(moment.at for moment in came))
-        yield Moment(at, "ended", worker=_last(tally), code=row.error_code or row.outcome, status=tally.status)
+        yield Moment(at, "ended", worker=_last(tally), code=_clean(row.error_code or row.outcome), status=tally.status)
 
 
 def _let_in(tally: Tally) -> Iterator[Moment]:
@@ -224,9 +227,9 @@ _MADE: dict[int, Callable[..., Moment]] = {
     moments.FUNDING: lambda _tally, at, held: Moment(at, "funding", worker=held.seat.owner if held is not None else ""),
     moments.FUNDED: lambda _tally, at: Moment(at, "funded"),
     moments.FIRST: lambda _tally, at, worker: Moment(at, "first_byte", worker=worker),
-    moments.TURNED_DOWN: lambda _tally, at, worker, code: Moment(at, "turned_down", worker=worker, code=code),
-    moments.FAILED: lambda _tally, at, worker, code, status: Moment(at, "failed", worker=worker, code=code, status=status),
-    moments.LEFT: lambda tally, at, outcome: Moment(at, "left", worker=tally.worker, code=tally.error or outcome),
+    moments.TURNED_DOWN: lambda _tally, at, worker, code: Moment(at, "turned_down", worker=worker, code=_clean(code)),
+    moments.FAILED: lambda _tally, at, worker, code, status: Moment(at, "failed", worker=worker, code=_clean(code), status=status),
+    moments.LEFT: lambda tally, at, outcome: Moment(at, "left", worker=tally.worker, code=_clean(tally.error or outcome)),
     moments.OMITTED: lambda _tally, at, count: Moment(at, "omitted", count=count),
 }
 
@@ -275,5 +278,11 @@ def _clean(text: str) -> str:
 
 
 def written(facts: Iterable[Facts]) -> list[Story]:
-    """As they are stored."""
-    return [told(each) for each in facts]
+    """As they are stored. One that cannot be told is left out: it must not keep back all others."""
+    found = []
+    for each in facts:
+        try:
+            found.append(told(each))
+        except (AttributeError, TypeError, ValueError):
+            log.exception("what became of request %s cannot be told and is not kept", each.id)
+    return found
