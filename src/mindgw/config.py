@@ -17,7 +17,7 @@ import platformdirs
 
 from mindgw import settings_file
 from mindgw.errors import ConfigError
-from mindgw.quantities import OFF, Certificate, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
+from mindgw.quantities import OFF, Certificate, Days, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
@@ -160,6 +160,15 @@ class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     most: int = 10_000
 
 
+class Requests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of what became of requests (`mindgw why`), never what they said."""
+
+    #: For how many days; 0: nothing is.
+    keep_days: Days = 7
+    #: Requests that are remembered; beyond that the oldest go first.
+    most: int = 200_000
+
+
 class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long people stay signed in."""
 
@@ -236,6 +245,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
     idempotency: Idempotency = Idempotency()
+    requests: Requests = Requests()
     sessions: Sessions = Sessions()
     audit: Audit = Audit()
     cors: Cors = Cors()

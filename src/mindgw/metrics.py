@@ -103,6 +103,8 @@ class Counters:
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0
+        #: Requests that are over and of which no story is kept, as there were too many at once.
+        self.stories_lost = 0
 
     @property
     def requests(self) -> dict[tuple[str, str, str, str], int]:

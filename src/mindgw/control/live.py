@@ -8,6 +8,7 @@ from mindgw.gateway.errands import Errands
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.gateway.routes import Way
 from mindgw.gateway.snapshot import BudgetView, Snapshot
+from mindgw.store.stories import Story
 
 
 class Live(Protocol):
@@ -53,6 +54,9 @@ class Live(Protocol):
 
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
+
+    def story(self, request_id: str) -> Story | None:
+        """What became so far of a request that is under way, or all of it of one that was over a moment ago; None for all others."""
 
     def queue_stats(self) -> Stats:
         """The queue in numbers."""

@@ -4,7 +4,7 @@ Nothing is held while it waits. Only one attempt of a request is billed: the one
 """
 
 from mindgw.core import ceiling, price, usage
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller, Head
 from mindgw.gateway.loans import unavailable
 from mindgw.gateway.meter import NOTHING, Drawn, Money, Tally
@@ -48,6 +48,13 @@ class Bill:
     def answers(self) -> int:
         """Answers that are paid for, where they are counted."""
         return self._reservation.sizes.answers if self._reservation is not None else 1
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The limits that it falls under, as far as that is known."""
+        if self._reservation is not None:
+            return self._reservation.claims
+        return self._terms.claims if self._terms is not None else ()
 
     def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
         """What is billed of what was used. Whatever an engine made beyond its cap nobody had ordered, and what no text of this length can

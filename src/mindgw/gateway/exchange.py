@@ -15,14 +15,14 @@ from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import sse, usage
-from mindgw.gateway import admission, relay, replay, signals, transitions
+from mindgw.gateway import admission, moments, relay, replay, signals, transitions
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.auth import credential
 from mindgw.gateway.flows import SHEDDABLE
 from mindgw.gateway.recovery import UNREACHABLE, Recovery
 from mindgw.gateway.route import Placement
-from mindgw.gateway.signals import ATTACHED, FUNDING, RELAYING, SENT, WAITING, Effect, Event, Fund, LookUp, State
+from mindgw.gateway.signals import ATTACHED, RELAYING, SENT, WAITING, Effect, Event, LookUp, State
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
@@ -60,6 +60,7 @@ class Exchange(Recovery):
 
     def identified(self, event: signals.Identified, now: float) -> list[Effect]:
         self.caller = event.caller
+        self._tally.moments.append((moments.IDENTIFIED, now))
         return self._let_in(event.caller, now) or self._admit(now)
 
     def _let_in(self, caller: Caller, now: float) -> list[Effect]:
@@ -117,16 +118,13 @@ class Exchange(Recovery):
             self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet, stages.routes)
             tally.ask(ask.peek.model, ask.peek.stream)
             tally.goal = ask.needs.model, ask.needs.where
-            tally.size, tally.deadline, tally.since = len(body), ask.deadline, now
+            tally.size, tally.deadline, tally.since, tally.admitted = len(body), ask.deadline, now, now
             if self._pass is not None:
                 self._pass.charge(ask, now)
             doubtful = self._bill.doubts(ask, body)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        if doubtful is not None:
-            self._enter(FUNDING, now)
-            return [Fund(doubtful)]
-        return self._line_up(ask, body, now)
+        return self._fund(doubtful, now) if doubtful is not None else self._line_up(ask, body, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
@@ -150,6 +148,8 @@ class Exchange(Recovery):
         self.state = WAITING
 
     def _wait(self, now: float) -> list[Effect]:
+        assert self._stay is not None
+        moments.note(self._tally.moments, (moments.WAITED, now, 0 if self._tally.sent else self._stay.position, self._stay.eta))
         self._set_due(now)
         return []
 
@@ -157,7 +157,7 @@ class Exchange(Recovery):
         assert self._stay is not None
         self._stand(now)
         placement = self._stay.again(now)
-        self._tally.goal = self._stay.goal
+        self._tally.go(self._stay.goal, now)
         return self._place(placement, now) if placement is not None else self._wait(now)
 
     # -- place, reserve and open ----------------------------------------------------------------------------------
@@ -177,12 +177,10 @@ class Exchange(Recovery):
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)
-        if unfunded is None:
-            return self._send(now)
-        self._enter(FUNDING, now)
-        return [Fund(unfunded)]
+        return self._fund(unfunded, now) if unfunded is not None else self._send(now)
 
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
+        moments.note(self._tally.moments, (moments.FUNDED, now))
         if self._attempt is not None:
             return self._send(now)
         assert self._ask is not None
@@ -206,7 +204,7 @@ class Exchange(Recovery):
         seat = placement.seat
         if not self._tally.sent:
             self._stages.failover.offer()
-        self._tally.send(seat.owner, placement.model, now)
+        self._tally.send(placement, now)
         if ask.hedge:
             self._give_time(placement, now)
         self._enter(SENT, now)
@@ -353,7 +351,7 @@ class Exchange(Recovery):
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
         if waiting and self._stay is not None and self._stay.elsewhere(self._stages.fleet, now):
-            tally.goal = self._stay.goal  # who sweeps wakes the queue
+            tally.go(self._stay.goal, now)  # who sweeps wakes the queue
         watch.look(tally, now)
         limit, why = watch.limit(tally, waiting=waiting)
         if now >= limit:

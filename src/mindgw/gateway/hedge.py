@@ -23,6 +23,7 @@ from mindgw.gateway import admission, route, signals
 from mindgw.gateway.attempt import Attempt
 from mindgw.gateway.delivery import UNBEGUN
 from mindgw.gateway.experience import Choice
+from mindgw.gateway.moments import HEDGED
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.request import Aside, Request
@@ -138,7 +139,7 @@ class Hedge(Request):
         self._attempt, self.state, self._owed = Attempt(stages.post, self, placement), SENT, 0
         # the total of its time goes on from where it is
         tally.spent += now - placed if placed is not None else 0.0
-        tally.send(placement.seat.owner, placement.model, now)
+        tally.send(placement, now, HEDGED)
         ask, bill = self._ask, self._bill
         self._attempt.open(self.head, ask, stages.timeouts, bill.body(ask, self._body), bill.tag(ask, placement))
         self._swap(self._aside)
@@ -192,9 +193,12 @@ class Hedge(Request):
         assert self._attempt is not None
         assert self._aside is not None
         dropped = self._attempt
+        worker = dropped.placement.seat.owner
         if begun:
             self._bill.waste(self.caller, code, now)
-        self._tally.turn_down(dropped.placement.seat.owner, code)
+            self._tally.drop(worker, code, now, self._delivery.status)
+        else:
+            self._tally.turn_down(worker, code, now)
         self._swap(self._aside)
         self._aside, self._tally.hedge = None, FOREVER
         if over:

@@ -40,9 +40,11 @@ from mindgw.gateway.seat import Worker
 from mindgw.gateway.session import News, Session, Standing
 from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
+from mindgw.gateway.story import Stories, told
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
 from mindgw.gateway.watch import Watch
+from mindgw.store.stories import Story
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
@@ -74,6 +76,7 @@ class Pipeline:
         dead: DeadLetters | None = None,
         *,
         replay: Replay | None = None,
+        stories: Stories | None = None,
     ) -> None:
         self._auth = auth
         #: Monotonic seconds.
@@ -89,7 +92,7 @@ class Pipeline:
         self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(
             auth, self.fleet, self.queue, self.routes, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today,
-            self.post, dead, replay,
+            self.post, dead, replay, stories,
         )  # fmt: skip
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -420,6 +423,14 @@ class Pipeline:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
         exchange = self._find(request_id)
         return exchange.caller.org_id if exchange is not None and exchange.caller is not None else ""
+
+    def story(self, request_id: str) -> Story | None:
+        """What became so far of a request that is under way, or all of it of one that was over a moment ago; None for all others."""
+        exchange = self._find(request_id)
+        facts = exchange.facts() if exchange is not None else None
+        if facts is not None:
+            return told(facts)
+        return self._stages.stories.find(request_id) if self._stages.stories is not None else None
 
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""

@@ -49,7 +49,7 @@ class Recovery(Hedge):
             return self._falls_back(outcome, wrong, now, over=True, begun=False)
         goes_on = self._goes_on(outcome, wrong, now)
         self._bill.release()
-        self._tally.turn_down(self._leave_worker(), "busy" if outcome is Outcome.BUSY else wrong.code)
+        self._tally.turn_down(self._leave_worker(), "busy" if outcome is Outcome.BUSY else wrong.code, now)
         return self._again(now) if goes_on else self._fail(self._told(wrong), now)
 
     def _failed(self, wrong: errors.MindGWError, now: float, close: wire.Close | None = None, *, over: bool = False) -> list[Effect]:
@@ -122,9 +122,8 @@ class Recovery(Hedge):
             attempt, self._attempt = self._attempt, None
             attempt.leave_to(self._stages.failover.leftovers, now)
         self._owed = 0
+        self._tally.give_up(worker, wrong.code, now, self._delivery.status)
         self._delivery.restart()
-        self._tally.turn_down(worker, wrong.code)
-        self._tally.restart(now)
 
     # -- what is said of it ---------------------------------------------------------------------------------------
 
@@ -149,7 +148,7 @@ class Recovery(Hedge):
             except errors.MindGWError:
                 if not stay.skips(self._stages.fleet):
                     raise
-            self._tally.goal = stay.goal
+            self._tally.go(stay.goal, now)
 
     def _in_vain(self, now: float) -> errors.MindGWError | None:
         """Why it makes no sense to wait any longer; None while it does, which may be elsewhere."""
@@ -158,7 +157,7 @@ class Recovery(Hedge):
         if wrong is None:
             return None
         if self._stay.elsewhere(self._stages.fleet, now, in_vain=True):
-            self._tally.goal = self._stay.goal  # who sweeps wakes the queue
+            self._tally.go(self._stay.goal, now)  # who sweeps wakes the queue
             return None
         return self._told(wrong)
 

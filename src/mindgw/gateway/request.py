@@ -12,7 +12,7 @@ from msgspec import Struct
 from mindgw import errors
 from mindgw.core import usage
 from mindgw.core.routing import OWN, permits
-from mindgw.gateway import replay, signals
+from mindgw.gateway import moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
@@ -20,10 +20,12 @@ from mindgw.gateway.delivery import Delivery, Ending, Part
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rates import Pass
+from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
-from mindgw.gateway.signals import CLOSING, DONE, OPENED, WAITING, Effect, Fail, Head, State
+from mindgw.gateway.signals import CLOSING, DONE, FUNDING, OPENED, WAITING, Effect, Fail, Fund, Head, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
+from mindgw.gateway.story import Facts
 from mindgw.gateway.ticket import Ticket
 from mindgw.store.ledger import Entry
 from mindgw_agent import wire
@@ -149,6 +151,13 @@ class Request:
         if self._ask is not None:
             self.due = self._stages.watch.due(self._tally, now, waiting=self.state is WAITING, begun=self._delivery.begun)
 
+    def _fund(self, reservation: Reservation, now: float) -> list[Effect]:
+        """Waits for the database to hold what it may come to cost."""
+        placement = self._attempt.placement if self._attempt is not None else None
+        moments.note(self._tally.moments, (moments.FUNDING, now, placement))
+        self._enter(FUNDING, now)
+        return [Fund(reservation)]
+
     def _write(self, data: bytes, now: float) -> list[Effect]:
         if self._tally.stuck is None:
             self._tally.stuck = now
@@ -249,6 +258,7 @@ class Request:
             self._stay.leave(now)
         if self._attempt is None:
             return self._finish(outcome, now)
+        moments.note(self._tally.moments, (moments.LEFT, now, outcome))
         self._outcome = outcome
         self.state = CLOSING
         self.due = now + CANCEL_GRACE
@@ -280,10 +290,23 @@ class Request:
                 self._pass.end(row.prompt_tokens + row.completion_tokens, now)
             if outcome == "failed" and stay is not None:
                 self._bury(row, stay)
+            if self._stages.stories is not None:
+                self._stages.stories.add(self._facts(self.caller, stay, row))
         if stay is not None:
             stay.settle(self._tally.tokens, now)
         self._body = b""
         return []
+
+    def facts(self) -> Facts | None:
+        """What its story so far is made of; None: nobody knows whose it is."""
+        return self._facts(self.caller, self._stay) if self.caller is not None else None
+
+    def _facts(self, caller: Caller, stay: Stay | None, row: Entry | None = None) -> Facts:
+        rank, stood = (stay.rank, stay.stood) if stay is not None else (None, None)
+        head, bill = self.head, self._bill
+        return Facts(
+            head.request_id, head.path, caller, self._ask, self._tally, self._pass, bill.claims, rank, stood, self._server, row
+        )  # fmt: skip
 
     def _billed(self, outcome: str) -> usage.Tokens | None:
         """What the client pays for: all of an answer that ended well, of others what reached it; None: nothing."""

@@ -10,6 +10,7 @@ from mindgw.core import carrier, sse, usage
 from mindgw.core.routing import Where
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.course import Ground
+from mindgw.gateway.moments import Samples
 from mindgw.gateway.queue import LATER, Queue
 from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.route import Ended, Needs, Outcome, Placement, attempts
@@ -26,7 +27,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_beside", "_head", "_longest", "_policy", "_queue", "_spent")
+    __slots__ = ("_ask", "_beside", "_head", "_longest", "_policy", "_queue", "_spent", "stood")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -42,6 +43,8 @@ class Stay(Ticket):
         self._beside: Ended | None = None
         #: Legs of its course, from the first on, that it has failed on.
         self._spent = 0
+        #: Where it stood when its client was told so; None: that did not happen.
+        self.stood: Samples | None = None
 
     @property
     def goal(self) -> tuple[str, Where]:
@@ -158,6 +161,9 @@ class Stay(Ticket):
         if self._queue.leisure > BUSTLE:
             return sse.PING
         outlook = self._queue.outlook(self, now)
+        if self.stood is None:
+            self.stood = Samples()
+        self.stood.add(now, outlook.position, outlook.eta)
         eta = f" eta={outlook.eta:.0f}s" if outlook.eta is not None else ""
         comment = f": mindgw queue={outlook.position}{eta}\n".encode()
         if _value(self._head, _EVENTS) != b"1":

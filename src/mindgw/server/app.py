@@ -29,7 +29,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, pages, problems, replays, sessions
+from mindgw.server import enrol, management, ops, pages, problems, replays, sessions, stories
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -88,7 +88,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
-    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay)
+    told, telling, untelling = stories.registry(config, database, counters)
+    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay, stories=told)
     people = sessions.registry(config, secrets, database, pipeline.identify, accounting.rates)
     registry = Registry(database, secrets.identity)
     inbox = accounting.inbox
@@ -110,7 +111,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     ]
     watch = Watch(database)
     state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
-    beside = [*accounting.writing(), replays_writing, *people.chores]
+    beside = [*accounting.writing(), replays_writing, *people.chores, *telling]
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
         Chore("telling of routes that are only noted", SECOND, ways.tell),
@@ -121,7 +122,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
     reading = Chore("reading routes", LOOK, ways.refresh)
-    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, tend)
+    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, untelling, tend)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
 

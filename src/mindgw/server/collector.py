@@ -100,6 +100,8 @@ class Collector:
         yield noted
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
+        untold = "Requests of which no story is kept: too many were over at once, or the database was away for too long."
+        yield CounterMetricFamily("mindgw_stories_lost", untold, self._counters.stories_lost)
 
     def _failovers(self) -> Iterator[Metric]:
         text = "Tries that failed and of which no caller heard, because another worker was asked."

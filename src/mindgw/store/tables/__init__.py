@@ -15,6 +15,7 @@ from mindgw.store.tables.receipts import Receipt, ReceiptHead
 from mindgw.store.tables.replays import Replay
 from mindgw.store.tables.routes import Route
 from mindgw.store.tables.sessions import Session
+from mindgw.store.tables.stories import Story
 
 metadata = Row.metadata
 
@@ -43,6 +44,7 @@ __all__ = [
     "RoleBinding",
     "Route",
     "Session",
+    "Story",
     "Team",
     "UTCDateTime",
     "User",
