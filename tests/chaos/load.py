@@ -96,12 +96,13 @@ class Load:
             async with session.post(self._url, json=body, headers=headers) as answer:
                 mine.status = answer.status
                 mine.request_id = answer.headers["x-mindgw-request-id"]
-                await (_read_stream(answer, mine, patience) if answer.content_type == "text/event-stream" else _read_whole(answer, mine))
+                await (read_stream(answer, mine, patience) if answer.content_type == "text/event-stream" else read_whole(answer, mine))
         except (aiohttp.ClientError, OSError):
             return  # the server is gone, or not there yet
 
 
-async def _read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
+async def read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
+    """An answer in one piece, or a refusal."""
     document = await answer.json()
     if answer.status != 200:
         mine.code = document["error"]["code"]
@@ -110,7 +111,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
     mine.is_whole = True
 
 
-async def _read_stream(answer: aiohttp.ClientResponse, mine: Seen, patience: int | None) -> None:
+async def read_stream(answer: aiohttp.ClientResponse, mine: Seen, patience: int | None = None) -> None:
     """To the end, or until `patience` events came: then it hangs up."""
     async for line in answer.content:
         if not line.startswith(b"data: "):

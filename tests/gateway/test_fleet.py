@@ -6,6 +6,7 @@ from mindgw import errors
 from mindgw.core.worker import State
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.seat import REST, Worker
+from mindgw.gateway.serving import Serving
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine, knows
@@ -41,6 +42,23 @@ def test_a_worker_is_ready_once_its_engine_is():
     assert (worker.state, free(worker)) == (State.OFFLINE, [])
     yard.fleet.report(worker, wire.Report(1, [engine("m")]))
     assert (worker.state, free(worker)) == (State.READY, ["e"])
+
+
+def test_many_that_come_or_go_at_once_are_one_change(monkeypatch):
+    looks = []
+    look = Serving._look
+    monkeypatch.setattr(Serving, "_look", lambda fleet: (looks.append(1), look(fleet)))
+    yard = Yard()
+    workers = [yard.worker(f"w{number}", engine("m", f"m{number}")) for number in range(100)]
+    assert not looks
+    assert len(list(yard.fleet.seats("m", "chat"))) == 100
+    assert yard.fleet.canonical["m7"] == "m7"
+    for worker in workers[1:]:
+        yard.fleet.detach(worker)
+    assert len(looks) == 1
+    assert [seat.worker for seat in yard.fleet.seats("m", "chat")] == workers[:1]
+    assert not yard.fleet.has_choice("m", "chat")
+    assert len(looks) == 2
 
 
 def test_a_worker_without_engines_is_offline():

@@ -11,7 +11,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
+from mindgw import errors
 from mindgw.gateway import signals
+from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.registry import Registry
 from mindgw.server import agents, socket
 from mindgw.server.agents import AgentsDoor, Carriage
@@ -192,6 +194,80 @@ async def test_who_lies_takes_nothing_until_somebody_has_looked_even_with_a_new_
     assert client.end is None
     world.pipeline.fleet.release(again)
     await until(lambda: hall.agents[-1].requests)
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+class Jam:
+    """A database that answers nobody until the gate is open."""
+
+    def __init__(self, hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = asyncio.Event()
+        #: Who asks it now, and the most that ever did.
+        self.asking = self.most = 0
+        #: Of whom it was asked.
+        self.asked: list[str] = []
+        find = Registry.find
+
+        async def jammed(registry: Registry, worker_id: str) -> Any:
+            self.asking += 1
+            self.most = max(self.most, self.asking)
+            self.asked.append(worker_id)
+            try:
+                await self.gate.wait()
+                return await find(registry, worker_id)
+            finally:
+                self.asking -= 1
+
+        monkeypatch.setattr(Registry, "find", jammed)
+
+
+async def test_who_waits_for_its_turn_is_not_called_slow_and_few_are_in_the_way_of_others(hall, monkeypatch):
+    monkeypatch.setattr(agents, "GREETING", 0.3)
+    jam = Jam(hall, monkeypatch)
+    dialled = [await hall.dial(f"box-{number}", waits=False) for number in range(20)]
+    await until(lambda: all(agent.socket is not None for agent in dialled))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(dialled[0].task), 0.5)  # longer than an agent may take
+    jam.gate.set()
+    await until(lambda: len(hall.world.pipeline.fleet.workers) == 20)
+    assert jam.most == agents.AT_ONCE
+
+
+async def test_who_has_left_meanwhile_costs_no_turn(hall, monkeypatch):
+    jam, heard, hello = Jam(hall, monkeypatch), [], Handshake.hello
+    monkeypatch.setattr(Handshake, "hello", lambda shake, message: (heard.append(message), hello(shake, message))[1])
+    first = [await hall.dial(f"box-{number}", waits=False) for number in range(agents.AT_ONCE)]
+    await until(lambda: jam.asking == agents.AT_ONCE)
+    late = await hall.dial("late", waits=False)
+    await until(lambda: len(heard) == len(first) + 1)
+    late.socket.transport.abort()
+    await until(late.task.done)
+    await until(lambda: len(hall.connections) == len(first))
+    jam.gate.set()
+    await until(lambda: len(hall.world.pipeline.fleet.workers) == len(first))
+    await hall.dial("last")
+    assert jam.asked == [*(hall.ids[f"box-{number}"] for number in range(agents.AT_ONCE)), hall.ids["last"]]
+
+
+async def test_who_says_nothing_is_cut_off_in_its_own_time(hall, monkeypatch, caplog):
+    monkeypatch.setattr(agents, "GREETING", 0.1)
+    async with connect(f"ws://127.0.0.1:{hall.port}{wire.PATH}", subprotocols=[wire.SUBPROTOCOL]) as silent:  # type: ignore[list-item]
+        with pytest.raises(ConnectionClosed):
+            await silent.recv()
+    assert "a greeting failed: too slow" in caplog.text
+
+
+async def test_a_database_that_is_away_is_no_defect_of_the_door(hall, monkeypatch, caplog):
+    async def away(registry: Registry, worker_id: str) -> Any:
+        raise errors.Draining("The database does not answer at the moment.")
+
+    monkeypatch.setattr(Registry, "find", away)
+    agent = await hall.dial(waits=False)
+    await until(agent.task.done)
+    assert "a greeting failed: The database does not answer at the moment." in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 # -- how a link ends ---------------------------------------------------------------------------------------------------

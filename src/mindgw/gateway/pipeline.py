@@ -460,6 +460,8 @@ class Pipeline:
         return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
+        if not self.queue.waiting:
+            return
         now = self._now()
         if self.fleet.canonical is not self._canonical:
             self._canonical = self.fleet.canonical

@@ -10,9 +10,10 @@ from typing import Protocol
 from mindgw_agent import flow, wire
 from mindgw_agent.wire import Frame, ProtocolError
 
-#: Seconds between pings, and the silence after which a link is dead (two pings missed and a little more).
+#: Seconds between pings, and the silence after which a link is dead: two pings missed, and so much more that even with the look at the
+#: clock that finds it no more than 25 s pass.
 PING_INTERVAL = 10.0
-SILENCE = 2.5 * PING_INTERVAL
+SILENCE = 2.4 * PING_INTERVAL
 #: Most characters of the reason in a goodbye: it may quote what a hostile peer sent.
 MAX_REASON = 500
 
