@@ -70,6 +70,19 @@ async def test_quarantine_is_written_down_and_ends_by_an_operator_alone(database
     assert (told.state, told.reason, await stored(database, row)) == ("ready", "", ("active", ""))
 
 
+@pytest.mark.parametrize("state", ["active", "draining", "pending"])
+async def test_who_looked_at_another_version_releases_nobody(database, world, state):
+    row, box = await add(database, world, state=state)
+    if state == "draining":
+        world.pipeline.errands.drain(row.id)
+    box.link.receive(wire.encode(wire.Frame(0, wire.REPORT, b"[]")), 0.0)  # the charge is on the floor alone
+    with pytest.raises(PreconditionFailed):
+        await errands.release(database, "ana", world.pipeline, "gpu", version=99)
+    assert world.pipeline.fleet.workers[row.id].state is State.QUARANTINED
+    told = await errands.release(database, "ana", world.pipeline, "gpu", version=row.version)
+    assert (told.state, told.version, await stored(database, row)) == ("ready" if state == "active" else state, row.version, (state, ""))
+
+
 async def test_a_charge_that_was_dropped_before_it_was_written_is_not_written(database, world):
     row, box = await add(database, world)
     registry = Registry(database, SERVER)

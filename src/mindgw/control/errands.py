@@ -1,6 +1,6 @@
 """What operators do with workers: take them out of service and back, and have their agents do something."""
 
-from typing import Final
+from typing import Final, cast
 
 from msgspec import Struct
 
@@ -51,16 +51,19 @@ async def undrain(database: Database, who: Who | str, live: Live, reference: str
 
 
 async def release(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
-    """An operator has looked at a worker in quarantine: it may take requests again. Raises NotFound, PreconditionFailed, and Conflict
-    for one that is not in quarantine."""
+    """An operator has looked at a worker in quarantine: it may take requests again, as far as nothing else is said of it. Raises NotFound,
+    PreconditionFailed, and Conflict for one that is not in quarantine."""
     async with database.write() as session:
         found = await stored.find_worker(session, reference)
         live_charge = any(view.id == found.id and view.reason for view in live.snapshot().workers)
         if found.state_admin != "quarantined" and not live_charge:
             raise Conflict(f"Worker {found.name!r} is not in quarantine.")
-        row = await stored.set_state(session, found.id, "active", version=version) if found.state_admin == "quarantined" else found
+        # of a charge that is not written down yet nothing is to be changed there, but the version must be that one all the same
+        to = "active" if found.state_admin == "quarantined" else cast("stored.State", found.state_admin)
+        row = await stored.set_state(session, found.id, to, version=version)
         await audit.record(session, who, "worker.release", row.id, name=row.name)
-    live.errands.undrain(row.id)
+    if to == "active":
+        live.errands.undrain(row.id)
     live.errands.release(row.id)
     return await fleet.worker(database, live.snapshot(), row.id)
 
