@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from mindgw import clock
-from mindgw.cli import errands
+from mindgw.cli import errands, trend
 from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
@@ -86,9 +86,20 @@ def list_workers(ctx: typer.Context) -> None:
 
 
 @app.command("show")
-def show(ctx: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]) -> None:
-    """Show one worker."""
+def show(
+    ctx: typer.Context,
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")],
+    span: Annotated[str | None, typer.Argument(metavar="[SPAN]", help="With --trend: how far back, as 1h or 90d; else 7d.")] = None,
+    with_trend: Annotated[bool, typer.Option("--trend", help="How it was over time.")] = False,
+    is_ascii: Annotated[bool, typer.Option("--ascii", help="Bars of plain characters.")] = False,
+) -> None:
+    """Show one worker, or how it was of late: mindgw workers show gpu-1 --trend 24h"""
     run = invocation(ctx)
+    if with_trend:
+        trend.show(run, worker, span or "7d", is_ascii=is_ascii)
+        return
+    if span or is_ascii:
+        raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {worker} --trend {span or ''}".rstrip())
     run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
 
 
