@@ -153,6 +153,7 @@ async def test_nothing_is_lost_while_the_database_is_away_until_it_is_too_much(p
 
 async def test_many_workers_let_others_have_the_loop_and_what_ends_meanwhile_is_written_later(place, monkeypatch):
     monkeypatch.setattr(room, "_BATCH", 1)
+    monkeypatch.setattr(room, "_LOOK", 1)
     boxes = [Box(place.world, f"box{number}") for number in range(3)]
     await place.samples(359)
 

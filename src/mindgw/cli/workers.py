@@ -166,11 +166,18 @@ def logs(
     ctx: typer.Context,
     worker: Name,
     number: Annotated[int, typer.Option("-n", "--lines", min=1, max=1000, help="How many.")] = 100,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="How often to look.")] = 1.0,
 ) -> None:
-    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20"""
+    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20 -f"""
     run = invocation(ctx)
+    as_json = run.options.output == "json"
+    if follow:
+        for line in errands.follow_log(run, worker, number, interval):
+            run.render.line({"line": line}) if as_json else run.render.datum(line)
+        return
     told = errands.carry_out(run, worker, "logs", str(number))
-    if run.options.output == "json":
+    if as_json:
         run.render.line(told)
         return
     for line in told["lines"]:

@@ -25,8 +25,8 @@ SCALES: Mapping[str, float] = {
 }  # fmt: skip
 #: Blocks that are kept while the database is away, those in the making apart.
 MOST = 5000
-#: Workers that are looked at before others have the loop, and blocks that one transaction writes.
-_BATCH = 100
+#: Workers that are looked at before others have the loop, half a millisecond; and blocks that one transaction writes.
+_LOOK, _BATCH = 25, 100
 
 Write = Callable[[Sequence[Stored]], Awaitable[None]]
 
@@ -69,7 +69,7 @@ class Trends:
         seconds = STEP * passed if passed > 0 else STEP
         for number, worker in enumerate(list(self._fleet.workers.values()), 1):
             self._note(worker.id, now, _measured(worker, done.get(worker.id, (0, 0)), seconds))
-            if number % _BATCH == 0:
+            if number % _LOOK == 0:
                 await asyncio.sleep(0)
         for worker_id, block in list(self._blocks.items()):  # of those that are gone
             if block.start // _HOUR != now // _HOUR:
