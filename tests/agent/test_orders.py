@@ -229,6 +229,28 @@ async def test_the_last_lines_are_given_oldest_first(bench):
     assert len(bench.journal.tail(5000)) == 1000
 
 
+async def test_who_has_seen_a_line_is_given_those_that_came_after_it(bench):
+    for number in range(1500):
+        bench.journal.handle(record(f"line {number}"))
+    seen = (await bench.does("logs", "1")).line
+    assert (await bench.does("logs", f"+{seen}")).lines == []
+    bench.journal.handle(record("new"))
+    said = await bench.does("logs", f"+{seen}")
+    assert ([line.partition("INFO")[2].strip() for line in said.lines], said.line) == (["new"], seen + 1)
+    everything = bench.journal.tail(1000)
+    for line in (0, 5, seen + 2, 10**15 - 1):  # long gone, or of a process that is no more
+        assert (await bench.does("logs", f"+{line}")).lines == everything
+    for wrong in ("+", "+-1", "++1", "+x"):
+        assert (await bench.does("logs", wrong)).error == "bad_argument"
+
+
+async def test_only_who_begins_to_read_the_log_stands_in_it(bench, caplog):
+    caplog.set_level(logging.INFO, "mindgw.agent")
+    await bench.does("logs", "5")
+    await bench.does("logs", "+5")
+    assert [record.getMessage() for record in caplog.records] == ["the server asks: logs 5"]
+
+
 SECRETS = [
     "mgw_live_abcDEF123", "mgwj1_abcdefghijk", "sk-proj-abcdef123456", "hf_abcdefghij", "ghp_abcdefghij",
     "eyJhbGciOiJIUzI1NiJ9.e30.abc_def",

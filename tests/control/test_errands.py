@@ -1,12 +1,14 @@
 """What operators do with workers, on the disk and on the floor at once: real pipeline, real agents' sessions, both databases."""
 
 import pytest
+from sqlmodel import select
 
 from mindgw.control import errands
 from mindgw.core.worker import State
 from mindgw.errors import BadRequest, Conflict, NotFound, PreconditionFailed
 from mindgw.gateway.registry import Registry
 from mindgw.store import fleet
+from mindgw.store.tables import AuditEntry
 from mindgw_agent import wire
 from tests.gateway.world import SERVER, Box, World
 
@@ -70,6 +72,19 @@ async def test_quarantine_is_written_down_and_ends_by_an_operator_alone(database
     assert (told.state, told.reason, await stored(database, row)) == ("ready", "", ("active", ""))
 
 
+@pytest.mark.parametrize("state", ["active", "draining", "pending"])
+async def test_who_looked_at_another_version_releases_nobody(database, world, state):
+    row, box = await add(database, world, state=state)
+    if state == "draining":
+        world.pipeline.errands.drain(row.id)
+    box.link.receive(wire.encode(wire.Frame(0, wire.REPORT, b"[]")), 0.0)  # the charge is on the floor alone
+    with pytest.raises(PreconditionFailed):
+        await errands.release(database, "ana", world.pipeline, "gpu", version=99)
+    assert world.pipeline.fleet.workers[row.id].state is State.QUARANTINED
+    told = await errands.release(database, "ana", world.pipeline, "gpu", version=row.version)
+    assert (told.state, told.version, await stored(database, row)) == ("ready" if state == "active" else state, row.version, (state, ""))
+
+
 async def test_a_charge_that_was_dropped_before_it_was_written_is_not_written(database, world):
     row, box = await add(database, world)
     registry = Registry(database, SERVER)
@@ -108,6 +123,7 @@ async def test_a_command_is_followed_to_its_end(database, world):
     [
         ("drain", ""), ("rm", "x"), ("logs", ""), ("logs", "0"), ("logs", "1001"), ("logs", "x"), ("restart", "x"), ("load", ""),
         ("pull", ""), ("logs", "9" * 400),
+        ("logs", "+"), ("logs", "+x"), ("logs", "++1"), ("logs", "+" + "9" * 16), ("logs", "+1\n"),
     ],
 )  # fmt: skip
 async def test_what_nobody_understands_is_not_sent(database, world, verb, argument):
@@ -115,6 +131,28 @@ async def test_what_nobody_understands_is_not_sent(database, world, verb, argume
     with pytest.raises(BadRequest):
         await errands.order(database, "ana", world.pipeline, "gpu", verb, argument)
     assert not [event for event in box.events if isinstance(event, wire.Command)]
+
+
+async def test_whoever_goes_on_reading_a_log_is_audited_when_they_begin(database, world):
+    _, box = await add(database, world)
+
+    async def reads(who, argument):
+        told = await errands.order(database, who, world.pipeline, "gpu", "logs", argument)
+        world.pump()
+        command = [event for event in box.events if isinstance(event, wire.Command)][-1]
+        box.session.progress(wire.Progress(id=command.id, done=True, line=int(argument.lstrip("+"))))
+        world.pump()
+        return (await errands.errand(database, world.pipeline, "gpu", told.id)).line
+
+    assert [await reads("ana", argument) for argument in ("100", "+3", "+4")] == [100, 3, 4]
+    assert await reads("bob", "+4") == 4  # has not begun: is told of now
+    assert await reads("ana", "+5") == 5
+    world.clock.now += 61.0
+    assert await reads("ana", "+5") == 5
+    async with database.read() as session:
+        rows = (await session.exec(select(AuditEntry).where(AuditEntry.action == "worker.logs"))).all()
+    noted = [(row.actor, row.detail["argument"]) for row in rows]
+    assert sorted(noted) == [("ana", "+5"), ("ana", "100"), ("bob", "+4")]
 
 
 async def test_a_worker_that_is_away_or_unknown_does_nothing(database, world):

@@ -60,7 +60,8 @@ class Orders:
         elif command.verb in self._at_work:
             say(Progress(id=command.id, done=True, error="busy", note=f"another {command.verb} goes on here"))
         else:
-            log.info("the server asks: %s %s", command.verb, command.argument)
+            if not _goes_on(command):
+                log.info("the server asks: %s %s", command.verb, command.argument)
             task = self._at_work[command.verb] = asyncio.create_task(self._carry_out(command, say))
             task.add_done_callback(lambda _: self._at_work.pop(command.verb))
 
@@ -105,9 +106,11 @@ class Orders:
         return _done(f"it begins anew once {self._offer.running} requests have ended, or after 30 s")
 
     async def _logs(self, argument: str, _tell: Tell) -> Progress:
-        if not (argument.isascii() and argument.isdigit()):
-            raise Refused("bad_argument", "a number of lines")
-        return Progress(id=0, done=True, lines=self._journal.tail(int(argument[:9])))
+        number = argument.removeprefix("+")
+        if not (number.isascii() and number.isdigit()):
+            raise Refused("bad_argument", "a number of lines, or +N for those after line N")
+        lines = self._journal.after(int(number[:15])) if number != argument else self._journal.tail(int(number[:9]))
+        return Progress(id=0, done=True, lines=lines, line=self._journal.count)
 
     async def _load(self, model: str, tell: Tell) -> Progress:
         await self._at(self._having(model)).load(model, tell)
@@ -154,6 +157,11 @@ class Orders:
     }
 
 
+def _goes_on(command: Command) -> bool:
+    """Whether it asks for what has been logged since: a line about that each time would be all that there is."""
+    return command.verb == "logs" and command.argument.startswith("+")
+
+
 def _done(note: str) -> Progress:
     return Progress(id=0, done=True, note=note)
 
@@ -174,4 +182,4 @@ def _outcome(id: int, work: "asyncio.Future[Progress]") -> Progress:
     except Exception as wrong:  # the top of a task: the server must hear an end
         log.exception("a command failed")
         return failed(error="internal_error", note=f"the agent failed: {type(wrong).__name__}")
-    return Progress(id=id, done=True, note=said.note, lines=said.lines)
+    return Progress(id=id, done=True, note=said.note, lines=said.lines, line=said.line)

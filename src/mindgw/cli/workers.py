@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from mindgw import clock
-from mindgw.cli import errands
+from mindgw.cli import errands, trend
 from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
@@ -86,9 +86,20 @@ def list_workers(ctx: typer.Context) -> None:
 
 
 @app.command("show")
-def show(ctx: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]) -> None:
-    """Show one worker."""
+def show(
+    ctx: typer.Context,
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")],
+    span: Annotated[str | None, typer.Argument(metavar="[SPAN]", help="With --trend: how far back, as 1h or 90d; else 7d.")] = None,
+    with_trend: Annotated[bool, typer.Option("--trend", help="How it was over time.")] = False,
+    is_ascii: Annotated[bool, typer.Option("--ascii", help="Bars of plain characters.")] = False,
+) -> None:
+    """Show one worker, or how it was of late: mindgw workers show gpu-1 --trend 24h"""
     run = invocation(ctx)
+    if with_trend:
+        trend.show(run, worker, span or "7d", is_ascii=is_ascii)
+        return
+    if span or is_ascii:
+        raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {worker} --trend {span or ''}".rstrip())
     run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
 
 
@@ -155,11 +166,18 @@ def logs(
     ctx: typer.Context,
     worker: Name,
     number: Annotated[int, typer.Option("-n", "--lines", min=1, max=1000, help="How many.")] = 100,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="How often to look.")] = 1.0,
 ) -> None:
-    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20"""
+    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20 -f"""
     run = invocation(ctx)
+    as_json = run.options.output == "json"
+    if follow:
+        for line in errands.follow_log(run, worker, number, interval):
+            run.render.line({"line": line}) if as_json else run.render.datum(line)
+        return
     told = errands.carry_out(run, worker, "logs", str(number))
-    if run.options.output == "json":
+    if as_json:
         run.render.line(told)
         return
     for line in told["lines"]:

@@ -52,6 +52,10 @@ class Live(Protocol):
     def offers_of(self, model: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
 
+    def legs_of(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route, the next when there is no worker for what comes before; empty when it
+        has no route, or one that leads nowhere."""
+
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
 

@@ -39,6 +39,10 @@ class Errand(Struct, kw_only=True):
     error: str = ""
     #: What was asked for, the oldest line first.
     lines: list[str] = []
+    #: Number of the last of them in the agent's count; 0: it does not count them.
+    line: int = 0
+    #: Who wants it.
+    by: str = ""
     #: Monotonic seconds of the last word about it.
     heard: float = 0.0
 
@@ -74,7 +78,14 @@ class Errands:
         if worker is not None:
             self._fleet.release(worker)
 
-    def start(self, worker_id: str, name: str, verb: str, argument: str = "") -> Errand:
+    def goes_on(self, worker_id: str, verb: str, by: str) -> bool:
+        """Whether somebody asked for the same of late: then this is more of it. What is over of that is forgotten."""
+        same = [e for e in self._known.values() if (e.worker_id, e.verb, e.by) == (worker_id, verb, by)]
+        for over in [e for e in same[:-1] if e.state != "running"]:
+            del self._known[over.id]
+        return bool(same) and self._now() - same[-1].heard <= QUIET
+
+    def start(self, worker_id: str, name: str, verb: str, argument: str = "", by: str = "") -> Errand:
         """Sends a command. Raises Conflict: the worker is away (worker_offline), its agent is older than commands (agent_too_old), or it is
         at such a command already (worker_busy)."""
         worker = self._fleet.workers.get(worker_id)
@@ -86,7 +97,7 @@ class Errands:
             raise errors.Conflict(f"Worker {name!r} is at another {verb}.", code="worker_busy")
         self._make_room()
         self._count += 1
-        errand = Errand(id=f"{worker.epoch}-{self._count}", worker_id=worker_id, worker=name, verb=verb, argument=argument)
+        errand = Errand(id=f"{worker.epoch}-{self._count}", worker_id=worker_id, worker=name, verb=verb, argument=argument, by=by)
         errand.heard = self._now()
         self._known[errand.id] = errand
         worker.link.command(verb, argument, lambda progress: self._hear(errand, progress))
@@ -111,7 +122,8 @@ class Errands:
             return
         errand.note, errand.part = progress.note[: wire.MAX_NOTE], progress.part
         if progress.done:
-            errand.state, errand.error, errand.lines = "failed" if progress.error else "done", progress.error, progress.lines
+            errand.state, errand.error = "failed" if progress.error else "done", progress.error
+            errand.lines, errand.line = progress.lines, progress.line
 
     def _looked_at(self, errand: Errand) -> Errand:
         if errand.state == "running" and self._now() - errand.heard > QUIET:

@@ -419,6 +419,10 @@ class Pipeline:
         """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
         return self.fleet.offers(model)
 
+    def legs_of(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route; empty when it has none, or one that leads nowhere."""
+        return self.routes.legs(model)
+
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
         exchange = self._find(request_id)

@@ -195,6 +195,12 @@ class Routes:
                 found.append(Offer(id=name, aliases=[], created=max(created.get(leg.model, 0) for leg in legs)))
         return sorted(found, key=lambda offer: offer.id)
 
+    def legs(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route, each once; empty when it has none, or one that leads nowhere."""
+        real, _ = self.rules.of(model)
+        legs = routing.plan(real, model, routing.EVERYWHERE, "").legs if real is not None else ()
+        return list(dict.fromkeys(leg.model for leg in legs))
+
     def _good(self, route: Route, caller: Caller | None, home: routing.Where) -> list[Leg]:
         legs = (leg if caller is None else self._open(caller, leg) for leg in routing.plan(route, route.match, home, "").legs)
         return [leg for leg in legs if leg is not None and self._fleet.present(leg.model, leg.where)]

@@ -29,7 +29,7 @@ from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import enrol, management, ops, pages, problems, replays, sessions, stories
+from mindgw.server import enrol, management, ops, pages, problems, replays, sessions, stories, trends
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -104,6 +104,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state.quotas_changed, state.routes_changed = accounting.refresh, ways.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     state.home, state.access_changed = Home(database), _both(pipeline.forget_callers, people.sessions.forget)
+    state.trends, trends_writing, noting = trends.registry(database, pipeline.fleet)
+    accounting.on_written = state.trends.served
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins), own_usage(database))
     doors = [
         _mount("/v1", door, is_mount=True),
@@ -111,7 +113,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     ]
     watch = Watch(database)
     state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
-    beside = [*accounting.writing(), replays_writing, *people.chores, *telling]
+    beside = [*accounting.writing(), replays_writing, trends_writing, *people.chores, *telling]
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
         Chore("telling of routes that are only noted", SECOND, ways.tell),
@@ -122,7 +124,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
     reading = Chore("reading routes", LOOK, ways.refresh)
-    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, untelling, tend)
+    others = [forget, replays_forgetting, untelling, tend, *noting]
+    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, *others)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
 
