@@ -108,7 +108,7 @@ async def show(database: Database, name: str) -> RouteView:
 
 async def create(database: Database, who: Principal, wish: RouteWish, changed: News) -> RouteView:
     """Raises BadRequest, Conflict."""
-    name = _printable(wish.name, "name")
+    name = _named(_printable(wish.name, "name"))
     said = _said(wish)
     row = Route(name=name, **{"match": name, **said})
     _require_something(row)
@@ -182,6 +182,13 @@ def _read(field: str, read: Callable[[Any], T], said: Any) -> T:
         return read(said)
     except ValueError as wrong:
         raise BadRequest(f"'{field}' {wrong}.", param=field) from None
+
+
+def _named(name: str) -> str:
+    """A name that a path can end in."""
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise BadRequest("'name' must not begin or end with '/', nor have '//', '/./' or '/../' in it.", param="name")
+    return name
 
 
 def _printable(text: str, field: str) -> str:
