@@ -160,7 +160,6 @@ class Tally:
             self.spent += now - self.placed
         self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
         self.since = now
-        self.hedge = FOREVER
 
     def trail(self) -> tuple[tuple[str, str], ...]:
         """(worker id, outcome) of the last tries, one that failed in the end included."""
