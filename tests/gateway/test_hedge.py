@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mindgw.config import Config, Routing, Timeouts
-from mindgw.core import sse
+from mindgw.core import access, sse
 from mindgw.core.hedging import ENOUGH
 from mindgw.core.routing import Route, Rules, target, where
 from mindgw.gateway import signals
@@ -627,6 +627,17 @@ def test_a_worker_that_was_told_to_be_elsewhere_is_not_asked():
             worker.tags = {"region": "us", "worker": name}
     world.passes(1)
     assert (world.used, hedges(world)) == (1, {"no_slot": 1})
+
+
+@pytest.mark.parametrize("alias", ["secret", "other"])
+def test_a_model_that_goes_by_a_forbidden_name_elsewhere_is_not_asked_there(alias):
+    world = fleet("one")
+    learns(world, None)
+    world.rules[next(iter(world.keys))] = access.compile_models([access.Rule("r", "user:u", False, "secret")])
+    world.ask(stream=True)
+    Box(world, "two", engine(models=[wire.Model("m", aliases=[alias], kinds=["chat"])]))
+    world.passes(1)
+    assert (world.used, hedges(world)) == ((1, {"no_slot": 1}) if alias == "secret" else (2, {}))
 
 
 def test_a_model_is_hedged_where_it_is_pinned():
