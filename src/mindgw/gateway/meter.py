@@ -190,7 +190,6 @@ class Tally:
             self.spent += now - self.placed
         self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
         self.since = now
-        self.hedge = FOREVER
 
     def drop(self, worker: str, outcome: str, now: float, status: int) -> None:
         """The same where another worker has it already."""
