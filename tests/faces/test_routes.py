@@ -85,11 +85,11 @@ def test_what_makes_no_sense_is_refused_with_a_code(admin, name):
 
 
 def test_a_test_sends_nothing_and_says_where_it_would_go(admin, name):
-    admin("routes", "create", name, "--to", "m@pool=gpu", "--fallback", "n")
+    admin("routes", "create", name, "--to", "absent@pool=gpu", "--fallback", "nowhere")
     tried = admin("routes", "test", name)
     assert (tried.code, tried.out.strip()) == (3, "refused: no_worker_available")
-    assert "1. m@pool=gpu: no worker of those that it may go to is connected" in tried.err
-    assert "2. n: no worker that serves it is connected" in tried.err
+    assert "1. absent@pool=gpu: no worker of those that it may go to is connected" in tried.err
+    assert "2. nowhere: no worker that serves it is connected" in tried.err
     assert admin("routes", "test", name, "-q").err == ""
     assert read(admin("routes", "test", name, "--json", "--kind", "embeddings"))["way"]["kind"] == "embeddings"
     assert read(admin("routes", "test", name, "--as", "admin@localhost", "--json"))["user"] == "admin@localhost"
