@@ -136,3 +136,17 @@ def test_routes_are_declared(admin, name, tmp_path):
 def test_a_target_has_the_form_that_the_server_gives_it(one):
     text = routing.written(one)
     assert kinds.target(f" {text} ") == text
+
+
+def test_what_is_printed_to_be_typed_is_quoted(admin, name):
+    odd = f"{name} a; touch pwned"
+    made = admin("routes", "create", odd, "--to", "m")
+    assert f"mindgw routes test '{odd}'. Undo: mindgw routes remove '{odd}'" in made.err
+    assert f"mindgw routes create '{odd}' --to m" in admin("routes", "remove", odd, "--yes").err
+
+
+def test_a_route_that_leads_nowhere_as_things_are_is_made_with_a_warning(admin, name):
+    made = admin("routes", "create", name, "--to", "absent")
+    assert made.code == 0
+    assert "as things are, requests for it are refused: No worker that the route" in made.err
+    assert "as things are" not in admin("routes", "set", name, "--shadow").err

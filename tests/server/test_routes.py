@@ -87,6 +87,7 @@ async def test_a_name_is_taken_once_and_a_change_says_something(place):
         assert (await refused(place, "POST", "/routes", 409, json=body))["code"] == "route_exists"
     await refused(place, "PATCH", "/routes/r", 400, json={})
     await refused(place, "PATCH", "/routes/r", 400, json={"to": []})
+    assert (await refused(place, "PATCH", "/routes/r", 400, json={"to": ["m=0"]}))["param"] == "to"
     assert (await good(place, "GET", "/routes/r"))["to"] == ["m"]
 
 

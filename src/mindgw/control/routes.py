@@ -201,6 +201,8 @@ def _printable(text: str, field: str) -> str:
 def _require_something(row: Route) -> None:
     if not (row.targets or row.fallbacks or row.pins or row.require or row.strategy or row.hedge):
         raise BadRequest("A route leads somewhere: 'to', 'fallbacks', 'pins', 'require', 'strategy' or 'hedge' is missing.", param="to")
+    if row.targets and not row.fallbacks and not any(routing.target(text).weight for text in row.targets):
+        raise BadRequest("A route whose targets all weigh 0 leads nowhere: give one a weight, or a fallback.", param="to")
 
 
 def _audited(row: Route, said: Collection[str]) -> Mapping[str, Any]:
