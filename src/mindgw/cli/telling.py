@@ -10,6 +10,7 @@ from mindgw.client.errors import NotAllowed
 
 #: Workers of a choice that a line names.
 _NAMED = 4
+_NONE: Item = {}
 #: Spans of time below which nobody asks where they went.
 _NOTHING = 0.0005
 
@@ -182,21 +183,22 @@ def _why_worker(story: Item) -> str:
     if not sent:
         waits = story.get("state") != "over"
         return "none has it yet" if waits else f"none had it: {story.get('code') or story.get('outcome')}"
-    last, choice = sent[-1], sent[-1].get("choice")
-    parts = [f"{last.get('worker')}{_reason(choice)}"]
+    parts = [f"{sent[-1].get('worker')}{_reason(sent[-1])}"]
     parts += [f"not {who}: {why}" for who, why in _vain(story)]
     if story.get("served_by"):
         parts.append(f"served by {story['served_by']}")
     return "; ".join(parts)
 
 
-def _reason(choice: Item | None) -> str:
+def _reason(sent: Item) -> str:
+    choice = sent.get("choice")
     if not choice:
         return " was the only one with a free slot"
     considered: Sequence[Item] = choice.get("considered") or ()
-    if len(considered) > 1:
-        return f" was as good as any of {len(considered)} by {choice.get('strategy')}"
-    return f" was chosen by {choice.get('strategy')}"
+    if len(considered) < 2:
+        return f" was chosen by {choice.get('strategy')}"
+    how = "the best" if considered[0].get("worker") == sent.get("worker") else "about as good as the best"
+    return f" was {how} of {len(considered)} by {choice.get('strategy')}"
 
 
 def _vain(story: Item) -> Iterator[tuple[str, str]]:
@@ -219,11 +221,11 @@ def _why_slow(story: Item) -> str:
 
 def _spans(story: Item) -> Iterator[tuple[str, float]]:
     """(what it was doing, seconds) from its arrival to its end, one after the other."""
-    at, doing = 0.0, "until it was here"
+    at, before = 0.0, _NONE
     for moment in _turns(story.get("moments") or ()):
         now = float(moment.get("at_s") or 0)
-        yield doing, now - at
-        at, doing = now, _doing(moment, story)
+        yield _doing(before, moment, story), now - at
+        at, before = now, moment
 
 
 def _turns(found: Iterable[Item]) -> Iterator[Item]:
@@ -231,18 +233,20 @@ def _turns(found: Iterable[Item]) -> Iterator[Item]:
     return (moment for moment in found if moment.get("what") not in {"arrived", "identified", "stood", "moved", "omitted"})
 
 
-def _doing(moment: Item, story: Item) -> str:
-    """What it was doing from a moment on."""
-    worker = moment.get("worker")
-    if moment.get("what") == "first_byte":
+def _doing(moment: Item, following: Item, story: Item) -> str:
+    """What it was doing between two moments."""
+    worker, what = moment.get("worker"), moment.get("what")
+    if what == "first_byte" and following.get("what") != "failed":
         speed = f", {story['tokens_per_s']:g} tokens/s" if story.get("tokens_per_s") else ""
         return f"for {story.get('tokens_out') or 0} tokens of {worker}{speed}"
+    if what in {"sent", "first_byte"}:
+        return f"to the first byte of {worker}" if following.get("what") == "first_byte" else f"with {worker}, for nothing"
     return {
+        None: "until it was here",
         "waited": "in the queue",
         "funding": "until its limits were asked",
-        "sent": f"until {worker} answered or gave up",
         "left": f"until {worker} let go of it",
-    }.get(str(moment.get("what")), "between two steps")
+    }.get(what, "between two steps")
 
 
 def _who_paid(story: Item) -> str:
@@ -252,9 +256,9 @@ def _who_paid(story: Item) -> str:
     if paid.get("kind") != "settled":
         return "nobody: nothing of an answer was billed"
     payer = " ".join(str(story[part]) for part in ("team", "user", "key") if story.get(part))
-    counted = f"{story.get('tokens_in') or 0:,} tokens in and {story.get('tokens_out') or 0:,} out"
-    cached = f", {paid['tokens_cached']:,} of them remembered" if paid.get("tokens_cached") else ""
+    cached = f" ({paid['tokens_cached']:,} of them remembered)" if paid.get("tokens_cached") else ""
+    counted = f"{story.get('tokens_in') or 0:,} tokens in{cached} and {story.get('tokens_out') or 0:,} out"
     vain = sum(1 for _ in _vain(story))
     others = f"; {vain} other {'tries' if vain > 1 else 'try'} cost nothing" if vain else ""
     price = f"{payer} pays {paid.get('cost_usd')} USD"
-    return f"{price} for {counted}{cached} of {story.get('worker')}, counted by: {paid.get('counted_by')}{others}"
+    return f"{price} for {counted}, served by {story.get('worker')} and counted by: {paid.get('counted_by')}{others}"
