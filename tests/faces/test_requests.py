@@ -33,7 +33,7 @@ FAILED_OVER = Document(
     cached=300,
     moments=(
         Moment(0, "arrived"),
-        Moment(100, "identified", code="memory"),
+        Moment(100, "identified", "memory"),
         Moment(900, "admitted"),
         Moment(1000, "waited", position=3, eta=12.0),
         Moment(5_000_000, "stood", position=2, eta=7.0),
@@ -65,8 +65,8 @@ def story(gateway, admin):
         at = clock.utcnow() - timedelta(seconds=ago)
         facts = {
             "id": ids.new_id(at.timestamp()), "request_id": f"req-{os.urandom(6).hex()}", "key_id": "0123456789", "asked": "best",
-            "model": "m", "worker_id": "w2", "outcome": "done", "status": 200, "attempts": 2, "tokens_in": 310, "tokens_out": 44, "queued_ms": 9000,
-            "ttft_ms": 14_500, "total_ms": 16_000, "speed": 28.7, "started_at": at - timedelta(seconds=16),
+            "model": "m", "worker_id": "w2", "outcome": "done", "status": 200, "attempts": 2, "tokens_in": 310, "tokens_out": 44,
+            "queued_ms": 9000, "ttft_ms": 14_500, "total_ms": 16_000, "speed": 28.7, "started_at": at - timedelta(seconds=16),
             "document": stories.pack(document),
         }  # fmt: skip
 
@@ -97,13 +97,13 @@ def test_why_tells_it_in_sentences(admin, story):
         "   +5.000s  It stood at place 2, its turn was expected in 7s.",
         f"   +9.000s  It was sent to w1 (m), by score: w1 840ms, w2 1.9s, w3 2s, w4 3s and 1 more; expected: {EXPECTED}.",
         "  +14.000s  w1 failed it: engine_failed, the engine's status 500.",
-        "  +14.000s  It was sent on to w2 (m), the only one that had a slot.",
+        "  +14.000s  It was sent on to w2 (m), the only one with a free slot.",
         "  +14.500s  The first byte of an answer came from w2.",
         "  +16.000s  It was over: done, status 200.",
         "",
         "why this worker  w2 was the only one with a free slot; not w1: engine_failed",
         f"why so slow      16s: {SPANS}; most of it in the queue",
-        f"who was paid     0123456789 pays 0.0015 USD for {PAID}; 1 other try cost nothing",
+        f"who was paid     key 0123456789 pays 0.0015 USD for {PAID}; one other try cost nothing",
     ]
 
 
@@ -206,7 +206,7 @@ def lines(*moments, **story):
 def test_every_kind_of_moment_has_a_sentence():
     told = {
         "It came.": {"what": "arrived"},
-        "Its key was looked up in the database.": {"what": "identified", "code": "database"},
+        "Its key was looked up in the database.": {"what": "identified", "kind": "database"},
         "It waited, before all others of its own.": {"what": "waited"},
         "Its route led on to m2 with region=eu.": {"what": "moved", "model": "m2", "where": ["region=eu"]},
         "It waited for its limits to be asked, with a slot of w.": {"what": "funding", "worker": "w"},

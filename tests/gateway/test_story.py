@@ -53,7 +53,7 @@ def test_placed_at_once():
     told, document = of(world, client)
     assert whats(document) == ["arrived", "identified", "admitted", "sent", "first_byte", "ended"]
     assert [moment.at for moment in document.moments] == [0, 0, 0, 0, 2_000_000, 2_000_000]
-    assert document.moments[1].code == "memory"
+    assert document.moments[1].kind == "memory"
     sent, ended = document.moments[3], document.moments[-1]
     assert (sent.kind, sent.worker, sent.model, sent.choice) == ("first", "box", "m", None)
     assert (ended.code, ended.status, ended.worker) == ("done", 200, "box")
@@ -85,7 +85,7 @@ def test_a_key_that_had_to_be_looked_up():
     client = asyncio.run(asked())
     answer(box)
     _, document = of(world, client)
-    assert [(moment.what, moment.at, moment.code) for moment in document.moments[:3]] == [
+    assert [(moment.what, moment.at, moment.kind) for moment in document.moments[:3]] == [
         ("arrived", 0, ""), ("identified", 250_000, "database"), ("admitted", 250_000, ""),
     ]  # fmt: skip
 

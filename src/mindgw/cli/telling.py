@@ -58,7 +58,7 @@ def _arrived(_moment: Item, story: Item) -> str:
 
 
 def _identified(moment: Item, _story: Item) -> str:
-    return "Its key was looked up in the database." if moment.get("code") == "database" else "Its key was known."
+    return "Its key was looked up in the database." if moment.get("kind") == "database" else "Its key was known."
 
 
 def _admitted(_moment: Item, story: Item) -> str:
@@ -99,9 +99,9 @@ def _sent(moment: Item, _story: Item) -> str:
 
 def _chosen(moment: Item) -> str:
     choice = moment.get("choice")
-    if not choice:
-        return ", the only one that had a slot"
-    considered: Sequence[Item] = choice.get("considered") or ()
+    considered: Sequence[Item] = (choice or {}).get("considered") or ()
+    if not choice or len(considered) == 1:
+        return f", the only one with a free slot{_expected(choice or {})}"
     if not considered:
         return f", by {choice.get('strategy')}"
     shown = ", ".join(f"{each.get('worker')} {seconds(each.get('seconds') or 0)}" for each in considered[:_NAMED])
@@ -164,11 +164,20 @@ _SENTENCES = {
 
 def heading(story: Item) -> str:
     """Whose it was, and what it asked for."""
-    owner = ", ".join(f"{part} {story[part]}" for part in ("team", "user", "end_user") if story.get(part)).replace("end_user", "end user")
-    whose = f"of key {story.get('key') or story.get('key_id')}" + (f" ({owner})" if owner else "")
+    whose = f"of key {story.get('key') or story.get('key_id')}{_owner(story)}"
     how = "a stream" if story.get("stream") else "an answer in one piece"
     came = str(story.get("started_at"))[:19].replace("T", " ")
     return f"{story.get('id')} {whose} asked for {how} of {story.get('model') or '–'}, {came} UTC"
+
+
+def _owner(story: Item) -> str:
+    parts = {"team": "team", "user": "user", "end_user": "end user"}
+    owner = ", ".join(f"{name} {story[part]}" for part, name in parts.items() if story.get(part))
+    return f" ({owner})" if owner else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def answers(story: Item) -> Iterator[tuple[str, str]]:
@@ -192,10 +201,10 @@ def _why_worker(story: Item) -> str:
 
 def _reason(sent: Item) -> str:
     choice = sent.get("choice")
-    if not choice:
+    considered: Sequence[Item] = (choice or {}).get("considered") or ()
+    if not choice or len(considered) == 1:
         return " was the only one with a free slot"
-    considered: Sequence[Item] = choice.get("considered") or ()
-    if len(considered) < 2:
+    if not considered:
         return f" was chosen by {choice.get('strategy')}"
     how = "the best" if considered[0].get("worker") == sent.get("worker") else "about as good as the best"
     return f" was {how} of {len(considered)} by {choice.get('strategy')}"
@@ -238,7 +247,7 @@ def _doing(moment: Item, following: Item, story: Item) -> str:
     worker, what = moment.get("worker"), moment.get("what")
     if what == "first_byte" and following.get("what") != "failed":
         speed = f", {story['tokens_per_s']:g} tokens/s" if story.get("tokens_per_s") else ""
-        return f"for {story.get('tokens_out') or 0} tokens of {worker}{speed}"
+        return f"for {_counted(story.get('tokens_out') or 0, 'token')} of {worker}{speed}"
     if what in {"sent", "first_byte"}:
         return f"to the first byte of {worker}" if following.get("what") == "first_byte" else f"with {worker}, for nothing"
     return {
@@ -255,10 +264,10 @@ def _who_paid(story: Item) -> str:
         return "nobody yet"
     if paid.get("kind") != "settled":
         return "nobody: nothing of an answer was billed"
-    payer = " ".join(str(story[part]) for part in ("team", "user", "key") if story.get(part))
+    payer = f"key {story.get('key') or story.get('key_id')}{_owner(story)}"
     cached = f" ({paid['tokens_cached']:,} of them remembered)" if paid.get("tokens_cached") else ""
     counted = f"{story.get('tokens_in') or 0:,} tokens in{cached} and {story.get('tokens_out') or 0:,} out"
     vain = sum(1 for _ in _vain(story))
-    others = f"; {vain} other {'tries' if vain > 1 else 'try'} cost nothing" if vain else ""
+    others = f"; {'one other try' if vain == 1 else f'{vain} other tries'} cost nothing" if vain else ""
     price = f"{payer} pays {paid.get('cost_usd')} USD"
     return f"{price} for {counted}, served by {story.get('worker')} and counted by: {paid.get('counted_by')}{others}"

@@ -127,13 +127,13 @@ class MomentView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     at_s: float
     #: arrived, identified, admitted, waited, stood, moved, funding, funded, sent, first_byte, turned_down, failed, left, omitted or ended.
     what: str
-    #: Of `sent`: first, retry or hedge.
+    #: Of `sent`: first, retry or hedge; of `identified`, where from the key was known: memory or database.
     kind: str = ""
     worker: str = ""
     model: str = ""
     #: Tags that its worker must have, such as region=eu.
     where: list[str] = []
-    #: Of an error; of `left` and `ended` how it ended; of `identified` memory or database.
+    #: Of an error; of `left` and `ended` how it ended.
     code: str = ""
     #: Of `failed` the engine's, of `ended` the caller's.
     status: int = 0

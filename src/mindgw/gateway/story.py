@@ -34,6 +34,8 @@ log = logging.getLogger("mindgw.request")
 BATCH, MOST, PLAIN = 500, 5000, 1000
 #: Workers that a choice tells of.
 _CONSIDERED = 10
+#: Seconds that an answer takes at least from whose time its speed can be told.
+_TELLING = 0.01
 #: Characters of a name that somebody else chose.
 _NAME = 256
 
@@ -176,7 +178,7 @@ def _speed(tally: Tally, row: Entry) -> float | None:
     tokens, began = (row.completion_tokens - 1, tally.first) if tally.stream else (row.completion_tokens, tally.placed)
     left = next((moment[1] for moment in tally.moments if moment[0] == moments.LEFT), None)
     seconds = (left if left is not None else tally.arrived + row.total_ms / 1000) - began
-    return round(tokens / seconds, 1) if tokens > 0 and seconds > 0 else None
+    return round(tokens / seconds, 1) if tokens > 0 and seconds >= _TELLING else None
 
 
 # -- moments -----------------------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def _moments(facts: Facts) -> Iterator[Moment]:
 
 def _let_in(tally: Tally) -> Iterator[Moment]:
     looked_up = next((moment[1] for moment in tally.moments if moment[0] == moments.IDENTIFIED), None)
-    yield Moment(0, "identified", code="memory") if looked_up is None else Moment(_us(tally, looked_up), "identified", code="database")
+    yield Moment(0, "identified", "memory") if looked_up is None else Moment(_us(tally, looked_up), "identified", "database")
     if tally.admitted is not None:
         yield Moment(_us(tally, tally.admitted), "admitted")
 
