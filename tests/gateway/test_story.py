@@ -346,6 +346,16 @@ def test_of_too_many_those_that_nothing_happened_to_are_only_counted(monkeypatch
     assert crowd.world.stories.unwritten == 1
 
 
+def test_whoever_waited_for_a_first_byte_may_ask_why(monkeypatch):
+    crowd = Crowd(monkeypatch, plain=0)
+    crowd.plain()
+    assert crowd.world.stories.unwritten == 0
+    slow = crowd.world.ask("m")
+    crowd.world.clock.now += 1.5
+    answer(crowd.box)
+    assert [told.request_id for told in kept(crowd.world)] == [slow.request_id]
+
+
 def test_refusals_of_one_key_are_bounded_by_the_second():
     world = World()
     for _ in range(150):

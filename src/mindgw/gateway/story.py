@@ -31,7 +31,9 @@ log = logging.getLogger("mindgw.request")
 
 #: Stories that one batch writes at most, and that may wait for the database; and those of requests that went as they should: of more than
 #: so many between two batches nobody would read each.
-BATCH, MOST, PLAIN = 500, 5000, 1000
+BATCH, MOST, PLAIN = 500, 5000, 250
+#: Seconds to a first byte from which on somebody may ask why.
+_SLOW = 1.0
 #: Workers that a choice tells of.
 _CONSIDERED = 10
 #: Seconds that an answer takes at least from whose time its speed can be told.
@@ -104,7 +106,9 @@ class Stories:
 
 
 def _is_plain(tally: Tally) -> bool:
-    return tally.sent == 1 and not tally.turned_down and not tally.error and not tally.queued
+    """Whether it went as it should: nobody will ask why."""
+    prompt = tally.first is not None and tally.first - tally.arrived < _SLOW
+    return prompt and tally.sent == 1 and not tally.turned_down and not tally.error and not tally.queued
 
 
 def told(facts: Facts) -> Story:
