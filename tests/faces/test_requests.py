@@ -250,6 +250,11 @@ def test_of_one_that_nobody_had_it_is_told_why():
     assert told["who was paid"] == "nobody: nothing of an answer was billed"
 
 
+def test_of_an_answer_that_was_given_again_it_is_said_so():
+    told = answered({"what": "ended"}, state="over", outcome="replayed", paid={"kind": "refused"})
+    assert told["why this worker"] == "none had it: its Idempotency-Key was known, and its answer was given again"
+
+
 def test_where_it_was_bound_to_the_proof_is_told():
     choice = {"strategy": "score", "considered": [{"worker": "a", "seconds": 1}, {"worker": "b", "seconds": 2}]}
     told = answered({"what": "sent", "worker": "a", "choice": choice}, state="over", served_by="a; model=m; region=eu")

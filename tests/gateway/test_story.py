@@ -14,6 +14,7 @@ from mindgw.core.routing import Rules
 from mindgw.gateway import moments, signals, story
 from mindgw.gateway.moments import Samples, note
 from mindgw.store import ids, stories
+from tests.gateway.test_replay import Shop
 from tests.gateway.world import EVENT, JSON, SSE, Box, Client, World, engine, finished
 
 ANSWER = b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}'
@@ -364,6 +365,8 @@ def test_refusals_of_one_key_are_bounded_by_the_second():
     world.clock.now += 1.0
     world.ask("none")
     assert world.stories.unwritten == 101
+    kept(world)
+    assert not world.stories._refusals._left_out
 
 
 def test_what_the_database_refuses_is_offered_again():
@@ -482,3 +485,14 @@ def test_names_that_no_database_takes_are_made_fit():
     answer(box)
     (told,) = kept(world)
     assert (told.asked, told.model) == ("m  " + "x" * 253, "m")
+
+
+async def test_an_answer_that_is_given_again():
+    """No worker has it, and the story says what it was."""
+    shop = Shop()
+    await shop.ask()
+    shop.answer()
+    again = await shop.ask()
+    told, document = of(shop.world, again)
+    assert (told.outcome, told.status, told.attempts, told.worker_id, told.asked) == ("replayed", 200, 0, "", "m")
+    assert whats(document) == ["arrived", "identified", "ended"] and document.billed == "refused"

@@ -190,8 +190,9 @@ def answers(story: Item) -> Iterator[tuple[str, str]]:
 def _why_worker(story: Item) -> str:
     sent = [moment for moment in story.get("moments") or () if moment.get("what") == "sent"]
     if not sent:
-        waits = story.get("state") != "over"
-        return "none has it yet" if waits else f"none had it: {story.get('code') or story.get('outcome')}"
+        if story.get("outcome") == "replayed":
+            return "none had it: its Idempotency-Key was known, and its answer was given again"
+        return "none has it yet" if story.get("state") != "over" else f"none had it: {story.get('code') or story.get('outcome')}"
     parts = [f"{sent[-1].get('worker')}{_reason(sent[-1])}"]
     parts += [f"not {who}: {why}" for who, why in _vain(story)]
     if story.get("served_by"):

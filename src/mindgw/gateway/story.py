@@ -91,6 +91,7 @@ class Stories:
 
     async def flush(self, write: Callable[[Sequence[Facts]], Awaitable[None]]) -> int:
         """Writes all that are here now, in batches; returns how many. Raises what `write` raises, losing none. One at a time."""
+        self._refusals.forget()  # the meter tells of them
         written = 0
         while self._facts:
             batch = [self._facts[i] for i in range(min(BATCH, len(self._facts)))]
