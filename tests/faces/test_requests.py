@@ -217,6 +217,7 @@ def test_every_kind_of_moment_has_a_sentence():
         "w turned it down: it had no room.": {"what": "turned_down", "worker": "w", "code": "busy"},
         "w turned it down: engine_unreachable.": {"what": "turned_down", "worker": "w", "code": "engine_unreachable"},
         "w was lost.": {"what": "failed", "worker": "w", "code": "worker_lost"},
+        "w was told to stop: the other one was faster.": {"what": "failed", "worker": "w", "code": "outrun"},
         "Its client was gone; w was told to stop.": {"what": "left", "worker": "w", "code": "client_disconnected"},
         "It was over for its client (cancelled_by_operator); w was told to stop.": {
             "what": "left", "worker": "w", "code": "cancelled_by_operator",
@@ -253,6 +254,16 @@ def test_of_one_that_nobody_had_it_is_told_why():
 def test_of_an_answer_that_was_given_again_it_is_said_so():
     told = answered({"what": "ended"}, state="over", outcome="replayed", paid={"kind": "refused"})
     assert told["why this worker"] == "none had it: its Idempotency-Key was known, and its answer was given again"
+
+
+def test_where_two_had_it_the_one_that_served_it_is_told():
+    sent = {"what": "sent", "worker": "a"}, {"what": "sent", "worker": "b", "kind": "hedge", "at_s": 2}
+    for winner, loser, words in (("a", "b", ""), ("b", "a", ", and was asked beside another one")):
+        over = {"what": "failed", "worker": loser, "code": "outrun", "at_s": 3}, {"what": "first_byte", "worker": winner, "at_s": 3}
+        told = answered(*sent, *over, {"what": "ended", "at_s": 4}, state="over", worker=winner, tokens_out=5)
+        assert told["why this worker"] == f"{winner} was the only one with a free slot{words}; not {loser}: outrun"
+        shared = "1s with b, for nothing" if loser == "b" else "1s with b and a"
+        assert told["why so slow"] == f"4s: 2s with a alone, {shared}, 1s for 5 tokens of {winner}; most of it with a alone"
 
 
 def test_where_it_was_bound_to_the_proof_is_told():

@@ -123,9 +123,17 @@ def _turned_down(moment: Item, _story: Item) -> str:
     return f"{moment.get('worker')} turned it down: {why}."
 
 
+#: Ends of a try that are told in other words than failures.
+_NO_FAULT = {
+    "worker_lost": "was lost",
+    "outrun": "was told to stop: the other one was faster",
+    "given_up": "was told to stop, as the request was over",
+}
+
+
 def _failed(moment: Item, _story: Item) -> str:
-    if moment.get("code") == "worker_lost":
-        return f"{moment.get('worker')} was lost."
+    if plain := _NO_FAULT.get(str(moment.get("code"))):
+        return f"{moment.get('worker')} {plain}."
     status = f", the engine's status {moment['status']}" if moment.get("status") else ""
     return f"{moment.get('worker')} failed it: {moment.get('code')}{status}."
 
@@ -193,7 +201,8 @@ def _why_worker(story: Item) -> str:
         if story.get("outcome") == "replayed":
             return "none had it: its Idempotency-Key was known, and its answer was given again"
         return "none has it yet" if story.get("state") != "over" else f"none had it: {story.get('code') or story.get('outcome')}"
-    parts = [f"{sent[-1].get('worker')}{_reason(sent[-1])}"]
+    last = next((moment for moment in reversed(sent) if moment.get("worker") == story.get("worker")), sent[-1])
+    parts = [f"{last.get('worker')}{_reason(last)}{', and was asked beside another one' if last.get('kind') == 'hedge' else ''}"]
     parts += [f"not {who}: {why}" for who, why in _vain(story)]
     if story.get("served_by"):
         parts.append(f"served by {story['served_by']}")
@@ -246,17 +255,27 @@ def _turns(found: Iterable[Item]) -> Iterator[Item]:
 def _doing(moment: Item, following: Item, story: Item) -> str:
     """What it was doing between two moments."""
     worker, what = moment.get("worker"), moment.get("what")
-    if what == "first_byte" and following.get("what") != "failed":
+    if what == "first_byte" and following.get("what") not in {"failed", "sent"}:
         speed = f", {story['tokens_per_s']:g} tokens/s" if story.get("tokens_per_s") else ""
         return f"for {_counted(story.get('tokens_out') or 0, 'token')} of {worker}{speed}"
     if what in {"sent", "first_byte"}:
-        return f"to the first byte of {worker}" if following.get("what") == "first_byte" else f"with {worker}, for nothing"
+        return _having(moment, following)
     return {
         None: "until it was here",
         "waited": "in the queue",
         "funding": "until its limits were asked",
         "left": f"until {worker} let go of it",
     }.get(what, "between two steps")
+
+
+def _having(moment: Item, following: Item) -> str:
+    """What it was doing with a worker from one moment to the next."""
+    worker, what = moment.get("worker"), following.get("what")
+    if what == "sent":
+        return f"with {worker} alone"
+    if what in {"failed", "turned_down"} and following.get("worker") != worker:
+        return f"with {worker} and {following.get('worker')}"
+    return f"to the first byte of {worker}" if what == "first_byte" else f"with {worker}, for nothing"
 
 
 def _who_paid(story: Item) -> str:
