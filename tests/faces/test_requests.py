@@ -92,7 +92,7 @@ def test_why_tells_it_in_sentences(admin, story):
     assert lines == [
         "   +0.000s  It came: 2,048 bytes, about 700 tokens.",
         "   +0.000s  Its key was known.",
-        "   +0.001s  It was taken in, as normal. It goes by the route best.",
+        "   +0.001s  It was taken in, as normal. It goes by the route best. It falls under model:m 5000 tokens/day, key:k 60 rpm.",
         "   +0.001s  No slot was free: it waited at place 3, its turn was expected in 12s.",
         "   +5.000s  It stood at place 2, its turn was expected in 7s.",
         f"   +9.000s  It was sent to w1 (m), by score: w1 840ms, w2 1.9s, w3 2s, w4 3s and 1 more; expected: {EXPECTED}.",

@@ -36,6 +36,16 @@ def seconds(span: float) -> str:
     return f"{span:.0f}s" if span < 3600 else f"{span // 3600:.0f}h{span % 3600 // 60:02.0f}m"
 
 
+def limits(story: Item) -> str:
+    """The limits that it fell under."""
+    found = story.get("limits") or ()
+    return ", ".join(f"{each.get('scope')} {each.get('limit')} {each.get('unit')}{_period(each)}" for each in found)
+
+
+def _period(limit: Item) -> str:
+    return f"/{limit['period']}" if limit.get("period") else ""
+
+
 # -- moments -----------------------------------------------------------------------------------------------------------
 
 
@@ -64,7 +74,8 @@ def _identified(moment: Item, _story: Item) -> str:
 def _admitted(_moment: Item, story: Item) -> str:
     route = f" It goes by the route {story['route']}." if story.get("route") else ""
     bound = f" It may go to workers with {', '.join(story['bound_to'])} alone." if story.get("bound_to") else ""
-    return f"It was taken in, as {story.get('priority') or 'normal'}.{route}{bound}"
+    under = f" It falls under {limits(story)}." if story.get("limits") else ""
+    return f"It was taken in, as {story.get('priority') or 'normal'}.{route}{bound}{under}"
 
 
 def _waited(moment: Item, _story: Item) -> str:
