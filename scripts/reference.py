@@ -161,8 +161,7 @@ def named_codes() -> Iterator[tuple[str, str]]:
     """(code, class that is raised with it) of every code that is given where the error is raised."""
     reasons = (call.args[0] for name, call in raised() if name == "TokenError")
     flaws = sorted({ast.literal_eval(reason) for reason in reasons if isinstance(reason, ast.Constant)})
-    told = {"Moment"}  # of a story: what became of a request there
-    for name, call in ((name, call) for name, call in raised() if name not in told):
+    for name, call in raised():
         for given in (k.value for k in call.keywords if k.arg == "code"):
             if isinstance(given, ast.Constant) and given.value:
                 yield str(given.value), name

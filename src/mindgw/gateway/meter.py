@@ -274,6 +274,10 @@ class Refusals:
         text = "%d refused requests were counted only and have no row in the ledger, %d of them of key %s: %d of a key have one each second"
         _books.warning(text, self._left_out.total(), most, key_id, REFUSALS)
         self._told = now
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody is to be told of those so far."""
         self._left_out.clear()
 
 
