@@ -134,11 +134,12 @@ class Scene:
 @contextmanager
 def scene(folder: Path, size: int) -> Iterator[Scene]:
     with world(folder) as made, loop_aside() as loop, counting_engine(loop) as engine:
-        made.initialise()
+        server = made.serve()
+        made.join("box", engine.url, "--slots", "16")  # before the others: a list of workers shows the first ones alone
+        server.stop()
         (folder / "stock").write_bytes(msgspec.json.encode(stock.fill(made.data_dir, size, 0)))
         (folder / "outboxes").mkdir()
         made.serve()
-        made.join("box", engine.url, "--slots", "16")
         with chaos_proxy(loop, made.port) as proxy:
             command = [sys.executable, str(PROGRAM), str(folder / "stock"), proxy.url, str(folder / "outboxes")]
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=made.env) as process:
