@@ -1,5 +1,6 @@
 """Routes on the request's path: who is asked, who is never asked, and what the client hears of it."""
 
+import asyncio
 import json
 import logging
 import random
@@ -200,16 +201,42 @@ def test_tags_that_change_move_who_waits():
     assert (len(here.requests), len(there.requests)) == (1, 1)
 
 
-def test_a_worker_that_moves_away_while_its_slot_is_funded_is_not_asked():
+async def settle(made):
+    """What runs besides has come to its end."""
+    while made.pipeline._tasks:
+        await asyncio.wait(made.pipeline._tasks)
+    made.pump()
+
+
+def moves(made, here):
+    adopt(made, tags={"here": US})
+
+
+def is_pinned_elsewhere(made, here):
+    adopt(made, route("m", pins=["zone=lab"]), tags={"here": EU})
+
+
+def means_another_model(made, here):
+    here.says(engine(models=[wire.Model("other", aliases=["m"], kinds=["chat"])]))
+
+
+def is_accused(made, here):
+    here.door.lied("it said what cannot be")
+
+
+@pytest.mark.parametrize("happens", [moves, is_pinned_elsewhere, means_another_model, is_accused])
+async def test_a_worker_that_is_good_no_longer_once_its_slot_is_funded_is_not_asked(happens):
     made = world(tags={"here": EU})
     here = Box(made, "here")
+    made.limit("org:o", 10**6)
     key = bound(made, region="eu")
+    made.rules[next(reversed(made.keys))] = access.compile_models([access.Rule("r", "user:u", False, "other")])
     client = made.ask(key=key)
-    exchange, placement = client.exchange, client.exchange._attempt.placement
-    assert exchange._goes_by_rule(placement)
-    made.pipeline.fleet.workers["here"].tags = {"worker": "here"}
-    assert not exchange._goes_by_rule(placement)
-    here.cut()
+    assert client.state is State.FUNDING
+    happens(made, here)
+    await settle(made)
+    assert (here.requests, made.used) == ({}, 0)
+    assert (client.state, client.code) == ((State.DONE, "model_not_found") if happens is means_another_model else (State.WAITING, ""))
 
 
 def test_a_model_is_served_only_where_it_is_pinned():
