@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import random
+from datetime import UTC, datetime
 
 import pytest
 
@@ -20,8 +21,9 @@ from mindgw.gateway.routes import Routes
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.signals import State
 from mindgw.gateway.tunnel import Link
+from mindgw.store.keys import Change
 from mindgw_agent import wire
-from tests.gateway.world import DONE, JSON, Box, World, engine, knows
+from tests.gateway.world import DONE, JSON, Box, Client, World, engine, finished, knows
 
 EU, US = {"region": "eu"}, {"region": "us"}
 
@@ -199,6 +201,73 @@ def test_tags_that_change_move_who_waits():
     assert (waits.state, len(here.requests), len(there.requests)) == (State.WAITING, 1, 0)
     adopt(made, tags={"here": US, "there": EU})
     assert (len(here.requests), len(there.requests)) == (1, 1)
+
+
+def binds(made, labels, noun="keys"):
+    """An operator says where the newest key's requests have to stay, from now on."""
+    id, row = list(made.keys.items())[-1]
+    row.labels = labels
+    made.noted.append(Change(made.noted[-1].id + 1, noun, id if noun == "keys" else row.org_id, datetime.now(UTC)))
+    finished(made.pipeline.check_keys())
+    made.pump()
+
+
+@pytest.mark.parametrize("noun", ["keys", "orgs"])
+@pytest.mark.parametrize("routes", [[], [route("m", "m", fallbacks=["n"])]], ids=["plain", "by a route"])
+def test_who_waits_goes_nowhere_else_once_the_key_is_bound(routes, noun):
+    made = world(*routes, tags={"here": EU, "there": US})
+    key, here = made.add_key(), Box(made, "here")
+    client, waits = made.ask(key=key), made.ask(key=key)
+    binds(made, EU, noun)
+    there = Box(made, "there", engine("m", "n"))
+    assert (client.state, waits.state, there.requests) == (State.SENT, State.WAITING, {})
+    binds(made, {}, noun)
+    made.passes(5)
+    assert there.requests == {}  # what was said of it before still holds
+    answer(here)
+    assert (len(here.requests), there.requests) == (1, {})
+    assert waits.state is State.SENT
+
+
+@pytest.mark.parametrize("ends", ["failed", "lost", "busy"])
+def test_what_fails_goes_nowhere_else_once_the_key_is_bound(ends):
+    made = world(route("m", "m", fallbacks=["n"]), tags={"here": EU, "there": US})
+    key, here, there = made.add_key(), Box(made, "here"), Box(made, "there", engine("m", "n"))
+    client = made.ask(key=key)
+    if not here.requests:
+        answer(there)
+        client = made.ask(key=key)
+    binds(made, EU)
+    if ends == "failed":
+        here.head(500, JSON, b'{"error":"boom"}')
+    elif ends == "lost":
+        here.cut()
+    if ends != "lost":
+        here.close("failed" if ends == "failed" else "busy")
+    made.passes(5)
+    assert there.requests == {}
+    assert client.code == ("engine_error" if ends == "failed" else "")
+
+
+async def test_a_slot_of_another_place_is_given_up_when_the_key_is_bound_while_it_is_funded():
+    made = world(tags={"there": US})
+    made.limit("org:o", 10**6)
+    key, there = made.add_key(), Box(made, "there")
+    client = made.ask(key=key)
+    assert client.state is State.FUNDING
+    binds(made, EU)
+    await settle(made)
+    assert (client.state, there.requests, made.used) == (State.WAITING, {}, 0)
+
+
+def test_who_has_not_said_yet_what_they_want_is_bound_as_well():
+    made = world(tags={"there": US})
+    key, there = made.add_key(), Box(made, "there")
+    finished(made.auth.look_up(key, made.clock()))
+    client = Client(made, key)
+    binds(made, EU)
+    client.post(signals.Received(b'{"model":"m","messages":[{"role":"user","content":"x"}]}'))
+    assert (client.code, there.requests) == ("residency_unmet", {})
 
 
 async def settle(made):

@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access, affinity, payload
-from mindgw.core.routing import EVERYWHERE, Leg, Where
+from mindgw.core.routing import EVERYWHERE, Leg, Where, both
 from mindgw.gateway.course import Course
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow, flow
@@ -193,6 +194,14 @@ def meant(caller: Caller, asked: str, models: Names) -> str | None:
     if not good:
         return None
     return asked if len(good) == len(offers) else min(good)
+
+
+def bound(ask: Ask, caller: Caller) -> Ask:
+    """The request of a caller who may go to fewer places by now."""
+    needs, course, home = ask.needs, ask.course, caller.home
+    if course is not None:
+        course = replace(course, legs=tuple(Leg(leg.model, both(leg.where, home)) for leg in course.legs))
+    return replace(ask, caller=caller, needs=replace(needs, where=both(needs.where, home)), course=course)
 
 
 def recheck(ask: Ask, served: Served) -> None:

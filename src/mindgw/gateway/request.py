@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import usage
-from mindgw.core.routing import OWN, permits
+from mindgw.core.routing import OWN, both, permits
 from mindgw.core.worker import State as Standing
 from mindgw.gateway import admission, moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
@@ -143,6 +144,20 @@ class Request:
     def produced(self) -> int | None:
         """Tokens of its answer so far."""
         return self._delivery.produced()
+
+    # -- what operators say -----------------------------------------------------------------------------------------
+
+    def bound(self, event: signals.Bound, now: float) -> list[Effect]:
+        """What is with a worker stays there; whoever posted this wakes the queue."""
+        if self.caller is None or (home := both(self.caller.home, event.where)) == self.caller.home:
+            return []
+        self.caller = replace(self.caller, home=home)
+        if self._ask is not None:
+            self._ask = admission.bound(self._ask, self.caller)
+        if self._ask is not None and self._stay is not None:
+            self._stay.bind(self._ask, now)
+            self._tally.go(self._stay.goal, now)
+        return []
 
     # -- what the steps have in common -------------------------------------------------------------------------------
 

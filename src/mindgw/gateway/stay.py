@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
-from mindgw.core.routing import Where
+from mindgw.core.routing import Where, both
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.course import Ground
 from mindgw.gateway.moments import Samples
@@ -138,6 +138,15 @@ class Stay(Ticket):
         # whose engine failed it with one model may do well with another one, but remembers nothing of it by that name
         traits = replace(needs.traits, prefix=None) if needs.traits is not None else None
         return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=traits)
+
+    def bind(self, ask: Ask, now: float) -> None:
+        """Its caller may go to fewer places by now, as `ask` says. Wake the queue afterwards."""
+        self._ask, self._policy = ask, None
+        needs = replace(self.needs, where=both(self.needs.where, ask.caller.home))
+        if self.waiting:
+            self._queue.move(self, now, needs)
+        else:
+            self.needs = needs
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
