@@ -118,6 +118,9 @@ class Names(Protocol):
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
 
+    def present(self, model: str, where: Where) -> bool:
+        """Whether a connected worker in that place takes requests for the model."""
+
 
 class Models(Protocol):
     """The models that there are."""
@@ -184,16 +187,18 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def meant(caller: Caller, asked: str, models: Names) -> str | None:
-    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller. None when none
-    is, or not even the name."""
+def meant(caller: Caller, asked: str, models: Names, where: Where) -> str | None:
+    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller; of those that
+    are, one that somebody takes requests for in that place. None when none is, or not even the name."""
     if caller.models is None and caller.scope is None:
         return asked
     offers = models.offers(asked) or {asked: frozenset((asked,))}
     good = [id for id, names in offers.items() if is_for(caller, names)]
     if not good:
         return None
-    return asked if len(good) == len(offers) else min(good)
+    if len(good) == len(offers):
+        return asked
+    return min([id for id in good if models.present(id, where)] or good)
 
 
 def bound(ask: Ask, caller: Caller) -> Ask:

@@ -247,7 +247,8 @@ class Pipeline:
 
     async def check_keys(self) -> None:
         """To be called a few times a second: hears of keys that were changed by others, and ends requests of those that are no longer
-        good; those of a key that is bound to some place by now go to no other. Raises what the database raises, and goes on there the next time."""
+        good; those of a key that is bound to some place by now go to no other. Raises what the database raises, and goes on there the
+        next time."""
         touched = await self._auth.check(self._now())
         self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
         for key_id in list(self._doubted):

@@ -108,7 +108,7 @@ class Routes:
         return self._way(real, caller, model, kind, flow)
 
     def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        name = meant(caller, model, self._fleet)
+        name = meant(caller, model, self._fleet, caller.home)
         if name is None:
             raise not_found(model)
         if route is None:
@@ -134,7 +134,7 @@ class Routes:
 
     def _open(self, caller: Caller, leg: Leg) -> Leg | None:
         """The leg as the caller may go it; None: it is not for them."""
-        name = meant(caller, leg.model, self._fleet)
+        name = meant(caller, leg.model, self._fleet, leg.where)
         return leg if name == leg.model else Leg(name, leg.where) if name is not None else None
 
     def _there(self, route: Route, model: str, kind: str, legs: list[Leg]) -> tuple[Leg, ...]:
