@@ -40,7 +40,7 @@ class Recovery(Hedge):
         return self._return(Outcome.LOST if is_lost else Outcome.BUSY, wrong, now)
 
     def _misplaced(self, now: float) -> list[Effect]:
-        """Its worker was told to be elsewhere while it was funded, and was not sent it."""
+        """Its worker was good for it no longer once it was funded, and was not sent it."""
         return self._return(Outcome.BUSY, errors.NoResidence(), now)
 
     def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:

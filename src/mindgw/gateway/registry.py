@@ -122,7 +122,7 @@ class Registry:
     async def remember(self, fleet: Fleet) -> None:
         """Tells the fleet which models the workers had that are still away."""
         async with self._database.read() as session:
-            for record in await stored.workers(session):
+            for record in [each for each in await stored.workers(session) if each.state_admin != "pending"]:
                 names = (name for model in record.models for name in (model["id"], *model.get("aliases", ())))
                 fleet.remembered[record.id] = frozenset(map(str, names))
 
