@@ -132,7 +132,10 @@ class Serving:
             raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
         if where and not self.known(model, where):
             raise errors.NoResidence(f"No worker with {shown(where)} serves '{model}', and this request may go to no other.")
-        if any(permits(where, seat.worker.tags) for seat in named):
+        there = [seat for seat in named if permits(where, seat.worker.tags)]
+        if any((model, kind) in seat.unable for seat in there):
+            raise errors.NoWorker(f"Nobody who is there could serve '{model}' when asked last.")
+        if there:
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
 
     def slots(self, model: str, kind: str, where: Where = EVERYWHERE) -> int:
@@ -169,6 +172,16 @@ class Serving:
             self._look()
         return self._serving.get(name, ())
 
+    def _believe(self, lines: dict[tuple[str, str], list[Seat]]) -> None:
+        """Whose engine did not know what its agent reports is asked all the same, where there is nobody else."""
+        doubted = [seat for worker in self.workers.values() for seat in worker.seats.values() if seat.unable]
+        lonely = {line for seat in doubted for line in seat.unable} - lines.keys()
+        for seat in doubted if lonely else ():
+            seat.doubt(seat.unable - lonely)
+            for line in seat.lines():
+                if line in lonely:
+                    lines.setdefault((line[0], line[1]), []).append(seat)
+
     def _index(self) -> None:
         """What is known here is not so any more."""
         self.changes += 1
@@ -183,6 +196,7 @@ class Serving:
                 serving.setdefault(name, []).append(seat)
             for model, kind, *_ in seat.lines():
                 lines.setdefault((model, kind), []).append(seat)
+        self._believe(lines)
         had_places = len(self._places) > 0
         self._serving, self._lines, self._ranks, self._offers, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self._is_stale = False
