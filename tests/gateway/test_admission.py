@@ -8,7 +8,7 @@ from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access
 from mindgw.core.payload import Peek
-from mindgw.core.routing import Leg
+from mindgw.core.routing import EVERYWHERE, Leg
 from mindgw.gateway import signals
 from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, meant, recheck, require_use
 from mindgw.gateway.flows import Flow
@@ -19,6 +19,9 @@ class Fleet:
     """A FAKE of fleet and routes: there is one model for everything, which goes by two names."""
 
     hedge = False
+
+    def present(self, model, where):
+        return True
 
     def has_choice(self, model, kind, where):
         return False
@@ -96,7 +99,7 @@ def rules(*texts: str) -> access.Models | None:
 @pytest.mark.parametrize("name", ["m", "big"])
 @pytest.mark.parametrize(("texts", "good"), [(["allow m"], True), (["allow x*"], False), (["deny b*"], False), (["deny x"], True)])
 def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
-    assert (meant(replace(CALLER, models=rules(*texts)), name, Fleet()) is not None) is good
+    assert (meant(replace(CALLER, models=rules(*texts)), name, Fleet(), EVERYWHERE) is not None) is good
 
 
 def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():

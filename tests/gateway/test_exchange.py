@@ -908,6 +908,7 @@ SAMPLES = {
     for sample in (
         signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(wire.Head(200, SSE, b"")), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
+        signals.Bound(()),
         signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Recalled(),
         signals.Copied(200, "", []), signals.Beside(signals.Lost()), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
     )

@@ -116,7 +116,7 @@ def test_a_new_engine_serves_those_who_wait():
 def test_a_worker_that_waits_for_approval_serves_nobody():
     world = World()
     Box(world, approved=False)
-    assert world.ask().state is State.WAITING
+    assert world.ask().code == "model_not_found"
     assert world.pipeline.snapshot().workers[0].state == "pending"
 
 

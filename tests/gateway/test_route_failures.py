@@ -3,13 +3,22 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mindgw.config import Limits
 from mindgw.core import access
-from mindgw.core.routing import where
-from mindgw.gateway import ejection
-from mindgw.gateway.admission import Caller
-from mindgw.gateway.flows import flow
+from mindgw.core.payload import Peek
+from mindgw.core.routing import Leg, where
+from mindgw.gateway import ejection, signals
+from mindgw.gateway.admission import Ask, Caller
+from mindgw.gateway.course import Course
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.flows import Flow, flow
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.route import Ended, Needs, Outcome
 from mindgw.gateway.signals import State
+from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 from tests.gateway.test_routes import EU, US, answer, bound, headers, route, world
 from tests.gateway.world import JSON, Box, engine
@@ -189,3 +198,62 @@ def test_a_name_of_several_models_leads_to_those_that_are_for_the_caller():
     way = made.pipeline.explain(caller, "fast", "chat")
     assert (way.chosen, way.code, way.legs[0].model, way.legs[0].allowed) == (0, "", "shared", True)
     assert fleet.offers("shared") == {"m": {"m", "shared"}, "n": {"n", "shared"}}
+
+
+def test_legs_that_come_to_the_same_models_are_gone_once():
+    made = world(route("chat", "a", fallbacks=["b", "c", "d"]))
+    first, second = engine(models=[engine_model("0x", "a", "c"), engine_model("0y", "b", "d")], slots=9), engine_model("other", *"abcd")
+    boxes = [Box(made, "box", first, engine(id="e2", models=[second])), Box(made, "other", engine(*"abcd", slots=9))]
+    key = made.add_key()
+    made.rules[next(reversed(made.keys))] = access.compile_models([access.Rule("other", "key:k", False, "other")])
+    for number in range(40):
+        client = made.ask("chat", key)
+        while client.end is None:
+            fails(next(box for box in boxes if box.requests))
+        assert client.code, number
+
+
+class Land:
+    """Where there are workers for some models, and now and then for others."""
+
+    def __init__(self, draw):
+        self._draw = draw
+
+    def present(self, model, where):
+        return self._draw()
+
+    taken = line = None
+
+
+@given(st.data(), st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
+def test_a_course_comes_to_its_end_whatever_the_fleet_says(data, models):
+    legs = tuple(Leg(model) for model in models)
+    ground = Land(lambda: data.draw(st.booleans()))
+    course = Course("r", legs, data.draw(st.integers(0, len(legs) - 1)))
+    needs = Needs(legs[course.first].model, "chat")
+    ask = Ask(
+        Caller("k", "k", "o"),
+        "/",
+        Peek(models[0], stream=False, include_usage=False),
+        needs,
+        Flow(("o", "", "", "k", ""), 2),
+        1,
+        None,
+        course=course,
+    )
+    queue = Queue(lambda needs, now: None, Fleet(lambda: None), Limits())
+    stay = Stay(queue, signals.Head("r", "/", []), ask, 1, 60.0, None)
+    asked = 0
+
+    def may(needs, now):
+        nonlocal asked
+        asked += 1
+        return data.draw(st.booleans())
+
+    ends = 0
+    while stay.goes_on(Ended(Outcome.FAILED, f"w{ends}", 0.0), may, 1, ground):
+        ends += 1
+        if data.draw(st.booleans()):
+            stay.skips(ground)
+    assert ends < len(legs)
+    assert asked < len(legs)

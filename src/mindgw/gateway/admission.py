@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access, affinity, payload
-from mindgw.core.routing import EVERYWHERE, Leg, Where
+from mindgw.core.routing import EVERYWHERE, Leg, Where, both
 from mindgw.gateway.course import Course
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow, flow
@@ -117,6 +118,9 @@ class Names(Protocol):
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
 
+    def present(self, model: str, where: Where) -> bool:
+        """Whether a connected worker in that place takes requests for the model."""
+
 
 class Models(Protocol):
     """The models that there are."""
@@ -183,16 +187,26 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def meant(caller: Caller, asked: str, models: Names) -> str | None:
-    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller. None when none
-    is, or not even the name."""
+def meant(caller: Caller, asked: str, models: Names, where: Where) -> str | None:
+    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller; of those that
+    are, one that somebody takes requests for in that place. None when none is, or not even the name."""
     if caller.models is None and caller.scope is None:
         return asked
     offers = models.offers(asked) or {asked: frozenset((asked,))}
     good = [id for id, names in offers.items() if is_for(caller, names)]
     if not good:
         return None
-    return asked if len(good) == len(offers) else min(good)
+    if len(good) == len(offers):
+        return asked
+    return min([id for id in good if models.present(id, where)] or good)
+
+
+def bound(ask: Ask, caller: Caller) -> Ask:
+    """The request of a caller who may go to fewer places by now."""
+    needs, course, home = ask.needs, ask.course, caller.home
+    if course is not None:
+        course = replace(course, legs=tuple(Leg(leg.model, both(leg.where, home)) for leg in course.legs))
+    return replace(ask, caller=caller, needs=replace(needs, where=both(needs.where, home)), course=course)
 
 
 def recheck(ask: Ask, served: Served) -> None:

@@ -73,13 +73,17 @@ class _Known(Struct, gc=False):
     until: datetime | None
 
 
+Find = Callable[[str], Awaitable[Holder | None]]
+Changes = Callable[[Change | None], Awaitable[list[Change]]]
+
+
 class Auth:
     """Turns keys into callers."""
 
     def __init__(
         self,
-        find: Callable[[str], Awaitable[Holder | None]],
-        changes: Callable[[Change | None], Awaitable[list[Change]]],
+        find: Find,
+        changes: Changes,
         peppers: Mapping[int, bytes],
         now: Callable[[], datetime],
     ) -> None:
@@ -179,15 +183,14 @@ class Auth:
             raise errors.Unauthenticated("This API key does not exist any more.")
         return self._caller(held)
 
-    async def secrets(self, key_id: str) -> frozenset[bytes]:
-        """Which secrets of a key are good, as callers have them; raises as `holder` does."""
+    async def standing(self, key_id: str) -> tuple[Caller, frozenset[bytes]]:
+        """As `holder`, with those secrets of the key that are good, as callers have them."""
         held = await self._find(key_id)
         if held is None:
             raise errors.Unauthenticated("This API key does not exist any more.")
-        self._caller(held)
-        row = held.key
+        caller, row = self._caller(held), held.key
         former = row.prior_digest if row.prior_until is not None and row.prior_until > self._now() else None
-        return frozenset((b"", row.digest[:MARK], *([former[:MARK]] if former is not None else [])))
+        return caller, frozenset((b"", row.digest[:MARK], *([former[:MARK]] if former is not None else [])))
 
     def _caller(self, held: Holder, secret: bytes = b"") -> Caller:
         """Raises Unauthenticated when the key is not good any more."""

@@ -182,7 +182,7 @@ class Exchange(Recovery):
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
         moments.note(self._tally.moments, (moments.FUNDED, now))
         if self._attempt is not None:
-            return self._send(now)
+            return self._send(now, late=True)
         assert self._ask is not None
         assert self._body is not None
         self._bill.release()  # it was only doubted that there is anything left; whoever waits holds nothing
@@ -196,7 +196,8 @@ class Exchange(Recovery):
             self._release(None, now)
         return self._fail(wrong, now)
 
-    def _send(self, now: float) -> list[Effect]:
+    def _send(self, now: float, *, late: bool = False) -> list[Effect]:
+        """`late`: time has passed since it was given the slot."""
         assert self._ask is not None
         assert self._attempt is not None
         assert self._body is not None
@@ -210,8 +211,10 @@ class Exchange(Recovery):
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
-        if (ask.course is not None or ask.needs.where) and not self._goes_by_rule(placement):
+        if late and not self._is_good(placement):
             return self._misplaced(now)
+        if ask.course is not None or ask.needs.where:
+            self._note_server(placement)
         self._delivery.paid = bill.paid
         self._attempt.open(self.head, ask, self._stages.timeouts, bill.body(ask, self._body), bill.tag(ask, placement))
         return []

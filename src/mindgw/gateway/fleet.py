@@ -82,7 +82,8 @@ class Fleet(Serving):
         those who wait for its answers, once the new one has reported."""
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
-        self.remembered.pop(worker.id, None)
+        if not worker.charge:
+            self.remembered.pop(worker.id, None)
         worker.tags, worker.rules = self.tags.get(worker.id, worker.tags), self.rules
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
@@ -93,11 +94,11 @@ class Fleet(Serving):
         """Forgets a session that ended; nothing happens when a newer one has taken its place."""
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
+            if worker.is_inside and not worker.link.is_revoked:
+                self._remember(worker)
             worker.state = step(worker.state, Event.LOST)
             for seat in worker.seats.values():
                 self.experience.left(seat)
-            if not worker.link.is_revoked:
-                self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()
 
     def report(self, worker: Worker, report: wire.Report) -> wire.Report | None:
@@ -126,7 +127,7 @@ class Fleet(Serving):
         self._settle(worker)
         if charge:
             self.accuse(worker, charge)
-        if worker not in self._indexed or before != {id: seat.engine.models for id, seat in worker.seats.items()}:
+        if worker.is_inside and before != {id: seat.engine.models for id, seat in worker.seats.items()}:
             self._index()
         self.changed()
         return report
@@ -163,12 +164,15 @@ class Fleet(Serving):
 
     def accuse(self, worker: Worker, charge: str) -> None:
         """It said what cannot be true: no new requests until an operator has looked. The first charge stays."""
+        if worker.is_inside:
+            self._remember(worker)
         worker.charge = worker.charge or charge
         self._settle(worker)
 
     def release(self, worker: Worker) -> None:
         """Ends what `accuse` began."""
         worker.charge = ""
+        self.remembered.pop(worker.id, None)
         worker.state = step(worker.state, Event.RELEASE)
         self._settle(worker)
         self.changed()
@@ -220,8 +224,14 @@ class Fleet(Serving):
         for event in events:
             worker.state = step(worker.state, event)
         self.changes += 1
+        if worker.is_inside is not (worker in self._indexed):
+            self._index()
         for seat in worker.seats.values():
             seat.changed()
+
+    def _remember(self, worker: Worker) -> None:
+        """What it has now is waited for once it is away."""
+        self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
 
 
 def _lines(seat: Seat, model: str, kind: str) -> frozenset[tuple[str, str]]:

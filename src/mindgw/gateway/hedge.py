@@ -225,7 +225,7 @@ class Hedge(Request):
                 self._stages.fleet.experience.outrun(placement.seat, placement.choice, now - tally.placed)
         self._drop("outrun", now)
         if self._ask.course is not None or self._ask.needs.where:
-            self._goes_by_rule(self._attempt.placement)  # it is another one who serves it
+            self._note_server(self._attempt.placement)  # it is another one who serves it
 
     def _falls_back(self, outcome: Outcome, wrong: errors.MindGWError, now: float, *, over: bool, begun: bool = True) -> list[Effect]:
         """The one in front came to nothing, and the other goes on."""

@@ -19,7 +19,7 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import Rules
+from mindgw.core.routing import Rules, Where
 from mindgw.gateway import lineup as views
 from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
@@ -247,17 +247,25 @@ class Pipeline:
 
     async def check_keys(self) -> None:
         """To be called a few times a second: hears of keys that were changed by others, and ends requests of those that are no longer
-        good. Raises what the database raises, and goes on there the next time."""
+        good; those of a key that is bound to some place by now go to no other. Raises what the database raises, and goes on there the
+        next time."""
         touched = await self._auth.check(self._now())
         self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
         for key_id in list(self._doubted):
             try:
-                good = await self._auth.secrets(key_id)
+                caller, good = await self._auth.standing(key_id)
             except errors.Unauthenticated as wrong:
                 self._cut(key_id, wrong)
             else:
                 self._cut(key_id, errors.Unauthenticated("This API key was rotated.", code="rotated_api_key"), good)
+                self._bind(key_id, caller.home)
             self._doubted.discard(key_id)
+
+    def _bind(self, key_id: str, home: Where) -> None:
+        """The requests of a key go nowhere else from now on."""
+        for exchange in [e for e in self._running if home and e.caller is not None and e.caller.key_id == key_id]:
+            self.post(exchange, signals.Bound(home))
+        self.queue.wake(self._now())
 
     async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
         """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated,

@@ -47,7 +47,7 @@ class Recovery(Hedge):
         return self._return(outcome, wrong, now)
 
     def _misplaced(self, now: float) -> list[Effect]:
-        """Its worker was told to be elsewhere while it was funded, and was not sent it."""
+        """Its worker was good for it no longer once it was funded, and was not sent it."""
         return self._return(Outcome.BUSY, errors.NoResidence(), now)
 
     def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:

@@ -71,6 +71,16 @@ class Registry:
         log.warning("worker %s is in quarantine: %s", worker.name, worker.charge)
         self._accused[worker.id] = worker
 
+    def charge(self, worker_id: str) -> str:
+        """Why a worker is in quarantine, as long as that is not written; empty when there is nothing to write."""
+        accused = self._accused.get(worker_id)
+        return accused.charge if accused is not None else ""
+
+    def succeeded(self, worker: Worker) -> None:
+        """This is the newer session of a worker: whoever drops its charge before that is written drops it there."""
+        if worker.id in self._accused:
+            self._accused[worker.id] = worker
+
     async def flush(self) -> None:
         """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
         for worker in list(self._accused.values()):
@@ -112,7 +122,7 @@ class Registry:
     async def remember(self, fleet: Fleet) -> None:
         """Tells the fleet which models the workers had that are still away."""
         async with self._database.read() as session:
-            for record in await stored.workers(session):
+            for record in [each for each in await stored.workers(session) if each.state_admin != "pending"]:
                 names = (name for model in record.models for name in (model["id"], *model.get("aliases", ())))
                 fleet.remembered[record.id] = frozenset(map(str, names))
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import usage
-from mindgw.core.routing import OWN, permits
-from mindgw.gateway import moments, replay, signals
+from mindgw.core.routing import OWN, both, permits
+from mindgw.core.worker import State as Standing
+from mindgw.gateway import admission, moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
@@ -33,6 +35,9 @@ from mindgw_agent import wire
 
 #: What may not stand in a header: names of models are an agent's words.
 _UNFIT = re.compile(r"[^ -~]")
+
+
+_READY = Standing.READY
 
 
 class Aside(Struct):
@@ -143,6 +148,20 @@ class Request:
         """Tokens of its answer so far."""
         return self._delivery.produced()
 
+    # -- what operators say -----------------------------------------------------------------------------------------
+
+    def bound(self, event: signals.Bound, now: float) -> list[Effect]:
+        """What is with a worker stays there; whoever posted this wakes the queue."""
+        if self.caller is None or (home := both(self.caller.home, event.where)) == self.caller.home:
+            return []
+        self.caller = replace(self.caller, home=home)
+        if self._ask is not None:
+            self._ask = admission.bound(self._ask, self.caller)
+        if self._ask is not None and self._stay is not None:
+            self._stay.bind(self._ask, now)
+            self._tally.go(self._stay.goal, now)
+        return []
+
     # -- what the steps have in common -------------------------------------------------------------------------------
 
     def _enter(self, state: State, now: float) -> None:
@@ -176,20 +195,27 @@ class Request:
         assert self._ask is not None
         return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.wall()))
 
-    def _goes_by_rule(self, placement: Placement) -> bool:
-        """Whether a request that is bound to some place, or goes by a route, may go to this worker; notes who serves it then."""
+    def _is_good(self, placement: Placement) -> bool:
+        """Whether it may still go there, as when it was given the slot: rules, tags, reports and workers may be others by now."""
+        assert self._ask is not None
+        assert self._stay is not None
+        needs, seat = self._stay.needs, placement.seat
+        model = seat.model(needs.model)
+        if model is None or model.id != placement.model or seat.worker.state is not _READY:
+            return False
+        return permits(needs.where, seat.worker.tags) and admission.is_for(self._ask.caller, placement.names)
+
+    def _note_server(self, placement: Placement) -> None:
+        """Who serves a request that is bound to some place, or goes by a route."""
         assert self._ask is not None
         assert self._stay is not None
         model, where = self._stay.goal
         worker = placement.seat.worker
-        if not permits(where, worker.tags):
-            return False
         self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
         shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
         self._server = _UNFIT.sub("?", "; ".join(shown))
         if self._delivery.begun:  # its head has left without that
             self._delivery.facts = {"served_by": self._server}
-        return True
 
     def _why(self, wrong: errors.MindGWError) -> errors.MindGWError:
         """The error that says it best: nobody came whom it waited for, because it may go to few."""

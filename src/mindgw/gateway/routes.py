@@ -14,7 +14,7 @@ from mindgw.core.fair import Path
 from mindgw.core.routing import Leg, Plan, Route, Rules
 from mindgw.gateway import roster
 from mindgw.gateway.admission import Caller, is_for, meant, not_found, require_use
-from mindgw.gateway.course import Course
+from mindgw.gateway.course import Course, begin
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.queue import Queue
@@ -108,7 +108,7 @@ class Routes:
         return self._way(real, caller, model, kind, flow)
 
     def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        name = meant(caller, model, self._fleet)
+        name = meant(caller, model, self._fleet, caller.home)
         if name is None:
             raise not_found(model)
         if route is None:
@@ -118,8 +118,10 @@ class Routes:
         legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
         if plan.legs and not legs:
             raise not_found(model)
-        course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy, plan.hedge)
-        return course, course.begin(kind, self._fleet, self._queue.order)
+        # what a name stands for may be another leg's model
+        there = self._there(route, model, kind, list(dict.fromkeys(legs)))
+        first = begin(there, kind, self._fleet, self._queue.order, spill=plan.spill)
+        return Course(route.name, there, first, plan.strategy, plan.hedge), there[first]
 
     def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
         key = route.name, model, home, who
@@ -132,7 +134,7 @@ class Routes:
 
     def _open(self, caller: Caller, leg: Leg) -> Leg | None:
         """The leg as the caller may go it; None: it is not for them."""
-        name = meant(caller, leg.model, self._fleet)
+        name = meant(caller, leg.model, self._fleet, leg.where)
         return leg if name == leg.model else Leg(name, leg.where) if name is not None else None
 
     def _there(self, route: Route, model: str, kind: str, legs: list[Leg]) -> tuple[Leg, ...]:

@@ -20,6 +20,8 @@ REST = 0.5
 LONG_REST = 8.0
 #: Asked for at every step: a member of an Enum costs more than a call.
 _READY = State.READY
+#: What a worker is of which nobody is to know: it was not let in, or said what cannot be true.
+_OUTSIDE = frozenset({State.CONNECTING, State.PENDING, State.QUARANTINED, State.LOCKED})
 
 
 class Worker:
@@ -59,6 +61,11 @@ class Worker:
         self.rtt: float | None = None
         #: Wall-clock seconds of the last message.
         self.last_seen = 0.0
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether what it says of its models counts, be it ready or not."""
+        return self.state not in _OUTSIDE
 
     @property
     def slots(self) -> int:

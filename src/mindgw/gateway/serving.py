@@ -13,7 +13,7 @@ _READY = State.READY
 
 
 class Serving:
-    """The seats of all workers that have a link now, found by what is asked for."""
+    """The seats of all workers that have a link now, found by what is asked for. Of those that were not let in nothing is known here."""
 
     def __init__(self) -> None:
         #: worker id -> its one session.
@@ -28,7 +28,7 @@ class Serving:
         #: What pins models to workers, and the tags of all workers by their ids.
         self.rules = Rules()
         self.tags: Mapping[str, Mapping[str, str]] = {}
-        #: Sessions whose seats are in all these.
+        #: Sessions that are inside, whose seats are in all these.
         self._indexed: frozenset[Worker] = frozenset()
         #: Something has changed since: whoever asks next has it all looked at anew. A thousand workers that come at once are one change.
         self._is_stale = False
@@ -38,7 +38,7 @@ class Serving:
         #: What `offers` says, of names that were asked for.
         # bounded: by `_serving`
         self._offers: dict[str, dict[str, frozenset[str]]] = {}
-        #: worker id -> names of the models it had when it was last seen; their requests wait a while for it instead of failing.
+        #: worker id -> names of the models it had when it was last seen, or last inside; their requests wait a while instead of failing.
         self.remembered: dict[str, frozenset[str]] = {}
         #: Changes so far of who may be sent what, leases apart.
         self.changes = 0
@@ -102,7 +102,7 @@ class Serving:
         return self._part(model, kind, where).line if where else (self.canonical.get(model, model), kind)
 
     def known(self, model: str, where: Where = EVERYWHERE) -> bool:
-        """True when a connected worker has the model, or one that is away had it; of those in a place."""
+        """True when a connected worker has the model, or one that is away, or in quarantine, had it; of those in a place."""
         if any(permits(where, seat.worker.tags) for seat in self._named(model)):
             return True
         return any(model in names and permits(where, self.tags.get(id, {})) for id, names in self.remembered.items())
@@ -149,7 +149,7 @@ class Serving:
 
     def serves(self, model: str) -> bool:
         """Whether a connected worker announces the model, by whatever name."""
-        return any(model in seat.names() for worker in self.workers.values() for seat in worker.seats.values())
+        return bool(self._named(model))
 
     def present(self, model: str, where: Where = EVERYWHERE) -> bool:
         """True when a connected worker in that place that may take requests has the model."""
@@ -172,16 +172,6 @@ class Serving:
             self._look()
         return self._serving.get(name, ())
 
-    def _believe(self, lines: dict[tuple[str, str], list[Seat]]) -> None:
-        """Whose engine did not know what its agent reports is asked all the same, where there is nobody else."""
-        doubted = [seat for worker in self.workers.values() for seat in worker.seats.values() if seat.unable]
-        lonely = {line for seat in doubted for line in seat.unable} - lines.keys()
-        for seat in doubted if lonely else ():
-            seat.doubt(seat.unable - lonely)
-            for line in seat.lines():
-                if line in lonely:
-                    lines.setdefault((line[0], line[1]), []).append(seat)
-
     def _index(self) -> None:
         """What is known here is not so any more."""
         self.changes += 1
@@ -192,16 +182,29 @@ class Serving:
         lines: dict[tuple[str, str], list[Seat]] = {}
         for seat in (seat for worker in self.workers.values() for seat in worker.seats.values()):
             seat.ranks, seat.places = [], frozenset()
+        inside = [worker for worker in self.workers.values() if worker.is_inside]
+        for seat in (seat for worker in inside for seat in worker.seats.values()):
             for name in seat.names():
                 serving.setdefault(name, []).append(seat)
             for model, kind, *_ in seat.lines():
                 lines.setdefault((model, kind), []).append(seat)
-        self._believe(lines)
+        _believe(inside, lines)
         had_places = len(self._places) > 0
         self._serving, self._lines, self._ranks, self._offers, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self._is_stale = False
-        self._indexed = frozenset(self.workers.values())
+        self._indexed = frozenset(inside)
         self._ids = {name: frozenset(found.id for seat in seats if (found := seat.model(name))) for name, seats in serving.items()}
         # who waits is sorted anew when this becomes another object; who waits for a place may have other seats in it now
         canonical = {name: id for name, ids in self._ids.items() for id in ids if len(ids) == 1 and serving.get(id) == serving[name]}
         self._canonical = self._canonical if canonical == self._canonical and not had_places else canonical
+
+
+def _believe(workers: Sequence[Worker], lines: dict[tuple[str, str], list[Seat]]) -> None:
+    """Whose engine did not know what its agent reports is asked all the same, where there is nobody else."""
+    doubted = [seat for worker in workers for seat in worker.seats.values() if seat.unable]
+    lonely = {line for seat in doubted for line in seat.unable} - lines.keys()
+    for seat in doubted if lonely else ():
+        seat.doubt(seat.unable - lonely)
+        for line in seat.lines():
+            if line in lonely:
+                lines.setdefault((line[0], line[1]), []).append(seat)

@@ -5,6 +5,7 @@ from enum import Enum
 from msgspec import Struct
 
 from mindgw import errors
+from mindgw.core.routing import Where
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
@@ -102,6 +103,12 @@ class Stopped(Struct, frozen=True):
     error: errors.MindGWError
 
 
+class Bound(Struct, frozen=True):
+    """Its caller may go no further than this from now on, nor than it might before."""
+
+    where: Where
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has passed; sent when `due` is over."""
 
@@ -113,8 +120,8 @@ class Beside(Struct, frozen=True, gc=False):
 
 
 Event = (
-    Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
-    | Beside
+    Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Bound
+    | Tick | Beside
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
-from mindgw.core.routing import Where
+from mindgw.core.routing import Where, both
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.course import Ground
 from mindgw.gateway.moments import Samples
@@ -27,7 +27,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_beside", "_head", "_longest", "_policy", "_queue", "_spent", "stood")
+    __slots__ = ("_ask", "_beside", "_head", "_leg", "_longest", "_policy", "_queue", "_spent", "stood")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -41,7 +41,8 @@ class Stay(Ticket):
         self._policy: Generator[Needs, Ended, None] | None = None
         #: One of two tries that ran at once, which came to nothing while the other went on.
         self._beside: Ended | None = None
-        #: Legs of its course, from the first on, that it has failed on.
+        #: Number of the leg of its course that it is on, and how many, from the first on, it has come to the end of.
+        self._leg = ask.course.first if ask.course is not None else 0
         self._spent = 0
         #: Where it stood when its client was told so; None: that did not happen.
         self.stood: Samples | None = None
@@ -87,13 +88,13 @@ class Stay(Ticket):
         try:
             self.needs = self._policy.send(ended)
         except StopIteration:
-            while (needs := self._over(ground)) is not None:
-                self._turn(needs)
-                if ended.outcome is Outcome.LOST or may(needs, ended.now):
+            while (leg := self._over(ground)) is not None:
+                self.needs = self._turn(leg)
+                if ended.outcome is Outcome.LOST or may(self.needs, ended.now):
                     return True
             return False
-        if not ground.present(*self.goal) and (needs := self._next(ground)) is not None:
-            self._turn(needs)
+        if not ground.present(*self.goal) and (leg := self._next(ground)) is not None:
+            self.needs = self._turn(leg)
         return True
 
     def again(self, now: float) -> Placement | None:
@@ -105,41 +106,47 @@ class Stay(Ticket):
         whom it may go instead. Wake the queue afterwards."""
         if self._ask.course is None or not self.waiting or (not in_vain and ground.present(*self.goal)):
             return False
-        needs = self._over(ground) if in_vain else self._next(ground)
-        if needs is None:
+        leg = self._over(ground) if in_vain else self._next(ground)
+        if leg is None:
             return False
-        self._policy = None
-        self._queue.move(self, now, needs)
+        self._queue.move(self, now, self._turn(leg))
         return True
 
     def skips(self, ground: Ground) -> bool:
         """The same before it stands anywhere, for a leg that nobody can be asked on."""
-        needs = self._over(ground)
-        if needs is not None:
-            self._turn(needs)
-        return needs is not None
+        leg = self._over(ground)
+        if leg is not None:
+            self.needs = self._turn(leg)
+        return leg is not None
 
-    def _over(self, ground: Ground) -> Needs | None:
-        """It has come to the end of a leg: what it needs on the next one; None: there is none."""
-        if self._ask.course is not None:
-            self._spent = max(self._spent, self._ask.course.place(self.needs) + 1)
+    def _over(self, ground: Ground) -> int | None:
+        """It has come to the end of a leg: number of the next one; None: there is none. None of them is come to twice."""
+        self._spent = self._leg + 1
         return self._next(ground)
 
-    def _next(self, ground: Ground) -> Needs | None:
-        """What it needs on another leg of its course."""
-        needs = self.needs
-        leg = self._ask.course.after(needs, self._spent, ground) if self._ask.course is not None else None
-        if leg is None:
-            return None
+    def _next(self, ground: Ground) -> int | None:
+        """Number of another leg of its course."""
+        return self._ask.course.after(self._leg, self._spent, ground) if self._ask.course is not None else None
+
+    def _turn(self, number: int) -> Needs:
+        """It is on that leg of its course now; what it needs there."""
+        assert self._ask.course is not None
+        needs, leg = self.needs, self._ask.course.legs[number]
+        self._leg, self._policy = number, None
         if leg.model == needs.model:
             return replace(needs, where=leg.where)
         # whose engine failed it with one model may do well with another one, but remembers nothing of it by that name
         traits = replace(needs.traits, prefix=None) if needs.traits is not None else None
         return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=traits)
 
-    def _turn(self, needs: Needs) -> None:
-        """Goes on with another leg; not while it stands in line."""
-        self.needs, self._policy = needs, None
+    def bind(self, ask: Ask, now: float) -> None:
+        """Its caller may go to fewer places by now, as `ask` says. Wake the queue afterwards."""
+        self._ask, self._policy = ask, None
+        needs = replace(self.needs, where=both(self.needs.where, ask.caller.home))
+        if self.waiting:
+            self._queue.move(self, now, needs)
+        else:
+            self.needs = needs
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
