@@ -316,6 +316,30 @@ def test_what_two_said_stays_when_a_third_comes():
     assert held(made, now=1.0) == {"a"}
 
 
+@pytest.mark.parametrize(("pool", "who", "probes"), [(("a",), "y", True), (("a",), "x", False), (AB, "y", False)])
+def test_an_organisation_that_has_not_seen_the_only_worker_fail_may_find_out(pool, who, probes):
+    made = Breaker(rest=5.0)
+    for _ in range(ENOUGH):
+        says(made, ANN, 1, pool)
+        says(made, EVE, 1, pool)
+    for now in (5.0, 15.0):
+        held(made, pool, now)
+        made.ended(A, False, pool, now, made.tried(*A), ANN if now < 10 else EVE)
+    made.comes(["m"], Who(who, "1"), 19.9)
+    assert held(made, pool, 19.9) == {"a"}
+    made.comes(["m"], Who(who, "1"), 20.0)
+    assert held(made, pool, 20.0) == (NOBODY if probes else {"a"})
+
+
+def test_what_everybody_saw_is_news_to_nobody():
+    made = Breaker(rest=5.0)
+    says(made, ALL, ENOUGH, ("a",))
+    held(made, ("a",), 5.0)
+    made.ended(A, False, ("a",), 5.0, made.tried(*A))
+    made.comes(["m"], ANN, 14.9)
+    assert held(made, ("a",), 14.9) == {"a"}
+
+
 def test_who_comes_is_forgotten_with_what_failed():
     made = Breaker()
     says(made, ANN)

@@ -11,7 +11,8 @@ What fails may be the request, and whoever sends it may send many. So a worker i
 are about: it takes two organisations; in an installation with one, two people; where there is only one, that one. Nobody can know who
 will be about, so whoever comes for the model closes what tripped on the word of others that is not enough any more. For the same reason a
 request that failed on two workers, and on none went well, says nothing of them (`withdraw`), and two probes of the same caller count as
-one. Pure: `now` is given, monotonic seconds.
+one. An organisation that has not seen the only worker fail may find out, the first pause after it did. Pure: `now` is given, monotonic
+seconds.
 """
 
 from collections import Counter, deque
@@ -144,16 +145,16 @@ class End(NamedTuple):
 class Circuit:
     """What is known of a model on a worker."""
 
-    __slots__ = ("alone", "late", "pause", "place", "probe", "recent", "spoiler", "state", "until", "word")
+    __slots__ = ("alone", "late", "pause", "place", "probe", "recent", "since", "spoiler", "state", "until", "word")
 
     def __init__(self, place: Place, pause: float) -> None:
         self.place = place
         self.state = State.CLOSED
         #: The last requests, since one failed; the newest last.
         self.recent: deque[End] = deque(maxlen=RECENT)
-        #: Seconds of the next pause, and when the last one is over.
+        #: Seconds of the next pause, when the last one began, and when it is over.
         self.pause = pause
-        self.until = 0.0
+        self.since = self.until = 0.0
         #: Whether it tripped as the only one of its model, and on whose word.
         self.alone = False
         # bounded: by `recent`, and two for each pause
@@ -178,6 +179,10 @@ class Circuit:
     def failed(self) -> int:
         """How many of its last requests failed."""
         return sum(not end.good for end in self.recent)
+
+    def is_news_to(self, who: Who) -> bool:
+        """Whether nobody of that organisation has said that it fails."""
+        return ALL not in self.word and all(one.org != who.org for one in self.word)
 
     def failing(self, row: int) -> frozenset[Who]:
         """Those whose requests failed so often that it should trip: `row` of them one after the other, or half of many; nobody when it
@@ -238,6 +243,9 @@ class Breaker:
             for circuit in [each for place, each in self.tripped.items() if place[1] == model]:
                 if not crowd.believes(circuit.word, now):
                     self._clear(circuit)
+                elif circuit.alone and circuit.state is State.OPEN and now >= circuit.since + self._rest and circuit.is_news_to(who):
+                    circuit.until = now
+                    self.changes += 1
 
     def tried(self, worker: str, model: str) -> Probe | None:
         """A request is sent there. It is the probe that is returned; `ended` or `void` must follow, once."""
@@ -379,5 +387,5 @@ class Breaker:
         return True
 
     def _open(self, circuit: Circuit, now: float) -> None:
-        circuit.until = now + circuit.pause
+        circuit.since, circuit.until = now, now + circuit.pause
         circuit.pause = min(2 * circuit.pause, LONGEST)
