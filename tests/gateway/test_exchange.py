@@ -366,7 +366,7 @@ def test_a_worker_that_falls_silent_is_lost():
         ("engine_timeout", "engine_timeout", 504),
         ("engine_error", "engine_error", 502),
         ("engine_protocol", "engine_error", 502),
-        ("refused", "invalid_request", 400),
+        ("refused", "no_worker_available", 503),
         ("a code of the future", "engine_error", 502),
     ],
 )

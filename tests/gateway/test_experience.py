@@ -97,7 +97,7 @@ def test_no_more_tokens_are_believed_than_bytes_came():
 @pytest.mark.parametrize(
     ("status", "close", "blamed"),
     [(500, ("done", ""), True), (503, ("done", ""), False), (400, ("done", ""), False), (200, ("failed", "engine_error"), True),
-     (0, ("failed", "engine_timeout"), True), (0, ("failed", "refused"), False), (200, ("done", ""), False)],
+     (0, ("failed", "engine_timeout"), True), (0, ("failed", "refused"), True), (200, ("done", ""), False)],
 )  # fmt: skip
 def test_a_worker_is_blamed_for_what_is_its_own_fault(status, close, blamed):
     world = World()

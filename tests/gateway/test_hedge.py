@@ -10,6 +10,7 @@ import pytest
 from mindgw.config import Config, Routing, Timeouts
 from mindgw.core import access, sse
 from mindgw.core.hedging import ENOUGH
+from mindgw.core.retries import Shares
 from mindgw.core.routing import Route, Rules, target, where
 from mindgw.gateway import signals
 from mindgw.gateway.admission import Caller
@@ -75,7 +76,7 @@ def kinds(world: World) -> list[tuple[str, int, str]]:
 
 def shares(world: World) -> float:
     """Retries that are left."""
-    return world.pipeline._failover._retries.left(world.clock())
+    return world.pipeline._failover._retries.left("o", world.clock())
 
 
 # -- one of the two answers -------------------------------------------------------------------------------------------
@@ -273,7 +274,7 @@ def test_a_request_is_hedged_once():
 
 def test_without_a_budget_nobody_is_hedged():
     world = fleet()
-    while world.pipeline._failover._retries.take(world.clock()):
+    while world.pipeline._failover._retries.take("o", world.clock()):
         pass
     world.ask(stream=True)
     world.passes(1)
@@ -420,7 +421,7 @@ def test_each_of_the_two_counts_as_a_try():
     world = fleet("one", "two", "three", "four")
     client, first, second = late(world)
     for _ in range(10):
-        world.pipeline._failover.offer()
+        world.pipeline._failover.offer("o", world.clock())
     FAILS["error"](second)
     FAILS["error"](first)
     (third,) = at_work(world)
@@ -607,7 +608,7 @@ def test_a_request_that_is_bound_is_hedged_where_it_may_go():
         assert dict(client.exchange.notes(lambda: 0.0))[b"x-mindgw-served-by"].startswith(second.name.encode())
         obeys(first)
         for _ in range(5):
-            world.pipeline._failover.offer()
+            world.pipeline._failover.offer("o", world.clock())
     world.boxes[3].cut()
     learns(world, None)
     world.ask(key=key, stream=True)
@@ -805,8 +806,8 @@ def test_a_fleet_that_becomes_slow_is_hedged_no_more_than_before():
     hedging = world.pipeline._failover.hedging
     before = hedging.patience("m", 1.0)
     for _ in range(ENOUGH):
-        world.pipeline._failover.offer()
-        world.pipeline._failover._retries._saved = 5.0
+        world.pipeline._failover.offer("o", world.clock())
+        world.pipeline._failover._retries = Shares(0.2, 5, world.clock())
         client = world.ask(stream=True)
         (first,) = at_work(world)
         world.passes(5)

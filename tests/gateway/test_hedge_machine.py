@@ -8,6 +8,7 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from mindgw.core import sse
 from mindgw.core.hedging import ENOUGH
+from mindgw.core.retries import Shares
 from mindgw.gateway.signals import RELAYING, SENT
 from tests.gateway.test_machine import CLOSES, Requests
 from tests.gateway.world import Box, engine
@@ -40,7 +41,7 @@ class Hedged(Requests):
         pipeline = self.world.pipeline
         pipeline.routes.hedge = True
         pipeline._running = InOrder()
-        pipeline._failover._retries._saved = 1000.0
+        pipeline._failover._retries = Shares(0.2, 1000)
         for expected in (None, 0.03):
             for model in "mn":
                 for _ in range(ENOUGH):

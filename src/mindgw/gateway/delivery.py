@@ -77,6 +77,12 @@ class Delivery:
         return self.status >= 500
 
     @property
+    def blame(self) -> str:
+        """Whose fault it is, as the engine's error says; see `core.fault`. Only of an answer that came to its end."""
+        assert self._fold is not None
+        return fault.read(self.status, self._fold.raw()).blame if isinstance(self._fold, relay.Whole) else "engine"
+
+    @property
     def between(self) -> bool:
         """True when a comment may be written: between events of a stream, or before the first."""
         return not isinstance(self._fold, relay.StreamRelay) or self._fold.between

@@ -20,7 +20,7 @@ from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.auth import credential
 from mindgw.gateway.flows import SHEDDABLE
-from mindgw.gateway.recovery import UNREACHABLE, Recovery
+from mindgw.gateway.recovery import REFUSED, UNREACHABLE, Recovery
 from mindgw.gateway.route import Placement
 from mindgw.gateway.signals import ATTACHED, RELAYING, SENT, WAITING, Effect, Event, LookUp, State
 from mindgw.gateway.stay import Stay
@@ -31,7 +31,7 @@ __all__ = ["CANCEL_GRACE", "TABLE", "Exchange"]
 #: States in which a worker has it.
 _RUNNING = frozenset({SENT, RELAYING})
 #: How a worker says that it never asked its engine.
-_NOT_BEGUN = frozenset({"draining", UNREACHABLE})
+_NOT_BEGUN = frozenset({"draining", UNREACHABLE, REFUSED})
 
 
 class Exchange(Recovery):
@@ -135,7 +135,7 @@ class Exchange(Recovery):
         self._stay = stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self)
         self._stand(now)
         try:
-            if stages.fleet.breaker.tripped:
+            if not stages.fleet.breaker.is_quiet:
                 self._check(stay, now)
             placement = stay.join(body, now)
         except errors.MindGWError as wrong:
@@ -204,7 +204,7 @@ class Exchange(Recovery):
         ask, bill, placement = self._ask, self._bill, self._attempt.placement
         seat = placement.seat
         if not self._tally.sent:
-            self._stages.failover.offer()
+            self._stages.failover.offer(ask.caller.org_id, now)
         self._tally.send(placement, now)
         if ask.hedge:
             self._give_time(placement, now)

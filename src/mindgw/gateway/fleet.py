@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import KEPT, Rules, kept_for
+from mindgw.core.routing import EVERYWHERE, KEPT, Rules, Where, kept_for
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.experience import Choice, Experience
 from mindgw.gateway.seat import LONG_REST, Seat, Worker
@@ -32,7 +32,7 @@ class Placement:
         #: chat, completions or embeddings.
         self.kind = kind
         self._held = True
-        #: The circuit whose probe it is, until it is known how that ended; None for almost all.
+        #: The probe that it is, until it is known how that ended; None for almost all.
         self.probe = fleet.breaker.tried(seat.owner, model) if fleet.breaker.tripped else None
         fleet.turns += 1
         seat.turn = fleet.turns
@@ -209,14 +209,21 @@ class Fleet(Serving):
         seat.rests_until = now + seat.rest
         seat.rest = min(2 * seat.rest, LONG_REST)
 
-    def doubt(self, seat: Seat, model: str, kind: str, now: float) -> None:
+    def doubt(self, seat: Seat, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> bool:
         """An engine has no such model, or no such way to ask for it: it is not asked again until its agent reports other models, or for
-        DOUBT seconds."""
-        found = seat.model(model)
-        names = (found.id, *found.aliases) if found is not None else (model,)
-        seat.doubt(seat.unable | {(name, kind) for name in names})
+        DOUBT seconds. False: it goes on to be asked, as there is nobody else in that place."""
+        if not any(other is not seat and other.is_up for other in self.seats(model, kind, where)):
+            return False
+        seat.doubt(seat.unable | _lines(seat, model, kind))
         self._doubted[seat] = now + DOUBT
         self._index()
+        return True
+
+    def trust(self, seat: Seat, model: str, kind: str) -> None:
+        """It was wrong to `doubt` that."""
+        seat.doubt(seat.unable - _lines(seat, model, kind))
+        self._index()
+        self.changed()
 
     def sweep(self, now: float) -> None:
         """To be called now and then: what is known of failures, and is long ago, is forgotten."""
@@ -251,3 +258,9 @@ class Fleet(Serving):
     def _remember(self, worker: Worker) -> None:
         """What it has now is waited for once it is away."""
         self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
+
+
+def _lines(seat: Seat, model: str, kind: str) -> frozenset[tuple[str, str]]:
+    """What a model of an engine is asked for by."""
+    found = seat.model(model)
+    return frozenset((name, kind) for name in ((found.id, *found.aliases) if found is not None else (model,)))

@@ -92,7 +92,7 @@ class Hedge(Request):
         assert self._attempt is not None
         assert self._stay is not None
         failover, first = self._stages.failover, self._attempt.placement
-        if not failover.may_hedge(now):
+        if not failover.may_hedge(self._ask.caller.org_id, now):
             failover.hedged(NO_BUDGET)
             return None
         needs = self._without_those_awaited(self._stay.needs, first)
@@ -132,7 +132,7 @@ class Hedge(Request):
         assert self._attempt is not None
         assert self._body is not None
         stages, tally, placed = self._stages, self._tally, self._tally.placed
-        stages.failover.hedges(now)
+        stages.failover.hedges(self._ask.caller.org_id, now)
         tally.hedged, tally.hedge = True, now + LOOK
         self._aside = Aside(self._attempt, self.state, self._owed, self._delivery.turn(UNBEGUN), _noted(tally), is_hedge=False)
         self._aside.attempt.tell(self._whisper)

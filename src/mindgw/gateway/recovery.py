@@ -5,18 +5,23 @@ One attempt of a request is billed. Each other one that may have reached an engi
 """
 
 from mindgw import errors
+from mindgw.core.breaker import Who
 from mindgw.gateway import relay
+from mindgw.gateway.charges import Charges
 from mindgw.gateway.failover import FULL, UNABLE
 from mindgw.gateway.hedge import Hedge
-from mindgw.gateway.route import Ended, Outcome
+from mindgw.gateway.route import Ended, Needs, Outcome
 from mindgw.gateway.signals import Effect
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
-#: What an agent says when it could not reach its engine.
-UNREACHABLE = "engine_unreachable"
+#: What an agent says when it could not reach its engine, and when it does not do such things: nobody who asks can bring that about.
+UNREACHABLE, REFUSED = "engine_unreachable", "refused"
 #: And when its owner wants the box for other things, or for other teams.
 PAUSED, OTHER_TEAM = "paused", "other_team"
+_ENDS = {UNREACHABLE: Outcome.LOST, REFUSED: Outcome.UNABLE, OTHER_TEAM: Outcome.FAILED}
+#: Whose fault it is when an engine has no such model, or no such way to ask for it.
+_LACKING = frozenset({"model", "route"})
 
 
 class Recovery(Hedge):
@@ -36,17 +41,16 @@ class Recovery(Hedge):
         assert self._attempt is not None
         assert self._stay is not None
         stages, placement, wrong = self._stages, self._attempt.placement, relay.error_of_close(close)
-        if close.code == OTHER_TEAM:
-            stages.failover.failed(placement, self._stay.needs.where, now)
-            return self._return(Outcome.FAILED, wrong, now)
         if close.code == PAUSED:
             stages.fleet.pauses(placement.seat.worker)
-        else:
+        elif close.code != OTHER_TEAM:
             stages.fleet.rest(placement.seat, now)
-        is_lost = close.code == UNREACHABLE
-        if is_lost:
+        outcome = _ENDS.get(close.code, Outcome.BUSY)
+        if outcome is not Outcome.BUSY:
             stages.failover.failed(placement, self._stay.needs.where, now)
-        return self._return(Outcome.LOST if is_lost else Outcome.BUSY, wrong, now)
+        if outcome is Outcome.UNABLE:
+            self._disappointed()
+        return self._return(outcome, wrong, now)
 
     def _misplaced(self, now: float) -> list[Effect]:
         """Its worker was good for it no longer once it was funded, and was not sent it."""
@@ -63,8 +67,8 @@ class Recovery(Hedge):
 
     def _failed(self, wrong: errors.MindGWError, now: float, close: wire.Close | None = None, *, over: bool = False) -> list[Effect]:
         """What was begun there came to nothing; `close` or `over` say that the worker has let go of it already."""
-        outcome = self._blame(wrong, now)
-        if outcome is Outcome.BUSY and close is not None and not self._delivery.spoken:
+        outcome = self._blame(wrong, now, close)
+        if outcome is Outcome.BUSY and close is not None:
             return self._turned_down(close, now)
         if outcome is not None and self._aside is not None:
             return self._falls_back(outcome, wrong, now, over=over or close is not None)
@@ -82,24 +86,41 @@ class Recovery(Hedge):
         self._release(close, now)
         return self._fail(wrong, now)
 
-    def _blame(self, wrong: errors.MindGWError, now: float) -> Outcome | None:
+    def _blame(self, wrong: errors.MindGWError, now: float, close: wire.Close | None) -> Outcome | None:
         """How the attempt ended; None when that is no fault of its worker, and no other worker would do better."""
-        assert self._attempt is not None
-        assert self._stay is not None
-        placement, failover, status = self._attempt.placement, self._stages.failover, self._delivery.status
         if isinstance(wrong, errors.WorkerLost):
             return Outcome.LOST
         if isinstance(wrong, errors.ContextTooLong):
             return None
-        if status in UNABLE:
-            failover.unable(placement, now)
-            return Outcome.UNABLE
+        # an error that breaks off is no word of its engine, whatever its status
+        status = self._delivery.status if close is not None and close.outcome == "done" else 0
         if status in FULL:
             return Outcome.BUSY
+        if status in UNABLE:
+            blame = self._delivery.blame
+            if blame in _LACKING or blame == "engine":
+                self._accuse(now, lacks=blame in _LACKING)
+            return Outcome.UNABLE
         if isinstance(wrong, errors.EngineRefused) or not isinstance(wrong, errors.UpstreamError):
             return None
-        failover.failed(placement, self._stay.needs.where, now)
+        self._accuse(now)
         return Outcome.FAILED
+
+    def _accuse(self, now: float, *, lacks: bool = False) -> None:
+        """The worker may be to blame."""
+        assert self._attempt is not None
+        assert self._stay is not None
+        if self._charges is None:
+            self._charges = Charges(self._stages.failover, self._who())
+        self._charges.add(self._attempt.placement, self._stay.needs.where, now, lacks=lacks)
+
+    def _who(self) -> Who:
+        assert self.caller is not None
+        return Who(self.caller.org_id, self.caller.user_id or self.caller.key_id)
+
+    def _may(self, needs: Needs, now: float) -> bool:
+        assert self.caller is not None
+        return self._stages.failover.may(self.caller.org_id, needs, now)
 
     def _goes_on(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> bool:
         """Whether another worker is to be asked."""
@@ -112,7 +133,7 @@ class Recovery(Hedge):
         if tally.placed is not None and tally.spent + now - tally.placed >= total:
             return False
         ended = Ended(outcome, self._attempt.placement.seat.owner, now)
-        goes_on = self._stay.goes_on(ended, failover.may, failover.tries, self._stages.fleet)
+        goes_on = self._stay.goes_on(ended, self._may, failover.tries, self._stages.fleet)
         if goes_on and outcome is not Outcome.BUSY:
             failover.replaced(wrong.code)
         return goes_on
@@ -140,6 +161,8 @@ class Recovery(Hedge):
         """The engine does its part."""
         assert self._attempt is not None
         self._stages.failover.served(self._attempt.placement, now)
+        if self._charges is not None:
+            self._charges.served(now)
         if self._aside is not None:
             self._wins(now)
 
@@ -153,7 +176,7 @@ class Recovery(Hedge):
         """Raises the error that says why nobody will serve it; where its course leads on, it has gone on."""
         while True:
             try:
-                return self._stages.failover.check(stay.needs, now)
+                return self._stages.failover.check(stay.needs, now, self._who())
             except errors.MindGWError:
                 if not stay.skips(self._stages.fleet):
                     raise
@@ -175,7 +198,7 @@ class Recovery(Hedge):
         if self._wrong is not None and failover.is_stranded(needs, now):
             return self._wrong
         try:
-            failover.check(needs, now)
+            failover.check(needs, now, self._who())
         except (errors.ModelNotFound, errors.NoResidence):
             return None  # its workers may come back
         except errors.MindGWError as wrong:

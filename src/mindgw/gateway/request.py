@@ -18,6 +18,7 @@ from mindgw.gateway import admission, moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
+from mindgw.gateway.charges import Charges
 from mindgw.gateway.delivery import Delivery, Ending, Part
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
@@ -57,8 +58,8 @@ class Request:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_alias", "_aside", "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_server", "_stages",
-        "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
+        "_alias", "_aside", "_ask", "_attempt", "_bill", "_body", "_charges", "_claim", "_delivery", "_outcome", "_owed", "_pass",
+        "_server", "_stages", "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -83,6 +84,8 @@ class Request:
         #: The current try on a worker; None when there is none. And why the last one came to nothing; None: it did not.
         self._attempt: Attempt | None = None
         self._wrong: errors.MindGWError | None = None
+        #: What it has against workers; None: nothing.
+        self._charges: Charges | None = None
         #: Another one that runs at the same time; None for almost all requests.
         self._aside: Aside | None = None
 
@@ -234,7 +237,7 @@ class Request:
     def _learn(self, placement: Placement, close: wire.Close, now: float) -> None:
         """It is over, and how it went. No more tokens are believed than bytes came."""
         tally, delivery, choice, seen = self._tally, self._delivery, placement.choice, self._stages.fleet.experience
-        failed = (close.outcome == "failed" and close.code != "refused") or delivery.broke
+        failed = close.outcome == "failed" or delivery.broke
         if choice is None or tally.placed is None:
             return
         tokens, began = min(tally.tokens.completion, tally.bytes), tally.placed + choice.cold + choice.ahead + choice.reading

@@ -128,6 +128,11 @@ class Seat:
             return FULL
         return used / slots if self.engine.healthy else FULL
 
+    @property
+    def is_up(self) -> bool:
+        """Whether it may be sent requests, free or not."""
+        return self.worker.state is _READY and self.engine.healthy
+
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""
         engine, used = self.engine, self.used

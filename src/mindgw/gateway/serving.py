@@ -137,7 +137,10 @@ class Serving:
             if not self._is_elsewhere(named, where):
                 raise errors.NoWorker(f"The owners of the workers that serve '{model}' keep them for other teams.")
             raise errors.NoResidence(f"No worker with {shown(where)} serves '{model}', and this request may go to no other.")
-        if any(permits(where, seat.worker.tags) for seat in named):
+        there = [seat for seat in named if permits(where, seat.worker.tags)]
+        if any((model, kind) in seat.unable for seat in there):
+            raise errors.NoWorker(f"Nobody who is there could serve '{model}' when asked last.")
+        if there:
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
 
     def _is_elsewhere(self, seats: Sequence[Seat], where: Where) -> bool:
@@ -196,6 +199,7 @@ class Serving:
             for model, kind, *_ in seat.lines():
                 lines.setdefault((model, kind), []).append(seat)
         self.is_kept = any(worker.teams for worker in self.workers.values())
+        _believe(inside, lines)
         had_places = len(self._places) > 0
         self._serving, self._lines, self._ranks, self._offers, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self._is_stale = False
@@ -204,3 +208,14 @@ class Serving:
         # who waits is sorted anew when this becomes another object; who waits for a place may have other seats in it now
         canonical = {name: id for name, ids in self._ids.items() for id in ids if len(ids) == 1 and serving.get(id) == serving[name]}
         self._canonical = self._canonical if canonical == self._canonical and not had_places else canonical
+
+
+def _believe(workers: Sequence[Worker], lines: dict[tuple[str, str], list[Seat]]) -> None:
+    """Whose engine did not know what its agent reports is asked all the same, where there is nobody else."""
+    doubted = [seat for worker in workers for seat in worker.seats.values() if seat.unable]
+    lonely = {line for seat in doubted for line in seat.unable} - lines.keys()
+    for seat in doubted if lonely else ():
+        seat.doubt(seat.unable - lonely)
+        for line in seat.lines():
+            if line in lonely:
+                lines.setdefault((line[0], line[1]), []).append(seat)
