@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from mindgw.core.breaker import Breaker
 from mindgw.core.routing import Rules
 from mindgw.core.worker import Event, State, step
+from mindgw.gateway.arrivals import Arrivals
 from mindgw.gateway.experience import Choice, Experience
 from mindgw.gateway.seat import LONG_REST, Seat, Worker
 from mindgw.gateway.serving import Serving
@@ -68,6 +69,8 @@ class Fleet(Serving):
         self.changed = on_change
         #: Where models fail.
         self.breaker = breaker or Breaker()
+        #: Agents that are about to come.
+        self.arrivals = Arrivals()
         #: Leases so far.
         self.turns = 0
         #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
@@ -79,13 +82,14 @@ class Fleet(Serving):
 
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
-        those who wait for its answers, once the new one has reported."""
+        those who wait for its answers, once the new one has reported. What the older one was accused of goes on."""
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
         self.remembered.pop(worker.id, None)
         worker.tags, worker.rules = self.tags.get(worker.id, worker.tags), self.rules
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
+            worker.charge = worker.charge or older.charge
             older.link.goodbye("replaced", "A newer session of this agent took over.")
         return older
 
@@ -164,6 +168,7 @@ class Fleet(Serving):
     def accuse(self, worker: Worker, charge: str) -> None:
         """It said what cannot be true: no new requests until an operator has looked. The first charge stays."""
         worker.charge = worker.charge or charge
+        self.arrivals.accuse(worker.id, worker.charge)
         self._settle(worker)
 
     def release(self, worker: Worker) -> None:
