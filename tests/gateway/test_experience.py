@@ -167,6 +167,35 @@ def test_a_conversation_that_names_itself_stays_on_its_worker(headers, fields):
     assert owner == placed(client).seat.owner
 
 
+def begins(system: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system * 100}, {"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("other", "salt", "remembered"),
+    [("o", "", True), ("p", "", False), ("o", "pepper", False)],
+    ids=["its own organisation", "another organisation", "another salt"],
+)
+def test_what_was_asked_is_remembered_for_its_organisation_and_salt_alone(other, salt, remembered):
+    world = World()
+    boxes = two(world)
+    said = begins("The account number is 4711. ")
+    stream(world, boxes, 0.1, messages=said)
+    world.passes(60.0)
+    fields = {"cache_salt": salt} if salt else {}
+    choice = placed(world.ask(key=world.add_key(org_id=other), messages=said, **fields)).choice
+    assert (choice.cached > 0) == remembered
+
+
+def test_who_names_its_salt_again_is_remembered():
+    world = World()
+    boxes = two(world)
+    said = begins("The account number is 4711. ")
+    stream(world, boxes, 0.1, messages=said, cache_salt="pepper")
+    world.passes(60.0)
+    assert placed(world.ask(messages=said, cache_salt="pepper")).choice.cached > 0
+
+
 def test_nobody_is_asked_where_there_is_no_choice():
     world = World()
     Box(world)

@@ -174,7 +174,8 @@ def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.
     seen, model = asked
     session = seen.session or next((text.decode("latin-1") for name, text in headers if name == _SESSION), "")
     start = body.find(_TEXTS[kind]) if kind in _TEXTS else -1
-    prefix = affinity.prefix(body, start, (_SEED, model)) if start >= 0 else None
+    # what one organisation asked says nothing to another, not even by which worker it is sent to or how soon it is answered
+    prefix = affinity.prefix(body, start, (_SEED, caller.org_id, seen.salt, model)) if start >= 0 else None
     return Traits(prompt, seen.max_tokens, prefix, caller.key_id, (caller.key_id, session[:_NAME]) if session else None)
 
 
