@@ -90,6 +90,7 @@ class Fleet(Serving):
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
             worker.charge = worker.charge or older.charge
+            self._leave(older)
             older.link.goodbye("replaced", "A newer session of this agent took over.")
         return older
 
@@ -97,9 +98,7 @@ class Fleet(Serving):
         """Forgets a session that ended; nothing happens when a newer one has taken its place."""
         if self.workers.get(worker.id) is worker:
             del self.workers[worker.id]
-            worker.state = step(worker.state, Event.LOST)
-            for seat in worker.seats.values():
-                self.experience.left(seat)
+            self._leave(worker)
             if not worker.link.is_revoked:
                 self.remembered[worker.id] = frozenset(name for seat in worker.seats.values() for name in seat.names())
             self._index()
@@ -124,9 +123,13 @@ class Fleet(Serving):
             seat.engine = replace(engine, models=seat.engine.models) if lost else engine
             worker.seats[engine.id] = seat
         for id, seat in old.items():
-            if id not in worker.seats and seat.used:  # it may come back while its slots are still leased
+            if id in worker.seats:
+                continue
+            if seat.used:  # it may come back while its slots are still leased
                 seat.engine = replace(seat.engine, healthy=False, slots=0, models=[])
                 worker.seats[id] = seat
+            else:
+                self.experience.left(seat)
         self._settle(worker)
         if charge:
             self.accuse(worker, charge)
@@ -209,6 +212,13 @@ class Fleet(Serving):
     def used(self) -> int:
         """Slots that are leased, of all workers."""
         return sum(worker.used for worker in self.workers.values())
+
+    def _leave(self, worker: Worker) -> None:
+        """Nothing is sent to this session any more."""
+        worker.state = step(worker.state, Event.LOST)
+        for seat in worker.seats.values():
+            self.experience.left(seat)
+            seat.changed()
 
     def _settle(self, worker: Worker) -> None:
         """Says again what is true of it, the weightiest last."""

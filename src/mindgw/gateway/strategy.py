@@ -99,13 +99,13 @@ def _best(experience: Experience, seats: Sequence[Seat], totals: Sequence[float]
 def _some(fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, levels: Sequence[Level], now: float) -> list[Seat]:
     """Of many seats those that are worth a look."""
     needs, shun = wanted
-    avoid, line, experience = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where), fleet.experience
+    avoid, experience = needs.avoid | shun, fleet.experience
     found = rank.heads(_HEADS, avoid, now)
     others = experience.holders(levels, _HOLDERS) if levels else []
     if home is not None:
         others += _at(fleet, home)
     for seat in [*others, *_drawn(rank, _dice(fleet), _CHANCE)]:
-        if seat not in found and seat.owner not in avoid and seat.free(now) and line in seat.lines():
+        if seat not in found and seat.owner not in avoid and seat.free(now) and rank.has(seat):
             found.append(seat)
     if not found and needs.avoid and (best := rank.best(needs.avoid, now, shun)) is not None:
         found.append(best)
@@ -125,12 +125,12 @@ def _at(fleet: Fleet, home: Home) -> list[Seat]:
 
 def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, now: float) -> Seat | None:
     needs, shun = wanted
-    avoid, line = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where)
+    avoid = needs.avoid | shun
     if rule == ROUND_ROBIN:
         return rank.rotate(needs.avoid, now, shun)
     if rule == STICKY and home is not None:
         for seat in _at(fleet, home):
-            if seat.owner not in avoid and line in seat.lines() and seat.free(now):
+            if seat.owner not in avoid and rank.has(seat) and seat.free(now):
                 return seat
     if rule == WEIGHTED:
         dice = _dice(fleet)
