@@ -9,7 +9,7 @@ from mindgw.core.routing import Rules
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.arrivals import Arrivals
 from mindgw.gateway.experience import Choice, Experience
-from mindgw.gateway.seat import LONG_REST, Seat, Worker
+from mindgw.gateway.seat import LONG_REST, Seat, Worker, alike
 from mindgw.gateway.serving import Serving
 from mindgw.gateway.verdict import judge
 from mindgw_agent import wire
@@ -118,7 +118,7 @@ class Fleet(Serving):
             seat = old.get(engine.id) or Seat(worker, engine)
             # an engine that gives no answer names no models; who asks for them waits for it, as for a worker that is away
             lost = not engine.healthy and not engine.models
-            if seat.unable and not lost and seat.engine.models != engine.models:
+            if seat.unable and not lost and not alike(seat.engine.models, engine.models):
                 seat.doubt(frozenset())
             seat.engine = replace(engine, models=seat.engine.models) if lost else engine
             worker.seats[engine.id] = seat
@@ -133,7 +133,8 @@ class Fleet(Serving):
         self._settle(worker)
         if charge:
             self.accuse(worker, charge)
-        if worker not in self._indexed or before != {id: seat.engine.models for id, seat in worker.seats.items()}:
+        after = {id: seat.engine.models for id, seat in worker.seats.items()}
+        if worker not in self._indexed or before.keys() != after.keys() or not all(alike(before[id], after[id]) for id in after):
             self._index()
         self.changed()
         return report
