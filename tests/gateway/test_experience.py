@@ -163,7 +163,7 @@ def test_a_conversation_that_names_itself_stays_on_its_worker(headers, fields):
     world = World()
     two(world)
     client = world.ask(headers=headers, **fields)
-    owner = world.pipeline.fleet.experience.sessions.where((client.exchange.caller.key_id, "s"))
+    owner = world.pipeline.fleet.experience.sessions.where("o", ("m", client.exchange.caller.key_id, "s"))
     assert owner == placed(client).seat.owner
 
 
@@ -201,7 +201,20 @@ def test_nobody_is_asked_where_there_is_no_choice():
     Box(world)
     client = world.ask(prompt_cache_key="s")
     assert placed(client).choice is None
-    assert client.exchange._ask.needs.traits is None
+    assert client.exchange._ask.needs.traits.prefix is None
+
+
+def test_who_came_while_there_was_one_worker_is_known_for_what_it_is_once_there_are_more():
+    world = World()
+    one = Box(world, "a")
+    world.ask()
+    client = world.ask(prompt_cache_key="s", max_tokens=5, messages=[{"role": "user", "content": "x" * 4000}])
+    assert client.state is signals.WAITING
+    Box(world, "b"), Box(world, "c")
+    choice = placed(client).choice
+    assert choice.prompt > 900
+    assert world.pipeline.fleet.experience.sessions.where("o", ("m", client.exchange.caller.key_id, "s")) == placed(client).seat.owner
+    assert one.requests
 
 
 def test_embeddings_have_no_beginning_that_is_remembered():

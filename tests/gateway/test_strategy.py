@@ -105,6 +105,23 @@ def test_a_session_stays_where_it_is_when_that_is_as_good(count):
     assert len({put(fleet, needs(session=f"t{n}")).seat.owner for n in range(count)}) > 1
 
 
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+def test_a_caller_that_uses_two_models_sticks_with_each_of_them(strategy):
+    fleet = Fleet(lambda: None, strategy)
+    for name in ("a", "b"):
+        join(fleet, f"{name}-m", "m"), join(fleet, f"{name}-n", "n")
+    session = "s" if strategy == "score" else ""
+    wanted = {model: replace(needs(session=session), model=model) for model in ("m", "n")}
+    first = {model: put(fleet, each) for model, each in wanted.items()}
+    for placement in first.values():
+        placement.release()
+    for turn in range(1, 6):
+        for model, each in wanted.items():
+            placement = put(fleet, each, 10.0 * turn)
+            assert placement.seat is first[model].seat
+            placement.release()
+
+
 def test_a_model_that_is_loaded_goes_before_one_that_is_not_until_it_was_asked_for():
     fleet = Fleet(lambda: None)
     cold, warm = join(fleet, "cold"), join(fleet, "warm")
@@ -283,6 +300,16 @@ def test_who_changed_its_place_is_not_found_there_for_what_it_remembers():
     fleet.adopt(Rules(), {**tags, moved.owner: {"region": "us"}})
     for turn in range(5):
         assert put(fleet, needs(text, where=there), 10.0 * turn).seat is not moved
+
+
+def test_nothing_is_learned_of_a_prompt_that_nobody_has_looked_at():
+    fleet = world(2)
+    placement = put(fleet, Needs("m", "chat"))
+    known = placement.seat.past.known["m"]
+    before = known.learned.prefill()
+    fleet.experience.heard(placement.seat, placement.choice, 9.0, 9.0)
+    fleet.experience.outrun(placement.seat, placement.choice, 9.0)
+    assert (known.learned.prefill(), known.learned.read) == (before, 0.0)
 
 
 def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():
