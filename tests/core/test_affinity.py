@@ -90,9 +90,45 @@ def test_holders_are_counted_from_the_first():
 
 def test_a_session_is_where_it_was_last_until_it_is_forgotten():
     sessions = Sessions(most=2)
-    assert sessions.where("a") == ""
-    sessions.note("a", "w1")
-    sessions.note("b", "w1")
-    sessions.note("a", "w2")
-    sessions.note("c", "w3")
-    assert [sessions.where(name) for name in "abc"] == ["w2", "", "w3"]
+    assert sessions.where("o", "a") == ""
+    sessions.note("o", "a", "w1")
+    sessions.note("o", "b", "w1")
+    sessions.note("o", "a", "w2")
+    sessions.note("o", "c", "w3")
+    assert [sessions.where("o", name) for name in "abc"] == ["w2", "", "w3"]
+
+
+def test_sessions_of_organisations_have_nothing_to_do_with_each_other():
+    sessions = Sessions()
+    sessions.note("o", "a", "w1")
+    assert sessions.where("p", "a") == ""
+    sessions.note("p", "a", "w2")
+    assert (sessions.where("o", "a"), sessions.where("p", "a")) == ("w1", "w2")
+
+
+def test_whoever_invents_sessions_forgets_its_own():
+    sessions = Sessions(most=20)
+    for name in "abc":
+        sessions.note("victim", name, "w")
+    for number in range(100):
+        sessions.note("attacker", number, "w")
+    assert [sessions.where("victim", name) for name in "abc"] == ["w"] * 3
+    assert len(sessions) == 20
+
+
+@given(st.lists(st.tuples(st.sampled_from("opqr"), st.integers(0, 9)), max_size=200), st.integers(1, 12))
+def test_sessions_are_forgotten_where_there_are_most_the_oldest_first(noted, most):
+    sessions, known = Sessions(most), dict[str, list[int]]()
+    for turn, (org, session) in enumerate(noted):
+        own, before = known.setdefault(org, []), sum(map(len, known.values()))
+        largest = max(map(len, known.values()))
+        is_new = session not in own
+        sessions.note(org, session, f"w{turn}")
+        lost = [(each, one) for each, kept in known.items() for one in kept if not sessions.where(each, one)]
+        assert len(lost) == (is_new and before == most)
+        for each, one in lost:
+            assert (len(known[each]), known[each][0]) == (largest, one)
+            known[each].remove(one)
+        own[:] = [one for one in own if one != session] + [session]
+        assert sessions.where(org, session) == f"w{turn}"
+        assert len(sessions) == sum(map(len, known.values()))

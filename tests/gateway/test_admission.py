@@ -11,6 +11,7 @@ from mindgw.core.payload import Peek
 from mindgw.core.routing import EVERYWHERE, Leg
 from mindgw.gateway import signals
 from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, meant, recheck, require_use
+from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs
 
@@ -54,7 +55,8 @@ def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())
 def test_each_endpoint_needs_its_kind_of_model(path, kind):
     asked = ask(path)
-    assert (asked.needs, asked.peek, asked.caller) == (Needs("m", kind), Peek("m", False, False), CALLER)
+    traits = Traits(asked.prompt, None, None, "k", None, "o")
+    assert (asked.needs, asked.peek, asked.caller) == (Needs("m", kind, traits=traits), Peek("m", False, False), CALLER)
 
 
 @pytest.mark.parametrize(

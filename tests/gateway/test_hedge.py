@@ -793,9 +793,9 @@ def test_what_is_learned_of_time_is_that_of_first_tries_that_answer():
 def test_a_conversation_stays_where_it_was():
     world = fleet()
     client, first, second = late(world, prompt_cache_key="talk")
-    home = client.exchange._stay.needs.traits.session
-    assert home is not None
-    assert world.pipeline.fleet.experience.sessions.where(home) == first.name
+    key_id, name = client.exchange._stay.needs.traits.session
+    assert name == "talk"
+    assert world.pipeline.fleet.experience.sessions.where("o", ("m", key_id, name)) == first.name
     answers(first, client)
     obeys(second)
 

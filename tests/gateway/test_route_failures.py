@@ -183,8 +183,8 @@ def test_no_rule_leads_out_of_a_place(strategy, more):
 def test_what_nobody_could_choose_by_is_not_read_where_one_worker_may_be_asked():
     made = world(tags={"here": EU, "there": US})
     Box(made, "here", engine("m", slots=2)), Box(made, "there")
-    assert made.ask(key=bound(made, region="eu")).exchange.ticket.needs.traits is None
-    assert made.ask().exchange.ticket.needs.traits is not None
+    assert made.ask(key=bound(made, region="eu")).exchange.ticket.needs.traits.prefix is None
+    assert made.ask().exchange.ticket.needs.traits.prefix is not None
 
 
 def test_a_name_of_several_models_leads_to_those_that_are_for_the_caller():

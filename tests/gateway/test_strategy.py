@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from mindgw.config import ConfigError, parse
 from mindgw.core.affinity import prefix
-from mindgw.core.routing import Rules
+from mindgw.core.routing import Rules, where
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.route import Needs, place
@@ -104,6 +104,23 @@ def test_a_session_stays_where_it_is_when_that_is_as_good(count):
         assert placement.seat is first.seat
         placement.release()
     assert len({put(fleet, needs(session=f"t{n}")).seat.owner for n in range(count)}) > 1
+
+
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+def test_a_caller_that_uses_two_models_sticks_with_each_of_them(strategy):
+    fleet = Fleet(lambda: None, strategy)
+    for name in ("a", "b"):
+        join(fleet, f"{name}-m", "m"), join(fleet, f"{name}-n", "n")
+    session = "s" if strategy == "score" else ""
+    wanted = {model: replace(needs(session=session), model=model) for model in ("m", "n")}
+    first = {model: put(fleet, each) for model, each in wanted.items()}
+    for placement in first.values():
+        placement.release()
+    for turn in range(1, 6):
+        for model, each in wanted.items():
+            placement = put(fleet, each, 10.0 * turn)
+            assert placement.seat is first[model].seat
+            placement.release()
 
 
 def test_a_model_that_is_loaded_goes_before_one_that_is_not_until_it_was_asked_for():
@@ -243,6 +260,57 @@ def test_who_left_is_not_kept_for_what_it_remembered():
     fleet.detach(fleet.workers[seat.owner])
     assert fleet.experience.holders(fleet.experience.levels(needs(b"x" * 4096).traits.prefix), 3) == []
     assert put(fleet, needs(b"x" * 4096)).seat is not seat
+
+
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_nothing_is_sent_to_a_session_that_a_newer_one_replaced(count, strategy):
+    fleet, text = world(count, strategy), b"a conversation" * 500
+    placement = put(fleet, needs(text, session="s"))
+    placement.release()
+    older = placement.seat.worker
+    newer = join(fleet, older.id)
+    assert older.state == "offline"
+    fleet.detach(older)
+    for turn in range(5):
+        again = put(fleet, needs(text + b"more" * 50, session="s"), 10.0 * turn)
+        assert again.seat.worker is fleet.workers[again.seat.owner]
+        again.release()
+    assert fleet.workers[older.id] is newer
+    assert placement.seat not in fleet.experience.holders(fleet.experience.levels(needs(text).traits.prefix), MANY)
+
+
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+def test_nothing_is_sent_to_an_engine_that_its_agent_does_not_name_any_more(strategy):
+    fleet, text = world(MANY, strategy), b"a conversation" * 500
+    placement = put(fleet, needs(text, session="s"))
+    placement.release()
+    fleet.report(placement.seat.worker, wire.Report(1, [engine("m", slots=8, id="other")]))
+    for turn in range(5):
+        again = put(fleet, needs(text, session="s"), 10.0 * turn)
+        assert again.seat in again.seat.worker.seats.values()
+        again.release()
+
+
+def test_who_changed_its_place_is_not_found_there_for_what_it_remembers():
+    fleet, text = world(MANY), b"a conversation" * 500
+    tags = {id: {"region": "eu"} for id in fleet.workers}
+    fleet.adopt(Rules(), tags)
+    there = where(["region=eu"])
+    moved = put(fleet, needs(text, where=there)).seat
+    fleet.adopt(Rules(), {**tags, moved.owner: {"region": "us"}})
+    for turn in range(5):
+        assert put(fleet, needs(text, where=there), 10.0 * turn).seat is not moved
+
+
+def test_nothing_is_learned_of_a_prompt_that_nobody_has_looked_at():
+    fleet = world(2)
+    placement = put(fleet, Needs("m", "chat"))
+    known = placement.seat.past.known["m"]
+    before = known.learned.prefill()
+    fleet.experience.heard(placement.seat, placement.choice, 9.0, 9.0)
+    fleet.experience.outrun(placement.seat, placement.choice, 9.0)
+    assert (known.learned.prefill(), known.learned.read) == (before, 0.0)
 
 
 def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindgw.gateway.tunnel import PING_INTERVAL, SILENCE, Link
+from mindgw.gateway.tunnel import PING_INTERVAL, REPORT_INTERVAL, REPORTS, SILENCE, Link
 from mindgw_agent import flow, identity, session, wire
 from tests.gateway.world import AGENT, SERVER, greeting
 
@@ -329,6 +329,29 @@ def test_reports_and_drains_reach_the_owner():
     ends.pump()
     assert ends.reports == [wire.Report(4, hostname="h")]
     assert ends.drained == 1
+
+
+def test_of_many_reports_the_first_and_the_newest_are_looked_at():
+    ends = Ends()
+    heard = ends.reports
+    for serial in range(20):
+        ends.says(wire.frame(wire.Report(serial)))
+    assert [report.serial for report in heard] == [*range(REPORTS)]
+    assert ends.link.tick(REPORT_INTERVAL - 0.01)
+    assert len(heard) == REPORTS
+    assert ends.link.tick(REPORT_INTERVAL)
+    assert heard[REPORTS:] == [wire.Report(19)]
+    assert ends.link.tick(9.0)
+    assert len(heard) == REPORTS + 1
+
+
+def test_a_report_that_waits_is_forgotten_for_a_newer_one_that_need_not():
+    ends = Ends()
+    for serial in range(REPORTS + 1):
+        ends.says(wire.frame(wire.Report(serial)))
+    ends.link.receive(wire.encode(wire.frame(wire.Report(99))), 5.0)
+    assert ends.link.tick(9.0)
+    assert [report.serial for report in ends.reports] == [*range(REPORTS), 99]
 
 
 def test_a_drain_is_passed_on():

@@ -130,23 +130,61 @@ def numbers(bits: int, most: int) -> list[int]:
 
 
 class Sessions:
-    """Where each conversation was last."""
+    """Where each conversation was last. When there are too many the organisation that has most forgets its oldest: whoever invents any
+    number of them has no more than its share, and nobody else loses one for it."""
 
-    __slots__ = ("_most", "_where")
+    __slots__ = ("_count", "_largest", "_most", "_sizes", "_where")
 
     def __init__(self, most: int = _SESSIONS) -> None:
         self._most = most
-        #: Longest untouched first.
-        self._where: OrderedDict[Hashable, str] = OrderedDict()
+        #: Organisation -> its sessions, longest untouched first.
+        # bounded: by _most, all of them together
+        self._where: dict[str, OrderedDict[Hashable, str]] = {}
+        self._count = 0
+        #: Number of sessions -> the organisations that have so many; and the largest such number.
+        # bounded: as above
+        self._sizes: dict[int, dict[str, None]] = {}
+        self._largest = 0
 
-    def where(self, session: Hashable) -> str:
+    def where(self, org: str, session: Hashable) -> str:
         """Id of the worker, "" when nobody knows."""
-        return self._where.get(session, "")
+        own = self._where.get(org)
+        return own.get(session, "") if own is not None else ""
 
-    def note(self, session: Hashable, worker: str) -> None:
+    def note(self, org: str, session: Hashable, worker: str) -> None:
         """It is there now."""
-        where = self._where
-        where[session] = worker
-        where.move_to_end(session)
-        if len(where) > self._most:
-            where.popitem(last=False)
+        own = self._where.get(org)
+        if own is not None and session in own:
+            own[session] = worker
+            own.move_to_end(session)
+            return
+        if self._count >= self._most:
+            self._forget()
+        own = self._where.setdefault(org, OrderedDict())
+        own[session] = worker
+        self._count += 1
+        self._sized(org, len(own) - 1, len(own))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _forget(self) -> None:
+        """Of one of those who have most, the session that was not touched for the longest time."""
+        org = next(iter(self._sizes[self._largest]))
+        own = self._where[org]
+        own.popitem(last=False)
+        self._count -= 1
+        self._sized(org, len(own) + 1, len(own))
+        if not own:
+            del self._where[org]
+
+    def _sized(self, org: str, before: int, after: int) -> None:
+        if before:
+            same = self._sizes[before]
+            del same[org]
+            if not same:
+                del self._sizes[before]
+        if after:
+            self._sizes.setdefault(after, {})[org] = None
+        # it changes by one at a time
+        self._largest = after if after > self._largest or self._largest not in self._sizes else self._largest

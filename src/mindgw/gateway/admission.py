@@ -167,21 +167,24 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     turn = flow(caller, headers, seen.end_user, seen.tier)
     course, leg = ways.go(caller, seen.model, kind, turn)
-    deadline, again = _wishes(headers)
+    deadline, again, named = _wishes(headers)
     prompt = media.estimate_tokens(body)
-    traits = _traits(caller, headers, body, (seen, leg.model), kind, prompt) if models.has_choice(leg.model, kind, leg.where) else None
+    # what nobody could choose by is not read; what costs nothing is kept, as there may be a choice before its turn comes
+    prefix = _prefix(caller, body, (seen, leg.model), kind) if models.has_choice(leg.model, kind, leg.where) else None
+    session = seen.session or named.decode("latin-1")
+    said = (caller.key_id, session[:_NAME]) if session else None
+    traits = Traits(prompt, seen.max_tokens, prefix, caller.key_id, said, caller.org_id)
     needs = Needs(leg.model, kind, where=leg.where, strategy=course.strategy if course is not None else "", traits=traits)
     hedge = seen.stream and (course.hedge if course is not None else ways.hedge)
     return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course, hedge)
 
 
-def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.Peek, str], kind: str, prompt: int) -> Traits:
-    """What a choice among workers asks; what nobody could choose by is not read. `asked`: the request, and which model is meant."""
+def _prefix(caller: Caller, body: bytes, asked: tuple[payload.Peek, str], kind: str) -> affinity.Prefix | None:
+    """How it begins; None: nobody will remember that. `asked`: the request, and which model is meant."""
     seen, model = asked
-    session = seen.session or next((text.decode("latin-1") for name, text in headers if name == _SESSION), "")
     start = body.find(_TEXTS[kind]) if kind in _TEXTS else -1
-    prefix = affinity.prefix(body, start, (_SEED, model)) if start >= 0 else None
-    return Traits(prompt, seen.max_tokens, prefix, caller.key_id, (caller.key_id, session[:_NAME]) if session else None)
+    # what one organisation asked says nothing to another, not even by which worker it is sent to or how soon it is answered
+    return affinity.prefix(body, start, (_SEED, caller.org_id, seen.salt, model)) if start >= 0 else None
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:
@@ -236,15 +239,17 @@ def _read(kind: str, body: bytes, limits: Limits) -> payload.Peek:
     return seen
 
 
-def _wishes(headers: Headers) -> tuple[float | None, bool]:
-    """The deadline, None when there is none, and whether the request was sent before."""
-    deadline, retries = None, b""
+def _wishes(headers: Headers) -> tuple[float | None, bool, bytes]:
+    """The deadline, None when there is none, whether the request was sent before, and the conversation that it belongs to."""
+    deadline, retries, session = None, b"", b""
     for name, text in headers:
         if name == DEADLINE:
             deadline = _seconds(text) if deadline is None else deadline
         elif name == RETRIES:
             retries = retries or text
-    return deadline, retries not in _NEVER
+        elif name == _SESSION:
+            session = session or text
+    return deadline, retries not in _NEVER, session
 
 
 def _seconds(text: bytes) -> float:

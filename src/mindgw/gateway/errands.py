@@ -60,6 +60,7 @@ class Errands:
 
     def drain(self, worker_id: str) -> None:
         """The worker takes nothing new until `undrain`; its agent is told if it is there."""
+        self._fleet.arrivals.drain(worker_id, drained=True)
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.drain(worker)
@@ -67,6 +68,7 @@ class Errands:
 
     def undrain(self, worker_id: str) -> None:
         """Ends what `drain` began."""
+        self._fleet.arrivals.drain(worker_id, drained=False)
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.undrain(worker)
@@ -74,6 +76,7 @@ class Errands:
 
     def release(self, worker_id: str) -> None:
         """The worker comes out of quarantine."""
+        self._fleet.arrivals.accuse(worker_id, "")
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.release(worker)

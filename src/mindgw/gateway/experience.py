@@ -34,7 +34,7 @@ Level = tuple[int, float]
 class Traits(Struct, frozen=True, gc=False):
     """What a choice asks of a request."""
 
-    #: Tokens of the prompt, estimated, and the most that the answer may have.
+    #: Tokens of the prompt, estimated, 0 where nobody has looked; and the most that the answer may have.
     prompt: int = 0
     cap: int | None = None
     #: How it begins; None: nobody will remember that.
@@ -42,6 +42,8 @@ class Traits(Struct, frozen=True, gc=False):
     #: Whose it is, and the conversation that it says it belongs to: (caller, its name); None for none.
     caller: str = ""
     session: tuple[str, str] | None = None
+    #: Id of the caller's organisation.
+    org: str = ""
 
 
 NOTHING = Traits()
@@ -266,7 +268,7 @@ class Experience:
         if choice.cold > 0.0:
             known.learned.has_loaded(seconds - expected)
             known.loading = min(known.loading, now)
-        elif choice.reading > 0.0:
+        elif choice.reading > 0.0 and choice.prompt:
             # what it was expected to take per token when it was sent may have changed since
             tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
             for learned in (known.learned, known.line.learned):
@@ -278,7 +280,7 @@ class Experience:
         worker that is slower than was expected, and nothing of one that had no time to show what it can."""
         known = seat.past.known.get(choice.model)
         expected = choice.ahead + choice.reading
-        if known is None or choice.cold > 0.0 or choice.reading <= 0.0 or seconds - known.candidate.rtt <= expected:
+        if known is None or choice.cold > 0.0 or choice.reading <= 0.0 or not choice.prompt or seconds - known.candidate.rtt <= expected:
             return
         tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
         for learned in (known.learned, known.line.learned):

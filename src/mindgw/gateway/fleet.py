@@ -7,8 +7,9 @@ from msgspec.structs import replace
 from mindgw.core.breaker import Breaker
 from mindgw.core.routing import EVERYWHERE, KEPT, Rules, Where, kept_for
 from mindgw.core.worker import Event, State, step
+from mindgw.gateway.arrivals import Arrivals
 from mindgw.gateway.experience import Choice, Experience
-from mindgw.gateway.seat import LONG_REST, Seat, Worker
+from mindgw.gateway.seat import LONG_REST, Seat, Worker, alike
 from mindgw.gateway.serving import Serving
 from mindgw.gateway.verdict import judge
 from mindgw_agent import wire
@@ -68,6 +69,8 @@ class Fleet(Serving):
         self.changed = on_change
         #: Where models fail.
         self.breaker = breaker or Breaker()
+        #: Agents that are about to come.
+        self.arrivals = Arrivals()
         #: Leases so far.
         self.turns = 0
         #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
@@ -79,15 +82,18 @@ class Fleet(Serving):
 
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
-        those who wait for its answers, once the new one has reported."""
+        those who wait for its answers, once the new one has reported. What the older one was accused of goes on."""
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
+        if older is not None:
+            worker.charge = worker.charge or older.charge
         if not worker.charge:
             self.remembered.pop(worker.id, None)
         worker.rules = self.rules
         self._label(worker)
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
+            self._leave(older)
             older.link.goodbye("replaced", "A newer session of this agent took over.")
         return older
 
@@ -97,9 +103,7 @@ class Fleet(Serving):
             del self.workers[worker.id]
             if worker.is_inside and not worker.link.is_revoked:
                 self._remember(worker)
-            worker.state = step(worker.state, Event.LOST)
-            for seat in worker.seats.values():
-                self.experience.left(seat)
+            self._leave(worker)
             self._index()
 
     def report(self, worker: Worker, report: wire.Report) -> wire.Report | None:
@@ -108,6 +112,8 @@ class Fleet(Serving):
             return None
         worker.serial = report.serial
         report, charge = judge(report)
+        if charge:
+            self.accuse(worker, charge)  # before the report counts: what is waited for is what it had before
         worker.gpus = list(report.gpus)
         self._keep(worker, list(report.teams))
         worker.paused_until = report.paused_until
@@ -118,18 +124,21 @@ class Fleet(Serving):
             seat = old.get(engine.id) or Seat(worker, engine)
             # an engine that gives no answer names no models; who asks for them waits for it, as for a worker that is away
             lost = not engine.healthy and not engine.models
-            if seat.unable and not lost and seat.engine.models != engine.models:
+            if seat.unable and not lost and not alike(seat.engine.models, engine.models):
                 seat.doubt(frozenset())
             seat.engine = replace(engine, models=seat.engine.models) if lost else engine
             worker.seats[engine.id] = seat
         for id, seat in old.items():
-            if id not in worker.seats and seat.used:  # it may come back while its slots are still leased
+            if id in worker.seats:
+                continue
+            if seat.used:  # it may come back while its slots are still leased
                 seat.engine = replace(seat.engine, healthy=False, slots=0, models=[])
                 worker.seats[id] = seat
+            else:
+                self.experience.left(seat)
         self._settle(worker)
-        if charge:
-            self.accuse(worker, charge)
-        if worker.is_inside and before != {id: seat.engine.models for id, seat in worker.seats.items()}:
+        after = {id: seat.engine.models for id, seat in worker.seats.items()}
+        if worker.is_inside and (before.keys() != after.keys() or not all(alike(before[id], after[id]) for id in after)):
             self._index()
         self.changed()
         return report
@@ -193,6 +202,7 @@ class Fleet(Serving):
         if worker.is_inside:
             self._remember(worker)
         worker.charge = worker.charge or charge
+        self.arrivals.accuse(worker.id, worker.charge)
         self._settle(worker)
 
     def release(self, worker: Worker) -> None:
@@ -241,6 +251,13 @@ class Fleet(Serving):
     def used(self) -> int:
         """Slots that are leased, of all workers."""
         return sum(worker.used for worker in self.workers.values())
+
+    def _leave(self, worker: Worker) -> None:
+        """Nothing is sent to this session any more."""
+        worker.state = step(worker.state, Event.LOST)
+        for seat in worker.seats.values():
+            self.experience.left(seat)
+            seat.changed()
 
     def _settle(self, worker: Worker) -> None:
         """Says again what is true of it, the weightiest last."""

@@ -113,7 +113,7 @@ class Hedge(Request):
             awaited = frozenset(queue.order.lines())
             seats = fleet.seats(needs.model, needs.kind, needs.where)
             shun |= {seat.owner for seat in seats if not awaited.isdisjoint(seat.lines())}
-        traits = replace(needs.traits, caller="", session=None) if needs.traits is not None else None
+        traits = replace(needs.traits, caller="", session=None)
         return replace(needs, shun=shun, avoid=NOBODY, traits=traits)
 
     def _is_for(self, placement: Placement, first: Placement) -> bool:

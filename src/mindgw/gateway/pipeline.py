@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from mindgw.gateway import lineup as views
 from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
+from mindgw.gateway.arrivals import Arrival
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
 from mindgw.gateway.errands import Errands
@@ -189,13 +191,19 @@ class Pipeline:
 
     # -- workers -------------------------------------------------------------------------------------------------
 
+    def expect(self, worker_id: str) -> AbstractContextManager[Arrival]:
+        """To be entered before the database is asked what is said of a worker, and left once it is attached."""
+        return self.fleet.arrivals.expect(worker_id)
+
     def attach(self, link: Link, id: str, name: str, epoch: int, standing: Standing, report: wire.Report) -> Session:
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
-        worker.drained, worker.charge = standing.drained, standing.charge
+        worker.drained, worker.charge = standing.drained, standing.charge or standing.unwritten
         session = Session(self.fleet, self.news, worker)
         link.owner = session
         older = self.fleet.attach(worker, standing.approved)
+        if worker.charge != standing.charge:
+            self.news.on_charge(worker)
         session.reported(report)
         if older is not None:
             older.link.lost()
@@ -211,6 +219,7 @@ class Pipeline:
         self._dismiss(worker_id, "locked", "This identity is in use on another machine. Remove the worker and join again.")
 
     def _dismiss(self, worker_id: str, code: str, why: str) -> None:
+        self.fleet.arrivals.dismiss(worker_id, wire.Goodbye(code, why))
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
             worker.link.goodbye(code, why)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway import ejection, strategy
-from mindgw.gateway.experience import Traits
+from mindgw.gateway.experience import NOTHING, Traits
 from mindgw.gateway.fleet import Fleet, Placement
 
 # the queue is handed one, and whoever asks for one has it from here
@@ -37,8 +37,8 @@ class Needs(Struct, frozen=True, gc=False):
     where: Where = EVERYWHERE
     #: By what rule one of several seats is taken; "": by the fleet's.
     strategy: str = ""
-    #: What a choice asks of the request; None as long as there was none.
-    traits: Traits | None = None
+    #: What a choice asks of the request.
+    traits: Traits = NOTHING
 
 
 class Outcome(Enum):

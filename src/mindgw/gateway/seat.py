@@ -4,7 +4,7 @@ A *seat* is one engine of one worker. The number of slots is the agent's word; t
 can never be promised the same slot. A seat whose engine said "busy" all the same rests for a moment before it is tried again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mindgw.core.routing import OWN, Rules, permits
 from mindgw.core.worker import State
@@ -22,6 +22,12 @@ LONG_REST = 8.0
 _READY = State.READY
 #: What a worker is of which nobody is to know: it was not let in, or said what cannot be true.
 _OUTSIDE = frozenset({State.CONNECTING, State.PENDING, State.QUARANTINED, State.LOCKED})
+
+
+def alike(one: Sequence[wire.Model], other: Sequence[wire.Model]) -> bool:
+    """Whether these are the same models under the same names, which can be asked for in the same ways: whatever else is said of them says
+    nothing about who can serve what."""
+    return one == other or [(m.id, m.aliases, m.kinds) for m in one] == [(m.id, m.aliases, m.kinds) for m in other]
 
 
 class Worker:

@@ -136,8 +136,7 @@ class Stay(Ticket):
         if leg.model == needs.model:
             return replace(needs, where=leg.where)
         # whose engine failed it with one model may do well with another one, but remembers nothing of it by that name
-        traits = replace(needs.traits, prefix=None) if needs.traits is not None else None
-        return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=traits)
+        return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=replace(needs.traits, prefix=None))
 
     def bind(self, ask: Ask, now: float) -> None:
         """Its caller may go to fewer places by now, as `ask` says. Wake the queue afterwards."""

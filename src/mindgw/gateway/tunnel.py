@@ -7,6 +7,7 @@ No sockets, no tasks: the door that owns the socket calls `receive` with each me
 from collections.abc import Callable
 from typing import Protocol
 
+from mindgw.core.throttle import Throttle
 from mindgw_agent import flow, wire
 from mindgw_agent.wire import Frame, ProtocolError
 
@@ -14,6 +15,8 @@ from mindgw_agent.wire import Frame, ProtocolError
 #: clock that finds it no more than 25 s pass.
 PING_INTERVAL = 10.0
 SILENCE = 2.4 * PING_INTERVAL
+#: Reports that are looked at as they come, and seconds between those after them; of more the newest is looked at, a little later.
+REPORTS, REPORT_INTERVAL = 5, 1.0
 #: Most characters of the reason in a goodbye: it may quote what a hostile peer sent.
 MAX_REASON = 500
 
@@ -64,6 +67,9 @@ class Link:
         self._last = 0
         #: Monotonic seconds of the last message in, and of the last ping out.
         self._heard = self._pinged = now
+        #: Which reports are looked at as they come, and the newest of those that wait; None when none does.
+        self._reports = Throttle(REPORTS, REPORT_INTERVAL)
+        self._report: bytes | None = None
         #: Round trip in seconds of the last ping that was answered; None before that.
         self.rtt: float | None = None
         #: Of the tunnel, as both ends agreed on it.
@@ -148,6 +154,8 @@ class Link:
         """Pings when it is time; False when the link must be dropped: it is closing, or the agent has been silent for too long."""
         if self.closing is not None or now - self._heard > SILENCE:
             return False
+        if self._report is not None:
+            self._on_report(self._report, now)
         if now - self._pinged >= PING_INTERVAL:
             self._pinged = now
             self._say(Frame(0, wire.PING, b"%.6f" % now))
@@ -207,12 +215,12 @@ class Link:
             self._out.control(Frame(0, wire.PONG, frame.payload))
             self._wake()
         else:
-            self._on_news(frame)
+            self._on_news(frame, now)
 
-    def _on_news(self, frame: Frame) -> None:
+    def _on_news(self, frame: Frame, now: float) -> None:
         assert self.owner is not None
         if frame.kind == wire.REPORT:
-            self._on_report(frame.payload)
+            self._on_report(frame.payload, now)
         elif frame.kind == wire.DRAIN:
             self.owner.drains()
         elif frame.kind == wire.RECEIPTS:
@@ -232,9 +240,13 @@ class Link:
         if hear is not None:
             hear(progress)
 
-    def _on_report(self, payload: bytes) -> None:
+    def _on_report(self, payload: bytes, now: float) -> None:
         """Garbage is no reason to cut off what runs: an agent that dials again would only say it again."""
         assert self.owner is not None
+        if not self._reports.lets(now):
+            self._report = payload
+            return
+        self._report = None
         try:
             report = wire.parse(wire.Report, payload)
         except ProtocolError as wrong:

@@ -221,28 +221,29 @@ class AgentsDoor:
         receive, send = talk
         handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
         hello = handshake.hello(await _message(receive, MAX_GREETING))
-        charge = self._registry.charge(hello.agent_id)  # a new link is quicker than what writes it down
         async with _turn(self._lookups, limit, socket):
             record = await self._registry.find(hello.agent_id)
         await _say(send, handshake.challenge(record.epoch))
         proof = await _message(receive, MAX_GREETING)
-        async with _turn(self._entries, limit, socket):
-            report = await self._admit(handshake, proof, record, host)
-        await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
-        carriage = Carriage(socket)
-        carriage.link.version = handshake.version
-        # nothing is awaited from here to the end: a link that the pipeline knows is carried
-        standing = _standing(record, charge or self._registry.charge(record.id))
-        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, standing, report)
-        self._registry.succeeded(session.worker)
+        with self._pipeline.expect(record.id) as arrival:
+            async with _turn(self._entries, limit, socket):
+                report, record, unwritten = await self._admit(handshake, proof, record, host)
+            await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
+            # nothing is awaited from here to the end: a link that the pipeline knows is carried
+            if arrival.goodbye is not None:
+                raise Rejected(arrival.goodbye.code, arrival.goodbye.message)
+            carriage = Carriage(socket)
+            carriage.link.version = handshake.version
+            standing = _standing(record, unwritten).amended(arrival)
+            session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, standing, report)
         if handshake.charge:
             session.lied(handshake.charge)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
         carriage.begin(session)
         return carriage
 
-    async def _admit(self, handshake: Handshake, proof: bytes, record: Record, host: str) -> wire.Report:
-        """Checks who it is and writes its session down; its first report. Raises Rejected."""
+    async def _admit(self, handshake: Handshake, proof: bytes, record: Record, host: str) -> tuple[wire.Report, Record, str]:
+        """Checks who it is and writes its session down; its first report, and what `Registry.enter` knows. Raises Rejected."""
         try:
             report = handshake.admit(proof, record.public_key, record.epoch, host)
         except Rejected as no:
@@ -250,9 +251,9 @@ class AgentsDoor:
                 await self._registry.lock(record.id)
                 self._pipeline.lock_worker(record.id)
             raise
-        await self._registry.enter(record.id, handshake.epoch)
+        record, unwritten = await self._registry.enter(record.id, handshake.epoch)
         await self._linked(record.id)
-        return report
+        return report, record, unwritten
 
 
 @contextlib.asynccontextmanager
@@ -269,10 +270,9 @@ async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSoc
     limit.reschedule(loop.time() + left)
 
 
-def _standing(record: Record, charge: str) -> Standing:
-    """`charge`: one that is not in the record yet."""
+def _standing(record: Record, unwritten: str) -> Standing:
     state = record.state_admin
-    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else charge)
+    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else "", unwritten)
 
 
 async def _message(receive: Receive, limit: int) -> bytes:
