@@ -3,8 +3,8 @@ in front of FAKE engines that answer out of memory. What a server does for a tho
 
 python light_fleet.py FILE URL FOLDER      FILE: a `bench.stock.Stock`; FOLDER: for the outboxes
 
-It reads lines and answers each with one: `ready` (how many links are up), `tries` (how many were begun since the last such line). It ends
-with its stdin.
+It reads lines and answers each with one: `ready` (how many links are up), `epochs` (of how many sessions they are, in all). It ends with
+its stdin.
 """
 
 import asyncio
@@ -99,6 +99,8 @@ class Fleet:
     def obey(self, line: str) -> int:
         if line == "ready":
             return self.ready
+        if line == "epochs":
+            return sum(tunnel.last_epoch for tunnel in self._tunnels)
         raise ValueError(f"what is {line!r}?")
 
 

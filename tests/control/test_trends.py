@@ -1,5 +1,6 @@
 """Measurements of workers in both databases: told, summed up when they are old, gone in the end."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -74,6 +75,28 @@ async def test_of_a_block_that_has_grown_since_it_was_written_the_newer_one_coun
     await write(database, stretch(worker, NOW - 60, [1, 3]))
     view = await told(database, "1m", memory=Memory(stretch(worker, NOW - 60, [1, 3, 5])))
     assert view.columns["used"].mean == [1, 3, 5, None, None, None, None]
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("kind", ["sqlite"])
+async def test_what_is_written_while_somebody_looks_is_neither_missing_nor_counted_twice(database, worker, before):
+    block = stretch(worker, NOW - 60, [1, 3])
+
+    class Writes(Memory):
+        """Its last block is written, before or after it is asked for it."""
+
+        def blocks(self, worker_id):
+            found = [] if before else super().blocks(worker_id)
+            with sqlite3.connect(database.file) as plain:
+                plain.execute("INSERT INTO series_blocks VALUES (?, ?, ?, ?)", (block.worker_id, block.step, block.start, block.data))
+            plain.close()
+            return found
+
+        def starts(self, worker_id):
+            return frozenset() if before else super().starts(worker_id)
+
+    used = (await told(database, "1m", memory=Writes(block))).columns["used"]
+    assert (used.mean[:3], used.count[:3]) == ([1, 3, None], [1, 1, 0])
 
 
 async def test_numbers_have_their_units(database, worker):

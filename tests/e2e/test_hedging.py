@@ -87,6 +87,7 @@ def test_the_other_one_answers_and_the_engine_that_stalls_is_told_to_stop(pair: 
     assert sorted(row["attempt"] for row in rows) == [1, 2]
     assert pair.hedges("won") + pair.hedges("lost") >= 1
     assert not pair.world.worker("bad")["circuits"]
+    pair.world.admin("ledger", "verify")
     pair.bad.gate.set()
     pair.bad.scene = ""
     pair.bad.gate.clear()

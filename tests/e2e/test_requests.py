@@ -44,7 +44,7 @@ def test_the_story_of_a_request_whose_worker_was_killed(tmp_path: Path) -> None:
         assert at == sorted(at), said
         assert re.search(rf"why this worker +{second} .*not {first}: worker_lost", said)
         assert re.search(r"why so slow +[0-9.]+m?s: ", said)
-        assert re.search(rf"who was paid .* USD for .* of {second}, .*1 other try cost nothing", said)
+        assert re.search(rf"who was paid .* USD for .* served by {second} .*one other try cost nothing", said)
         told = json.loads(made.admin("why", request_id, "--json").stdout)
         assert (told["attempts"], told["worker"], told["outcome"], told["paid"]["kind"]) == (2, second, "done", "settled")
         choice = told["moments"][3]["choice"]

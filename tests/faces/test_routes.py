@@ -85,11 +85,11 @@ def test_what_makes_no_sense_is_refused_with_a_code(admin, name):
 
 
 def test_a_test_sends_nothing_and_says_where_it_would_go(admin, name):
-    admin("routes", "create", name, "--to", "m@pool=gpu", "--fallback", "n")
+    admin("routes", "create", name, "--to", "absent@pool=gpu", "--fallback", "nowhere")
     tried = admin("routes", "test", name)
     assert (tried.code, tried.out.strip()) == (3, "refused: no_worker_available")
-    assert "1. m@pool=gpu: no worker of those that it may go to is connected" in tried.err
-    assert "2. n: no worker that serves it is connected" in tried.err
+    assert "1. absent@pool=gpu: no worker of those that it may go to is connected" in tried.err
+    assert "2. nowhere: no worker that serves it is connected" in tried.err
     assert admin("routes", "test", name, "-q").err == ""
     assert read(admin("routes", "test", name, "--json", "--kind", "embeddings"))["way"]["kind"] == "embeddings"
     assert read(admin("routes", "test", name, "--as", "admin@localhost", "--json"))["user"] == "admin@localhost"
@@ -136,3 +136,17 @@ def test_routes_are_declared(admin, name, tmp_path):
 def test_a_target_has_the_form_that_the_server_gives_it(one):
     text = routing.written(one)
     assert kinds.target(f" {text} ") == text
+
+
+def test_what_is_printed_to_be_typed_is_quoted(admin, name):
+    odd = f"{name} a; touch pwned"
+    made = admin("routes", "create", odd, "--to", "m")
+    assert f"mindgw routes test '{odd}'. Undo: mindgw routes remove '{odd}'" in made.err
+    assert f"mindgw routes create '{odd}' --to m" in admin("routes", "remove", odd, "--yes").err
+
+
+def test_a_route_that_leads_nowhere_as_things_are_is_made_with_a_warning(admin, name):
+    made = admin("routes", "create", name, "--to", "absent")
+    assert made.code == 0
+    assert "as things are, requests for it are refused: No worker that the route" in made.err
+    assert "as things are" not in admin("routes", "set", name, "--shadow").err

@@ -506,6 +506,36 @@ def test_a_client_that_hangs_up_frees_the_slot_when_the_engine_is_free():
     assert (row.outcome, row.status, row.error_code, row.completion_tokens) == ("cancelled", 499, "client_disconnected", 1)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_answer_that_comes_whole_after_its_client_left_frees_the_slot(stream, stopped):
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=stream)
+    box.frozen = True  # the cancel is on its way
+    client.post(signals.Gone() if not stopped else signals.Stopped(errors.Cancelled()))
+    assert (client.state, world.used) == (State.CLOSING, 1)
+    head = wire.Frame(1, wire.HEAD, wire.build_head(200, SSE if stream else JSON, EVENT))
+    close = wire.frame(wire.Close("done", usage=wire.Usage(3, 2, 0, "engine")), 1)
+    box.link.receive(wire.encode(head) + wire.encode(close), world.clock())
+    assert (client.state, world.used) == (State.DONE, 0)
+    (row,) = world.settled()
+    assert row.outcome == ("failed" if stopped else "cancelled")
+
+
+def test_an_answer_that_only_begins_after_its_client_left_keeps_the_slot():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True)
+    box.frozen = True
+    client.post(signals.Gone())
+    box.link.receive(wire.encode(wire.Frame(1, wire.HEAD, wire.build_head(200, SSE, EVENT))), world.clock())
+    assert (client.state, world.used) == (State.CLOSING, 1)
+    box.frozen = False
+    box.close("cancelled")
+    assert (client.state, world.used) == (State.DONE, 0)
+
+
 def test_a_client_that_hangs_up_in_line_leaves_it():
     world = World()
     Box(world)

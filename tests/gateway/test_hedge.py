@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mindgw.config import Config, Routing, Timeouts
-from mindgw.core import sse
+from mindgw.core import access, sse
 from mindgw.core.hedging import ENOUGH
 from mindgw.core.routing import Route, Rules, target, where
 from mindgw.gateway import signals
@@ -261,8 +261,10 @@ def test_a_request_is_hedged_once():
     client, first, second = late(world)
     world.passes(5)
     assert len(at_work(world)) == 2
-    for box in (first, second):
-        box.close("failed", "engine_timeout")
+    first.close("failed", "engine_timeout")
+    world.passes(5)
+    assert at_work(world) == [second]
+    second.close("failed", "engine_timeout")
     world.passes(5)
     (third,) = at_work(world)
     answers(third, client)
@@ -523,6 +525,18 @@ def test_the_deadline_of_a_request_is_that_of_both():
     assert world.used == 0
 
 
+def test_what_has_begun_has_met_its_deadline_whatever_the_other_one_does():
+    world = fleet()
+    client, first, second = late(world, headers=[(b"x-mindgw-deadline", b"8")])
+    first.head(data=NOTE)
+    world.passes(11)
+    assert (client.end, second.cancelled) == (None, [])
+    first.data(EVENT)
+    first.close()
+    assert client.body.replace(sse.PING, b"") == EVENT + DONE
+    obeys(second)
+
+
 def test_no_more_time_is_given_in_all_because_there_are_two():
     world = fleet(timeouts=Timeouts(total=20, first_token=100))
     learns(world, seconds=5.0, times=2 * ENOUGH)
@@ -570,9 +584,8 @@ def test_a_stream_that_is_kept_alive_says_in_its_end_who_served_it():
     world.pipeline.adopt_routes(Rules([route]), {})
     client, first, second = late(world)
     assert client.body.startswith(b":")  # its head has left, and names the first
-    answers_in = second
-    answers_in.head(data=EVENT)
-    answers_in.close()
+    second.head(data=EVENT)
+    second.close()
     obeys(first)
     told = [json.loads(data) for data in sse.Splitter().feed(client.body) if b"served_by" in data]
     assert told[0]["mindgw"]["served_by"].startswith(f"{second.name}; ")
@@ -600,6 +613,31 @@ def test_a_request_that_is_bound_is_hedged_where_it_may_go():
     world.ask(key=key, stream=True)
     world.passes(1)
     assert hedges(world)["no_slot"] == 1
+
+
+def test_a_worker_that_was_told_to_be_elsewhere_is_not_asked():
+    """Whatever the index of places still says."""
+    world = fleet()
+    world.pipeline.adopt_routes(Rules([]), {name: {"region": "eu", "worker": name} for name in ("one", "two")})
+    world.pump()
+    world.ask(key=world.add_key(labels={"region": "eu"}), stream=True)
+    (first,) = at_work(world)
+    for name, worker in world.pipeline.fleet.workers.items():
+        if name != first.name:
+            worker.tags = {"region": "us", "worker": name}
+    world.passes(1)
+    assert (world.used, hedges(world)) == (1, {"no_slot": 1})
+
+
+@pytest.mark.parametrize("alias", ["secret", "other"])
+def test_a_model_that_goes_by_a_forbidden_name_elsewhere_is_not_asked_there(alias):
+    world = fleet("one")
+    learns(world, None)
+    world.rules[next(iter(world.keys))] = access.compile_models([access.Rule("r", "user:u", False, "secret")])
+    world.ask(stream=True)
+    Box(world, "two", engine(models=[wire.Model("m", aliases=[alias], kinds=["chat"])]))
+    world.passes(1)
+    assert (world.used, hedges(world)) == ((1, {"no_slot": 1}) if alias == "secret" else (2, {}))
 
 
 def test_a_model_is_hedged_where_it_is_pinned():
@@ -741,8 +779,14 @@ def test_what_is_learned_of_time_is_that_of_first_tries_that_answer():
     (first,) = at_work(world)
     FAILS["error"](first)
     assert times.total == ENOUGH + 1  # an error comes soon
-    answers(at_work(world)[0], client)
+    (third,) = at_work(world)
+    answers(third, client)
     assert times.total == ENOUGH + 2
+    client, first, second = late(world)
+    first.head(data=NOTE)
+    assert times.total == ENOUGH + 3
+    answers(second, client)
+    assert times.total == ENOUGH + 3
 
 
 def test_a_conversation_stays_where_it_was():

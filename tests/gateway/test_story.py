@@ -14,6 +14,7 @@ from mindgw.core.routing import Rules
 from mindgw.gateway import moments, signals, story
 from mindgw.gateway.moments import Samples, note
 from mindgw.store import ids, stories
+from tests.gateway.test_replay import Shop
 from tests.gateway.world import EVENT, JSON, SSE, Box, Client, World, engine, finished
 
 ANSWER = b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}'
@@ -53,7 +54,7 @@ def test_placed_at_once():
     told, document = of(world, client)
     assert whats(document) == ["arrived", "identified", "admitted", "sent", "first_byte", "ended"]
     assert [moment.at for moment in document.moments] == [0, 0, 0, 0, 2_000_000, 2_000_000]
-    assert document.moments[1].code == "memory"
+    assert document.moments[1].kind == "memory"
     sent, ended = document.moments[3], document.moments[-1]
     assert (sent.kind, sent.worker, sent.model, sent.choice) == ("first", "box", "m", None)
     assert (ended.code, ended.status, ended.worker) == ("done", 200, "box")
@@ -85,7 +86,7 @@ def test_a_key_that_had_to_be_looked_up():
     client = asyncio.run(asked())
     answer(box)
     _, document = of(world, client)
-    assert [(moment.what, moment.at, moment.code) for moment in document.moments[:3]] == [
+    assert [(moment.what, moment.at, moment.kind) for moment in document.moments[:3]] == [
         ("arrived", 0, ""), ("identified", 250_000, "database"), ("admitted", 250_000, ""),
     ]  # fmt: skip
 
@@ -346,6 +347,16 @@ def test_of_too_many_those_that_nothing_happened_to_are_only_counted(monkeypatch
     assert crowd.world.stories.unwritten == 1
 
 
+def test_whoever_waited_for_a_first_byte_may_ask_why(monkeypatch):
+    crowd = Crowd(monkeypatch, plain=0)
+    crowd.plain()
+    assert crowd.world.stories.unwritten == 0
+    slow = crowd.world.ask("m")
+    crowd.world.clock.now += 1.5
+    answer(crowd.box)
+    assert [told.request_id for told in kept(crowd.world)] == [slow.request_id]
+
+
 def test_refusals_of_one_key_are_bounded_by_the_second():
     world = World()
     for _ in range(150):
@@ -354,6 +365,8 @@ def test_refusals_of_one_key_are_bounded_by_the_second():
     world.clock.now += 1.0
     world.ask("none")
     assert world.stories.unwritten == 101
+    kept(world)
+    assert not world.stories._refusals._left_out
 
 
 def test_what_the_database_refuses_is_offered_again():
@@ -472,3 +485,14 @@ def test_names_that_no_database_takes_are_made_fit():
     answer(box)
     (told,) = kept(world)
     assert (told.asked, told.model) == ("m  " + "x" * 253, "m")
+
+
+async def test_an_answer_that_is_given_again():
+    """No worker has it, and the story says what it was."""
+    shop = Shop()
+    await shop.ask()
+    shop.answer()
+    again = await shop.ask()
+    told, document = of(shop.world, again)
+    assert (told.outcome, told.status, told.attempts, told.worker_id, told.asked) == ("replayed", 200, 0, "", "m")
+    assert whats(document) == ["arrived", "identified", "ended"] and document.billed == "refused"

@@ -514,3 +514,22 @@ def test_a_damaged_message_is_taken_or_a_protocol_error(place, damage):
         ends.link.receive(message[:place] + damage + message[place + len(damage) :], 0.0)
     except wire.ProtocolError:
         ends.link.lost()
+
+
+def test_an_answer_that_begins_twice_ends_the_link():
+    both = Ends()
+    both.link.open(Ear(), meta(), BODY)
+    head = wire.encode(wire.Frame(1, wire.HEAD, wire.build_head(200, "text/event-stream")))
+    both.link.receive(head, 0.0)
+    with pytest.raises(wire.ProtocolError, match="a second time"):
+        both.link.receive(head + wire.encode(wire.frame(wire.Close("done"), 1)), 0.0)
+
+
+def test_nothing_is_kept_of_streams_that_are_over():
+    both = Ends()
+    for _ in range(3):
+        stream = both.link.open(Ear(), meta(), BODY)
+        both.link.forget(stream)
+    both.link.open(Ear(), meta(), BODY)
+    both.link.lost()
+    assert not both.link._silent

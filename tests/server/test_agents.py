@@ -112,12 +112,12 @@ def binary(message: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) 
 class Hall:
     """A server with the agents' door, and agents that dial it."""
 
-    def __init__(self, world: World, database: Database, port: int, connections: set[Any]) -> None:
+    def __init__(self, world: World, registry: Registry, database: Database, port: int, connections: set[Any]) -> None:
         self.world = world
         #: What speaks on the server's ends of its connections.
         self.connections = connections
         self._database = database
-        self.registry = Registry(database, SERVER)
+        self.registry = registry
         self.port = port
         self.agents: list[Dialled] = []
         self.ids: dict[str, str] = {}
@@ -149,7 +149,8 @@ async def hall(tmp_path):
     async def linked(worker_id: str) -> None:
         """Nobody keeps books here."""
 
-    door = AgentsDoor(world.pipeline, Registry(database, SERVER), "127.0.0.1:1", linked)
+    registry = Registry(database, SERVER)
+    door = AgentsDoor(world.pipeline, registry, "127.0.0.1:1", linked)
     config = uvicorn.Config(
         door, host="127.0.0.1", port=0, http=partial(Guarded, Guard(), Cors()), ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None,
         lifespan="off", ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
@@ -157,7 +158,7 @@ async def hall(tmp_path):
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
     await until(lambda: server.started)
-    made = Hall(world, database, server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
+    made = Hall(world, registry, database, server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
     yield made
     for agent in made.agents:
         if agent.socket is not None:
@@ -194,6 +195,27 @@ async def test_who_lies_takes_nothing_until_somebody_has_looked_even_with_a_new_
     assert client.end is None
     world.pipeline.fleet.release(again)
     await until(lambda: hall.agents[-1].requests)
+
+
+async def test_a_new_link_is_no_way_out_of_quarantine_before_that_is_written_down(hall):
+    world, registry = hall.world, hall.registry
+    world.pipeline.news.on_charge = registry.accused
+    box = await hall.dial("box")
+    box.raw(binary(wire.encode(wire.Frame(0, wire.REPORT, b'{"serial":-1}'))))
+    await until(lambda: world.pipeline.fleet.workers[hall.ids["box"]].charge)
+    box.socket.transport.abort()
+    await until(lambda: not world.pipeline.fleet.workers)
+    await hall.dial("box")
+    again = world.pipeline.fleet.workers[hall.ids["box"]]
+    assert again.state == "quarantined"
+    assert world.ask(stream=False).end is None
+    world.pipeline.fleet.release(again)
+    await until(lambda: hall.agents[-1].requests)
+    await registry.flush()
+    hall.agents[-1].socket.transport.abort()
+    await until(lambda: not world.pipeline.fleet.workers)
+    await hall.dial("box")
+    assert world.pipeline.fleet.workers[hall.ids["box"]].state == "ready"
 
 
 # -- many at once ------------------------------------------------------------------------------------------------------

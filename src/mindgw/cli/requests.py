@@ -13,7 +13,7 @@ from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.keys import public
 from mindgw.cli.render import Column, Item
-from mindgw.cli.telling import fetched, moments, seconds
+from mindgw.cli.telling import fetched, limits, moments, seconds
 from mindgw.client import requests
 from mindgw.client.transport import Server
 
@@ -80,14 +80,9 @@ _DETAILS = (
     Column("SERVED BY", lambda request: str(request.get("served_by") or "–")),
     Column("ROUTE", lambda request: str(request.get("route") or "–")),
     Column("SPEED", lambda request: "–" if request.get("tokens_per_s") is None else f"{request['tokens_per_s']:g} tokens/s"),
-    Column("LIMITS", lambda request: ", ".join(map(_limit, request.get("limits") or ())) or "–"),
+    Column("LIMITS", lambda request: limits(request) or "–"),
     Column("COST USD", lambda request: str((request.get("paid") or {}).get("cost_usd", "–"))),
 )
-
-
-def _limit(limit: Item) -> str:
-    period = f"/{limit['period']}" if limit.get("period") else ""
-    return f"{limit.get('scope')} {limit.get('limit')} {limit.get('unit')}{period}"
 
 
 @app.command("list")

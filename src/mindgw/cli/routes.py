@@ -1,6 +1,8 @@
 """`mindgw routes`: where requests for a name go."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
 from mindgw.cli.roles import NO
 from mindgw.client import routes
-from mindgw.client.errors import UsageProblem
+from mindgw.client.errors import ClientError, UsageProblem
 
 app = noun("Routes: names that lead to models and to some of the workers, with weights, fallbacks and pins.")
 
@@ -86,7 +88,9 @@ def create(
     run = invocation(ctx)
     said = _said(match, (to, fallback, pin, require), strategy, (spill, hedge, shadow))
     made = run.server().call(routes.create(name, said))
-    run.render.done(made, f"{_told(made)}. Try it: mindgw routes test {made['match']}. Undo: mindgw routes remove {name}", name="name")
+    undo = f"mindgw routes remove {quote(name)}"
+    run.render.done(made, f"{_told(made)}. Try it: mindgw routes test {quote(made['match'])}. Undo: {undo}", name="name")
+    _warn(run, made)
 
 
 @app.command("set")
@@ -114,6 +118,7 @@ def change(
     before = server.call(routes.show(route))
     done = server.call(routes.change(route, said, version=before.get("version")))
     run.render.done(done, f"{_told(done)}. Undo: {_undo(before, said)}", name="name")
+    _warn(run, done)
 
 
 @app.command("remove")
@@ -145,6 +150,16 @@ def explain(
         _explain(run, said, way)
     if way["code"]:
         raise typer.Exit(NO)
+
+
+def _warn(run: Invocation, route: Item) -> None:
+    """Says so when a route leads nowhere as things are; of names with a glob nobody can tell."""
+    if route.get("shadow") or set(route["match"]) & set("*?"):
+        return
+    with suppress(ClientError):  # it is made; who may make routes and not see them hears no more
+        way = run.server().call(routes.explain(route["match"]))["way"]
+        if way["code"]:
+            run.render.warn(f"as things are, requests for it are refused: {way['reason']}")
 
 
 def _explain(run: Invocation, said: Item, way: Item) -> None:
@@ -203,14 +218,13 @@ def _words(route: Item, fields: Sequence[str]) -> str:
 
 
 def _quoted(text: object) -> str:
-    plain = str(text) or _NONE
-    return f"'{plain}'" if set(plain) & set("*?") else plain
+    return quote(str(text) or _NONE)
 
 
 def _undo(before: Item, said: Item) -> str:
-    return f"mindgw routes set {before['name']} {_words(before, list(said))}"
+    return f"mindgw routes set {quote(before['name'])} {_words(before, list(said))}"
 
 
 def _again(gone: Item) -> str:
     fields = [name for name in (*_OPTIONS, *_FLAGS) if gone.get(name) and not (name == "match" and gone["match"] == gone["name"])]
-    return f"mindgw routes create {gone['name']} {_words(gone, fields)}"
+    return f"mindgw routes create {quote(gone['name'])} {_words(gone, fields)}"

@@ -10,6 +10,7 @@ from mindgw.client.errors import NotAllowed
 
 #: Workers of a choice that a line names.
 _NAMED = 4
+_NONE: Item = {}
 #: Spans of time below which nobody asks where they went.
 _NOTHING = 0.0005
 
@@ -35,6 +36,16 @@ def seconds(span: float) -> str:
     return f"{span:.0f}s" if span < 3600 else f"{span // 3600:.0f}h{span % 3600 // 60:02.0f}m"
 
 
+def limits(story: Item) -> str:
+    """The limits that it fell under."""
+    found = story.get("limits") or ()
+    return ", ".join(f"{each.get('scope')} {each.get('limit')} {each.get('unit')}{_period(each)}" for each in found)
+
+
+def _period(limit: Item) -> str:
+    return f"/{limit['period']}" if limit.get("period") else ""
+
+
 # -- moments -----------------------------------------------------------------------------------------------------------
 
 
@@ -57,13 +68,14 @@ def _arrived(_moment: Item, story: Item) -> str:
 
 
 def _identified(moment: Item, _story: Item) -> str:
-    return "Its key was looked up in the database." if moment.get("code") == "database" else "Its key was known."
+    return "Its key was looked up in the database." if moment.get("kind") == "database" else "Its key was known."
 
 
 def _admitted(_moment: Item, story: Item) -> str:
     route = f" It goes by the route {story['route']}." if story.get("route") else ""
     bound = f" It may go to workers with {', '.join(story['bound_to'])} alone." if story.get("bound_to") else ""
-    return f"It was taken in, as {story.get('priority') or 'normal'}.{route}{bound}"
+    under = f" It falls under {limits(story)}." if story.get("limits") else ""
+    return f"It was taken in, as {story.get('priority') or 'normal'}.{route}{bound}{under}"
 
 
 def _waited(moment: Item, _story: Item) -> str:
@@ -98,9 +110,9 @@ def _sent(moment: Item, _story: Item) -> str:
 
 def _chosen(moment: Item) -> str:
     choice = moment.get("choice")
-    if not choice:
-        return ", the only one that had a slot"
-    considered: Sequence[Item] = choice.get("considered") or ()
+    considered: Sequence[Item] = (choice or {}).get("considered") or ()
+    if not choice or len(considered) == 1:
+        return f", the only one with a free slot{_expected(choice or {})}"
     if not considered:
         return f", by {choice.get('strategy')}"
     shown = ", ".join(f"{each.get('worker')} {seconds(each.get('seconds') or 0)}" for each in considered[:_NAMED])
@@ -122,9 +134,17 @@ def _turned_down(moment: Item, _story: Item) -> str:
     return f"{moment.get('worker')} turned it down: {why}."
 
 
+#: Ends of a try that are told in other words than failures.
+_NO_FAULT = {
+    "worker_lost": "was lost",
+    "outrun": "was told to stop: the other one was faster",
+    "given_up": "was told to stop, as the request was over",
+}
+
+
 def _failed(moment: Item, _story: Item) -> str:
-    if moment.get("code") == "worker_lost":
-        return f"{moment.get('worker')} was lost."
+    if plain := _NO_FAULT.get(str(moment.get("code"))):
+        return f"{moment.get('worker')} {plain}."
     status = f", the engine's status {moment['status']}" if moment.get("status") else ""
     return f"{moment.get('worker')} failed it: {moment.get('code')}{status}."
 
@@ -163,11 +183,20 @@ _SENTENCES = {
 
 def heading(story: Item) -> str:
     """Whose it was, and what it asked for."""
-    owner = ", ".join(f"{part} {story[part]}" for part in ("team", "user", "end_user") if story.get(part)).replace("end_user", "end user")
-    whose = f"of key {story.get('key') or story.get('key_id')}" + (f" ({owner})" if owner else "")
+    whose = f"of key {story.get('key') or story.get('key_id')}{_owner(story)}"
     how = "a stream" if story.get("stream") else "an answer in one piece"
     came = str(story.get("started_at"))[:19].replace("T", " ")
     return f"{story.get('id')} {whose} asked for {how} of {story.get('model') or '–'}, {came} UTC"
+
+
+def _owner(story: Item) -> str:
+    parts = {"team": "team", "user": "user", "end_user": "end user"}
+    owner = ", ".join(f"{name} {story[part]}" for part, name in parts.items() if story.get(part))
+    return f" ({owner})" if owner else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def answers(story: Item) -> Iterator[tuple[str, str]]:
@@ -180,23 +209,26 @@ def answers(story: Item) -> Iterator[tuple[str, str]]:
 def _why_worker(story: Item) -> str:
     sent = [moment for moment in story.get("moments") or () if moment.get("what") == "sent"]
     if not sent:
-        waits = story.get("state") != "over"
-        return "none has it yet" if waits else f"none had it: {story.get('code') or story.get('outcome')}"
-    last, choice = sent[-1], sent[-1].get("choice")
-    parts = [f"{last.get('worker')}{_reason(choice)}"]
+        if story.get("outcome") == "replayed":
+            return "none had it: its Idempotency-Key was known, and its answer was given again"
+        return "none has it yet" if story.get("state") != "over" else f"none had it: {story.get('code') or story.get('outcome')}"
+    last = next((moment for moment in reversed(sent) if moment.get("worker") == story.get("worker")), sent[-1])
+    parts = [f"{last.get('worker')}{_reason(last)}{', and was asked beside another one' if last.get('kind') == 'hedge' else ''}"]
     parts += [f"not {who}: {why}" for who, why in _vain(story)]
     if story.get("served_by"):
         parts.append(f"served by {story['served_by']}")
     return "; ".join(parts)
 
 
-def _reason(choice: Item | None) -> str:
-    if not choice:
+def _reason(sent: Item) -> str:
+    choice = sent.get("choice")
+    considered: Sequence[Item] = (choice or {}).get("considered") or ()
+    if not choice or len(considered) == 1:
         return " was the only one with a free slot"
-    considered: Sequence[Item] = choice.get("considered") or ()
-    if len(considered) > 1:
-        return f" was as good as any of {len(considered)} by {choice.get('strategy')}"
-    return f" was chosen by {choice.get('strategy')}"
+    if not considered:
+        return f" was chosen by {choice.get('strategy')}"
+    how = "the best" if considered[0].get("worker") == sent.get("worker") else "about as good as the best"
+    return f" was {how} of {len(considered)} by {choice.get('strategy')}"
 
 
 def _vain(story: Item) -> Iterator[tuple[str, str]]:
@@ -219,11 +251,11 @@ def _why_slow(story: Item) -> str:
 
 def _spans(story: Item) -> Iterator[tuple[str, float]]:
     """(what it was doing, seconds) from its arrival to its end, one after the other."""
-    at, doing = 0.0, "until it was here"
+    at, before = 0.0, _NONE
     for moment in _turns(story.get("moments") or ()):
         now = float(moment.get("at_s") or 0)
-        yield doing, now - at
-        at, doing = now, _doing(moment, story)
+        yield _doing(before, moment, story), now - at
+        at, before = now, moment
 
 
 def _turns(found: Iterable[Item]) -> Iterator[Item]:
@@ -231,18 +263,30 @@ def _turns(found: Iterable[Item]) -> Iterator[Item]:
     return (moment for moment in found if moment.get("what") not in {"arrived", "identified", "stood", "moved", "omitted"})
 
 
-def _doing(moment: Item, story: Item) -> str:
-    """What it was doing from a moment on."""
-    worker = moment.get("worker")
-    if moment.get("what") == "first_byte":
+def _doing(moment: Item, following: Item, story: Item) -> str:
+    """What it was doing between two moments."""
+    worker, what = moment.get("worker"), moment.get("what")
+    if what == "first_byte" and following.get("what") not in {"failed", "sent"}:
         speed = f", {story['tokens_per_s']:g} tokens/s" if story.get("tokens_per_s") else ""
-        return f"for {story.get('tokens_out') or 0} tokens of {worker}{speed}"
+        return f"for {_counted(story.get('tokens_out') or 0, 'token')} of {worker}{speed}"
+    if what in {"sent", "first_byte"}:
+        return _having(moment, following)
     return {
+        None: "until it was here",
         "waited": "in the queue",
         "funding": "until its limits were asked",
-        "sent": f"until {worker} answered or gave up",
         "left": f"until {worker} let go of it",
-    }.get(str(moment.get("what")), "between two steps")
+    }.get(what, "between two steps")
+
+
+def _having(moment: Item, following: Item) -> str:
+    """What it was doing with a worker from one moment to the next."""
+    worker, what = moment.get("worker"), following.get("what")
+    if what == "sent":
+        return f"with {worker} alone"
+    if what in {"failed", "turned_down"} and following.get("worker") != worker:
+        return f"with {worker} and {following.get('worker')}"
+    return f"to the first byte of {worker}" if what == "first_byte" else f"with {worker}, for nothing"
 
 
 def _who_paid(story: Item) -> str:
@@ -251,10 +295,10 @@ def _who_paid(story: Item) -> str:
         return "nobody yet"
     if paid.get("kind") != "settled":
         return "nobody: nothing of an answer was billed"
-    payer = " ".join(str(story[part]) for part in ("team", "user", "key") if story.get(part))
-    counted = f"{story.get('tokens_in') or 0:,} tokens in and {story.get('tokens_out') or 0:,} out"
-    cached = f", {paid['tokens_cached']:,} of them remembered" if paid.get("tokens_cached") else ""
+    payer = f"key {story.get('key') or story.get('key_id')}{_owner(story)}"
+    cached = f" ({paid['tokens_cached']:,} of them remembered)" if paid.get("tokens_cached") else ""
+    counted = f"{story.get('tokens_in') or 0:,} tokens in{cached} and {story.get('tokens_out') or 0:,} out"
     vain = sum(1 for _ in _vain(story))
-    others = f"; {vain} other {'tries' if vain > 1 else 'try'} cost nothing" if vain else ""
+    others = f"; {'one other try' if vain == 1 else f'{vain} other tries'} cost nothing" if vain else ""
     price = f"{payer} pays {paid.get('cost_usd')} USD"
-    return f"{price} for {counted}{cached} of {story.get('worker')}, counted by: {paid.get('counted_by')}{others}"
+    return f"{price} for {counted}, served by {story.get('worker')} and counted by: {paid.get('counted_by')}{others}"

@@ -1,5 +1,6 @@
 """`mindgw workers`: the GPU boxes."""
 
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -99,7 +100,7 @@ def show(
         trend.show(run, worker, span or "7d", is_ascii=is_ascii)
         return
     if span or is_ascii:
-        raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {worker} --trend {span or ''}".rstrip())
+        raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {quote(worker)} --trend {span or ''}".rstrip())
     run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
 
 
@@ -126,7 +127,7 @@ def drain(
         if wait:
             told = errands.await_worker(run, found["id"], errands.is_drained, "drained", limit)
         state = "is drained" if wait else f"is draining; {busy}"
-        run.render.done(told, f"Worker {found['name']} {state}. Undo: mindgw workers undrain {found['name']}", name="name")
+        run.render.done(told, f"Worker {found['name']} {state}. Undo: mindgw workers undrain {quote(found['name'])}", name="name")
 
 
 @app.command("undrain")
@@ -157,7 +158,7 @@ def restart(ctx: typer.Context, workers: Names) -> None:
         found = run.server().call(api.show_worker(name))
         run.confirm(f"Restart the agent of {found['name']}? {found.get('used') or 0} requests run on it.")
         told = errands.carry_out(run, found["id"], "restart")
-        back = f"To wait for it: mindgw workers wait {found['name']} --ready"
+        back = f"To wait for it: mindgw workers wait {quote(found['name'])} --ready"
         run.render.done(told, f"Worker {found['name']}: {told['note']}. {back}", name="worker")
 
 
@@ -237,7 +238,7 @@ def change_tags(
     done = server.call(api.tag_worker(before["id"], wanted, version=before.get("version")))
     had = before.get("tags") or {}
     undo = " ".join(f"{name}={had[name]}" if name in had else f"{name}-" for name in wanted)
-    run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {done['name']} {undo}", name="name")
+    run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {quote(done['name'])} {undo}", name="name")
 
 
 def _tag(text: str) -> tuple[str, str | None]:

@@ -108,7 +108,7 @@ async def show(database: Database, name: str) -> RouteView:
 
 async def create(database: Database, who: Principal, wish: RouteWish, changed: News) -> RouteView:
     """Raises BadRequest, Conflict."""
-    name = _printable(wish.name, "name")
+    name = _named(_printable(wish.name, "name"))
     said = _said(wish)
     row = Route(name=name, **{"match": name, **said})
     _require_something(row)
@@ -184,6 +184,13 @@ def _read(field: str, read: Callable[[Any], T], said: Any) -> T:
         raise BadRequest(f"'{field}' {wrong}.", param=field) from None
 
 
+def _named(name: str) -> str:
+    """A name that a path can end in."""
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise BadRequest("'name' must not begin or end with '/', nor have '//', '/./' or '/../' in it.", param="name")
+    return name
+
+
 def _printable(text: str, field: str) -> str:
     text = text.strip()
     if not text or not text.isprintable():
@@ -194,6 +201,8 @@ def _printable(text: str, field: str) -> str:
 def _require_something(row: Route) -> None:
     if not (row.targets or row.fallbacks or row.pins or row.require or row.strategy or row.hedge):
         raise BadRequest("A route leads somewhere: 'to', 'fallbacks', 'pins', 'require', 'strategy' or 'hedge' is missing.", param="to")
+    if row.targets and not row.fallbacks and not any(routing.target(text).weight for text in row.targets):
+        raise BadRequest("A route whose targets all weigh 0 leads nowhere: give one a weight, or a fallback.", param="to")
 
 
 def _audited(row: Route, said: Collection[str]) -> Mapping[str, Any]:

@@ -79,8 +79,9 @@ async def trend(database: Database, unwritten: Unwritten, reference: str, since:
     sums = Sums(first, last)
     async with database.read() as session:
         row = await fleet.find_worker(session, reference)
-        # in one transaction: what is summed up meanwhile is neither missing nor counted twice
-        fresh, known = list(unwritten.blocks(row.id)), unwritten.starts(row.id)
+    # before the database is looked at: what is written meanwhile is in both, and known to be
+    fresh, known = list(unwritten.blocks(row.id)), unwritten.starts(row.id)
+    async with database.read() as session:  # one moment: what is summed up meanwhile is neither missing nor counted twice
         await _take(session, sums, row.id, STEP, seconds, known)
         if seconds % LONG_STEP == 0:
             await _take(session, sums, row.id, LONG_STEP, seconds)

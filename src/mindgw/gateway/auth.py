@@ -73,13 +73,17 @@ class _Known(Struct, gc=False):
     until: datetime | None
 
 
+Find = Callable[[str], Awaitable[Holder | None]]
+Changes = Callable[[Change | None], Awaitable[list[Change]]]
+
+
 class Auth:
     """Turns keys into callers."""
 
     def __init__(
         self,
-        find: Callable[[str], Awaitable[Holder | None]],
-        changes: Callable[[Change | None], Awaitable[list[Change]]],
+        find: Find,
+        changes: Changes,
         peppers: Mapping[int, bytes],
         now: Callable[[], datetime],
     ) -> None:

@@ -190,7 +190,6 @@ class Tally:
             self.spent += now - self.placed
         self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
         self.since = now
-        self.hedge = FOREVER
 
     def drop(self, worker: str, outcome: str, now: float, status: int) -> None:
         """The same where another worker has it already."""
@@ -275,6 +274,10 @@ class Refusals:
         text = "%d refused requests were counted only and have no row in the ledger, %d of them of key %s: %d of a key have one each second"
         _books.warning(text, self._left_out.total(), most, key_id, REFUSALS)
         self._told = now
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody is to be told of those so far."""
         self._left_out.clear()
 
 

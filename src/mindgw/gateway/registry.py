@@ -71,6 +71,16 @@ class Registry:
         log.warning("worker %s is in quarantine: %s", worker.name, worker.charge)
         self._accused[worker.id] = worker
 
+    def charge(self, worker_id: str) -> str:
+        """Why a worker is in quarantine, as long as that is not written; empty when there is nothing to write."""
+        accused = self._accused.get(worker_id)
+        return accused.charge if accused is not None else ""
+
+    def succeeded(self, worker: Worker) -> None:
+        """This is the newer session of a worker: whoever drops its charge before that is written drops it there."""
+        if worker.id in self._accused:
+            self._accused[worker.id] = worker
+
     async def flush(self) -> None:
         """Writes what was noted; nothing is lost when the database is away. A report that it cannot take is set aside, loudly."""
         for worker in list(self._accused.values()):

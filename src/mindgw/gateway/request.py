@@ -303,6 +303,10 @@ class Request:
         self._release(event.close, now)
         return self._finish(self._outcome, now)
 
+    def late(self, event: signals.Answered, now: float) -> list[Effect]:
+        """Its answer begins when nobody waits for it any more; the end of it may have come with that."""
+        return self.confirmed(signals.Closed(event.close), now) if event.close is not None else []
+
     def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
         self._release(None, now)
         return self._finish(self._outcome, now)

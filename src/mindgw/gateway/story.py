@@ -31,9 +31,13 @@ log = logging.getLogger("mindgw.request")
 
 #: Stories that one batch writes at most, and that may wait for the database; and those of requests that went as they should: of more than
 #: so many between two batches nobody would read each.
-BATCH, MOST, PLAIN = 500, 5000, 1000
+BATCH, MOST, PLAIN = 500, 5000, 250
+#: Seconds to a first byte from which on somebody may ask why.
+_SLOW = 1.0
 #: Workers that a choice tells of.
 _CONSIDERED = 10
+#: Seconds that an answer takes at least from whose time its speed can be told.
+_TELLING = 0.01
 #: Characters of a name that somebody else chose.
 _NAME = 256
 
@@ -87,6 +91,7 @@ class Stories:
 
     async def flush(self, write: Callable[[Sequence[Facts]], Awaitable[None]]) -> int:
         """Writes all that are here now, in batches; returns how many. Raises what `write` raises, losing none. One at a time."""
+        self._refusals.forget()  # the meter tells of them
         written = 0
         while self._facts:
             batch = [self._facts[i] for i in range(min(BATCH, len(self._facts)))]
@@ -102,7 +107,9 @@ class Stories:
 
 
 def _is_plain(tally: Tally) -> bool:
-    return tally.sent == 1 and not tally.turned_down and not tally.error and not tally.queued
+    """Whether it went as it should: nobody will ask why."""
+    prompt = tally.first is not None and tally.first - tally.arrived < _SLOW
+    return prompt and tally.sent == 1 and not tally.turned_down and not tally.error and not tally.queued
 
 
 def told(facts: Facts) -> Story:
@@ -176,7 +183,7 @@ def _speed(tally: Tally, row: Entry) -> float | None:
     tokens, began = (row.completion_tokens - 1, tally.first) if tally.stream else (row.completion_tokens, tally.placed)
     left = next((moment[1] for moment in tally.moments if moment[0] == moments.LEFT), None)
     seconds = (left if left is not None else tally.arrived + row.total_ms / 1000) - began
-    return round(tokens / seconds, 1) if tokens > 0 and seconds > 0 else None
+    return round(tokens / seconds, 1) if tokens > 0 and seconds >= _TELLING else None
 
 
 # -- moments -----------------------------------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ def _moments(facts: Facts) -> Iterator[Moment]:
 
 def _let_in(tally: Tally) -> Iterator[Moment]:
     looked_up = next((moment[1] for moment in tally.moments if moment[0] == moments.IDENTIFIED), None)
-    yield Moment(0, "identified", code="memory") if looked_up is None else Moment(_us(tally, looked_up), "identified", code="database")
+    yield Moment(0, "identified", "memory") if looked_up is None else Moment(_us(tally, looked_up), "identified", "database")
     if tally.admitted is not None:
         yield Moment(_us(tally, tally.admitted), "admitted")
 

@@ -66,6 +66,7 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Tick: "tick",
     },
     _S.CLOSING: {
+        signals.Answered: "late",
         signals.Closed: "confirmed",
         signals.Lost: "dropped",
         signals.Tick: "overdue",

@@ -58,6 +58,8 @@ class Link:
         self._in = flow.Inbound()
         #: stream -> who waits for its answer. A stream that was forgotten may still close; whatever it says is dropped.
         self._listeners: dict[int, Listener] = {}
+        #: Those of them whose answer has not begun.
+        self._silent: set[int] = set()
         #: The last stream that was opened; ids are never used again.
         self._last = 0
         #: Monotonic seconds of the last message in, and of the last ping out.
@@ -87,6 +89,7 @@ class Link:
         self._last += 1
         stream = self._last
         self._listeners[stream] = listener
+        self._silent.add(stream)
         self._in.open_stream(stream)
         self._out.send_whole(stream, wire.OPEN, wire.build_open(meta), body)
         self._wake()
@@ -109,6 +112,7 @@ class Link:
     def forget(self, stream: int) -> None:
         """Nobody waits for this stream any more."""
         self._listeners.pop(stream, None)
+        self._silent.discard(stream)
         self._in.close_stream(stream)
         self._out.drop(stream)
 
@@ -178,6 +182,7 @@ class Link:
     def lost(self) -> None:
         """The socket is gone: everybody who waits hears so."""
         self.is_lost = True
+        self._silent.clear()
         listeners, self._listeners = self._listeners, {}
         for listener in listeners.values():
             listener.lost()
@@ -261,6 +266,9 @@ class Link:
         elif listener is None:
             return  # it was forgotten while this frame was on its way
         elif kind == wire.HEAD:
+            if stream not in self._silent:
+                raise ProtocolError(f"stream {stream} begins a second time")
+            self._silent.remove(stream)
             head = wire.parse_head(frame.payload)
             self._in.received(stream, len(head.body))
             # an answer in one piece comes with its end

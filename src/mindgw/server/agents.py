@@ -221,6 +221,7 @@ class AgentsDoor:
         receive, send = talk
         handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
         hello = handshake.hello(await _message(receive, MAX_GREETING))
+        charge = self._registry.charge(hello.agent_id)  # a new link is quicker than what writes it down
         async with _turn(self._lookups, limit, socket):
             record = await self._registry.find(hello.agent_id)
         await _say(send, handshake.challenge(record.epoch))
@@ -231,7 +232,9 @@ class AgentsDoor:
         carriage = Carriage(socket)
         carriage.link.version = handshake.version
         # nothing is awaited from here to the end: a link that the pipeline knows is carried
-        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, _standing(record), report)
+        standing = _standing(record, charge or self._registry.charge(record.id))
+        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, standing, report)
+        self._registry.succeeded(session.worker)
         if handshake.charge:
             session.lied(handshake.charge)
         log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
@@ -266,9 +269,10 @@ async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSoc
     limit.reschedule(loop.time() + left)
 
 
-def _standing(record: Record) -> Standing:
+def _standing(record: Record, charge: str) -> Standing:
+    """`charge`: one that is not in the record yet."""
     state = record.state_admin
-    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else "")
+    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else charge)
 
 
 async def _message(receive: Receive, limit: int) -> bytes:

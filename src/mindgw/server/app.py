@@ -24,7 +24,7 @@ from mindgw.control.queue import Lists
 from mindgw.control.refusals import Watch
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
-from mindgw.gateway.auth import Auth
+from mindgw.gateway.auth import Auth, Changes, Find
 from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
@@ -75,16 +75,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
     database.audit_key = secrets.audit_key
-
-    async def find(key_id: str) -> keys.Holder | None:
-        async with database.read() as session:
-            return key_policy.bound(await keys.holder(session, key_id), config.keys)
-
-    async def changes(since: keys.Change | None) -> list[keys.Change]:
-        async with database.read() as session:
-            return await keys.changes(session, since)
-
-    auth = Auth(find, changes, {1: secrets.pepper}, utcnow)
+    auth = Auth(*_keys(config, database), {1: secrets.pepper}, utcnow)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
@@ -128,6 +119,20 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, *others)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
+
+
+def _keys(config: Config, database: Database) -> tuple[Find, Changes]:
+    """What finds a key, and what tells of changes to keys."""
+
+    async def find(key_id: str) -> keys.Holder | None:
+        async with database.read() as session:
+            return key_policy.bound(await keys.holder(session, key_id), config.keys)
+
+    async def changes(since: keys.Change | None) -> list[keys.Change]:
+        async with database.read() as session:
+            return await keys.changes(session, since)
+
+    return find, changes
 
 
 def _application(

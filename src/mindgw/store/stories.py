@@ -42,14 +42,14 @@ class Moment(Struct, frozen=True, omit_defaults=True):
     at: int
     #: arrived, identified, admitted, waited, stood, moved, funding, funded, sent, first_byte, turned_down, failed, left, omitted or ended.
     what: str
-    #: sent: first, retry or hedge.
+    #: sent: first, retry or hedge; identified: where from the key was known, memory or database.
     kind: str = ""
     #: Id of a worker, and what it calls the model.
     worker: str = ""
     model: str = ""
     #: sent, moved: tags that the worker must have.
     where: tuple[str, ...] = ()
-    #: Code of an error; of `left` and `ended` how it ended; of `identified` where from the key was known.
+    #: Code of an error; of `left` and `ended` how it ended.
     code: str = ""
     #: An HTTP status: the engine's of `failed`, the caller's of `ended`.
     status: int = 0
