@@ -222,7 +222,7 @@ def test_who_may_not_have_a_slot_and_leaves_the_line_leaves_nothing_behind():
     assert [client.state for client in clients] == [State.WAITING] * 3
     for client in clients:
         client.post(signals.Gone())
-    assert (world.pipeline.queue.waiting, world.pipeline.queue._picky.total()) == (0, 0)
+    assert (world.pipeline.queue.waiting, len(world.pipeline.queue._apart)) == (0, 0)
 
 
 def test_a_model_whose_workers_are_all_removed_while_somebody_waits_is_waited_for():

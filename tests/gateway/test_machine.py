@@ -191,7 +191,7 @@ class Requests(RuleBasedStateMachine):
         waiting = [client.exchange for client in self.clients if client.state is State.WAITING]
         pipeline, now = self.world.pipeline, self.world.clock()
         assert pipeline.queue.waiting == len(waiting)
-        assert pipeline.queue._picky.total() == sum(bool(exchange._stay.needs.shun) for exchange in waiting)
+        assert pipeline.queue._apart.total() == sum(bool(exchange._stay.needs.shun) for exchange in waiting)
         for exchange in waiting:
             needs = exchange._stay.needs
             shun = needs.shun | ejection.held(pipeline.fleet, needs.model, "chat", now)

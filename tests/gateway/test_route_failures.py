@@ -135,12 +135,12 @@ def test_who_was_failed_and_waits_for_another_worker_that_goes_away_goes_to_the_
     clients = [made.ask("fast"), made.ask("fast")]
     fails(boxes[0])
     queue = made.pipeline.queue
-    assert (sum(queue._picky.values()), [client.state for client in clients].count(State.WAITING)) == (1, 1)
+    assert (queue._apart.total(), [client.state for client in clients].count(State.WAITING)) == (1, 1)
     boxes[1].cut()
     made.passes(5)
     # who was lost goes to the worker that is there; who was failed there goes on
     assert (len(boxes[0].requests), len(cpu.requests)) == (1, 1)
-    assert not queue._picky
+    assert not queue._apart
     answer(cpu, "n")
     answer(boxes[0], "m")
     assert [client.code for client in clients] == ["", ""]

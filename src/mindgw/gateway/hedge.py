@@ -110,7 +110,7 @@ class Hedge(Request):
         fleet, queue = self._stages.fleet, self._stages.queue
         shun = needs.shun | needs.avoid | {first.seat.owner}
         if queue.waiting:
-            awaited = frozenset(queue.order.lines())
+            awaited = queue.lines()
             seats = fleet.seats(needs.model, needs.kind, needs.where)
             shun |= {seat.owner for seat in seats if not awaited.isdisjoint(seat.lines())}
         traits = replace(needs.traits, caller="", session=None)
