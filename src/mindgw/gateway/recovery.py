@@ -17,7 +17,9 @@ from mindgw_agent import wire
 
 #: What an agent says when it could not reach its engine, and when it does not do such things: nobody who asks can bring that about.
 UNREACHABLE, REFUSED = "engine_unreachable", "refused"
-_ENDS = {UNREACHABLE: Outcome.LOST, REFUSED: Outcome.UNABLE}
+#: And when its owner wants the box for other things, or for other teams.
+PAUSED, OTHER_TEAM = "paused", "other_team"
+_ENDS = {UNREACHABLE: Outcome.LOST, REFUSED: Outcome.UNABLE, OTHER_TEAM: Outcome.FAILED}
 #: Whose fault it is when an engine has no such model, or no such way to ask for it.
 _LACKING = frozenset({"model", "route"})
 
@@ -34,11 +36,15 @@ class Recovery(Hedge):
     # -- an attempt that came to nothing --------------------------------------------------------------------------
 
     def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
-        """Nothing was begun there. The seat rests before its slot is given back, or the next in line would be sent there."""
+        """Nothing was begun there. The seat rests before its slot is given back, or the next in line would be sent there; a worker that its
+        owner wants for other things takes nothing more, and one that turns away whom its report welcomes has failed."""
         assert self._attempt is not None
         assert self._stay is not None
         stages, placement, wrong = self._stages, self._attempt.placement, relay.error_of_close(close)
-        stages.fleet.rest(placement.seat, now)
+        if close.code == PAUSED:
+            stages.fleet.pauses(placement.seat.worker)
+        elif close.code != OTHER_TEAM:
+            stages.fleet.rest(placement.seat, now)
         outcome = _ENDS.get(close.code, Outcome.BUSY)
         if outcome is not Outcome.BUSY:
             stages.failover.failed(placement, self._stay.needs.where, now)
