@@ -380,6 +380,26 @@ def test_what_rests_on_enough_stays_shut():
     assert held(made, now=3.0) == {"a"}
 
 
+def test_what_is_left_may_be_enough():
+    made = Breaker(rest=5.0)
+    fails(made, 3, place=("b", "m"))
+    assert not fails(made, 5)  # one of two is left alone already
+    held(made, now=5.0)
+    assert not made.ended(("b", "m"), True, AB, 5.0, made.tried("b", "m"))
+    assert made.ended(A, False, AB, 5.0, who=ANN)
+    made.withdraw(A, End(5.0, False, ANN))
+    assert held(made, now=6.0) == {"a"}
+
+
+def test_what_a_probe_has_shown_since_stays():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 3)
+    held(made, now=5.0)
+    made.ended(A, False, AB, 6.0, made.tried(*A), ANN)
+    made.withdraw(A, End(0.0, False, ANN))
+    assert held(made, now=7.0) == {"a"}
+
+
 def test_a_probe_that_was_no_fault_of_the_worker_is_made_again():
     made = Breaker(rest=5.0)
     says(made, ANN, 3)
@@ -425,6 +445,23 @@ def test_two_probes_of_one_caller_are_one():
     assert held(made, now=15.0) == NOBODY, "the next one may say more"
     assert made.ended(A, False, AB, 15.0, made.tried(*A), EVE)
     assert held(made, now=34.0) == {"a"}
+
+
+def test_two_probes_of_one_caller_are_one_though_the_first_was_late():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 2)
+    says(made, EVE)
+    held(made, now=5.0)
+    assert made.ended(A, False, AB, 5.0, made.tried(*A), ANN)
+    held(made, now=15.0)
+    late = made.tried(*A)
+    held(made, now=15.0)
+    assert held(made, now=44.0) == {"a"}
+    held(made, now=45.0)
+    assert made.tried(*A) is not None
+    made.comes(["m"], EVE, 45.0)
+    assert not made.ended(A, False, AB, 45.0, late, ANN)
+    assert made.tripped[A].state is State.PROBING, "the other one may say more"
 
 
 def test_the_probes_of_an_only_caller_count():
