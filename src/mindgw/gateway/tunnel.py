@@ -173,8 +173,8 @@ class Link:
         return self.version >= wire.COMMANDS
 
     def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None] | None = None) -> int:
-        """Asks the agent for something; the number of that. `hear` is called with every word about it, the last of which is `done`, and with
-        None when the socket is gone before that. Without it nobody wants to know."""
+        """Asks the agent for something; the number of that. `hear` is called with every word about it, the last of which is `done`, and
+        with None when the socket is gone before that. Without it nobody wants to know."""
         self._ordered += 1
         if hear is not None:
             self._orders[self._ordered] = hear
