@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindgw.core.affinity import BOUNDS, Prefixes, Sessions, numbers, prefix
@@ -80,6 +80,60 @@ def test_numbers_are_void_when_there_are_none_left():
     assert [index.holder() for _ in range(4095)] == list(range(1, 4096))
     assert (index.epoch, len(index.match([1]))) == (0, 1)
     assert (index.holder(), index.epoch, index.match([1])) == (0, 1, [])
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.just(0), st.just([])),
+        st.tuples(st.just("leave"), st.integers(0, 9), st.just([])),
+        st.tuples(st.just("note"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=4)),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=300)
+@given(STEPS, st.integers(1, 12))
+def test_who_has_a_number_that_was_anothers_knows_nothing_of_what_that_one_knew(steps, half):
+    index, sent = Prefixes(half), dict[int, list[list[int]]]()
+    for what, which, names in [("join", 0, []), *steps]:
+        if what == "join":
+            number = index.holder()
+            assert number not in sent
+            sent[number] = []
+        elif sent:
+            number = sorted(sent)[which % len(sent)]
+            if what == "leave":
+                index.leave(number)
+                del sent[number]
+            else:
+                index.note(chained(names), number)
+                sent[number].append(names)
+                assert any(bits >> number & 1 and depth == len(names) for bits, depth in index.match(chained(names)))
+        for asked in ([a, b, c] for a in range(3) for b in range(3) for c in range(3)):
+            for bits, depth in index.match(chained(asked)):
+                for holder in numbers(bits, 99):
+                    assert any(names[:depth] == asked[:depth] for names in sent[holder])
+
+
+def test_numbers_stay_small_however_many_came_and_left():
+    index = Prefixes()
+    for turn in range(10_000):
+        number = index.holder()
+        index.note([turn % 7], number)
+        assert number < 256
+        index.leave(number)
+    assert index.epoch == 0
+
+
+def test_many_that_stay_are_not_forgotten_for_a_few_that_come_and_go():
+    index = Prefixes()
+    stay = [index.holder() for _ in range(1000)]
+    for number in stay:
+        index.note([number + 1], number)
+    for _ in range(500):
+        index.leave(index.holder())
+    assert all(index.match([number + 1]) for number in stay)
 
 
 def test_holders_are_counted_from_the_first():

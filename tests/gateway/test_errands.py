@@ -154,3 +154,17 @@ def test_what_is_long_over_is_forgotten_and_what_goes_on_is_not(world, box, monk
         start(world, verb, "m")
     with pytest.raises(Conflict, match="Too many"):
         start(world)
+
+
+def test_an_agent_that_answers_nothing_has_no_more_kept_for_it_than_one_command_of_each_verb(world, box):
+    errands = world.pipeline.errands
+    box.frozen = True
+    for _ in range(50):
+        errands.drain("box"), errands.undrain("box")
+        for verb in ("load", "logs"):
+            start(world, verb, "5")
+        world.clock.now += room.QUIET + 1
+    assert len(box.link._orders) == 2
+    box.frozen = False
+    world.pump()
+    assert box.link.closing is None

@@ -313,6 +313,18 @@ def test_nothing_is_learned_of_a_prompt_that_nobody_has_looked_at():
     assert (known.learned.prefill(), known.learned.read) == (before, 0.0)
 
 
+def test_sessions_that_come_and_go_leave_nothing_behind():
+    fleet = world(2)
+    for turn in range(500):
+        seat = put(fleet, needs(b"%d" % turn * 1000)).seat
+        fleet.detach(seat.worker)
+        join(fleet, seat.owner)
+    put(fleet, needs(b"x" * 4096))
+    assert len(fleet.experience._numbers) <= 2
+    assert max(fleet.experience._numbers) < 256
+    assert fleet.experience.prefixes.epoch == 0
+
+
 def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():
     """What a token takes is learned while requests that were sent before are still being read."""
     fleet = world(2, slots=30)

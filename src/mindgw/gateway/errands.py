@@ -5,6 +5,7 @@ command of each verb goes on at a worker at a time. What is over is remembered f
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -45,6 +46,8 @@ class Errand(Struct, kw_only=True):
     by: str = ""
     #: Monotonic seconds of the last word about it.
     heard: float = 0.0
+    #: Has its link forget it; to be called when nothing more is expected.
+    drop: Callable[[], None] = lambda: None
 
 
 class Errands:
@@ -103,7 +106,8 @@ class Errands:
         errand = Errand(id=f"{worker.epoch}-{self._count}", worker_id=worker_id, worker=name, verb=verb, argument=argument, by=by)
         errand.heard = self._now()
         self._known[errand.id] = errand
-        worker.link.command(verb, argument, lambda progress: self._hear(errand, progress))
+        number = worker.link.command(verb, argument, lambda progress: self._hear(errand, progress))
+        errand.drop = partial(worker.link.give_up, number)
         return errand
 
     def find(self, worker_id: str, errand_id: str) -> Errand | None:
@@ -114,7 +118,7 @@ class Errands:
     def _mention(self, worker: Worker, verb: str) -> None:
         """Tells the agent of what was decided here, for those who look at the box; it has nothing to do for it."""
         if worker.link.takes_commands:
-            worker.link.command(verb, "", lambda progress: None)
+            worker.link.command(verb, "")
 
     def _hear(self, errand: Errand, progress: wire.Progress | None) -> None:
         if errand.state != "running":
@@ -131,6 +135,7 @@ class Errands:
     def _looked_at(self, errand: Errand) -> Errand:
         if errand.state == "running" and self._now() - errand.heard > QUIET:
             errand.state, errand.error, errand.note = "failed", "no_answer", "the agent said nothing more about it"
+            errand.drop()
         return errand
 
     def _make_room(self) -> None:

@@ -143,9 +143,10 @@ class Experience:
         #: Survives the sessions of workers; longest unmet first.
         self._learned: OrderedDict[tuple[str, str, str], Learned] = OrderedDict()
         self._lines: OrderedDict[str, Line] = OrderedDict()
-        #: Number -> seat.
+        #: Number -> seat, of one epoch.
         # bounded: by the numbers of an epoch
         self._numbers: dict[int, Any] = {}
+        self._epoch = self.prefixes.epoch
 
     # -- before -------------------------------------------------------------------------------------------------------
 
@@ -245,15 +246,16 @@ class Experience:
         past = seat.past
         past.number = self.prefixes.holder()
         past.bit = 1 << past.number
-        if past.number == 0:
+        if self._epoch != self.prefixes.epoch:
             self._numbers.clear()
-        past.epoch = self.prefixes.epoch
+        past.epoch = self._epoch = self.prefixes.epoch
         self._numbers[past.number] = seat
 
     def left(self, seat: Seat) -> None:
         """It is gone, and what it remembered."""
         if self._numbers.get(seat.past.number) is seat:
             del self._numbers[seat.past.number]
+            self.prefixes.leave(seat.past.number)
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 

@@ -176,12 +176,18 @@ class Link:
         """False for agents of older releases."""
         return self.version >= wire.COMMANDS
 
-    def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None]) -> None:
-        """Asks the agent for something. `hear` is called with every word about it, the last of which is `done`, and with None when the
-        socket is gone before that."""
+    def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None] | None = None) -> int:
+        """Asks the agent for something; the number of that. `hear` is called with every word about it, the last of which is `done`, and
+        with None when the socket is gone before that. Without it nobody wants to know."""
         self._ordered += 1
-        self._orders[self._ordered] = hear
+        if hear is not None:
+            self._orders[self._ordered] = hear
         self._say(wire.frame(wire.Command(self._ordered, verb, argument)))
+        return self._ordered
+
+    def give_up(self, command: int) -> None:
+        """Nobody waits for what becomes of a command any more."""
+        self._orders.pop(command, None)
 
     def received(self, seq: int) -> None:
         """Tells the agent that its receipts up to this number are kept: it forgets them."""
