@@ -463,7 +463,8 @@ class Pipeline:
 
     def explain(self, caller: Caller, model: str, kind: str) -> Way:
         """What would become of a request of that caller now; nothing is sent."""
-        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""))
+        now = self._now()
+        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""), lambda needs: self._failover.check(needs, now))
 
     def _today(self) -> str:
         return self.day
