@@ -1,6 +1,7 @@
 """Which of several workers is taken, by each rule; what is seen of them changes it, and nobody is taken who must not be."""
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from mindgw.config import ConfigError, parse
 from mindgw.core.affinity import prefix
+from mindgw.core.routing import Rules
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.route import Needs, place
@@ -267,3 +269,52 @@ def test_settings_name_every_strategy_and_no_other(tmp_path):
         assert parse(text.format(tmp_path, strategy), "f").routing.strategy == strategy
     with pytest.raises(ConfigError, match="round-robin"):
         parse(text.format(tmp_path, "best"), "f")
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+TEXT = b"You are a helpful assistant. " * 200
+EU = (("region", ("eu",)),)
+
+
+def divided(dice: Random, strategy: str) -> Fleet:
+    """A fleet of one to forty-eight workers, each in one of two regions; some were here before, in an older session."""
+    fleet, count = Fleet(lambda: None, strategy), dice.choice((1, 3, 12, 26, 48))
+    tags = {f"w{number}": {"worker": f"w{number}", "region": dice.choice(("eu", "us"))} for number in range(count)}
+    for id in tags:
+        join(fleet, id, "m", slots=2)
+    fleet.adopt(Rules(), tags)
+    return fleet
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_who_is_bound_to_a_place_goes_nowhere_else_whoever_remembers_it(strategy):
+    """Every seat has heard the text and the session, those of the wrong region last of all."""
+    dice, bound, far = Random(7), 0, 0
+    for _ in range(60):
+        fleet, held = divided(dice, strategy), []
+        for now in range(dice.randint(1, 60)):
+            where = EU if dice.random() < 0.6 else ()
+            placement = place(fleet, needs(TEXT, session="talk", where=where), float(now))
+            if placement is None:
+                assert where == () or not any(seat.free(float(now)) for seat in fleet.seats("m", "chat", EU))
+                continue
+            if where:
+                bound += 1
+                assert placement.seat.tags["region"] == "eu"
+            else:
+                far += placement.seat.tags["region"] == "us"
+            held.append(placement)
+            while len(held) > 2 * len(fleet.workers) - 1 or (held and dice.random() < 0.5):
+                ended = held.pop(dice.randrange(len(held)))
+                if ended.choice is None:  # there was no other
+                    ended.release()
+                else:
+                    answer(fleet, ended, 0.1, float(now), cached=900)
+            if dice.random() < 0.1:  # an agent dials again, its worker is told to be elsewhere
+                id = dice.choice([*fleet.workers])
+                join(fleet, id, "m", slots=2)
+                elsewhere = {**fleet.tags, id: {"worker": id, "region": dice.choice(("eu", "us"))}}
+                fleet.adopt(Rules(), elsewhere)
+    assert bound > 300
+    assert far > 100

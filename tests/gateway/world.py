@@ -188,7 +188,10 @@ class World:
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.keys.get(key_id)
-        return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id)) if row is not None else None
+        if row is None:
+            return None
+        org = "" if row.org_id == "o" else row.org_id
+        return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id), org=org)
 
     async def _changes(self, since: Change | None) -> list[Change]:
         return [noted for noted in self.noted if noted.id >= since.id] if since else self.noted[-1:]

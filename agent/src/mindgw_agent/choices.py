@@ -26,7 +26,7 @@ ModelsOption = Annotated[
 ]
 TeamsOption = Annotated[
     str | None,
-    typer.Option("--teams", metavar="TEAM,...", help="Work for these teams alone; '' for all again. The agent sees to it."),
+    typer.Option("--teams", metavar="TEAM,...", help="Work for these teams alone (ORG/TEAM: of another organisation); '' for all again."),
 ]
 PullOption = Annotated[
     bool | None, typer.Option("--allow-pull/--no-allow-pull", help="Whether operators of the server may have models fetched.")

@@ -90,6 +90,8 @@ class Caller(Struct, frozen=True, gc=False):
     secret: bytes = b""
     #: Where alone its requests may go, by the labels of the key and of its organisation.
     home: Where = EVERYWHERE
+    #: Its team as owners of workers name it, who keep them for some: TEAM in the organisation that runs the server, else ORG/TEAM.
+    group: str = ""
 
 
 class Ask(Struct, frozen=True, gc=False):

@@ -33,7 +33,7 @@ class Attempt:
     def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes, tag: bytes) -> None:
         """Sends the request, with its billing tag."""
         placement, peek = self.placement, ask.peek
-        team = ask.caller.team if placement.seat.worker.teams else ""
+        team = ask.caller.group if placement.seat.worker.teams else ""
         # by place: by name they cost three times as much
         meta = wire.Meta(
             head.request_id, ask.path, placement.model, len(body), placement.seat.engine.id, peek.stream, peek.include_usage,

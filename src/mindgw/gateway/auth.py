@@ -217,6 +217,7 @@ class Auth:
             scope=scope.read(row.scopes),
             secret=secret,
             home=residency(held.labels, row.labels or {}),
+            group=_group(held.org, held.team),
         )
 
     def _remember(self, place: bytes, caller: Caller, holder: Holder, until: datetime | None, now: float) -> None:
@@ -272,6 +273,14 @@ class Auth:
     def keep(self, used: dict[str, datetime]) -> None:
         """Takes back what `used` handed over; what was seen since then is newer."""
         self._used = {**used, **self._used}
+
+
+def _group(org: str, team: str) -> str:
+    """A team as owners of workers name it. Names are of one organisation each, and may have slashes in them: what is before the first one
+    is the organisation. One whose own name has one cannot be named, so nothing is kept for it."""
+    if not team or "/" in org:
+        return ""
+    return f"{org}/{team}" if org else team
 
 
 def _expired() -> errors.Unauthenticated:

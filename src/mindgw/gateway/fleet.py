@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from msgspec.structs import replace
 
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import Rules
+from mindgw.core.routing import KEPT, Rules, kept_for
 from mindgw.core.worker import Event, State, step
 from mindgw.gateway.experience import Choice, Experience
 from mindgw.gateway.seat import LONG_REST, Seat, Worker
@@ -84,7 +84,8 @@ class Fleet(Serving):
         self.workers[worker.id] = worker
         if not worker.charge:
             self.remembered.pop(worker.id, None)
-        worker.tags, worker.rules = self.tags.get(worker.id, worker.tags), self.rules
+        worker.rules = self.rules
+        self._label(worker)
         worker.state = step(step(State.OFFLINE, Event.DIALLED), Event.WELCOMED if approved else Event.HELD)
         if older is not None:
             older.link.goodbye("replaced", "A newer session of this agent took over.")
@@ -107,7 +108,8 @@ class Fleet(Serving):
             return None
         worker.serial = report.serial
         report, charge = judge(report)
-        worker.gpus, worker.teams = list(report.gpus), list(report.teams)
+        worker.gpus = list(report.gpus)
+        self._keep(worker, list(report.teams))
         worker.paused_until = report.paused_until
         worker.draining = worker.draining or report.draining
         before = {id: seat.engine.models for id, seat in worker.seats.items()}
@@ -132,6 +134,22 @@ class Fleet(Serving):
         self.changed()
         return report
 
+    def _keep(self, worker: Worker, teams: list[str]) -> None:
+        """Its owner keeps it for these teams; none: for all."""
+        if teams == worker.teams:
+            return
+        worker.teams = teams
+        self._label(worker)
+        self._index()
+        if teams and not self.is_kept:
+            self.is_kept = True
+            self.kept += 1
+
+    def _label(self, worker: Worker) -> None:
+        """Its tags, with those of its owner's making."""
+        plain = self.tags.get(worker.id) or {name: value for name, value in worker.tags.items() if name != KEPT}
+        worker.tags = {**plain, **kept_for(worker.teams)} if worker.teams else plain
+
     def leaves(self, worker: Worker) -> None:
         """Its agent comes to its end: no new requests for this session."""
         worker.draining = True
@@ -143,11 +161,19 @@ class Fleet(Serving):
             return
         self.rules, self.tags = rules, dict(tags)
         for worker in self.workers.values():
-            worker.tags, worker.rules = tags.get(worker.id, worker.tags), rules
+            worker.rules = rules
+            self._label(worker)
             for seat in worker.seats.values():
                 seat.forget()
         self._index()
         self.changed()
+
+    def pauses(self, worker: Worker) -> None:
+        """Its owner wants it for a while, as it said when it turned a request down; its next report says more."""
+        worker.state = step(worker.state, Event.PAUSE)
+        self.changes += 1
+        for seat in worker.seats.values():
+            seat.changed()
 
     def drain(self, worker: Worker) -> None:
         """An operator wants no new requests on it, until `undrain`."""

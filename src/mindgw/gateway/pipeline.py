@@ -19,7 +19,7 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import EVERYWHERE, Rules, Where
+from mindgw.core.routing import EVERYWHERE, Rules, Where, of_team
 from mindgw.gateway import lineup as views
 from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
@@ -100,6 +100,8 @@ class Pipeline:
         self.day = utcnow().date().isoformat()
         #: Names of models as they were when those who wait were last sorted.
         self._canonical = self.fleet.canonical
+        #: How often it had begun to matter whose requests are, when those under way were last told.
+        self._kept = 0
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
         #: Look-ups of keys and of answers, and loans, that are under way.
@@ -477,6 +479,10 @@ class Pipeline:
         return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
+        if self.fleet.kept != self._kept:
+            self._kept = self.fleet.kept
+            for exchange in [e for e in self._running if e.caller is not None]:
+                self.post(exchange, signals.Bound(of_team(exchange.caller.group if exchange.caller is not None else "")))
         if not self.queue.waiting:
             return
         now = self._now()

@@ -15,6 +15,8 @@ from mindgw_agent import wire
 
 #: What an agent says when it could not reach its engine.
 UNREACHABLE = "engine_unreachable"
+#: And when its owner wants the box for other things, or for other teams.
+PAUSED, OTHER_TEAM = "paused", "other_team"
 
 
 class Recovery(Hedge):
@@ -29,11 +31,18 @@ class Recovery(Hedge):
     # -- an attempt that came to nothing --------------------------------------------------------------------------
 
     def _turned_down(self, close: wire.Close, now: float) -> list[Effect]:
-        """Nothing was begun there. The seat rests before its slot is given back, or the next in line would be sent there."""
+        """Nothing was begun there. The seat rests before its slot is given back, or the next in line would be sent there; a worker that its
+        owner wants for other things takes nothing more, and one that turns away whom its report welcomes has failed."""
         assert self._attempt is not None
         assert self._stay is not None
         stages, placement, wrong = self._stages, self._attempt.placement, relay.error_of_close(close)
-        stages.fleet.rest(placement.seat, now)
+        if close.code == OTHER_TEAM:
+            stages.failover.failed(placement, self._stay.needs.where, now)
+            return self._return(Outcome.FAILED, wrong, now)
+        if close.code == PAUSED:
+            stages.fleet.pauses(placement.seat.worker)
+        else:
+            stages.fleet.rest(placement.seat, now)
         is_lost = close.code == UNREACHABLE
         if is_lost:
             stages.failover.failed(placement, self._stay.needs.where, now)

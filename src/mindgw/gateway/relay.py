@@ -253,6 +253,8 @@ _CLOSE_ERRORS: dict[str, type[errors.MindGWError]] = {
     "engine_unreachable": errors.EngineUnreachable,
     "engine_timeout": errors.EngineTimeout,
     "draining": errors.NoWorker,
+    "paused": errors.NoWorker,
+    "other_team": errors.NoWorker,
 }
 
 

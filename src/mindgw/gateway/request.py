@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import usage
-from mindgw.core.routing import OWN, both, permits
+from mindgw.core.routing import OWN, both, permits, without_team
 from mindgw.core.worker import State as Standing
 from mindgw.gateway import admission, moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
@@ -207,7 +207,9 @@ class Request:
         assert self._ask is not None
         assert self._stay is not None
         model, where = self._stay.goal
-        worker = placement.seat.worker
+        where, worker = without_team(where), placement.seat.worker
+        if self._ask.course is None and not where:
+            return
         self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
         shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
         self._server = _UNFIT.sub("?", "; ".join(shown))
@@ -216,7 +218,8 @@ class Request:
 
     def _why(self, wrong: errors.MindGWError) -> errors.MindGWError:
         """The error that says it best: nobody came whom it waited for, because it may go to few."""
-        if type(wrong) is errors.NoWorker and self.caller is not None and self._tally.goal[1] and self.caller.home:
+        bound = self.caller is not None and without_team(self.caller.home)
+        if type(wrong) is errors.NoWorker and bound and without_team(self._tally.goal[1]):
             return errors.NoResidence(retry_after=wrong.retry_after)
         return wrong
 

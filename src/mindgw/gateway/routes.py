@@ -119,13 +119,14 @@ class Routes:
         return self._way(real, caller, model, kind, flow)
 
     def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        name = meant(caller, model, self._fleet, caller.home)
+        home = self._home(caller)
+        name = meant(caller, model, self._fleet, home)
         if name is None:
             raise not_found(model)
         if route is None:
-            self._fleet.check(name, kind, caller.home)
-            return None, Leg(name, caller.home)
-        plan = self._plan(route, model, caller.home, sticky(flow.path))
+            self._fleet.check(name, kind, home)
+            return None, Leg(name, home)
+        plan = self._plan(route, model, home, sticky(flow.path))
         legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
         if plan.legs and not legs:
             raise not_found(model)
@@ -133,6 +134,10 @@ class Routes:
         there = self._there(route, model, kind, list(dict.fromkeys(legs)))
         first = begin(there, kind, self._fleet, self._queue.order, spill=plan.spill)
         return Course(route.name, there, first, plan.strategy, plan.hedge), there[first]
+
+    def _home(self, caller: Caller) -> routing.Where:
+        """Where alone the requests of a caller may go now: whose they are matters as long as some workers are not for all."""
+        return routing.both(caller.home, routing.of_team(caller.group)) if self._fleet.is_kept else caller.home
 
     def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
         key = route.name, model, home, who
@@ -164,6 +169,8 @@ class Routes:
             raise errors.NoResidence(f"No worker that '{model}' may go to is connected.", retry_after=SOON)
         if any(isinstance(why, errors.BadRequest) for why in wrong):
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
+        if kept := next((why for why in wrong if isinstance(why, errors.NoWorker)), None):
+            raise kept
         raise errors.NoWorker(f"No worker that the route '{route.name}' leads to is connected.", retry_after=SOON)
 
     # -- shadows --------------------------------------------------------------------------------------------------
@@ -183,7 +190,7 @@ class Routes:
         except errors.MindGWError as wrong:
             return f"nowhere ({wrong.code})"
         where = routing.both(leg.where, route.pins) if route is not None and route.shadow else leg.where
-        return f"{leg.model} with {routing.shown(where)}" if where else leg.model
+        return f"{leg.model} with {place}" if (place := routing.shown(where)) else leg.model
 
     def tell(self) -> None:
         """To be called about once a second: writes into the log what shadow routes would have done."""
@@ -195,7 +202,7 @@ class Routes:
 
     def offers(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name: of a caller, by it and where it is bound to; names of routes among them."""
-        home = caller.home if caller is not None else routing.EVERYWHERE
+        home = self._home(caller) if caller is not None else routing.EVERYWHERE
         found = [offer for offer in roster.offers(self._fleet, home) if caller is None or is_for(caller, (offer.id, *offer.aliases))]
         known = {name for offer in found for name in (offer.id, *offer.aliases)}
         created = {name: offer.created for offer in found for name in (offer.id, *offer.aliases)}
@@ -221,8 +228,9 @@ class Routes:
     def explain(self, caller: Caller, model: str, kind: str, flow: Flow, check: Check) -> Way:
         """What would become of a request now; nothing is sent, and nothing is counted. `check` is that of whoever sends requests."""
         real, shadow = self.rules.of(model)
-        alone = Plan("", (Leg(model, caller.home),), hedge=self.hedge)
-        plan = routing.plan(real, model, caller.home, sticky(flow.path)) if real is not None else alone
+        home = self._home(caller)
+        alone = Plan("", (Leg(model, home),), hedge=self.hedge)
+        plan = routing.plan(real, model, home, sticky(flow.path)) if real is not None else alone
         stops = [self._stop(caller, kind, leg, check) for leg in plan.legs]
         outcome, code, chosen = REFUSED, "", None
         try:
@@ -233,7 +241,7 @@ class Routes:
         else:
             chosen = [self._open(caller, one) for one in plan.legs].index(leg)
             outcome = GOES if self._fleet.present(leg.model, leg.where) else WAITS
-            place = leg.model + (f" with {routing.shown(leg.where)}" if leg.where else "")
+            place = leg.model + (f" with {tags}" if (tags := routing.shown(leg.where)) else "")
             reason = f"it goes to {place}" if outcome == GOES else f"{_NONE_READY}: it waits for {place}, and is refused when none comes"
         return Way(
             model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None, hedge=plan.hedge,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from mindgw import errors
-from mindgw.core.routing import EVERYWHERE, Rules, Where, permits, shown
+from mindgw.core.routing import EVERYWHERE, Rules, Where, permits, shown, without_team
 from mindgw.core.worker import State
 from mindgw.gateway.places import Line, Part, Places
 from mindgw.gateway.rank import Rank
@@ -28,6 +28,9 @@ class Serving:
         #: What pins models to workers, and the tags of all workers by their ids.
         self.rules = Rules()
         self.tags: Mapping[str, Mapping[str, str]] = {}
+        #: Whether the owner of a worker keeps it for some teams: then it matters whose a request is. And how often that began.
+        self.is_kept = False
+        self.kept = 0
         #: Sessions that are inside, whose seats are in all these.
         self._indexed: frozenset[Worker] = frozenset()
         #: Something has changed since: whoever asks next has it all looked at anew. A thousand workers that come at once are one change.
@@ -131,9 +134,16 @@ class Serving:
         if not self.known(model):
             raise errors.ModelNotFound(f"The model '{model}' does not exist or no worker serves it.", param="model")
         if where and not self.known(model, where):
+            if not self._is_elsewhere(named, where):
+                raise errors.NoWorker(f"The owners of the workers that serve '{model}' keep them for other teams.")
             raise errors.NoResidence(f"No worker with {shown(where)} serves '{model}', and this request may go to no other.")
         if any(permits(where, seat.worker.tags) for seat in named):
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
+
+    def _is_elsewhere(self, seats: Sequence[Seat], where: Where) -> bool:
+        """Whether none of them is in a place, whoever asks."""
+        place = without_team(where)
+        return not any(permits(place, seat.worker.tags) for seat in seats)
 
     def slots(self, model: str, kind: str, where: Where = EVERYWHERE) -> int:
         """Slots of ready workers that can answer `kind` with the model, free or not."""
@@ -186,6 +196,7 @@ class Serving:
                 serving.setdefault(name, []).append(seat)
             for model, kind, *_ in seat.lines():
                 lines.setdefault((model, kind), []).append(seat)
+        self.is_kept = any(worker.teams for worker in self.workers.values())
         had_places = len(self._places) > 0
         self._serving, self._lines, self._ranks, self._offers, self._places, self.ejected = serving, lines, {}, {}, Places(), {}
         self._is_stale = False
