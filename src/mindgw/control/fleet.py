@@ -122,7 +122,7 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
         name=row.name,
         state=_state(row, live),
         reason=(live.reason if live else "") or (row.reason if row.state_admin in _HELD else ""),
-        drained=row.state_admin == "draining",
+        drained=row.drained,
         paused_until=live.paused_until if live else None,
         teams=live.teams if live else [],
         slots=live.slots if live else 0,

@@ -272,7 +272,7 @@ async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSoc
 def _standing(record: Record, charge: str) -> Standing:
     """`charge`: one that is not in the record yet."""
     state = record.state_admin
-    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else charge)
+    return Standing(state != "pending", record.drained, record.reason if state == "quarantined" else charge)
 
 
 async def _message(receive: Receive, limit: int) -> bytes:
