@@ -1,8 +1,8 @@
 """GPU boxes: the tokens that let them in, and the workers that they become."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -113,6 +113,26 @@ async def workers(session: AsyncSession, *, after: str | None = None, limit: int
     """Workers in the order of their joining."""
     where = () if removed else (col(Worker.state_admin) != "removed",)
     return await rows.page(session, Worker, *where, after=after, limit=limit)
+
+
+class Said(NamedTuple):
+    """What the database says of a worker, but for its key."""
+
+    name: str
+    tags: Mapping[str, Any]
+    state: State
+    reason: str
+    drained: bool
+
+
+async def said(session: AsyncSession, present: Collection[str]) -> dict[str, Said]:
+    """By the ids of workers: of all that were not removed, and of those in `present` that were."""
+    wanted = select(Worker.id, Worker.name, Worker.tags, Worker.state_admin, Worker.reason, col(Worker.drained))
+    rows = (await session.exec(wanted.where(col(Worker.state_admin) != "removed"))).all()
+    found = {id: Said(*rest) for id, *rest in rows}
+    missing = [id for id in present if id not in found]
+    gone = (await session.exec(wanted.where(col(Worker.id).in_(missing)))).all() if missing else []
+    return found | {id: Said(*rest) for id, *rest in gone}
 
 
 async def set_state(session: AsyncSession, worker_id: str, state: State, *, reason: str = "", version: int | None = None) -> Worker:
