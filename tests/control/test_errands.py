@@ -31,17 +31,22 @@ async def stored(database, row):
     return found.state_admin, found.reason
 
 
+async def is_drained(database, row):
+    async with database.read() as session:
+        return (await fleet.worker(session, row.id)).drained
+
+
 async def test_a_drain_is_on_the_disk_and_on_the_floor(database, world):
     row, _ = await add(database, world)
     told = await errands.drain(database, "ana", world.pipeline, "gpu")
-    assert (told.state, told.drained, await stored(database, row)) == ("draining", True, ("draining", ""))
+    assert (told.state, told.drained, await is_drained(database, row)) == ("draining", True, True)
     assert world.pipeline.fleet.workers[row.id].state is State.DRAINING
     again = await errands.drain(database, "ana", world.pipeline, row.id)
     assert again.version == told.version
     with pytest.raises(PreconditionFailed):
         await errands.undrain(database, "ana", world.pipeline, "gpu", version=99)
     told = await errands.undrain(database, "ana", world.pipeline, "gpu")
-    assert (told.state, told.drained) == ("ready", False)
+    assert (told.state, told.drained, await is_drained(database, row)) == ("ready", False, False)
 
 
 async def test_a_worker_that_is_away_is_drained_when_it_comes(database, world):
@@ -72,17 +77,31 @@ async def test_quarantine_is_written_down_and_ends_by_an_operator_alone(database
     assert (told.state, told.reason, await stored(database, row)) == ("ready", "", ("active", ""))
 
 
+async def test_what_an_operator_drained_stays_so_through_a_quarantine(database, world):
+    row, box = await add(database, world)
+    registry = Registry(database, SERVER)
+    world.pipeline.news.on_charge = registry.accused
+    await errands.drain(database, "ana", world.pipeline, "gpu")
+    box.link.receive(wire.encode(wire.Frame(0, wire.REPORT, b"[]")), 0.0)
+    await registry.flush()
+    assert ((await stored(database, row))[0], await is_drained(database, row)) == ("quarantined", True)
+    told = await errands.release(database, "ana", world.pipeline, "gpu")
+    assert (told.state, told.drained, await stored(database, row)) == ("draining", True, ("active", ""))
+    told = await errands.undrain(database, "ana", world.pipeline, "gpu")
+    assert (told.state, told.drained) == ("ready", False)
+
+
 @pytest.mark.parametrize("state", ["active", "draining", "pending"])
 async def test_who_looked_at_another_version_releases_nobody(database, world, state):
-    row, box = await add(database, world, state=state)
-    if state == "draining":
-        world.pipeline.errands.drain(row.id)
+    row, box = await add(database, world, state="active" if state == "draining" else state)
+    version = (await errands.drain(database, "ana", world.pipeline, "gpu")).version if state == "draining" else row.version
     box.link.receive(wire.encode(wire.Frame(0, wire.REPORT, b"[]")), 0.0)  # the charge is on the floor alone
     with pytest.raises(PreconditionFailed):
         await errands.release(database, "ana", world.pipeline, "gpu", version=99)
     assert world.pipeline.fleet.workers[row.id].state is State.QUARANTINED
-    told = await errands.release(database, "ana", world.pipeline, "gpu", version=row.version)
-    assert (told.state, told.version, await stored(database, row)) == ("ready" if state == "active" else state, row.version, (state, ""))
+    told = await errands.release(database, "ana", world.pipeline, "gpu", version=version)
+    shown, kept = {"active": ("ready", "active"), "draining": ("draining", "active"), "pending": ("pending", "pending")}[state]
+    assert (told.state, told.version, await stored(database, row)) == (shown, version, (kept, ""))
 
 
 async def test_a_charge_that_was_dropped_before_it_was_written_is_not_written(database, world):

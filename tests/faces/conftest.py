@@ -19,9 +19,13 @@ import uvicorn
 
 from mindgw import config
 from mindgw.cli.app import main
+from mindgw.clock import monotonic
 from mindgw.control import secrets, setup
+from mindgw.gateway.seat import Worker
+from mindgw.gateway.tunnel import Link
 from mindgw.server.app import Server, build
 from mindgw.store.database import Database
+from mindgw_agent import wire
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +151,45 @@ def admin(cli: Cli, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("MINDGW_TOKEN", gateway.key)
     monkeypatch.setenv("MINDGW_SERVER", gateway.url)
     return cli
+
+
+class Live:
+    """A worker that is connected, as the server sees it; nothing is at the other end of its link."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self._gateway = gateway
+        self.worker = Worker(name, name, 1, Link(lambda: None, monotonic()))
+        self._serial = 0
+
+    def fleet(self, verb: str, *more: object) -> None:
+        """Calls the server's fleet with it, on the server's loop."""
+        fleet = self._gateway.server.pipeline.fleet
+
+        async def call() -> None:
+            getattr(fleet, verb)(self.worker, *more)
+
+        asyncio.run_coroutine_threadsafe(call(), self._gateway.loop).result(30)
+
+    def report(self, *engines: wire.EngineReport) -> None:
+        self._serial += 1
+        self.fleet("report", wire.Report(self._serial, list(engines)))
+
+
+@pytest.fixture
+def live(gateway: Gateway) -> Iterator[Callable[..., Live]]:
+    """Adds workers that are connected, by their names, with what they report."""
+    made: list[Live] = []
+
+    def add(name: str, *engines: wire.EngineReport) -> Live:
+        one = Live(gateway, name)
+        one.fleet("attach", True)
+        one.report(*engines)
+        made.append(one)
+        return one
+
+    yield add
+    for one in made:
+        one.fleet("detach")
 
 
 class Fake:

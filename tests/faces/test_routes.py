@@ -10,6 +10,7 @@ from hypothesis import given
 from mindgw.client import kinds
 from mindgw.core import routing
 from mindgw.store.tables import Worker
+from mindgw_agent import wire
 from tests.core.test_routing import targets
 
 NUMBERS = itertools.count()
@@ -94,6 +95,19 @@ def test_a_test_sends_nothing_and_says_where_it_would_go(admin, name):
     assert read(admin("routes", "test", name, "--json", "--kind", "embeddings"))["way"]["kind"] == "embeddings"
     assert read(admin("routes", "test", name, "--as", "admin@localhost", "--json"))["user"] == "admin@localhost"
     assert admin("routes", "test", name, "--as", "nobody@x.org").code == 6
+
+
+def test_of_workers_that_take_nothing_a_test_says_so(admin, name, live):
+    model = f"{name}-m"
+    admin("routes", "create", name, "--to", model)
+    box = live(name, wire.EngineReport(id="e", kind="fake", healthy=True, slots=2, models=[wire.Model(model, kinds=["chat"])]))
+    tried = admin("routes", "test", name)
+    assert (tried.code, tried.out.strip()) == (0, model)
+    box.fleet("drain")
+    tried = admin("routes", "test", name)
+    assert (tried.code, tried.out.strip()) == (3, f"waits: {model}")
+    assert "none of its workers takes requests: it waits" in tried.err
+    assert "requests for it wait: none of its workers" in admin("routes", "set", name, "--spill").err
 
 
 def test_tags_come_and_go(admin, worker):

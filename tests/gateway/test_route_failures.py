@@ -257,3 +257,39 @@ def test_a_course_comes_to_its_end_whatever_the_fleet_says(data, models):
             stay.skips(ground)
     assert ends < len(legs)
     assert asked < len(legs)
+
+
+# -- explained ---------------------------------------------------------------------------------------------------------
+
+
+def explained(made, model):
+    way = made.pipeline.explain(Caller("k", "k", "o"), model, "chat")
+    return way.outcome, way.code, way.chosen
+
+
+def test_what_is_explained_of_a_worker_that_is_left_alone_is_what_is_heard():
+    made = world(TO_POOLS, tags=POOLS)
+    Box(made, "gpu", engine("m"))
+    trip(made, "gpu")
+    assert made.ask("fast").code == made.ask("m").code == "no_worker_available"
+    assert explained(made, "fast") == explained(made, "m") == ("refused", "no_worker_available", None)
+    way = made.pipeline.explain(Caller("k", "k", "o"), "m", "chat")
+    assert way.reason == way.legs[0].why_not == "The only worker of this model fails whatever it is sent."
+    other = Box(made, "cpu", engine("n"))
+    assert made.ask("fast").code == ""
+    assert other.requests[other.stream].meta.model == "n"
+    assert explained(made, "fast") == ("goes", "", 1)
+
+
+def test_who_would_wait_is_told_so():
+    made = world(TO_POOLS, tags=POOLS)
+    Box(made, "gpu", engine("m"))
+    assert explained(made, "fast") == explained(made, "m") == ("goes", "", 0)
+    made.pipeline.fleet.drain(made.pipeline.fleet.workers["gpu"])
+    client = made.ask("fast")
+    assert client.exchange.state is State.WAITING
+    assert explained(made, "fast") == explained(made, "m") == ("waits", "", 0)
+    way = made.pipeline.explain(Caller("k", "k", "o"), "fast", "chat")
+    assert way.reason == "none of its workers takes requests: it waits for m with pool=gpu, and is refused when none comes"
+    Box(made, "cpu", engine("n"))
+    assert explained(made, "fast") == ("goes", "", 1)

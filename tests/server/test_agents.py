@@ -141,6 +141,11 @@ class Hall:
         async with self._database.write() as opened:
             await stored.set_state(opened, self.ids[name], state)
 
+    async def drain(self, name: str = "box") -> None:
+        """Writes down that a worker takes nothing new."""
+        async with self._database.write() as opened:
+            await stored.set_drained(opened, self.ids[name], drained=True)
+
     def worker(self, name: str = "box") -> Worker:
         return self.world.pipeline.fleet.workers[self.ids[name]]
 
@@ -256,7 +261,7 @@ async def test_who_is_put_out_while_it_greets_stays_out(hall, greeting, state, c
 
 
 async def test_who_is_drained_while_it_greets_takes_nothing_new(hall, greeting):
-    await hall.decide("draining")
+    await hall.drain()
     hall.world.pipeline.errands.drain(hall.ids["box"])
     greeting.go_on()
     await until(lambda: hall.worker().epoch == 2)

@@ -78,4 +78,8 @@ async def test_a_worker_has_its_tags_and_its_own_name_and_removed_ones_have_none
     await fleet.set_state(session, other.id, "removed")
     worker.tags = {"worker": "other", "pool": "gpu"}
     await session.flush()
-    assert await routes.tags(session) == {worker.id: {"worker": "box", "pool": "gpu"}}
+    said = await fleet.said(session, [])
+    assert {id: routes.tags_of(one.name, one.tags) for id, one in said.items()} == {worker.id: {"worker": "box", "pool": "gpu"}}
+    assert {id: one.state for id, one in (await fleet.said(session, [other.id, "nobody"])).items()} == {
+        worker.id: "active", other.id: "removed",
+    }  # fmt: skip

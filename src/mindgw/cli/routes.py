@@ -33,6 +33,8 @@ Hedge = Annotated[bool | None, typer.Option("--hedge/--no-hedge", help="Try stre
 Shadow = Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="Only note what it would do.")]
 #: What a route may do beside that.
 _FLAGS = ("spill", "hedge", "shadow")
+#: What the server says of a request that a worker would have, in its turn.
+_GOES = "goes"
 #: Stands for "none any more" in options that take several.
 _NONE = "none"
 
@@ -140,7 +142,10 @@ def explain(
     user: Annotated[str | None, typer.Option("--as", metavar="USER", help="E-mail address or id of whose request it is.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", metavar="chat|completions|embeddings", help="What is asked for.")] = None,
 ) -> None:
-    """Explain where a request would go, and send none: mindgw routes test fast --as ada@example.org. Exit code 3: it would be refused."""
+    """Explain where a request would go, and send none: mindgw routes test fast --as ada@example.org
+
+    Exit code 3: it would be refused, or wait for a worker, as none takes requests.
+    """
     run = invocation(ctx)
     said = run.server().call(routes.explain(model, user, kind))
     way: dict[str, Any] = said["way"]
@@ -148,7 +153,7 @@ def explain(
         run.render.item(said, COLUMNS, name="user")
     else:
         _explain(run, said, way)
-    if way["code"]:
+    if way["outcome"] != _GOES:
         raise typer.Exit(NO)
 
 
@@ -158,13 +163,15 @@ def _warn(run: Invocation, route: Item) -> None:
         return
     with suppress(ClientError):  # it is made; who may make routes and not see them hears no more
         way = run.server().call(routes.explain(route["match"]))["way"]
-        if way["code"]:
-            run.render.warn(f"as things are, requests for it are refused: {way['reason']}")
+        if way["outcome"] != _GOES:
+            become = "are refused" if way["code"] else "wait"
+            run.render.warn(f"as things are, requests for it {become}: {way['reason']}")
 
 
 def _explain(run: Invocation, said: Item, way: Item) -> None:
     chosen = way["chosen"]
-    run.render.datum(f"refused: {way['code']}" if chosen is None else _place(way["legs"][chosen]))
+    waits = "" if way["outcome"] == _GOES else "waits: "
+    run.render.datum(f"refused: {way['code']}" if chosen is None else waits + _place(way["legs"][chosen]))
     if run.options.quiet:
         return
     bound = f", bound to {', '.join(way['home'])}" if way["home"] else ""

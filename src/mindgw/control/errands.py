@@ -48,16 +48,17 @@ class ErrandStatus(Struct, frozen=True, kw_only=True):
 async def drain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
     """A worker finishes what it has and takes nothing new until `undrain`, also when it comes back from elsewhere. Raises NotFound,
     Conflict for one that an operator has yet to approve or release, PreconditionFailed."""
-    return await _set(database, who, live, reference, "draining", version)
+    return await _drain(database, who, live, reference, version, drained=True)
 
 
 async def undrain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
     """It takes requests again. Raises as `drain`."""
-    return await _set(database, who, live, reference, "active", version)
+    return await _drain(database, who, live, reference, version, drained=False)
 
 
 async def release(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
-    """An operator has looked at a worker in quarantine: it may take requests again, as far as nothing else is said of it. Raises NotFound,
+    """An operator has looked at a worker in quarantine: it may take requests again, as far as nothing else is said of it; one that they
+    drained stays so. Raises NotFound,
     PreconditionFailed, and Conflict for one that is not in quarantine."""
     async with database.write() as session:
         found = await stored.find_worker(session, reference)
@@ -68,8 +69,6 @@ async def release(database: Database, who: Who | str, live: Live, reference: str
         to = "active" if found.state_admin == "quarantined" else cast("stored.State", found.state_admin)
         row = await stored.set_state(session, found.id, to, version=version)
         await audit.record(session, who, "worker.release", row.id, name=row.name)
-    if to == "active":
-        live.errands.undrain(row.id)
     live.errands.release(row.id)
     return await fleet.worker(database, live.snapshot(), row.id)
 
@@ -106,18 +105,13 @@ async def errand(database: Database, live: Live, reference: str, errand_id: str)
     return _status(found)
 
 
-async def _set(database: Database, who: Who | str, live: Live, reference: str, to: stored.State, version: int | None) -> WorkerStatus:
+async def _drain(database: Database, who: Who | str, live: Live, reference: str, version: int | None, *, drained: bool) -> WorkerStatus:
     async with database.write() as session:
         found = await stored.find_worker(session, reference)
-        if found.state_admin not in {"active", "draining"}:
-            raise Conflict(f"Worker {found.name!r} is {found.state_admin}.", hint=_SEE.get(found.state_admin, ""))
-        row = await stored.set_state(session, found.id, to, version=version)
-        await audit.record(session, who, "worker.drain" if to == "draining" else "worker.undrain", row.id, name=row.name)
-    (live.errands.drain if to == "draining" else live.errands.undrain)(row.id)
+        row = await stored.set_drained(session, found.id, drained=drained, version=version)
+        await audit.record(session, who, "worker.drain" if drained else "worker.undrain", row.id, name=row.name)
+    (live.errands.drain if drained else live.errands.undrain)(row.id)
     return await fleet.worker(database, live.snapshot(), row.id)
-
-
-_SEE: Final = {"quarantined": "`mindgw workers release NAME` when you have looked at it"}
 
 
 def _status(errand: Errand) -> ErrandStatus:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.gateway.routes import Way
-from mindgw.gateway.snapshot import BudgetView, Snapshot
+from mindgw.gateway.snapshot import BudgetView, ModelView, Snapshot
 from mindgw.store.stories import Story
 
 
@@ -18,6 +19,9 @@ class Live(Protocol):
 
     def snapshot(self) -> Snapshot:
         """What is connected and under way now."""
+
+    def served(self, where: Where = EVERYWHERE) -> list[ModelView]:
+        """The models that are served now in a place, by name."""
 
     def forget_key(self, key_id: str) -> None:
         """A key is another one on the disk: hold its next request to that."""

@@ -95,11 +95,16 @@ class Failover:
     # -- who waits in vain ----------------------------------------------------------------------------------------
 
     def check(self, needs: Needs, now: float, who: Who) -> None:
-        """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
-        can. What nobody has or had is a ModelNotFound, or a NoResidence."""
+        """As `look`, of somebody who is there: what rests on too little for them is opened."""
         fleet = self._fleet
         if not fleet.breaker.is_quiet:
             fleet.breaker.comes(fleet.ids(needs.model), who, now)
+        self.look(needs, now)
+
+    def look(self, needs: Needs, now: float) -> None:
+        """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
+        can. What nobody has or had is a ModelNotFound, or a NoResidence."""
+        fleet = self._fleet
         fleet.check(needs.model, needs.kind, needs.where)
         if not fleet.breaker.tripped:
             return

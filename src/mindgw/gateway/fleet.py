@@ -73,6 +73,8 @@ class Fleet(Serving):
         self.arrivals = Arrivals()
         #: Leases so far.
         self.turns = 0
+        #: Sessions that began, and what was decided here about them, so far: what was read before is out of date.
+        self.decisions = 0
         #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
         self.strategy = strategy
         self.experience = Experience()
@@ -83,6 +85,7 @@ class Fleet(Serving):
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
         those who wait for its answers, once the new one has reported. What the older one was accused of goes on."""
+        self.decisions += 1
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
         if older is not None:
@@ -186,11 +189,13 @@ class Fleet(Serving):
 
     def drain(self, worker: Worker) -> None:
         """An operator wants no new requests on it, until `undrain`."""
+        self.decisions += 1
         worker.drained = True
         self._settle(worker)
 
     def undrain(self, worker: Worker) -> None:
         """Ends what `drain` began."""
+        self.decisions += 1
         worker.drained = False
         if not worker.draining:
             worker.state = step(worker.state, Event.UNDRAIN)
@@ -201,12 +206,14 @@ class Fleet(Serving):
         """It said what cannot be true: no new requests until an operator has looked. The first charge stays."""
         if worker.is_inside:
             self._remember(worker)
+        self.decisions += 1
         worker.charge = worker.charge or charge
         self.arrivals.accuse(worker.id, worker.charge)
         self._settle(worker)
 
     def release(self, worker: Worker) -> None:
         """Ends what `accuse` began."""
+        self.decisions += 1
         worker.charge = ""
         self.remembered.pop(worker.id, None)
         worker.state = step(worker.state, Event.RELEASE)

@@ -20,7 +20,7 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import Rules, Where, of_team
+from mindgw.core.routing import EVERYWHERE, Rules, Where, of_team
 from mindgw.gateway import lineup as views
 from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
@@ -40,7 +40,7 @@ from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.routes import Routes, Way
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.session import News, Session, Standing
-from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
+from mindgw.gateway.snapshot import BudgetView, ModelView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.story import Stories, told
 from mindgw.gateway.ticket import Ticket
@@ -463,6 +463,10 @@ class Pipeline:
         """The budgets that requests fell under of late."""
         return self.accounts.quotas.standings()
 
+    def served(self, where: Where = EVERYWHERE) -> list[ModelView]:
+        """The models that are served now in a place, by name."""
+        return roster.models(self.fleet, where)
+
     def models(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name; of a caller: by it."""
         return self.routes.offers(caller)
@@ -474,7 +478,8 @@ class Pipeline:
 
     def explain(self, caller: Caller, model: str, kind: str) -> Way:
         """What would become of a request of that caller now; nothing is sent."""
-        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""))
+        now = self._now()
+        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""), lambda needs: self._failover.look(needs, now))
 
     def _today(self) -> str:
         return self.day

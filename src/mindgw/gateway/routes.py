@@ -5,6 +5,8 @@ Whoever asks has to be good for the name that they ask for and for the model tha
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -18,6 +20,7 @@ from mindgw.gateway.course import Course, begin
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.queue import Queue
+from mindgw.gateway.route import Needs
 from mindgw.gateway.snapshot import Offer
 
 log = logging.getLogger("mindgw.routes")
@@ -28,6 +31,12 @@ SOON = 10.0
 _PLANS = 10_000
 #: What shadow routes would have done that is kept until it is told.
 _UNTOLD = 1000
+#: What would become of a request: it goes to a worker, in its turn; it waits for one that takes requests, as none does, and is refused when
+#: none comes; it is refused at once.
+GOES, WAITS, REFUSED = "goes", "waits", "refused"
+_NONE_READY: Final = "none of its workers takes requests"
+#: Raises the error that says why nobody will serve what is needed.
+Check = Callable[[Needs], None]
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -67,7 +76,9 @@ class Way(Struct, frozen=True, kw_only=True):
     #: What who asks is bound to, such as region=eu.
     home: list[str]
     legs: list[Stop]
-    #: Number of the leg that it would begin with, from 0; None: it would be refused.
+    #: goes, waits or refused.
+    outcome: str
+    #: Number of the leg that it would go to or wait on, from 0; None: it would be refused.
     chosen: int | None
     #: Code of the error that it would hear, "" when it is not refused.
     code: str
@@ -214,27 +225,45 @@ class Routes:
         legs = (leg if caller is None else self._open(caller, leg) for leg in routing.plan(route, route.match, home, "").legs)
         return [leg for leg in legs if leg is not None and self._fleet.present(leg.model, leg.where)]
 
-    def explain(self, caller: Caller, model: str, kind: str, flow: Flow) -> Way:
-        """What would become of a request now; nothing is sent, and nothing is counted."""
+    def explain(self, caller: Caller, model: str, kind: str, flow: Flow, check: Check) -> Way:
+        """What would become of a request now; nothing is sent, and nothing is counted. `check` is that of whoever sends requests."""
         real, shadow = self.rules.of(model)
         home = self._home(caller)
         alone = Plan("", (Leg(model, home),), hedge=self.hedge)
         plan = routing.plan(real, model, home, sticky(flow.path)) if real is not None else alone
-        stops = [self._stop(caller, model, kind, leg) for leg in plan.legs]
-        code, reason, chosen = "", "", None
+        stops = [self._stop(caller, kind, leg, check) for leg in plan.legs]
+        outcome, code, chosen = REFUSED, "", None
         try:
             require_use(caller)
-            _, leg = self._way(real, caller, model, kind, flow)
-            chosen = [self._open(caller, one) for one in plan.legs].index(leg)
-            reason = f"it goes to {leg.model}" + (f" with {place}" if (place := routing.shown(leg.where)) else "")
+            leg = self._begun(*self._way(real, caller, model, kind, flow), kind, check)
         except errors.MindGWError as wrong:
             code, reason = wrong.code, wrong.message
+        else:
+            chosen = [self._open(caller, one) for one in plan.legs].index(leg)
+            outcome = GOES if self._fleet.present(leg.model, leg.where) else WAITS
+            place = leg.model + (f" with {tags}" if (tags := routing.shown(leg.where)) else "")
+            reason = f"it goes to {place}" if outcome == GOES else f"{_NONE_READY}: it waits for {place}, and is refused when none comes"
         return Way(
-            model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None,
-            hedge=plan.hedge, home=routing.tags_of(caller.home), legs=stops, chosen=chosen, code=code, reason=reason,
+            model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None, hedge=plan.hedge,
+            home=routing.tags_of(caller.home), legs=stops, outcome=outcome, chosen=chosen, code=code, reason=reason,
         )  # fmt: skip
 
-    def _stop(self, caller: Caller, model: str, kind: str, leg: Leg) -> Stop:
+    def _begun(self, course: Course | None, leg: Leg, kind: str, check: Check) -> Leg:
+        """The leg that a request begins with, behind those on which it would hear at once that nobody serves it; raises what it hears when
+        there is no other."""
+        number = course.first if course is not None else 0
+        while True:
+            try:
+                check(Needs(leg.model, kind, where=leg.where))
+            except errors.MindGWError:
+                following = course.after(number, number + 1, self._fleet) if course is not None else None
+                if course is None or following is None:
+                    raise
+                number, leg = following, course.legs[following]
+            else:
+                return leg
+
+    def _stop(self, caller: Caller, kind: str, leg: Leg, check: Check) -> Stop:
         fleet = self._fleet
         seats = list(fleet.seats(leg.model, kind, leg.where))
         allowed, why_not = self._open(caller, leg) is not None, ""
@@ -243,9 +272,20 @@ class Routes:
         elif not seats:
             why_not = "no worker of those that it may go to is connected" if leg.where else "no worker that serves it is connected"
         elif not fleet.present(leg.model, leg.where):
-            why_not = "none of its workers takes requests"
+            why_not = _NONE_READY
+        else:
+            why_not = _hopeless(check, Needs(leg.model, kind, where=leg.where))
         seen = [Seen(name=one.worker.name, state=one.worker.state.value, used=one.used, slots=one.engine.slots) for one in seats]
         return Stop(model=leg.model, where=routing.tags_of(leg.where), allowed=allowed, workers=seen, why_not=why_not)
+
+
+def _hopeless(check: Check, needs: Needs) -> str:
+    """Why nobody will serve it; "" when that is not so."""
+    try:
+        check(needs)
+    except errors.MindGWError as wrong:
+        return wrong.message
+    return ""
 
 
 def sticky(path: Path) -> str:

@@ -167,13 +167,14 @@ class Serving:
         return any(seat.worker.state is _READY and seat.engine.healthy and permits(where, seat.worker.tags) for seat in seats)
 
     def models(self, where: Where = EVERYWHERE) -> dict[str, list[Seat]]:
-        """Model id -> the seats of ready workers in a place whose engine has it, may serve it and answers (aliases left out)."""
+        """Model id -> the seats of ready workers in a place whose engine has it, may serve it, answers, and has not turned out to
+        know no way in which it can be asked for (aliases left out)."""
         out: dict[str, list[Seat]] = {}
         there = [worker for worker in self.workers.values() if worker.state is _READY and permits(where, worker.tags)]
         for seat in (seat for worker in there for seat in worker.seats.values() if seat.engine.healthy):
-            for model in seat.engine.models:
-                if seat.model(model.id) is not None:
-                    out.setdefault(model.id, []).append(seat)
+            served = {line[0] for line in seat.lines()}
+            for id in dict.fromkeys(model.id for model in seat.engine.models if model.id in served):
+                out.setdefault(id, []).append(seat)
         return out
 
     def _named(self, name: str) -> Sequence[Seat]:

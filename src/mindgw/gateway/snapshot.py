@@ -32,6 +32,25 @@ class EngineView(Struct, frozen=True, kw_only=True):
     models: list[Model] = []
 
 
+class ModelView(Struct, frozen=True, kw_only=True):
+    """A model, and who serves it: ready workers whose engine answers, may serve it and has not said that it cannot."""
+
+    id: str
+    #: Other names that it goes by.
+    aliases: list[str]
+    #: Seconds since 1970; 0: no engine says.
+    created: int
+    #: Names of the workers.
+    workers: list[str]
+    #: Slots of their engines that have it, and how many of these are leased.
+    slots: int
+    used: int
+    #: Tokens that fit on every one of them; None: none of them says.
+    context: int | None
+    #: chat, completions, embeddings.
+    kinds: list[str]
+
+
 class Offer(Struct, frozen=True, kw_only=True):
     """A model that can be asked for now."""
 

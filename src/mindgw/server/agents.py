@@ -272,7 +272,7 @@ async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSoc
 
 def _standing(record: Record, unwritten: str) -> Standing:
     state = record.state_admin
-    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else "", unwritten)
+    return Standing(state != "pending", record.drained, record.reason if state == "quarantined" else "", unwritten)
 
 
 async def _message(receive: Receive, limit: int) -> bytes:

@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.core import routing
 from mindgw.errors import Conflict, NotFound
 from mindgw.store import rows
-from mindgw.store.tables import Route, Worker
+from mindgw.store.tables import Route
 
 log = logging.getLogger("mindgw.routes")
 
@@ -108,12 +108,6 @@ NOWHERE: routing.Where = ((routing.OWN, ()),)
 
 
 # -- tags --------------------------------------------------------------------------------------------------------------
-
-
-async def tags(session: AsyncSession) -> dict[str, dict[str, str]]:
-    """Id of a worker -> its tags, its name among them; removed ones left out."""
-    wanted = select(Worker.id, Worker.name, Worker.tags).where(col(Worker.state_admin) != "removed")
-    return {id: tags_of(name, own) for id, name, own in (await session.exec(wanted)).all()}
 
 
 def tags_of(name: str, own: Mapping[str, Any]) -> dict[str, str]:

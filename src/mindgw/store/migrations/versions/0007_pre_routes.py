@@ -1,4 +1,4 @@
-"""Where requests go: routes."""
+"""Where requests go: routes, and workers that are to take nothing new."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -30,7 +30,9 @@ def upgrade() -> None:
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_routes"),
     )
+    op.add_column("workers", sa.Column("drained", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
+    op.drop_column("workers", "drained")
     op.drop_table("routes")
