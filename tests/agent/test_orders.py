@@ -96,6 +96,24 @@ async def test_a_model_that_the_engine_has_is_loaded_and_unloaded(bench, verb):
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_all_engines_that_have_a_model_load_and_unload_it_and_who_cannot_is_told_of(verb):
+    bench, other = Bench(), FakeEngine()
+
+    async def find():
+        return other
+
+    bench.offer.stands += (Stand(find),)
+    await bench.offer.probe()
+    assert (await bench.does(verb, "m")).error == ""
+    assert (bench.engine.told, other.told) == ([(verb, "m")], [(verb, "m")])
+    bench.offer.doubted.clear()
+    bench.engine.fails = Unreachable("it went away")
+    assert (await bench.does(verb, "m")).error == "engine_unreachable"
+    assert (len(bench.engine.told), len(other.told)) == (1, 2)
+    assert bench.offer.doubted.is_set()
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
 async def test_a_model_that_nobody_offers_is_not(bench, verb):
     assert (await bench.does(verb, "../../etc/passwd")).error == "model_not_found"
     assert bench.engine.told == []

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
@@ -24,8 +24,11 @@ from mindgw.control import secrets, setup
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw.server.app import Server, build
+from mindgw.store import fleet as stored
 from mindgw.store.database import Database
 from mindgw_agent import wire
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -158,8 +161,24 @@ class Live:
 
     def __init__(self, gateway: Gateway, name: str) -> None:
         self._gateway = gateway
-        self.worker = Worker(name, name, 1, Link(lambda: None, monotonic()))
+        self._name = name
         self._serial = 0
+        self.worker = Worker(self._on_loop(self._enrol()), name, 1, Link(lambda: None, monotonic()))
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._gateway.loop).result(30)
+
+    async def _enrol(self) -> str:
+        async with self._gateway.server.database.write() as session:
+            return (await stored.add_worker(session, self._name, b"k" * 32)).id
+
+    async def _remove(self) -> None:
+        async with self._gateway.server.database.write() as session:
+            await stored.set_state(session, self.worker.id, "removed")
+
+    def end(self) -> None:
+        self.fleet("detach")
+        self._on_loop(self._remove())
 
     def fleet(self, verb: str, *more: object) -> None:
         """Calls the server's fleet with it, on the server's loop."""
@@ -168,7 +187,7 @@ class Live:
         async def call() -> None:
             getattr(fleet, verb)(self.worker, *more)
 
-        asyncio.run_coroutine_threadsafe(call(), self._gateway.loop).result(30)
+        self._on_loop(call())
 
     def report(self, *engines: wire.EngineReport) -> None:
         self._serial += 1
@@ -189,7 +208,7 @@ def live(gateway: Gateway) -> Iterator[Callable[..., Live]]:
 
     yield add
     for one in made:
-        one.fleet("detach")
+        one.end()
 
 
 class Fake:

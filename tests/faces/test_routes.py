@@ -100,10 +100,10 @@ def test_a_test_sends_nothing_and_says_where_it_would_go(admin, name):
 def test_of_workers_that_take_nothing_a_test_says_so(admin, name, live):
     model = f"{name}-m"
     admin("routes", "create", name, "--to", model)
-    box = live(name, wire.EngineReport(id="e", kind="fake", healthy=True, slots=2, models=[wire.Model(model, kinds=["chat"])]))
+    live(name, wire.EngineReport(id="e", kind="fake", healthy=True, slots=2, models=[wire.Model(model, kinds=["chat"])]))
     tried = admin("routes", "test", name)
     assert (tried.code, tried.out.strip()) == (0, model)
-    box.fleet("drain")
+    assert admin("workers", "drain", name, "--yes").code == 0
     tried = admin("routes", "test", name)
     assert (tried.code, tried.out.strip()) == (3, f"waits: {model}")
     assert "none of its workers takes requests: it waits" in tried.err

@@ -27,7 +27,7 @@ class Fleet:
     def has_choice(self, model, kind, where):
         return False
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[None, Leg]:
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[None, Leg]:
         if model not in {"m", "big"}:
             raise errors.ModelNotFound(param="model")
         return None, Leg(model, caller.home)

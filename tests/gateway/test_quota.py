@@ -33,7 +33,7 @@ class Everything:
     def has_choice(self, model, kind, where):
         return False
 
-    def go(self, caller, model, kind, flow):
+    def go(self, caller, model, kind, flow, named):
         return None, Leg(model)
 
     def names(self, model):

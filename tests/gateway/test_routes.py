@@ -516,6 +516,17 @@ def test_a_shadow_that_would_refuse_is_noted_as_well():
     assert set(made.pipeline.routes._untold) == {("trial", "nowhere (no_worker_available)", "m"), ("pin", "p with worker=z", "p")}
 
 
+def test_weights_are_drawn_by_the_end_user_that_a_request_names_and_of_others_by_the_key():
+    made = world(route("fast", "m", "n"))
+    Box(made, "box", engine("m", "n", slots=100))
+    first = {name: made.ask("fast", user=name).exchange.ticket.needs.model for name in map(str, range(20))}
+    assert set(first.values()) == {"m", "n"}
+    assert {name: made.ask("fast", user=name).exchange.ticket.needs.model for name in first} == first
+    assert len({made.ask("fast").exchange.ticket.needs.model for _ in range(10)}) == 1
+    long = [made.ask("fast", user="x" * 64 + str(number)).exchange.ticket.needs.model for number in range(10)]
+    assert len(set(long)) == 1
+
+
 # -- explained ---------------------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ async def test_there_are_only_so_many(session, monkeypatch):
     await routes.change(session, "a", {"spill": True})
 
 
-@pytest.mark.parametrize("field", [{"targets": ["a b"]}, {"fallbacks": [7]}, {"pins": ["zone"]}, {"require": ["="]}, {"targets": None}])
+@pytest.mark.parametrize(
+    "field", [{"targets": ["a b"]}, {"fallbacks": [7]}, {"pins": ["zone"]}, {"require": ["="]}, {"targets": None}, {"strategy": "x"}]
+)
 async def test_what_cannot_be_read_leads_nowhere_and_pins_its_model_nowhere(field):
     rules = routes.compiled([Route(**{"name": "fast", "match": "fast"} | field), Route(name="m", match="m", targets=["x"])])
     real, _ = rules.of("fast")

@@ -113,11 +113,11 @@ class Orders:
         return Progress(id=0, done=True, lines=lines, line=self._journal.count)
 
     async def _load(self, model: str, tell: Tell) -> Progress:
-        await self._at(self._having(model)).load(model, tell)
+        await self._each(model, lambda engine: engine.load(model, tell))
         return await self._changed(f"{model} is loaded")
 
     async def _unload(self, model: str, tell: Tell) -> Progress:
-        await self._at(self._having(model)).unload(model, tell)
+        await self._each(model, lambda engine: engine.unload(model, tell))
         return await self._changed(f"{model} is unloaded")
 
     async def _pull(self, model: str, tell: Tell) -> Progress:
@@ -129,11 +129,21 @@ class Orders:
         await self._at(able[0] if able else self._offer.stands[0]).pull(model, tell)
         return await self._changed(f"{model} is pulled")
 
-    def _having(self, model: str) -> Stand[Any]:
-        found = next((stand for stand in self._offer.stands if stand.has(model)), None)
-        if found is None:
+    async def _each(self, model: str, do: Callable[[Engine], Awaitable[None]]) -> None:
+        """Does it at all engines that have a model, one after the other. Raises Refused where none has it; and
+        what the first one raised that could not, once all were asked."""
+        having = [stand for stand in self._offer.stands if stand.has(model)]
+        if not having:
             raise Refused("model_not_found", f"no engine of this box has {model!r}, or its owner does not offer it")
-        return found
+        failed: list[Exception] = []
+        for stand in having:
+            try:
+                await do(self._at(stand))
+            except (Refused, Unable, Unreachable, TimeoutError) as wrong:
+                failed.append(wrong)
+        if failed:
+            self._offer.doubted.set()  # what others did, the server should hear of
+            raise failed[0]
 
     @staticmethod
     def _at(stand: Stand[Any]) -> Engine:

@@ -1,5 +1,6 @@
 """`mindgw workers`: the GPU boxes."""
 
+from functools import partial
 from shlex import quote
 from typing import Annotated, Any
 
@@ -17,9 +18,38 @@ from mindgw.client.errors import UsageProblem
 app = noun("Workers: the GPU boxes, as the server sees them.")
 
 
-def _engine(worker: Item) -> str:
-    engine = worker.get("engine") or {}
+def _engines(worker: Item) -> list[Item]:
+    """Each of its engines; of a server that tells of one alone that one."""
+    return worker.get("engines") or [engine for engine in [worker.get("engine")] if engine]
+
+
+def _kind(engine: Item) -> str:
     return " ".join(str(engine[part]) for part in ("kind", "version") if engine.get(part)) or "–"
+
+
+def _kinds(worker: Item) -> str:
+    """What its engines are, each kind once, and how many of them give no answer."""
+    engines = _engines(worker)
+    away = sum(engine.get("healthy") is False for engine in engines)
+    shown = ", ".join(dict.fromkeys(map(_kind, engines))) or "–"
+    return shown if not away else f"{shown} (down)" if len(engines) == 1 else f"{shown} ({away} of {len(engines)} down)"
+
+
+def _told(_worker: Item, engine: Item) -> str:
+    words = [f"{_kind(engine)} at {engine['url']}" if engine.get("url") else _kind(engine)]
+    if engine.get("healthy") is False:
+        words.append(f"down: {engine.get('error') or 'it gives no answer'}")
+    elif engine.get("healthy"):
+        words.append(f"{engine.get('used', 0)}/{engine.get('slots', 0)} slots")
+    models = ", ".join(str(model.get("id")) for model in engine.get("models") or [])
+    return ", ".join(words) + (f": {models}" if models else "")
+
+
+def _engine_rows(worker: Item) -> list[Column]:
+    """A row for each engine."""
+    engines = _engines(worker)
+    titles = ["ENGINE"] if len(engines) == 1 else [f"ENGINE {number}" for number in range(1, len(engines) + 1)]
+    return [Column(title, partial(_told, engine=engine)) for title, engine in zip(titles, engines, strict=True)]
 
 
 def _gpus(worker: Item) -> str:
@@ -54,7 +84,7 @@ def _tags(worker: Item) -> str:
 COLUMNS = (
     Column("NAME", lambda worker: str(worker.get("name", ""))),
     Column("STATE", lambda worker: str(worker.get("state", "–"))),
-    Column("ENGINE", _engine),
+    Column("ENGINE", _kinds),
     Column("MODELS", lambda worker: str(len(worker.get("models") or []))),
     Column("SLOTS", _slots),
     Column("GPU", _gpus),
@@ -64,11 +94,10 @@ COLUMNS = (
 _DETAILS = (
     Column("NAME", COLUMNS[0].value),
     Column("ID", lambda worker: str(worker.get("id", ""))),
-    *(column for column in COLUMNS[1:] if column.title != "MODELS"),
+    *(column for column in COLUMNS[1:] if column.title not in {"ENGINE", "MODELS"}),
     Column("REASON", lambda worker: str(worker.get("reason") or "–")),
     Column("PAUSED UNTIL", lambda worker: ahead(worker["paused_until"], clock.utcnow()) if worker.get("paused_until") else "–"),
     Column("TEAMS", lambda worker: ", ".join(worker.get("teams") or []) or "all"),
-    Column("ADDRESS", lambda worker: str((worker.get("engine") or {}).get("url") or "–")),
     Column("BREAKER", _breaker),
     Column("TAGS", _tags),
     Column("MODELS", lambda worker: ", ".join(str(model.get("id")) for model in worker.get("models") or []) or "–"),
@@ -101,7 +130,8 @@ def show(
         return
     if span or is_ascii:
         raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {quote(worker)} --trend {span or ''}".rstrip())
-    run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
+    found = run.server().call(api.show_worker(worker))
+    run.render.item(found, (*_DETAILS, *_engine_rows(found)), name="name")
 
 
 Name = Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]

@@ -146,8 +146,9 @@ class Ways(Protocol):
     def hedge(self) -> bool:
         """Whether streams that go by no route are tried on a second worker when they are late to begin."""
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why it goes nowhere: `not_found`
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. `named`: the end user that its body names.
+        Raises the error that says why it goes nowhere: `not_found`
         for a model that is not for the caller."""
 
 
@@ -166,7 +167,7 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     turn = flow(caller, headers, seen.end_user, seen.tier)
-    course, leg = ways.go(caller, seen.model, kind, turn)
+    course, leg = ways.go(caller, seen.model, kind, turn, seen.end_user)
     deadline, again, named = _wishes(headers)
     prompt = media.estimate_tokens(body)
     # what nobody could choose by is not read; what costs nothing is kept, as there may be a choice before its turn comes

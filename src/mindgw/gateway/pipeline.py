@@ -28,6 +28,7 @@ from mindgw.gateway.admission import Caller
 from mindgw.gateway.arrivals import Arrival
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
+from mindgw.gateway.decrees import Decrees
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
@@ -87,6 +88,7 @@ class Pipeline:
         settings = config.routing
         self.fleet = Fleet(self._changed, settings.strategy, Breaker(settings.eject_after, settings.eject_for))
         self.errands = Errands(self.fleet, now)
+        self.decrees = Decrees(self.fleet, self.errands, self.remove_worker, self.lock_worker)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
         self.routes = Routes(self.fleet, self.queue, accounts.meter.counters, hedge=settings.hedge)

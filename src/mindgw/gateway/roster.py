@@ -74,6 +74,7 @@ def _engine(seat: Seat) -> EngineView:
         version=engine.version,
         url=engine.url,
         healthy=engine.healthy,
+        error=engine.error,
         slots=engine.slots,
         used=seat.used,
         models=engine.models,

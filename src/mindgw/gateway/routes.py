@@ -27,6 +27,8 @@ log = logging.getLogger("mindgw.routes")
 
 #: Seconds after which it makes sense to ask again where no worker is that a route leads to.
 SOON = 10.0
+#: Letters of the name of an end user that count.
+_NAME = 64
 #: Plans that are remembered.
 _PLANS = 10_000
 #: What shadow routes would have done that is kept until it is told.
@@ -109,16 +111,18 @@ class Routes:
             self.rules = rules
             self._plans.clear()
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why there is none."""
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. `named`: the end user that its body names.
+        Raises the error that says why there is none."""
         if not self.rules.routes:
-            return self._way(None, caller, model, kind, flow)
+            return self._way(None, caller, model, kind, "")
         real, shadow = self.rules.of(model)
+        who = sticky(flow.path, named)
         if shadow is not None:
-            self._note(shadow, real, caller, model, kind, flow)
-        return self._way(real, caller, model, kind, flow)
+            self._note(shadow, real, caller, model, kind, who)
+        return self._way(real, caller, model, kind, who)
 
-    def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
+    def _way(self, route: Route | None, caller: Caller, model: str, kind: str, who: str) -> tuple[Course | None, Leg]:
         home = self._home(caller)
         name = meant(caller, model, self._fleet, home)
         if name is None:
@@ -126,7 +130,7 @@ class Routes:
         if route is None:
             self._fleet.check(name, kind, home)
             return None, Leg(name, home)
-        plan = self._plan(route, model, home, sticky(flow.path))
+        plan = self._plan(route, model, home, who)
         legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
         if plan.legs and not legs:
             raise not_found(model)
@@ -175,18 +179,18 @@ class Routes:
 
     # -- shadows --------------------------------------------------------------------------------------------------
 
-    def _note(self, shadow: Route, real: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> None:
+    def _note(self, shadow: Route, real: Route | None, caller: Caller, model: str, kind: str, who: str) -> None:
         """Counts a request that would have gone elsewhere."""
-        would, does = (self._said(route, caller, model, kind, flow) for route in (shadow, real))
+        would, does = (self._said(route, caller, model, kind, who) for route in (shadow, real))
         if would != does:
             self._counters.shadow_routes[shadow.name] += 1
             noted = shadow.name, would, does
             if noted in self._untold or len(self._untold) < _UNTOLD:
                 self._untold[noted] += 1
 
-    def _said(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> str:
+    def _said(self, route: Route | None, caller: Caller, model: str, kind: str, who: str) -> str:
         try:
-            _, leg = self._way(route, caller, model, kind, flow)
+            _, leg = self._way(route, caller, model, kind, who)
         except errors.MindGWError as wrong:
             return f"nowhere ({wrong.code})"
         where = routing.both(leg.where, route.pins) if route is not None and route.shadow else leg.where
@@ -230,12 +234,13 @@ class Routes:
         real, shadow = self.rules.of(model)
         home = self._home(caller)
         alone = Plan("", (Leg(model, home),), hedge=self.hedge)
-        plan = routing.plan(real, model, home, sticky(flow.path)) if real is not None else alone
+        who = sticky(flow.path)
+        plan = routing.plan(real, model, home, who) if real is not None else alone
         stops = [self._stop(caller, kind, leg, check) for leg in plan.legs]
         outcome, code, chosen = REFUSED, "", None
         try:
             require_use(caller)
-            leg = self._begun(*self._way(real, caller, model, kind, flow), kind, check)
+            leg = self._begun(*self._way(real, caller, model, kind, who), kind, check)
         except errors.MindGWError as wrong:
             code, reason = wrong.code, wrong.message
         else:
@@ -288,7 +293,8 @@ def _hopeless(check: Check, needs: Needs) -> str:
     return ""
 
 
-def sticky(path: Path) -> str:
-    """Who has the same target each time: an end user, else a person, else a key."""
+def sticky(path: Path, named: str = "") -> str:
+    """Who has the same target each time: an end user, else a person, else a key. An end user that the body names (`named`) needs no
+    trust for that: nobody gains by it."""
     org, _, user, key, end_user = path
-    return "\0".join((org, user or key, end_user))
+    return "\0".join((org, user or key, end_user or named[:_NAME]))

@@ -75,8 +75,8 @@ class Worker:
 
     @property
     def slots(self) -> int:
-        """Requests that it carries at once."""
-        return sum(seat.engine.slots for seat in self.seats.values())
+        """Requests that those of its engines carry at once that answer."""
+        return sum(seat.engine.slots for seat in self.seats.values() if seat.engine.healthy)
 
     @property
     def used(self) -> int:

@@ -24,8 +24,9 @@ class EngineView(Struct, frozen=True, kw_only=True):
     kind: str = ""
     version: str = ""
     url: str = ""
-    #: Whether it answers its agent.
-    healthy: bool = False
+    #: Whether it answers its agent, None while that is away; and what is wrong when it does not, in the agent's words.
+    healthy: bool | None = None
+    error: str = ""
     #: Requests that it carries at once, and how many of these places are leased.
     slots: int = 0
     used: int = 0
@@ -74,7 +75,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     paused_until: datetime | None = None
     #: Names of the teams that its owner keeps it for; none: for all.
     teams: list[str] = []
-    #: Sums over its engines.
+    #: Sums over its engines: slots of those that answer, and what is leased.
     slots: int
     used: int
     engines: list[EngineView]

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import select as several
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
+from sqlalchemy import select as columns
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -128,14 +128,15 @@ class Said(NamedTuple):
 
 async def said(session: AsyncSession, present: Collection[str]) -> dict[str, Said]:
     """By the ids of workers: of all that were not removed, and of those in `present` that were."""
-    columns = (Worker.id, Worker.name, Worker.tags, Worker.state_admin, Worker.reason, Worker.drained)
-    wanted = several(*map(col, columns))
-    connection = await session.connection()
-    there = (await connection.execute(wanted.where(col(Worker.state_admin) != "removed"))).all()
-    found = {id: Said(*rest) for id, *rest in there}
+    found = await _said(session, col(Worker.state_admin) != "removed")
     missing = [id for id in present if id not in found]
-    gone = (await connection.execute(wanted.where(col(Worker.id).in_(missing)))).all() if missing else []
-    return found | {id: Said(*rest) for id, *rest in gone}
+    return found | await _said(session, col(Worker.id).in_(missing)) if missing else found
+
+
+async def _said(session: AsyncSession, which: ColumnElement[bool]) -> dict[str, Said]:
+    named: list[Any] = [Worker.id, Worker.name, Worker.tags, Worker.state_admin, Worker.reason, Worker.drained]
+    found = await (await session.connection()).execute(columns(*named).where(which))
+    return {id: Said(*rest) for id, *rest in found}
 
 
 async def set_state(session: AsyncSession, worker_id: str, state: State, *, reason: str = "", version: int | None = None) -> Worker:

@@ -86,6 +86,8 @@ def compiled(found: Iterable[Route]) -> routing.Rules:
 
 def _route(row: Route) -> routing.Route:
     try:
+        if row.strategy not in routing.STRATEGIES:
+            raise ValueError(f"there is no strategy {row.strategy!r}")
         return routing.Route(
             name=row.name,
             match=row.match,
