@@ -54,8 +54,11 @@ def _is_second(core: int, known: Sequence[int]) -> bool:
 
 
 @contextmanager
-def kept_to(core: int) -> Iterator[None]:
-    """What this thread starts meanwhile runs on that core from its first instruction on."""
+def kept_to(core: int | None) -> Iterator[None]:
+    """What this thread starts meanwhile runs on that core from its first instruction on; None: on any."""
+    if core is None:
+        yield
+        return
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:

@@ -96,13 +96,14 @@ def _worker_is_ready(server: Gateway) -> bool:
 
 def limited_key(server: Gateway) -> str:
     """A key whose requests stand under a hard limit."""
-    made = _managed(server, "POST", "/api/v1/keys", {"name": "limited"})
+    made = managed(server, "POST", "/api/v1/keys", {"name": "limited"})
     limit = {"scope": f"key:{made['id']}", "tokens": [LIMIT], "usd": [], "on_exceed": "block"}
-    _managed(server, "PUT", "/api/v1/quotas", limit)
+    managed(server, "PUT", "/api/v1/quotas", limit)
     return str(made["key"])
 
 
-def _managed(server: Gateway, method: str, path: str, body: Mapping[str, object]) -> dict[str, object]:
+def managed(server: Gateway, method: str, path: str, body: Mapping[str, object]) -> dict[str, object]:
+    """The answer of the management API. Raises NotReady for any that is none."""
     status, answer = call(server.port, method, path, server.key, body)
     if status not in (200, 201):
         raise NotReady(f"{method} {path}: status {status}: {answer[:500]!r}")

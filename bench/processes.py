@@ -71,11 +71,11 @@ class Processes:
         return "\n".join(f"-- {process.name}\n{said}" for process in self._running if (said := process.last_words()))
 
     def start(self, part: str, name: str, *words: str, talks: bool = False) -> Process:
-        """`python -m WORDS` in the background on the core of that part, in a session of its own: a Ctrl-C reaches the benchmark alone.
-        With `talks` it reads lines from us: `ask`."""
+        """`python -m WORDS` in the background on the core of that part, if the plan has one, in a session of its own: a Ctrl-C reaches the
+        benchmark alone. With `talks` it reads lines from us: `ask`."""
         out, err = self.folder / f"{name}.out", self.folder / f"{name}.err"
         stdin = subprocess.PIPE if talks else subprocess.DEVNULL
-        with out.open("wb") as stdout, err.open("wb") as stderr, cores.kept_to(self._plan.core[part]):
+        with out.open("wb") as stdout, err.open("wb") as stderr, cores.kept_to(self._plan.core.get(part)):
             child = subprocess.Popen(
                 _python(words), stdin=stdin, stdout=stdout, stderr=stderr, env=self._env, cwd=ROOT, start_new_session=True
             )

@@ -194,7 +194,8 @@ def calling(port: int, rate: float = 0.0) -> Load:
         ([whole(b"busy", "503 Busy")], 0, {"status 503": 1}),
     ],
 )
-async def test_callers_count_what_goes_wrong_and_go_on(replies, right, wrong):
+async def test_callers_count_what_goes_wrong_and_go_on(replies, right, wrong, monkeypatch):
+    monkeypatch.setattr(load, "PATIENCE", 0.5)  # some never have an answer
     async with replying(*replies) as port:
         window = await load.run(calling(port), Meter({}), 0.0)
     assert (window.right, window.wrong) == (right, wrong)

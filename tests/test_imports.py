@@ -57,7 +57,7 @@ def test_the_agent_loads_no_server():
 DATA = {"mindgw.gateway.exchange", "mindgw.gateway.lineup", "mindgw.gateway.pipeline", "mindgw.gateway.signals", "mindgw.gateway.snapshot"}
 LINKS = {"mindgw.gateway.handshake", "mindgw.gateway.registry", "mindgw.gateway.session", "mindgw.gateway.tunnel"}
 #: Who puts the server together may know all of it.
-ASSEMBLY = {"mindgw.server.app", "mindgw.server.accounting", "mindgw.server.replays"}
+ASSEMBLY = {"mindgw.server.app", "mindgw.server.accounting", "mindgw.server.replays", "mindgw.server.stories", "mindgw.server.trends"}
 DOORS = sorted(name for name in MODULES if name.startswith("mindgw.server") and name not in ASSEMBLY)
 
 

@@ -153,7 +153,7 @@ class World:
             return None
         return route.place(self._fleet, Needs(job.model, KIND, traits=self._traits(job)), now)
 
-    def _traits(self, job: Job) -> Traits | None:
+    def _traits(self, job: Job) -> Traits:
         """What a gateway sees of it: how long it is, and how it begins."""
         count = len(job.blocks)
         ends = range(self._block, self._block * (count + 1), self._block)

@@ -18,7 +18,7 @@ import platformdirs
 from mindgw import providers, settings_file
 from mindgw.errors import ConfigError
 from mindgw.providers import Provider
-from mindgw.quantities import OFF, Certificate, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
+from mindgw.quantities import OFF, Certificate, Days, Duration, NetworkList, PriceTable, Shares, Size, is_loopback, split_address
 from mindgw.settings_file import Place, Value
 from mindgw_agent import payload, wire
 
@@ -126,6 +126,8 @@ class Routing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eject_after: int = 3
     #: For how long at first; then one request is a probe, and each that fails doubles the time, up to a minute.
     eject_for: Duration = 5
+    #: Whether a stream that goes by no route is tried on a second worker when it is late to begin; a route says so for itself.
+    hedge: bool = False
 
 
 class Quotas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +159,15 @@ class DeadLetters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 30 * 86400
     #: Letters that are kept; beyond that the oldest go first.
     most: int = 10_000
+
+
+class Requests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is remembered of what became of requests (`mindgw why`), never what they said."""
+
+    #: For how many days; 0: nothing is.
+    keep_days: Days = 7
+    #: Requests that are remembered; beyond that the oldest go first.
+    most: int = 200_000
 
 
 class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -237,6 +248,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: PriceTable = {}
     dead_letters: DeadLetters = DeadLetters()
     idempotency: Idempotency = Idempotency()
+    requests: Requests = Requests()
     sessions: Sessions = Sessions()
     #: Who may sign in by whom: name -> identity provider; see docs/how-to/entra-id.md and oidc.md.
     providers: dict[str, Provider] = {}

@@ -137,6 +137,8 @@ class RouteFields(Struct, kw_only=True, forbid_unknown_fields=True):
     strategy: Annotated[str, Meta(pattern="^(|score|least-busy|round-robin|weighted|sticky)$")] | UnsetType = UNSET
     #: Whether it goes on when workers are only busy.
     spill: bool | UnsetType = UNSET
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool | UnsetType = UNSET
     #: Whether it is only noted what it would do.
     shadow: bool | UnsetType = UNSET
 

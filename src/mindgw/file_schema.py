@@ -20,6 +20,7 @@ _KINDS: dict[Any, dict[str, Any]] = {
     int: {"type": "integer", "minimum": 1},
     quantities.Duration: {"type": ["number", "string"], "pattern": rf"^{_NUMBER} *(ms|s|m|h|d)?$"},
     quantities.Size: {"type": ["integer", "string"], "pattern": rf"^{_NUMBER} *([kKmMgG]i?)?[bB]?$"},
+    quantities.Days: {"type": "integer", "minimum": 0, "maximum": 3650},
     quantities.Shares: {"type": "string"},
     quantities.PriceTable: {"type": "string"},
     quantities.NameTable: {"type": "string"},

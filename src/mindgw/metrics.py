@@ -92,6 +92,9 @@ class Counters:
         self.failovers: Counter[str] = Counter()
         #: (worker, model) -> times that it was left alone because the model failed there.
         self.ejections: Counter[tuple[str, str]] = Counter()
+        #: What became of second tries beside one that was late (`gateway.hedge`), and why there were none -> requests.
+        # bounded: by the outcomes
+        self.hedges: Counter[str] = Counter()
         #: Attempts that were not made on another worker because too many were.
         self.retries_refused = 0
         #: Route that is only noted -> requests that it would have sent elsewhere.
@@ -100,6 +103,8 @@ class Counters:
         #: Code of the error -> requests that failed for good; and those of them that there was no room for a letter of.
         self.dead_letters: Counter[str] = Counter()
         self.dead_letters_lost = 0
+        #: Requests that are over and of which no story is kept, as there were too many at once.
+        self.stories_lost = 0
 
     @property
     def requests(self) -> dict[tuple[str, str, str, str], int]:

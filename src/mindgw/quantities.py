@@ -10,6 +10,8 @@ from mindgw.addresses import Networks
 Duration = Annotated[float, "duration"]
 #: Bytes; written as 4096, 64KiB, 32MB, 1GiB.
 Size = Annotated[int, "size"]
+#: Whole days, 0 for none.
+Days = Annotated[int, "days"]
 
 #: How much more of what is shared somebody gets than others; written as "team:nlp=2, user:ada@example.org=0.5".
 Shares = Annotated[dict[str, float], "shares"]
@@ -66,6 +68,14 @@ def count(text: str) -> int:
     if match is None or not match[1].isdigit() or match[2] or not 1 <= int(match[1]) < 2**31:
         raise ValueError("must be a whole number of at least 1")
     return int(match[1])
+
+
+def days(text: str) -> int:
+    """Whole days, ten years at most."""
+    found = text.strip()
+    if not re.fullmatch(r"[0-9]{1,4}", found, re.ASCII) or int(found) > _MAX_SECONDS // 86400:
+        raise ValueError("must be a whole number of days, 0 for none")
+    return int(found)
 
 
 def networks(text: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ _READERS: dict[Any, Callable[[str], Any]] = {
     int: quantities.count,
     quantities.Duration: quantities.duration,
     quantities.Size: quantities.size,
+    quantities.Days: quantities.days,
     quantities.Shares: quantities.shares,
     quantities.PriceTable: quantities.prices,
     quantities.NameTable: quantities.names,

@@ -96,6 +96,24 @@ async def test_a_model_that_the_engine_has_is_loaded_and_unloaded(bench, verb):
 
 
 @pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_all_engines_that_have_a_model_load_and_unload_it_and_who_cannot_is_told_of(verb):
+    bench, other = Bench(), FakeEngine()
+
+    async def find():
+        return other
+
+    bench.offer.stands += (Stand(find),)
+    await bench.offer.probe()
+    assert (await bench.does(verb, "m")).error == ""
+    assert (bench.engine.told, other.told) == ([(verb, "m")], [(verb, "m")])
+    bench.offer.doubted.clear()
+    bench.engine.fails = Unreachable("it went away")
+    assert (await bench.does(verb, "m")).error == "engine_unreachable"
+    assert (len(bench.engine.told), len(other.told)) == (1, 2)
+    assert bench.offer.doubted.is_set()
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
 async def test_a_model_that_nobody_offers_is_not(bench, verb):
     assert (await bench.does(verb, "../../etc/passwd")).error == "model_not_found"
     assert bench.engine.told == []
@@ -227,6 +245,28 @@ async def test_the_last_lines_are_given_oldest_first(bench):
     said = await bench.does("logs", "2")
     assert [line.partition("INFO")[2].strip() for line in said.lines] == ["line 1998 [2J", "line 1999 [2J"]
     assert len(bench.journal.tail(5000)) == 1000
+
+
+async def test_who_has_seen_a_line_is_given_those_that_came_after_it(bench):
+    for number in range(1500):
+        bench.journal.handle(record(f"line {number}"))
+    seen = (await bench.does("logs", "1")).line
+    assert (await bench.does("logs", f"+{seen}")).lines == []
+    bench.journal.handle(record("new"))
+    said = await bench.does("logs", f"+{seen}")
+    assert ([line.partition("INFO")[2].strip() for line in said.lines], said.line) == (["new"], seen + 1)
+    everything = bench.journal.tail(1000)
+    for line in (0, 5, seen + 2, 10**15 - 1):  # long gone, or of a process that is no more
+        assert (await bench.does("logs", f"+{line}")).lines == everything
+    for wrong in ("+", "+-1", "++1", "+x"):
+        assert (await bench.does("logs", wrong)).error == "bad_argument"
+
+
+async def test_only_who_begins_to_read_the_log_stands_in_it(bench, caplog):
+    caplog.set_level(logging.INFO, "mindgw.agent")
+    await bench.does("logs", "5")
+    await bench.does("logs", "+5")
+    assert [record.getMessage() for record in caplog.records] == ["the server asks: logs 5"]
 
 
 SECRETS = [

@@ -1,5 +1,6 @@
 """The way out through a proxy: which, for whom, and what a proxy may answer."""
 
+import asyncio
 import contextlib
 import socket
 import threading
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindgw_agent import address, errors, proxy
+from mindgw_agent import address, errors, proxy, websocket
 
 SERVER = address.parse("https://gw.example.org:8420")
 
@@ -114,6 +115,48 @@ def test_a_proxy_that_does_not_let_through_is_named(monkeypatch, answer, words):
         with pytest.raises(ConnectionError, match=words) as wrong:
             proxy.reach(SERVER, 10)
         assert "127.0.0.1" in str(wrong.value)
+
+
+def test_all_of_an_answer_must_be_there_in_time(monkeypatch):
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            made, _ = listener.accept()
+            with made, contextlib.suppress(OSError):
+                while not over.wait(0.02):
+                    made.sendall(b"H")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(TimeoutError):
+            proxy.reach(SERVER, 0.2)
+        over.set()
+        thread.join(10)
+
+
+def test_who_is_given_up_before_it_began_does_not_wait(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        way = proxy.Reaching()
+        way.give_up()
+        with pytest.raises(ConnectionError, match="nobody waits"):
+            way.reach(SERVER, 60)
+
+
+async def test_nobody_goes_on_waiting_for_a_proxy_once_the_dial_was_given_up(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        dialling = asyncio.create_task(websocket.dial(SERVER, None, "x", "ua", most=1000, timeouts=(60.0, 1.0)))
+        made, _ = await asyncio.to_thread(listener.accept)
+        with made:
+            made.settimeout(10)
+            assert await asyncio.to_thread(made.recv, 4096)
+            dialling.cancel()
+            assert await asyncio.to_thread(made.recv, 4096) == b""
+        await asyncio.gather(dialling, return_exceptions=True)
+        assert dialling.cancelled()
 
 
 def test_a_proxy_that_is_not_there_is_named(monkeypatch):

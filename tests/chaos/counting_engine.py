@@ -1,8 +1,8 @@
 """A FAKE engine for load: it speaks vLLM's dialect, answers with numbered events, and knows what it delivered of each request.
 
-What a request is answered with stands in its last message: `NAME COUNT PAUSE`, so many events, so many milliseconds between two. It has
-as many tokens as the gateway's ceiling says at most, so that a hard limit can be met to the token. Every request that was sent to it is
-noted, even when nobody waits for its answer any more.
+What a request is answered with stands in its last message: `NAME COUNT PAUSE [FIRST]`, so many events, so many milliseconds between two
+and so many before the first. It has as many tokens as the gateway's ceiling says at most, so that a hard limit can be met to the token.
+Every request that was sent to it is noted, even when nobody waits for its answer any more.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ _PAGES = {"/v1/models": _MODELS, "/version": {"version": "0.0-fake"}, "/health":
 class Delivered:
     """What one request got."""
 
-    __slots__ = ("completion", "events", "finish", "is_whole", "name", "pause", "prompt")
+    __slots__ = ("completion", "events", "finish", "first", "is_whole", "name", "pause", "prompt")
 
     def __init__(self, body: dict[str, Any]) -> None:
         said = [text for message in body["messages"] for text in message.values()]
-        name, count, pause = body["messages"][-1]["content"].split()[:3]
+        name, count, pause, *first = body["messages"][-1]["content"].split()[:4]
         cap = body.get("max_tokens") or body.get("max_completion_tokens") or int(count)
         #: The first word of its message, which no other one has.
         self.name: str = name
@@ -37,6 +37,8 @@ class Delivered:
         self.finish = "stop" if cap >= int(count) else "length"
         #: Seconds between two events.
         self.pause = float(pause) / 1000
+        #: Seconds in which it reads its prompt, and says nothing.
+        self.first = float(first[0]) / 1000 if first else 0.0
         #: Events with text that left so far.
         self.events = 0
         #: Whether all of it left, the report too.
@@ -98,9 +100,10 @@ class CountingEngine:
 
     async def _stream(self, mine: Delivered) -> AsyncIterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\nconnection: close\r\n\r\n"
+        await asyncio.sleep(mine.first)  # as fast as this engine is
         yield _event([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
         for number in range(mine.completion):
-            await asyncio.sleep(mine.pause)  # as fast as this engine is
+            await asyncio.sleep(mine.pause)  # as above
             mine.events += 1
             self.sent += 1
             yield _event([{"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}])
@@ -108,7 +111,7 @@ class CountingEngine:
         yield end + b"data: [DONE]\n\n"
 
     async def _in_one_piece(self, mine: Delivered) -> AsyncIterator[bytes]:
-        await asyncio.sleep(mine.pause * mine.completion)  # as above
+        await asyncio.sleep(mine.first + mine.pause * mine.completion)  # as above
         mine.events = mine.completion
         self.sent += mine.completion
         text = "".join(f"{number} " for number in range(mine.completion))

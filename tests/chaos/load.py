@@ -55,6 +55,8 @@ class Load:
         self.seen: list[Seen] = []
         #: Length of answers, in tokens, and milliseconds between two of them.
         self.counts, self.pauses = (1, 20), (0, 15)
+        #: Whether some hang up in the middle.
+        self.may_leave = True
 
     def stop(self) -> None:
         """Nothing new is begun; `run` returns when what runs is over."""
@@ -67,7 +69,7 @@ class Load:
             due = clock()
             while not self._over.is_set():
                 due = max(due + self._pause, clock() - 1.0)  # a machine that stood still need not catch up for long
-                task = asyncio.create_task(self._one(session))
+                task = asyncio.create_task(self.one(session))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
                 try:
@@ -78,7 +80,8 @@ class Load:
             if self._running:
                 await asyncio.wait(self._running)
 
-    async def _one(self, session: aiohttp.ClientSession) -> None:
+    async def one(self, session: aiohttp.ClientSession) -> None:
+        """Asks, reads, and notes what came."""
         rng = self._rng
         mine = Seen(f"q{len(self.seen):06d}", rng.choice(self._keys))
         self.seen.append(mine)
@@ -90,18 +93,19 @@ class Load:
         patience = None
         if rng.random() < 0.7:
             body |= {"stream": True} | ({"stream_options": {"include_usage": True}} if rng.random() < 0.7 else {})
-            patience = rng.randint(0, count) if rng.random() < 0.2 else None
+            patience = rng.randint(0, count) if rng.random() < 0.2 and self.may_leave else None
         try:
             headers = {"authorization": f"Bearer {mine.key}"}
             async with session.post(self._url, json=body, headers=headers) as answer:
                 mine.status = answer.status
                 mine.request_id = answer.headers["x-mindgw-request-id"]
-                await (_read_stream(answer, mine, patience) if answer.content_type == "text/event-stream" else _read_whole(answer, mine))
+                await (read_stream(answer, mine, patience) if answer.content_type == "text/event-stream" else read_whole(answer, mine))
         except (aiohttp.ClientError, OSError):
             return  # the server is gone, or not there yet
 
 
-async def _read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
+async def read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
+    """An answer in one piece, or a refusal."""
     document = await answer.json()
     if answer.status != 200:
         mine.code = document["error"]["code"]
@@ -110,7 +114,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, mine: Seen) -> None:
     mine.is_whole = True
 
 
-async def _read_stream(answer: aiohttp.ClientResponse, mine: Seen, patience: int | None) -> None:
+async def read_stream(answer: aiohttp.ClientResponse, mine: Seen, patience: int | None = None) -> None:
     """To the end, or until `patience` events came: then it hangs up."""
     async for line in answer.content:
         if not line.startswith(b"data: "):

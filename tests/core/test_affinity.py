@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindgw.core.affinity import BOUNDS, Prefixes, Sessions, numbers, prefix
@@ -82,6 +82,60 @@ def test_numbers_are_void_when_there_are_none_left():
     assert (index.holder(), index.epoch, index.match([1])) == (0, 1, [])
 
 
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.just(0), st.just([])),
+        st.tuples(st.just("leave"), st.integers(0, 9), st.just([])),
+        st.tuples(st.just("note"), st.integers(0, 9), st.lists(st.integers(0, 2), min_size=1, max_size=4)),
+    ),
+    max_size=120,
+)
+
+
+@settings(max_examples=300)
+@given(STEPS, st.integers(1, 12))
+def test_who_has_a_number_that_was_anothers_knows_nothing_of_what_that_one_knew(steps, half):
+    index, sent = Prefixes(half), dict[int, list[list[int]]]()
+    for what, which, names in [("join", 0, []), *steps]:
+        if what == "join":
+            number = index.holder()
+            assert number not in sent
+            sent[number] = []
+        elif sent:
+            number = sorted(sent)[which % len(sent)]
+            if what == "leave":
+                index.leave(number)
+                del sent[number]
+            else:
+                index.note(chained(names), number)
+                sent[number].append(names)
+                assert any(bits >> number & 1 and depth == len(names) for bits, depth in index.match(chained(names)))
+        for asked in ([a, b, c] for a in range(3) for b in range(3) for c in range(3)):
+            for bits, depth in index.match(chained(asked)):
+                for holder in numbers(bits, 99):
+                    assert any(names[:depth] == asked[:depth] for names in sent[holder])
+
+
+def test_numbers_stay_small_however_many_came_and_left():
+    index = Prefixes()
+    for turn in range(10_000):
+        number = index.holder()
+        index.note([turn % 7], number)
+        assert number < 256
+        index.leave(number)
+    assert index.epoch == 0
+
+
+def test_many_that_stay_are_not_forgotten_for_a_few_that_come_and_go():
+    index = Prefixes()
+    stay = [index.holder() for _ in range(1000)]
+    for number in stay:
+        index.note([number + 1], number)
+    for _ in range(500):
+        index.leave(index.holder())
+    assert all(index.match([number + 1]) for number in stay)
+
+
 def test_holders_are_counted_from_the_first():
     assert numbers(0b101101, 3) == [0, 2, 3]
     assert numbers(0b1, 3) == [0]
@@ -90,9 +144,45 @@ def test_holders_are_counted_from_the_first():
 
 def test_a_session_is_where_it_was_last_until_it_is_forgotten():
     sessions = Sessions(most=2)
-    assert sessions.where("a") == ""
-    sessions.note("a", "w1")
-    sessions.note("b", "w1")
-    sessions.note("a", "w2")
-    sessions.note("c", "w3")
-    assert [sessions.where(name) for name in "abc"] == ["w2", "", "w3"]
+    assert sessions.where("o", "a") == ""
+    sessions.note("o", "a", "w1")
+    sessions.note("o", "b", "w1")
+    sessions.note("o", "a", "w2")
+    sessions.note("o", "c", "w3")
+    assert [sessions.where("o", name) for name in "abc"] == ["w2", "", "w3"]
+
+
+def test_sessions_of_organisations_have_nothing_to_do_with_each_other():
+    sessions = Sessions()
+    sessions.note("o", "a", "w1")
+    assert sessions.where("p", "a") == ""
+    sessions.note("p", "a", "w2")
+    assert (sessions.where("o", "a"), sessions.where("p", "a")) == ("w1", "w2")
+
+
+def test_whoever_invents_sessions_forgets_its_own():
+    sessions = Sessions(most=20)
+    for name in "abc":
+        sessions.note("victim", name, "w")
+    for number in range(100):
+        sessions.note("attacker", number, "w")
+    assert [sessions.where("victim", name) for name in "abc"] == ["w"] * 3
+    assert len(sessions) == 20
+
+
+@given(st.lists(st.tuples(st.sampled_from("opqr"), st.integers(0, 9)), max_size=200), st.integers(1, 12))
+def test_sessions_are_forgotten_where_there_are_most_the_oldest_first(noted, most):
+    sessions, known = Sessions(most), dict[str, list[int]]()
+    for turn, (org, session) in enumerate(noted):
+        own, before = known.setdefault(org, []), sum(map(len, known.values()))
+        largest = max(map(len, known.values()))
+        is_new = session not in own
+        sessions.note(org, session, f"w{turn}")
+        lost = [(each, one) for each, kept in known.items() for one in kept if not sessions.where(each, one)]
+        assert len(lost) == (is_new and before == most)
+        for each, one in lost:
+            assert (len(known[each]), known[each][0]) == (largest, one)
+            known[each].remove(one)
+        own[:] = [one for one in own if one != session] + [session]
+        assert sessions.where(org, session) == f"w{turn}"
+        assert len(sessions) == sum(map(len, known.values()))

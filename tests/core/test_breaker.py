@@ -4,7 +4,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mindgw.core import breaker
-from mindgw.core.breaker import ENOUGH, FORGOTTEN, LONGEST, NOBODY, SHUT, TRANSITIONS, WINDOW, Breaker, Circuit, Event, State
+from mindgw.core.breaker import (
+    ALL,
+    ENOUGH,
+    FORGOTTEN,
+    LONG_PATIENCE,
+    LONGEST,
+    NOBODY,
+    PATIENCE,
+    SHUT,
+    TRANSITIONS,
+    WINDOW,
+    Breaker,
+    Circuit,
+    End,
+    Event,
+    Probe,
+    State,
+    Who,
+)  # fmt: skip
 
 AB, ABCD = ("a", "b"), ("a", "b", "c", "d")
 A = ("a", "m")
@@ -98,7 +116,11 @@ def test_a_probe_that_says_nothing_is_followed_by_another():
     made.void(probe)
     made.void(probe)
     assert held(made, now=5.0) == NOBODY
-    assert made.tried(*A) is probe
+    another = made.tried(*A)
+    made.void(probe)
+    assert held(made, now=5.0) == {"a"}
+    assert not made.ended(A, True, AB, 5.0, another)
+    assert made.tripped == {}
 
 
 def test_requests_of_before_do_not_move_a_circuit_that_tripped():
@@ -109,8 +131,8 @@ def test_requests_of_before_do_not_move_a_circuit_that_tripped():
     held(made, now=5.0)
     probe = made.tried(*A)
     assert not made.ended(A, False, AB, 5.0)
-    assert not made.ended(A, False, AB, 5.0, Circuit(A, 1.0))
-    assert probe.state is State.PROBING
+    assert not made.ended(A, False, AB, 5.0, Probe(Circuit(A, 1.0)))
+    assert probe.circuit.state is State.PROBING
 
 
 def test_pauses_grow_to_a_minute_at_most():
@@ -190,7 +212,264 @@ def test_a_probe_under_way_is_not_forgotten():
     held(made, now=5.0)
     probe = made.tried(*A)
     made.sweep(1e9)
-    assert made.tripped == {A: probe}
+    assert made.tripped == {A: probe.circuit}
+
+
+# -- whose word it is ---------------------------------------------------------------------------------------------------
+
+ANN, BEN, EVE = Who("x", "ann"), Who("x", "ben"), Who("z", "eve")
+
+
+def says(made: Breaker, who: Who, count: int = 1, pool=AB, now: float = 0.0) -> bool:
+    """Whether the last of so many failures of one caller tripped it."""
+    return [made.ended(A, False, pool, now, who=who) for _ in range(count)][-1]
+
+
+def test_one_caller_is_enough_where_there_is_no_other():
+    made = Breaker()
+    assert says(made, ANN, 3)
+
+
+@pytest.mark.parametrize(("pool", "count"), [(AB, 50), (("a",), 50)])
+@pytest.mark.parametrize("other", [BEN, EVE])
+def test_one_caller_is_not_enough_while_others_are_about(pool, count, other):
+    made = Breaker()
+    says(made, ANN, 1, pool)
+    made.comes(["m"], other, 0.0)
+    assert not says(made, ANN, count, pool)
+    needed = (ENOUGH if len(pool) == 1 else 3) // 2
+    assert not any(says(made, other, 1, pool) for _ in range(needed - 1)), "that may be a mishap"
+    assert says(made, other, 1, pool)
+
+
+def test_an_organisation_has_one_word_however_many_keys_it_has():
+    made = Breaker()
+    says(made, ANN)
+    made.comes(["m"], EVE, 0.0)
+    assert not any(says(made, Who("x", str(number))) for number in range(50))
+    assert says(made, EVE)
+
+
+def test_two_people_are_enough_in_one_organisation():
+    made = Breaker()
+    says(made, ANN, 2)
+    assert says(made, BEN)
+
+
+@pytest.mark.parametrize("later", [0.0, 5.0, 5.1])
+@pytest.mark.parametrize("pool", [AB, ("a",)])
+def test_who_comes_later_finds_it_open(later, pool):
+    made = Breaker(rest=5.0)
+    assert says(made, ANN, ENOUGH, pool) or A in made.tripped
+    held(made, pool, later)
+    if later > 5.0:
+        made.tried(*A)
+    made.comes(["m"], ANN, later)
+    made.comes(["n"], EVE, later)
+    assert A in made.tripped
+    made.comes(["m"], EVE, later)
+    assert held(made, pool, later) == NOBODY
+    assert made.tripped == {}
+    assert not says(made, ANN, 50, pool, later)
+
+
+def test_half_of_many_is_more_than_the_mishaps_of_one():
+    made = Breaker(row=50)
+    made.comes(["m"], EVE, 0.0)
+    for _ in range(ENOUGH):
+        made.ended(A, False, AB, 0.0, who=ANN)
+        made.ended(A, True, AB, 0.0, who=EVE)
+        made.comes(["m"], EVE, 0.0)
+    assert not says(made, EVE)
+    assert says(made, EVE)
+
+
+def test_what_everybody_sees_counts_beside_what_one_does():
+    made = Breaker()
+    says(made, ANN)
+    made.comes(["m"], EVE, 0.0)
+    says(made, ANN)
+    assert says(made, ALL)
+
+
+def test_who_came_long_ago_is_not_about():
+    made = Breaker()
+    says(made, ANN)
+    made.comes(["m"], EVE, 0.0)
+    says(made, ANN, 5)
+    assert says(made, ANN, 3, now=WINDOW + 1)
+
+
+def test_what_nobody_can_cause_needs_no_second_word():
+    made = Breaker()
+    says(made, ANN)
+    made.comes(["m"], EVE, 0.0)
+    says(made, ALL)
+    assert says(made, ALL)
+
+
+def test_what_two_said_stays_when_a_third_comes():
+    made = Breaker()
+    says(made, ANN, 2)
+    assert says(made, EVE)
+    made.comes(["m"], BEN, 1.0)
+    assert held(made, now=1.0) == {"a"}
+
+
+@pytest.mark.parametrize(("pool", "who", "probes"), [(("a",), "y", True), (("a",), "x", False), (AB, "y", False)])
+def test_an_organisation_that_has_not_seen_the_only_worker_fail_may_find_out(pool, who, probes):
+    made = Breaker(rest=5.0)
+    for _ in range(ENOUGH):
+        says(made, ANN, 1, pool)
+        says(made, EVE, 1, pool)
+    for now in (5.0, 15.0):
+        held(made, pool, now)
+        made.ended(A, False, pool, now, made.tried(*A), ANN if now < 10 else EVE)
+    made.comes(["m"], Who(who, "1"), 19.9)
+    assert held(made, pool, 19.9) == {"a"}
+    made.comes(["m"], Who(who, "1"), 20.0)
+    assert held(made, pool, 20.0) == (NOBODY if probes else {"a"})
+
+
+def test_what_everybody_saw_is_news_to_nobody():
+    made = Breaker(rest=5.0)
+    says(made, ALL, ENOUGH, ("a",))
+    held(made, ("a",), 5.0)
+    made.ended(A, False, ("a",), 5.0, made.tried(*A))
+    made.comes(["m"], ANN, 14.9)
+    assert held(made, ("a",), 14.9) == {"a"}
+
+
+def test_who_comes_is_forgotten_with_what_failed():
+    made = Breaker()
+    says(made, ANN)
+    made.comes(["m"], EVE, 0.0)
+    made.sweep(WINDOW + 1)
+    assert made.is_quiet and made._crowds == {}
+
+
+# -- what was the request's fault ---------------------------------------------------------------------------------------
+
+
+def test_what_is_withdrawn_does_not_count():
+    made = Breaker()
+    for now in range(20):
+        assert not made.ended(A, False, AB, float(now), who=ANN)
+        made.withdraw(A, End(float(now), False, ANN))
+    assert made.is_quiet
+    made.withdraw(A, End(1.0, False, ANN))
+
+
+def test_what_is_withdrawn_opens_what_it_shut():
+    made = Breaker()
+    ends = [End(float(now), False, ANN) for now in range(3)]
+    assert [made.ended(A, False, AB, end.when, who=ANN) for end in ends] == [False, False, True]
+    made.withdraw(A, ends[1])
+    assert (held(made, now=3.0), made.tripped) == (NOBODY, {})
+    made.withdraw(A, ends[1])
+    made.withdraw(A, ends[0])
+    made.withdraw(A, ends[2])
+    assert made.is_quiet
+
+
+def test_what_rests_on_enough_stays_shut():
+    made = Breaker(row=3)
+    for now in range(3):
+        made.ended(A, False, AB, float(now), who=ANN)
+    made.withdraw(A, End(9.0, False, ANN))
+    assert held(made, now=3.0) == {"a"}
+
+
+def test_what_is_left_may_be_enough():
+    made = Breaker(rest=5.0)
+    fails(made, 3, place=("b", "m"))
+    assert not fails(made, 5)  # one of two is left alone already
+    held(made, now=5.0)
+    assert not made.ended(("b", "m"), True, AB, 5.0, made.tried("b", "m"))
+    assert made.ended(A, False, AB, 5.0, who=ANN)
+    made.withdraw(A, End(5.0, False, ANN))
+    assert held(made, now=6.0) == {"a"}
+
+
+def test_what_a_probe_has_shown_since_stays():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 3)
+    held(made, now=5.0)
+    made.ended(A, False, AB, 6.0, made.tried(*A), ANN)
+    made.withdraw(A, End(0.0, False, ANN))
+    assert held(made, now=7.0) == {"a"}
+
+
+def test_a_probe_that_was_no_fault_of_the_worker_is_made_again():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 3)
+    held(made, now=5.0)
+    assert made.ended(A, False, AB, 6.0, made.tried(*A), ANN)
+    assert held(made, now=7.0) == {"a"}
+    made.withdraw(A, End(6.0, False, ANN))
+    assert held(made, now=7.0) == NOBODY
+    assert made.tried(*A) is not None
+    assert made.tripped[A].pause == 10.0
+
+
+# -- probes that say nothing --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("pool", "patience"), [(("a",), PATIENCE), (AB, LONG_PATIENCE)])
+@pytest.mark.parametrize("good", [True, False])
+def test_a_probe_that_takes_long_has_another_one_beside_it(pool, patience, good):
+    made = Breaker(rest=5.0)
+    says(made, ANN, ENOUGH, pool)
+    held(made, pool, 5.0)
+    first = made.tried(*A)
+    assert made.shuts(A) == float("inf")
+    assert held(made, pool, 100.0) == {"a"}, "nobody waited for it"
+    assert made.shuts(A) == 100.0 + patience
+    assert held(made, pool, 100.0 + patience) == NOBODY
+    second = made.tried(*A)
+    assert second is not None is not first
+    assert made.ended(A, good, pool, 200.0, first, ANN) is not good
+    assert held(made, pool, 200.0) == (NOBODY if good else {"a"})
+    assert not made.ended(A, True, pool, 201.0, second, ANN)
+
+
+def test_two_probes_of_one_caller_are_one():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 2)
+    says(made, EVE)
+    held(made, now=5.0)
+    assert made.ended(A, False, AB, 5.0, made.tried(*A), ANN)
+    held(made, now=15.0)
+    made.comes(["m"], EVE, 15.0)
+    assert not made.ended(A, False, AB, 15.0, made.tried(*A), BEN)
+    assert held(made, now=15.0) == NOBODY, "the next one may say more"
+    assert made.ended(A, False, AB, 15.0, made.tried(*A), EVE)
+    assert held(made, now=34.0) == {"a"}
+
+
+def test_two_probes_of_one_caller_are_one_though_the_first_was_late():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 2)
+    says(made, EVE)
+    held(made, now=5.0)
+    assert made.ended(A, False, AB, 5.0, made.tried(*A), ANN)
+    held(made, now=15.0)
+    late = made.tried(*A)
+    held(made, now=15.0)
+    assert held(made, now=44.0) == {"a"}
+    held(made, now=45.0)
+    assert made.tried(*A) is not None
+    made.comes(["m"], EVE, 45.0)
+    assert not made.ended(A, False, AB, 45.0, late, ANN)
+    assert made.tripped[A].state is State.PROBING, "the other one may say more"
+
+
+def test_the_probes_of_an_only_caller_count():
+    made = Breaker(rest=5.0)
+    says(made, ANN, 3)
+    for now in (5.0, 15.0, 35.0):
+        held(made, now=now)
+        assert made.ended(A, False, AB, now, made.tried(*A), ANN)
 
 
 def test_the_table_has_an_arrow_out_of_every_state():
@@ -199,6 +478,9 @@ def test_the_table_has_an_arrow_out_of_every_state():
     assert {end for arrows in TRANSITIONS.values() for end in arrows.values()} == set(State)
     with pytest.raises(KeyError):
         Circuit(A, 1.0).step(Event.GOOD)
+
+
+PEOPLE = st.sampled_from([ALL, *(Who(org, person) for org in "xy" for person in "12")])
 
 
 class Fleet(RuleBasedStateMachine):
@@ -210,21 +492,22 @@ class Fleet(RuleBasedStateMachine):
         self.now = 0.0
         self.there = set(ABCD)
         #: Requests under way: their place, and the probe that they are.
-        self.running: list[tuple[breaker.Place, Circuit | None]] = []
+        self.running: list[tuple[breaker.Place, Probe | None]] = []
         #: Ends of each place of late.
         self.ends: dict[breaker.Place, list[tuple[float, bool]]] = {}
 
     def held(self, model: str) -> frozenset[str]:
         return held(self.made, sorted(self.there), self.now, model)
 
-    @rule(worker=st.sampled_from(ABCD), model=st.sampled_from("mn"))
-    def send(self, worker, model):
+    @rule(worker=st.sampled_from(ABCD), model=st.sampled_from("mn"), who=PEOPLE)
+    def send(self, worker, model, who):
+        self.made.comes([model], who, self.now)
         if worker in self.there and worker not in self.held(model):
             self.running.append(((worker, model), self.made.tried(worker, model)))
 
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), end=st.sampled_from([False, False, False, True, None]))
-    def end(self, data, end):
+    @rule(data=st.data(), end=st.sampled_from([False, False, False, True, None]), who=PEOPLE, is_theirs=st.booleans())
+    def end(self, data, end, who, is_theirs):
         place, probe = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
         if end is None:
             if probe is not None:
@@ -232,8 +515,11 @@ class Fleet(RuleBasedStateMachine):
             return
         self.ends.setdefault(place, []).append((self.now, end))
         was = place in self.made.tripped
-        tripped = self.made.ended(place, end, self.there, self.now, probe)
+        tripped = self.made.ended(place, end, self.there, self.now, probe, who)
         assert not (tripped and end)
+        if is_theirs:
+            self.made.withdraw(place, End(self.now, end, who))
+            return
         if tripped and not was:
             assert any(not good for when, good in self.ends[place] if when >= self.now - WINDOW)
 
@@ -257,11 +543,9 @@ class Fleet(RuleBasedStateMachine):
                 assert 2 * len(out) <= len(self.there)
 
     @invariant()
-    def a_circuit_has_one_probe(self):
-        probes = [probe for _place, probe in self.running if probe is not None and probe.state is State.PROBING]
-        assert len(probes) == len({id(probe) for probe in probes})
+    def who_is_waited_for_as_a_probe_is_under_way(self):
         probing = [circuit for circuit in self.made.tripped.values() if circuit.state is State.PROBING]
-        assert {id(circuit) for circuit in probing} == {id(probe) for probe in probes}
+        assert {circuit.probe for circuit in probing} <= {probe for _place, probe in self.running}
 
     @invariant()
     def what_is_tripped_is_not_closed(self):

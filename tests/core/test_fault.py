@@ -10,7 +10,7 @@ words = st.sampled_from(["error", "message", "detail", "code", "param", "type", 
 leaves = st.none() | st.booleans() | st.integers(-1, 700) | st.floats() | st.text(max_size=8) | st.just("context length exceeded")
 documents = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4), max_leaves=12)
 statuses = st.integers(0, 999)
-BLAMES = {"caller", "context", "model", "engine"}
+BLAMES = {"caller", "context", "model", "route", "engine"}
 
 
 @given(statuses, st.binary(max_size=40) | documents.map(lambda document: json.dumps(document).encode()))
@@ -49,7 +49,19 @@ def test_any_document_is_some_fault(status, document):
         (400, {"object": "error", "message": "top_p must be in (0, 1]", "code": 400}, "caller", "top_p must be in (0, 1]"),
         (404, {"error": 'model "x" not found, try pulling it first'}, "model", 'model "x" not found, try pulling it first'),
         (422, {"detail": "Field required"}, "caller", "Field required"),
-        (404, {"detail": "Not Found"}, "caller", "Not Found"),
+        (404, {"detail": "Not Found"}, "route", "Not Found"),
+        (404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}, "route", "File Not Found"),
+        (405, {"detail": "Method Not Allowed"}, "route", "Method Not Allowed"),
+        (501, {"error": "not implemented"}, "route", "not implemented"),
+        (404, {"error": {"message": "Response 'resp_1' not found"}}, "caller", ...),
+        (501, {"error": {"message": "out of luck"}}, "engine", ...),
+        (400, {"detail": "Not Found"}, "caller", "Not Found"),
+        # what is wrong with a request, as llama.cpp sees it
+        (500, {"error": {"message": "Failed to parse tools: [json.exception.out_of_range.403] key 'function' not found"}}, "caller", ...),
+        (500, {"error": {"message": "Failed to parse messages: [json.exception.type_error.302] type must be string"}}, "caller", ...),
+        (500, {"error": {"message": "Unknown reasoning format: zzz"}}, "caller", ...),
+        (500, {"error": {"message": "Conversation roles must alternate user/assistant"}}, "caller", ...),
+        (500, {"error": {"message": "[json.exception.type_error.316] invalid UTF-8 byte at index 3"}}, "engine", ...),
         (500, {"detail": [{"msg": "bad"}]}, "engine", "The engine answered with an error."),
         (429, {"error": {"message": " "}}, "engine", "The engine answered with an error."),
     ],
@@ -81,3 +93,8 @@ def test_a_refusal_of_the_gateway_itself_is_not_the_callers_fault(status):
 
 def test_a_long_message_is_cut():
     assert len(fault.from_document(400, {"error": "x" * 9000}).message) == 2000
+
+
+@pytest.mark.parametrize("body", [b"", b"404 page not found\n", b"<html>404</html>"])
+def test_a_path_that_an_engine_does_not_know_is_no_fault_of_the_caller(body):
+    assert fault.read(404, body).blame == "route"

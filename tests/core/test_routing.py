@@ -138,9 +138,11 @@ def test_a_model_is_pinned_by_any_of_its_names():
 
 
 def test_a_plan_is_the_chosen_target_the_others_and_the_fallbacks():
-    one = route("fast", "a@pool=gpu", fallbacks=(target("b"), target("@pool=cpu"), target("b")), require=where(["zone=lab"]), spill=True)
+    one = route(
+        "fast", "a@pool=gpu", fallbacks=(target("b"), target("@pool=cpu"), target("b")), require=where(["zone=lab"]), spill=True, hedge=True
+    )
     made = plan(one, "fast", residency({"region": "eu"}), "ada")
-    assert (made.route, made.spill) == ("fast", True)
+    assert (made.route, made.spill, made.hedge) == ("fast", True, True)
     assert [(leg.model, routing.shown(leg.where)) for leg in made.legs] == [
         ("a", "pool=gpu,region=eu,zone=lab"), ("b", "region=eu,zone=lab"), ("fast", "pool=cpu,region=eu,zone=lab"),
     ]  # fmt: skip

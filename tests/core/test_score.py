@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mindgw.core.score import NEAR, NEARLY, WORST, Candidate, draw, near, score, sound, total
+from mindgw.core.score import FAILURE, NEAR, NEARLY, OTHERS, REST, WORST, Candidate, draw, near, sound, total
 
 GOOD = Candidate(prefill=0.001, decode=0.01)
 #: Whatever an agent, a clock or a division may bring.
@@ -21,9 +21,6 @@ CANDIDATES = st.builds(
 def test_whatever_was_measured_a_total_is_a_time(candidate, prompt, answer):
     found = total(candidate, prompt, answer)
     assert 0.0 <= found <= WORST
-    parts = score(candidate, prompt, answer)
-    assert parts.total == found
-    assert all(0.0 <= part <= WORST for part in (parts.ttft, parts.finish, parts.penalty))
 
 
 @pytest.mark.parametrize("lie", [nan, inf, -inf, -(2.0**63), 2.0**63])
@@ -43,12 +40,25 @@ def test_what_is_remembered_is_not_read(prompt, share):
     assert total(replace(GOOD, cached=prompt * share), prompt, 100.0) <= total(GOOD, prompt, 100.0)
 
 
-def test_the_parts_of_a_score_are_the_seconds_that_they_are_named_after():
-    found = score(Candidate(prefill=0.001, decode=0.01, cold=2.0, ahead=1.0, cached=500.0, errors=0.5, rtt=0.1), 1372.0, 100.0)
-    assert found.ttft == pytest.approx(0.1 + 2.0 + 1.0 + 1.0)
-    assert found.finish == pytest.approx(found.ttft + 1.0)
-    assert found.penalty == pytest.approx(0.5 * (10.0 + found.finish))
-    assert found.total == pytest.approx(found.ttft + 0.02 * 1.0 + found.penalty)
+def test_a_total_is_the_sum_of_what_each_part_takes():
+    bare = Candidate(prefill=0.001, decode=0.0, cached=500.0)
+    reading, ttft, writing = 1.0, 0.1 + 2.0 + 1.0 + 1.0, 1.0
+    slow = replace(bare, rtt=0.1, cold=2.0, ahead=1.0)
+    parts = {
+        "reading": (bare, reading),
+        "ttft": (slow, ttft),
+        "writing": (replace(slow, decode=0.01), ttft + REST * writing),
+        "others": (replace(slow, decode=0.01, used=3.0), ttft + REST * writing + OTHERS * 3.0 * reading),
+        "errors": (replace(slow, decode=0.01, errors=0.5), ttft + REST * writing + 0.5 * (FAILURE + ttft + writing)),
+        "pressure": (replace(slow, decode=0.01, pressure=0.5), ttft + REST * writing + 0.5 * (ttft + writing)),
+        "all": (
+            replace(slow, decode=0.01, used=3.0, errors=0.5, pressure=0.5),
+            ttft + REST * writing + OTHERS * 3.0 * reading + 0.5 * (FAILURE + ttft + writing) + 0.5 * (ttft + writing),
+        ),
+    }
+    assert {name: total(of, 1372.0, 100.0) for name, (of, _) in parts.items()} == pytest.approx(
+        {name: seconds for name, (_, seconds) in parts.items()}
+    )
 
 
 def test_sound_numbers_stay_and_others_are_the_worst():

@@ -20,6 +20,7 @@ SETTINGS = """
 timeouts:
   first_token: 1s
 routing:
+  strategy: least-busy  # by score the bad one would be asked less and less
   retries: 100
   eject_for: 1s
 """

@@ -71,6 +71,8 @@ def test_an_agent_gives_its_log_and_begins_anew_when_it_is_told_to(tmp_path: Pat
         lines = made.admin("workers", "logs", "fake", "-n", "50").stdout
         assert "connected as fake" in lines
         assert str(made.init["api_key"]) not in lines
+        reader = made.spawn("reader", "workers", "logs", "fake", "-f", "--interval", "0.1")
+        until(lambda: "connected as fake" in reader.said, "what was logged is shown")
         made.admin("workers", "restart", "fake", "--yes")
         until(lambda: made.worker("fake").get("epoch", 0) > 1, "a new session")
         told(made, "workers", "wait", "fake", "--within", "30s")
@@ -78,6 +80,11 @@ def test_an_agent_gives_its_log_and_begins_anew_when_it_is_told_to(tmp_path: Pat
         assert before["pid"] == after["pid"] == agent.child.pid  # the same process, begun anew
         assert "beginning anew" in agent.said
         assert {"worker.logs", "worker.restart"} <= {entry["action"] for entry in made.items("audit", "list")}
+        until(lambda: reader.said.count("connected as fake") > 1, "what the new session logs is shown")
+        assert "logs +" not in reader.said
+        audited = [entry["action"] for entry in made.items("audit", "list")].count("worker.logs")
+        reader.stop()
+        assert audited == 2  # the first reader, and the one that follows
         assert ask(made, chat("plain")).status == 200
         assert agent.stop() == 0
 

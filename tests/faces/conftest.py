@@ -8,21 +8,28 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
 
 from mindgw import config
 from mindgw.cli.app import main
+from mindgw.clock import monotonic
 from mindgw.control import secrets, setup
+from mindgw.gateway.seat import Worker
+from mindgw.gateway.tunnel import Link
 from mindgw.server.app import Server, build
+from mindgw.store import fleet as stored
 from mindgw.store.database import Database
+from mindgw_agent import wire
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +164,61 @@ def admin(cli: Cli, gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Cli:
     monkeypatch.setenv("MINDGW_TOKEN", gateway.key)
     monkeypatch.setenv("MINDGW_SERVER", gateway.url)
     return cli
+
+
+class Live:
+    """A worker that is connected, as the server sees it; nothing is at the other end of its link."""
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self._gateway = gateway
+        self._name = name
+        self._serial = 0
+        self.worker = Worker(self._on_loop(self._enrol()), name, 1, Link(lambda: None, monotonic()))
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._gateway.loop).result(30)
+
+    async def _enrol(self) -> str:
+        async with self._gateway.server.database.write() as session:
+            return (await stored.add_worker(session, self._name, b"k" * 32)).id
+
+    async def _remove(self) -> None:
+        async with self._gateway.server.database.write() as session:
+            await stored.set_state(session, self.worker.id, "removed")
+
+    def end(self) -> None:
+        self.fleet("detach")
+        self._on_loop(self._remove())
+
+    def fleet(self, verb: str, *more: object) -> None:
+        """Calls the server's fleet with it, on the server's loop."""
+        fleet = self._gateway.server.pipeline.fleet
+
+        async def call() -> None:
+            getattr(fleet, verb)(self.worker, *more)
+
+        self._on_loop(call())
+
+    def report(self, *engines: wire.EngineReport) -> None:
+        self._serial += 1
+        self.fleet("report", wire.Report(self._serial, list(engines)))
+
+
+@pytest.fixture
+def live(gateway: Gateway) -> Iterator[Callable[..., Live]]:
+    """Adds workers that are connected, by their names, with what they report."""
+    made: list[Live] = []
+
+    def add(name: str, *engines: wire.EngineReport) -> Live:
+        one = Live(gateway, name)
+        one.fleet("attach", True)
+        one.report(*engines)
+        made.append(one)
+        return one
+
+    yield add
+    for one in made:
+        one.end()
 
 
 class Fake:

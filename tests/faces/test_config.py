@@ -235,15 +235,22 @@ def test_what_is_exported_is_what_there_is(admin, wanted, tmp_path):
     (tmp_path / "all.yaml").write_text(exported.out)
     assert admin("config", "diff", str(tmp_path / "all.yaml")).code == 0, "an export differs from what it was made of"
     assert "keys:" not in admin("config", "export", "--only", "quotas").out
+    for _ in range(2):
+        admin("keys", "create", f"twin-{mark}")
+    without = admin("config", "export")
+    assert f"twin-{mark}" not in without.out and f"left out: keys.twin-{mark}: " in without.err
+    (tmp_path / "all.yaml").write_text(without.out)
+    assert admin("config", "diff", str(tmp_path / "all.yaml")).code == 0
     assert admin("config", "export", "--only", "planets").code == 2
     assert read(admin("config", "export", "--json"))["keys"][f"bot-{mark}"]["rpm"] == 60
 
 
 def test_things_are_removed_when_that_is_asked_for_and_confirmed(admin, wanted, gateway, tmp_path):
     path, mark = wanted
-    admin("config", "apply", "-f", str(path))
     rest = tmp_path / "rest.yaml"
     rest.write_text("mindgw: v1\nquotas:\n")
+    admin("config", "apply", "-f", str(rest), "--prune", "--yes")  # what others left would hide it in the question
+    admin("config", "apply", "-f", str(path))
     assert read(admin("config", "apply", "-f", str(rest), "--json"))["remove"] == 0
     refused = admin("config", "apply", "-f", str(rest), "--prune")
     assert (refused.code, "--yes required" in refused.err) == (2, True)

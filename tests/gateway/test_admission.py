@@ -8,9 +8,10 @@ from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access
 from mindgw.core.payload import Peek
-from mindgw.core.routing import Leg
+from mindgw.core.routing import EVERYWHERE, Leg
 from mindgw.gateway import signals
 from mindgw.gateway.admission import ENDPOINTS, Ask, Caller, admit, meant, recheck, require_use
+from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.route import Needs
 
@@ -18,10 +19,15 @@ from mindgw.gateway.route import Needs
 class Fleet:
     """A FAKE of fleet and routes: there is one model for everything, which goes by two names."""
 
+    hedge = False
+
+    def present(self, model, where):
+        return True
+
     def has_choice(self, model, kind, where):
         return False
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[None, Leg]:
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[None, Leg]:
         if model not in {"m", "big"}:
             raise errors.ModelNotFound(param="model")
         return None, Leg(model, caller.home)
@@ -49,7 +55,8 @@ def ask(path: str = "/v1/chat/completions", **fields: object) -> Ask:
 @pytest.mark.parametrize(("path", "kind"), ENDPOINTS.items())
 def test_each_endpoint_needs_its_kind_of_model(path, kind):
     asked = ask(path)
-    assert (asked.needs, asked.peek, asked.caller) == (Needs("m", kind), Peek("m", False, False), CALLER)
+    traits = Traits(asked.prompt, None, None, "k", None, "o")
+    assert (asked.needs, asked.peek, asked.caller) == (Needs("m", kind, traits=traits), Peek("m", False, False), CALLER)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def rules(*texts: str) -> access.Models | None:
 @pytest.mark.parametrize("name", ["m", "big"])
 @pytest.mark.parametrize(("texts", "good"), [(["allow m"], True), (["allow x*"], False), (["deny b*"], False), (["deny x"], True)])
 def test_a_model_that_is_not_for_the_caller_is_not_there(name, texts, good):
-    assert (meant(replace(CALLER, models=rules(*texts)), name, Fleet()) is not None) is good
+    assert (meant(replace(CALLER, models=rules(*texts)), name, Fleet(), EVERYWHERE) is not None) is good
 
 
 def test_what_a_name_stands_for_is_looked_at_again_when_it_is_known():

@@ -48,6 +48,27 @@ def test_a_command_arrives_and_every_word_about_it_is_kept(world, box):
     assert world.pipeline.errands.find("other", errand.id) is None
 
 
+def test_lines_come_with_their_number(world, box):
+    errand = start(world)
+    says(box, id=commands(box)[0].id, done=True, lines=["a", "b"], line=7)
+    assert (errand.lines, errand.line) == (["a", "b"], 7)
+
+
+def test_whoever_goes_on_takes_up_the_room_of_two_commands(world, box):
+    errands = world.pipeline.errands
+    assert not errands.goes_on("box", "logs", "ana")
+    for _ in range(5):
+        errands.start("box", "gpu", "logs", "+1", "ana")
+        world.pump()
+        says(box, id=commands(box)[-1].id, done=True)
+        assert errands.goes_on("box", "logs", "ana")
+    assert len(errands._known) == 1
+    assert not errands.goes_on("box", "logs", "bob")
+    assert not errands.goes_on("box", "load", "ana")
+    world.clock.now += room.QUIET + 1
+    assert not errands.goes_on("box", "logs", "ana")
+
+
 def test_a_failure_is_told_by_its_code(world, box):
     errand = start(world)
     says(box, id=commands(box)[0].id, done=True, error="unsupported", note="no")
@@ -133,3 +154,17 @@ def test_what_is_long_over_is_forgotten_and_what_goes_on_is_not(world, box, monk
         start(world, verb, "m")
     with pytest.raises(Conflict, match="Too many"):
         start(world)
+
+
+def test_an_agent_that_answers_nothing_has_no_more_kept_for_it_than_one_command_of_each_verb(world, box):
+    errands = world.pipeline.errands
+    box.frozen = True
+    for _ in range(50):
+        errands.drain("box"), errands.undrain("box")
+        for verb in ("load", "logs"):
+            start(world, verb, "5")
+        world.clock.now += room.QUIET + 1
+    assert len(box.link._orders) == 2
+    box.frozen = False
+    world.pump()
+    assert box.link.closing is None

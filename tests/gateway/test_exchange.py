@@ -366,7 +366,7 @@ def test_a_worker_that_falls_silent_is_lost():
         ("engine_timeout", "engine_timeout", 504),
         ("engine_error", "engine_error", 502),
         ("engine_protocol", "engine_error", 502),
-        ("refused", "invalid_request", 400),
+        ("refused", "no_worker_available", 503),
         ("a code of the future", "engine_error", 502),
     ],
 )
@@ -504,6 +504,36 @@ def test_a_client_that_hangs_up_frees_the_slot_when_the_engine_is_free():
     assert waiting.state is State.SENT
     row = the_row(world)
     assert (row.outcome, row.status, row.error_code, row.completion_tokens) == ("cancelled", 499, "client_disconnected", 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_answer_that_comes_whole_after_its_client_left_frees_the_slot(stream, stopped):
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=stream)
+    box.frozen = True  # the cancel is on its way
+    client.post(signals.Gone() if not stopped else signals.Stopped(errors.Cancelled()))
+    assert (client.state, world.used) == (State.CLOSING, 1)
+    head = wire.Frame(1, wire.HEAD, wire.build_head(200, SSE if stream else JSON, EVENT))
+    close = wire.frame(wire.Close("done", usage=wire.Usage(3, 2, 0, "engine")), 1)
+    box.link.receive(wire.encode(head) + wire.encode(close), world.clock())
+    assert (client.state, world.used) == (State.DONE, 0)
+    (row,) = world.settled()
+    assert row.outcome == ("failed" if stopped else "cancelled")
+
+
+def test_an_answer_that_only_begins_after_its_client_left_keeps_the_slot():
+    world = World()
+    box = Box(world)
+    client = world.ask(stream=True)
+    box.frozen = True
+    client.post(signals.Gone())
+    box.link.receive(wire.encode(wire.Frame(1, wire.HEAD, wire.build_head(200, SSE, EVENT))), world.clock())
+    assert (client.state, world.used) == (State.CLOSING, 1)
+    box.frozen = False
+    box.close("cancelled")
+    assert (client.state, world.used) == (State.DONE, 0)
 
 
 def test_a_client_that_hangs_up_in_line_leaves_it():
@@ -878,8 +908,9 @@ SAMPLES = {
     for sample in (
         signals.Refused(WRONG), signals.Received(b"{}"), signals.Answered(wire.Head(200, SSE, b"")), signals.Data(EVENT),
         signals.Closed(wire.Close("done")), signals.Lost(), signals.Drained(), signals.Gone(), signals.Stopped(WRONG), signals.Tick(),
+        signals.Bound(()),
         signals.Identified(Caller("k", "k", "o")), signals.Funded(), signals.Recalled(),
-        signals.Copied(200, "", []), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
+        signals.Copied(200, "", []), signals.Beside(signals.Lost()), signals.Turn(None),  # type: ignore[arg-type]  # nobody looks at its placement
     )
 }  # fmt: skip
 

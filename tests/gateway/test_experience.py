@@ -96,8 +96,8 @@ def test_no_more_tokens_are_believed_than_bytes_came():
 
 @pytest.mark.parametrize(
     ("status", "close", "blamed"),
-    [(500, ("done", ""), True), (503, ("done", ""), True), (400, ("done", ""), False), (200, ("failed", "engine_error"), True),
-     (0, ("failed", "engine_timeout"), True), (0, ("failed", "refused"), False), (200, ("done", ""), False)],
+    [(500, ("done", ""), True), (503, ("done", ""), False), (400, ("done", ""), False), (200, ("failed", "engine_error"), True),
+     (0, ("failed", "engine_timeout"), True), (0, ("failed", "refused"), True), (200, ("done", ""), False)],
 )  # fmt: skip
 def test_a_worker_is_blamed_for_what_is_its_own_fault(status, close, blamed):
     world = World()
@@ -163,8 +163,37 @@ def test_a_conversation_that_names_itself_stays_on_its_worker(headers, fields):
     world = World()
     two(world)
     client = world.ask(headers=headers, **fields)
-    owner = world.pipeline.fleet.experience.sessions.where((client.exchange.caller.key_id, "s"))
+    owner = world.pipeline.fleet.experience.sessions.where("o", ("m", client.exchange.caller.key_id, "s"))
     assert owner == placed(client).seat.owner
+
+
+def begins(system: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system * 100}, {"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("other", "salt", "remembered"),
+    [("o", "", True), ("p", "", False), ("o", "pepper", False)],
+    ids=["its own organisation", "another organisation", "another salt"],
+)
+def test_what_was_asked_is_remembered_for_its_organisation_and_salt_alone(other, salt, remembered):
+    world = World()
+    boxes = two(world)
+    said = begins("The account number is 4711. ")
+    stream(world, boxes, 0.1, messages=said)
+    world.passes(60.0)
+    fields = {"cache_salt": salt} if salt else {}
+    choice = placed(world.ask(key=world.add_key(org_id=other), messages=said, **fields)).choice
+    assert (choice.cached > 0) == remembered
+
+
+def test_who_names_its_salt_again_is_remembered():
+    world = World()
+    boxes = two(world)
+    said = begins("The account number is 4711. ")
+    stream(world, boxes, 0.1, messages=said, cache_salt="pepper")
+    world.passes(60.0)
+    assert placed(world.ask(messages=said, cache_salt="pepper")).choice.cached > 0
 
 
 def test_nobody_is_asked_where_there_is_no_choice():
@@ -172,7 +201,20 @@ def test_nobody_is_asked_where_there_is_no_choice():
     Box(world)
     client = world.ask(prompt_cache_key="s")
     assert placed(client).choice is None
-    assert client.exchange._ask.needs.traits is None
+    assert client.exchange._ask.needs.traits.prefix is None
+
+
+def test_who_came_while_there_was_one_worker_is_known_for_what_it_is_once_there_are_more():
+    world = World()
+    one = Box(world, "a")
+    world.ask()
+    client = world.ask(prompt_cache_key="s", max_tokens=5, messages=[{"role": "user", "content": "x" * 4000}])
+    assert client.state is signals.WAITING
+    Box(world, "b"), Box(world, "c")
+    choice = placed(client).choice
+    assert choice.prompt > 900
+    assert world.pipeline.fleet.experience.sessions.where("o", ("m", client.exchange.caller.key_id, "s")) == placed(client).seat.owner
+    assert one.requests
 
 
 def test_embeddings_have_no_beginning_that_is_remembered():

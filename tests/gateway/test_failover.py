@@ -142,13 +142,6 @@ def test_what_is_the_callers_fault_is_passed_on(stream, status, body, code):
     assert (world.used, not world.meter.counters.failovers) == (0, True)
 
 
-def test_what_an_agent_refuses_is_passed_on():
-    world = pair()
-    client = world.ask()
-    at_work(world).close("failed", "refused", message="no")
-    assert (client.code, client.error.status) == ("invalid_request", 400)
-
-
 @pytest.mark.parametrize("fail", [head(503, b'{"error":"loading model"}'), head(429, b"{}"), closes("busy")])
 def test_an_engine_without_room_is_routed_around_and_not_taken_for_a_failure(fail):
     world = pair()
@@ -229,7 +222,7 @@ def test_who_may_not_have_a_slot_and_leaves_the_line_leaves_nothing_behind():
     assert [client.state for client in clients] == [State.WAITING] * 3
     for client in clients:
         client.post(signals.Gone())
-    assert (world.pipeline.queue.waiting, world.pipeline.queue._picky.total()) == (0, 0)
+    assert (world.pipeline.queue.waiting, len(world.pipeline.queue._apart)) == (0, 0)
 
 
 def test_a_model_whose_workers_are_all_removed_while_somebody_waits_is_waited_for():
@@ -417,16 +410,17 @@ def test_an_engine_that_cannot_is_not_asked_until_its_report_changes():
 
 
 def test_the_word_of_an_engine_is_not_believed_for_ever():
-    world = World()
-    box = Box(world)
-    first = world.ask()
-    waiting = world.ask()
-    head(501)(box)
-    assert first.code == "engine_error"
+    world = pair()
+    client = world.ask()
+    bad = at_work(world)
+    head(501)(bad)
+    good = at_work(world)
+    answers(good, client)
+    world.passes(299)
+    serving = world.pipeline.fleet.seats
+    assert [seat.owner for seat in serving("m", "chat")] == [good.name]
     world.passes(2)
-    assert waiting.code == world.ask().code == "unsupported_endpoint"
-    world.passes(301)
-    answers(box, world.ask())
+    assert {seat.owner for seat in serving("m", "chat")} == {good.name, bad.name}
 
 
 def test_another_way_to_ask_for_the_model_still_works():

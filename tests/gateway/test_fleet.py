@@ -1,11 +1,13 @@
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core.worker import State
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.seat import REST, Worker
+from mindgw.gateway.serving import Serving
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 from tests.gateway.world import engine, knows
@@ -41,6 +43,45 @@ def test_a_worker_is_ready_once_its_engine_is():
     assert (worker.state, free(worker)) == (State.OFFLINE, [])
     yard.fleet.report(worker, wire.Report(1, [engine("m")]))
     assert (worker.state, free(worker)) == (State.READY, ["e"])
+
+
+def test_many_that_come_or_go_at_once_are_one_change(monkeypatch):
+    looks = []
+    look = Serving._look
+    monkeypatch.setattr(Serving, "_look", lambda fleet: (looks.append(1), look(fleet)))
+    yard = Yard()
+    workers = [yard.worker(f"w{number}", engine("m", f"m{number}")) for number in range(100)]
+    assert not looks
+    assert len(list(yard.fleet.seats("m", "chat"))) == 100
+    assert yard.fleet.canonical["m7"] == "m7"
+    for worker in workers[1:]:
+        yard.fleet.detach(worker)
+    assert len(looks) == 1
+    assert [seat.worker for seat in yard.fleet.seats("m", "chat")] == workers[:1]
+    assert not yard.fleet.has_choice("m", "chat")
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "is_news"),
+    [({}, False), ({"loaded": False}, False), ({"context": 5}, False), ({"created": 5}, False),
+     ({"aliases": ["n"]}, True), ({"kinds": ["chat", "completions"]}, True), ({"id": "n"}, True)],
+)  # fmt: skip
+def test_what_says_nothing_about_who_can_serve_what_is_no_reason_to_look_at_all_workers(change, is_news):
+    yard = Yard()
+    model = wire.Model("m", kinds=["chat"])
+    worker = yard.worker("w", engine(models=[model]))
+    other = yard.worker("other", engine(models=[model]))
+    (seat,) = worker.seats.values()
+    yard.fleet.doubt(seat, "m", "chat", 0.0)
+    assert [seat.worker for seat in yard.fleet.seats("m", "chat")] == [other]
+    canonical, changes = yard.fleet.canonical, yard.fleet.changes
+    yard.fleet.report(worker, wire.Report(1, [engine(models=[replace(model, **change)])]))
+    assert yard.fleet._is_stale == is_news
+    assert bool(seat.unable) != is_news
+    assert seat.engine.models == [replace(model, **change)]
+    assert yard.fleet.changes > changes
+    assert (yard.fleet.canonical == canonical) != ("id" in change)
 
 
 def test_a_worker_without_engines_is_offline():

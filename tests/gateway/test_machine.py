@@ -180,6 +180,7 @@ class Requests(RuleBasedStateMachine):
     @invariant()
     def slots_are_taken_by_requests_and_nothing_else(self):
         attempts = [client.exchange._attempt for client in self.clients if client.exchange._attempt is not None]
+        attempts += [client.exchange._aside.attempt for client in self.clients if client.exchange._aside is not None]
         attempts += self.world.pipeline._failover.leftovers._until
         for worker in self.world.pipeline.fleet.workers.values():
             assert worker.used == sum(attempt.placement.seat.worker is worker for attempt in attempts)
@@ -190,7 +191,7 @@ class Requests(RuleBasedStateMachine):
         waiting = [client.exchange for client in self.clients if client.state is State.WAITING]
         pipeline, now = self.world.pipeline, self.world.clock()
         assert pipeline.queue.waiting == len(waiting)
-        assert pipeline.queue._picky.total() == sum(bool(exchange._stay.needs.shun) for exchange in waiting)
+        assert pipeline.queue._apart.total() == sum(bool(exchange._stay.needs.shun) for exchange in waiting)
         for exchange in waiting:
             needs = exchange._stay.needs
             shun = needs.shun | ejection.held(pipeline.fleet, needs.model, "chat", now)

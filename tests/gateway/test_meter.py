@@ -1,6 +1,7 @@
 import asyncio
 import logging
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,8 @@ from tests.gateway.world import finished
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PAYER = Caller("k", "name", "o", "t", "")
+#: A slot of worker w, which calls the model m.
+SLOT = SimpleNamespace(seat=SimpleNamespace(owner="w"), model="m")
 
 
 def row(number: int = 0) -> Entry:
@@ -42,7 +45,7 @@ class Ledger:
 def test_a_row_says_what_is_known():
     tally = Tally(10.0, START.timestamp())
     tally.stand(10.0)
-    tally.send("w", "m", 10.5)
+    tally.send(SLOT, 10.5)
     tally.first, tally.stream, tally.status, tally.bytes = 12.0, True, 200, 7
     tally.tokens = Tokens(1, 2, 1, "engine")
     made = tally.row(("r", "/p"), PAYER, "done", 13.25, tally.tokens)
@@ -61,9 +64,9 @@ def test_only_the_time_in_the_queue_is_waiting():
     """Neither the upload of the body nor an attempt that came to nothing."""
     tally = Tally(0.0, START.timestamp())
     tally.stand(40.0)
-    tally.send("w", "m", 41.0)
+    tally.send(SLOT, 41.0)
     tally.stand(50.0)
-    tally.send("x", "m", 52.0)
+    tally.send(SLOT, 52.0)
     assert tally.row(("r", "/p"), PAYER, "done", 60.0, tally.tokens).queued_ms == 3000
 
 

@@ -73,6 +73,64 @@ def test_a_name_that_several_models_go_by_stands_for_those_that_one_may_use(rule
     assert len(big.requests) == 1
 
 
+def test_of_the_models_that_one_may_use_that_is_meant_which_is_there():
+    world, (small, big) = shared()
+    Box(world, "other", engine("o", models=[wire.Model("other", aliases=["chat"], kinds=["chat"])]))
+    key = world.add_key()
+    world.rules[next(reversed(world.keys))] = deny("other")
+    big.says(*big.report.engines, draining=True)
+    assert world.ask("chat", key).state is State.SENT
+    assert (len(small.requests), big.requests) == (1, {})
+
+
+def lies(world, box):
+    box.door.lied("it said what cannot be")
+
+
+@pytest.mark.parametrize("approved", [False, True])
+def test_nobody_outside_says_what_a_name_means(approved):
+    world = World()
+    honest, key = Box(world, "honest", engine("llama", slots=9)), world.add_key()
+    world.rules[next(reversed(world.keys))] = deny("gpt-*")
+    models = [wire.Model(id, aliases=["llama"], kinds=["chat"]) for id in ("0good", "gpt-x")]
+    box = Box(world, "box", engine(id="0", models=models[:1]), engine(id="1", models=models[1:]), approved=approved)
+    if approved:
+        lies(world, box)
+    fleet = world.pipeline.fleet
+    for _ in range(2):
+        assert world.ask("llama", key).state is State.SENT
+    assert (len(honest.requests), box.requests, fleet.offers("llama")) == (2, {}, {"llama": {"llama"}})
+    assert fleet.canonical == {"llama": "llama"}
+    assert (fleet.serves("0good"), fleet.models().keys()) == (False, {"llama"})
+
+
+def test_what_nobody_was_let_in_with_is_not_there():
+    world = World()
+    box = Box(world, "box", engine("m"), approved=False)
+    assert world.ask().code == "model_not_found"
+    box.says(engine("m", "n"))
+    assert world.ask("n").code == "model_not_found"
+    box.cut()
+    assert world.ask().code == "model_not_found"
+
+
+def test_what_a_worker_in_quarantine_had_is_waited_for_until_it_is_released():
+    world = World()
+    box, fleet = Box(world), world.pipeline.fleet
+    lies(world, box)
+    client = world.ask()
+    assert (client.state, fleet.known("m"), fleet.canonical) == (State.WAITING, True, {})
+    box.says(engine("m", "n"))
+    assert world.ask("n").code == "model_not_found"
+    fleet.release(fleet.workers["box"])
+    world.pump()
+    assert (client.state, fleet.remembered) == (State.SENT, {})
+    box.close()
+    lies(world, box)
+    box.cut()
+    assert (world.ask().state, world.ask("x").code) == (State.WAITING, "model_not_found")
+
+
 def test_globs_of_keys_are_those_of_rules():
     world = World()
     Box(world, "box", engine("llama2"))

@@ -116,7 +116,7 @@ def test_a_new_engine_serves_those_who_wait():
 def test_a_worker_that_waits_for_approval_serves_nobody():
     world = World()
     Box(world, approved=False)
-    assert world.ask().state is State.WAITING
+    assert world.ask().code == "model_not_found"
     assert world.pipeline.snapshot().workers[0].state == "pending"
 
 
@@ -277,7 +277,7 @@ def test_a_snapshot_shows_what_is():
 
 def test_models_are_listed_once_with_all_their_names():
     world = World()
-    Box(world, "one", engine(models=[wire.Model("m", kinds=["chat"], aliases=["b", "m"], created=5), wire.Model("a")]))
+    Box(world, "one", engine(models=[wire.Model("m", kinds=["chat"], aliases=["b", "m"], created=5), wire.Model("a", kinds=["chat"])]))
     Box(world, "two", engine(models=[wire.Model("m", kinds=["chat"], aliases=["c"], created=7)]))
     shown = [(offer.id, offer.aliases, offer.created) for offer in world.pipeline.models()]
     assert shown == [("a", [], 0), ("m", ["b", "c"], 7)]

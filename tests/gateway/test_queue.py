@@ -625,3 +625,82 @@ def test_an_absurd_length_is_not_believed():
     slots.open["a"] = 2
     slots.end(slots.join(), 10, 10**9)
     assert slots.queue.pace.cost(slots.ticket()) < 10**6
+
+
+class Crowd:
+    """A queue before some boxes with one slot each, all of them taken."""
+
+    def __init__(self, count: int, **limits: int) -> None:
+        self.fleet = Fleet(lambda: None)
+        self.names = [f"w{number}" for number in range(count)]
+        for name in self.names:
+            worker = Worker(name, name, 1, Link(lambda: None, 0.0))
+            self.fleet.attach(worker, approved=True)
+            self.fleet.report(worker, wire.Report(1, [engine("a")]))
+        self.queue = Queue(lambda needs, now: place(self.fleet, needs, now), self.fleet, Limits(**limits))
+        #: worker -> who has its slot.
+        self.has: dict[str, tuple[Ticket, Placement]] = {}
+        self._count = 0
+        self.first = [self.join() for _ in self.names]
+
+    def join(self, *shun: str, org: str = "o") -> Ticket:
+        self._count += 1
+        ticket = Ticket(f"r{self._count}", Needs("a", "chat", shun=frozenset(shun)), Flow((org, "t", "u", "k", ""), 2), Holder())
+        ticket.holder.granted = lambda placement: self.took(ticket, placement)
+        ticket.prompt = 10
+        if (placement := self.queue.join(ticket, 1.0)) is not None:
+            self.took(ticket, placement)
+        return ticket
+
+    def took(self, ticket: Ticket, placement: Placement) -> None:
+        assert placement.seat.owner not in ticket.needs.shun
+        self.has[placement.seat.owner] = ticket, placement
+
+    def free(self, worker: str) -> Ticket | None:
+        """Whoever has its slot is served; who has it then."""
+        ticket, placement = self.has.pop(worker)
+        self.queue.settle(ticket, 10, 10, 1.0)
+        placement.release()
+        self.queue.wake(1.0)
+        return self.has[worker][0] if worker in self.has else None
+
+
+@pytest.mark.parametrize("sets", [1, 3, 40])
+def test_those_whom_workers_failed_hold_up_nobody_who_could_have_these(sets):
+    crowd = Crowd(3 + sets)
+    others = [f"w{number}" for number in range(3, 3 + sets)]
+    failed = [crowd.join("w0", "w1", others[number % sets], org="bad") for number in range(120)]
+    victims = [crowd.join(org="good") for _ in range(2)]
+    assert [crowd.free("w0") for _ in victims] == victims
+    assert crowd.free("w0") is None
+    assert crowd.free("w2") in failed
+    assert crowd.queue.lines() == {("a", "chat")}
+
+
+def test_who_was_failed_by_one_worker_is_not_held_up_by_those_whom_another_failed():
+    crowd = Crowd(2)
+    failed = [crowd.join("w0", org="bad") for _ in range(100)]
+    victim = crowd.join("w1", org="good")
+    assert (crowd.free("w0"), crowd.free("w1")) == (victim, failed[0])
+
+
+def test_those_who_stand_apart_have_their_turn_among_all_who_wait():
+    crowd = Crowd(2)
+    tickets = [crowd.join(*(["w0"] if number % 2 else [])) for number in range(8)]
+    assert [crowd.free("w1") for _ in tickets] == tickets
+    assert crowd.queue.waiting == len(crowd.queue._apart) == 0
+
+
+def test_those_who_stand_apart_count_for_their_model_and_are_paused_with_it():
+    crowd = Crowd(2, queue_model=3)
+    tickets = [crowd.join("w0") for _ in range(3)]
+    with pytest.raises(errors.QueueFull):
+        crowd.join()
+    crowd.queue.pause("a")
+    assert crowd.free("w1") is None
+    crowd.queue.resume("a")
+    crowd.queue.wake(1.0)
+    assert crowd.has["w1"][0] is tickets[0]
+    for ticket in tickets[1:]:
+        crowd.queue.leave(ticket, 1.0)
+    assert (crowd.queue._placed, crowd.queue._apart) == ({}, {})

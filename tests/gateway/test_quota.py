@@ -28,10 +28,12 @@ BOT = Caller("b", "bot", "o")
 class Everything:
     """A FAKE of a fleet that has every model, and no routes."""
 
+    hedge = False
+
     def has_choice(self, model, kind, where):
         return False
 
-    def go(self, caller, model, kind, flow):
+    def go(self, caller, model, kind, flow, named):
         return None, Leg(model)
 
     def names(self, model):

@@ -173,3 +173,26 @@ async def test_models_of_removed_workers_are_not_known(database):
     fleet = Fleet(lambda: None)
     await registry.remember(fleet)
     assert not knows(fleet, "m")
+
+
+@pytest.mark.parametrize(("state", "code"), [("removed", "revoked"), ("locked", "locked")])
+async def test_a_worker_that_was_put_out_since_it_was_found_does_not_enter(database, state, code):
+    registry, id = Registry(database, SERVER), await enrolled(database)
+    await registry.find(id)
+    async with database.write() as session:
+        await stored.set_state(session, id, state)
+    with pytest.raises(Rejected) as caught:
+        await registry.enter(id, 1)
+    assert (caught.value.goodbye.code, (await row(database, id)).epoch) == (code, 0)
+
+
+async def test_who_enters_is_known_as_it_is_now_with_what_is_not_written_yet(database):
+    registry, id = Registry(database, SERVER), await enrolled(database)
+    accused = live(id)
+    accused.charge = "it lies"
+    registry.accused(accused)
+    record, unwritten = await registry.enter(id, 1)
+    assert (record.state_admin, unwritten) == ("active", "it lies")
+    await registry.flush()
+    record, unwritten = await registry.enter(id, 2)
+    assert (record.state_admin, record.reason, unwritten) == ("quarantined", "it lies", "")

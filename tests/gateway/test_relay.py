@@ -270,7 +270,7 @@ def test_the_field_at_fault_is_passed_on():
 
 def test_an_agent_that_gives_no_reason_gets_a_sentence():
     assert relay.error_of_close(wire.Close("failed", "engine_timeout")).message == "The engine did not answer in time."
-    assert relay.error_of_close(wire.Close("failed", "refused")).message == "The request body is not valid."
+    assert relay.error_of_close(wire.Close("failed", "refused")).message == "No worker that serves this model is connected."
 
 
 def test_an_agents_long_reason_is_cut():

@@ -3,13 +3,22 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from mindgw.config import Limits
 from mindgw.core import access
-from mindgw.core.routing import where
-from mindgw.gateway import ejection
-from mindgw.gateway.admission import Caller
-from mindgw.gateway.flows import flow
+from mindgw.core.payload import Peek
+from mindgw.core.routing import Leg, where
+from mindgw.gateway import ejection, signals
+from mindgw.gateway.admission import Ask, Caller
+from mindgw.gateway.course import Course
+from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.flows import Flow, flow
+from mindgw.gateway.queue import Queue
+from mindgw.gateway.route import Ended, Needs, Outcome
 from mindgw.gateway.signals import State
+from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 from tests.gateway.test_routes import EU, US, answer, bound, headers, route, world
 from tests.gateway.world import JSON, Box, engine
@@ -126,12 +135,12 @@ def test_who_was_failed_and_waits_for_another_worker_that_goes_away_goes_to_the_
     clients = [made.ask("fast"), made.ask("fast")]
     fails(boxes[0])
     queue = made.pipeline.queue
-    assert (sum(queue._picky.values()), [client.state for client in clients].count(State.WAITING)) == (1, 1)
+    assert (queue._apart.total(), [client.state for client in clients].count(State.WAITING)) == (1, 1)
     boxes[1].cut()
     made.passes(5)
     # who was lost goes to the worker that is there; who was failed there goes on
     assert (len(boxes[0].requests), len(cpu.requests)) == (1, 1)
-    assert not queue._picky
+    assert not queue._apart
     answer(cpu, "n")
     answer(boxes[0], "m")
     assert [client.code for client in clients] == ["", ""]
@@ -174,8 +183,8 @@ def test_no_rule_leads_out_of_a_place(strategy, more):
 def test_what_nobody_could_choose_by_is_not_read_where_one_worker_may_be_asked():
     made = world(tags={"here": EU, "there": US})
     Box(made, "here", engine("m", slots=2)), Box(made, "there")
-    assert made.ask(key=bound(made, region="eu")).exchange.ticket.needs.traits is None
-    assert made.ask().exchange.ticket.needs.traits is not None
+    assert made.ask(key=bound(made, region="eu")).exchange.ticket.needs.traits.prefix is None
+    assert made.ask().exchange.ticket.needs.traits.prefix is not None
 
 
 def test_a_name_of_several_models_leads_to_those_that_are_for_the_caller():
@@ -188,4 +197,99 @@ def test_a_name_of_several_models_leads_to_those_that_are_for_the_caller():
     assert (course.legs, leg.model) == ((leg,), "n")
     way = made.pipeline.explain(caller, "fast", "chat")
     assert (way.chosen, way.code, way.legs[0].model, way.legs[0].allowed) == (0, "", "shared", True)
-    assert fleet.names("shared") == {"shared", "m", "n"}
+    assert fleet.offers("shared") == {"m": {"m", "shared"}, "n": {"n", "shared"}}
+
+
+def test_legs_that_come_to_the_same_models_are_gone_once():
+    made = world(route("chat", "a", fallbacks=["b", "c", "d"]))
+    first, second = engine(models=[engine_model("0x", "a", "c"), engine_model("0y", "b", "d")], slots=9), engine_model("other", *"abcd")
+    boxes = [Box(made, "box", first, engine(id="e2", models=[second])), Box(made, "other", engine(*"abcd", slots=9))]
+    key = made.add_key()
+    made.rules[next(reversed(made.keys))] = access.compile_models([access.Rule("other", "key:k", False, "other")])
+    for number in range(40):
+        client = made.ask("chat", key)
+        while client.end is None:
+            fails(next(box for box in boxes if box.requests))
+        assert client.code, number
+
+
+class Land:
+    """Where there are workers for some models, and now and then for others."""
+
+    def __init__(self, draw):
+        self._draw = draw
+
+    def present(self, model, where):
+        return self._draw()
+
+    taken = line = None
+
+
+@given(st.data(), st.lists(st.sampled_from("abc"), min_size=1, max_size=6))
+def test_a_course_comes_to_its_end_whatever_the_fleet_says(data, models):
+    legs = tuple(Leg(model) for model in models)
+    ground = Land(lambda: data.draw(st.booleans()))
+    course = Course("r", legs, data.draw(st.integers(0, len(legs) - 1)))
+    needs = Needs(legs[course.first].model, "chat")
+    ask = Ask(
+        Caller("k", "k", "o"),
+        "/",
+        Peek(models[0], stream=False, include_usage=False),
+        needs,
+        Flow(("o", "", "", "k", ""), 2),
+        1,
+        None,
+        course=course,
+    )
+    queue = Queue(lambda needs, now: None, Fleet(lambda: None), Limits())
+    stay = Stay(queue, signals.Head("r", "/", []), ask, 1, 60.0, None)
+    asked = 0
+
+    def may(needs, now):
+        nonlocal asked
+        asked += 1
+        return data.draw(st.booleans())
+
+    ends = 0
+    while stay.goes_on(Ended(Outcome.FAILED, f"w{ends}", 0.0), may, 1, ground):
+        ends += 1
+        if data.draw(st.booleans()):
+            stay.skips(ground)
+    assert ends < len(legs)
+    assert asked < len(legs)
+
+
+# -- explained ---------------------------------------------------------------------------------------------------------
+
+
+def explained(made, model):
+    way = made.pipeline.explain(Caller("k", "k", "o"), model, "chat")
+    return way.outcome, way.code, way.chosen
+
+
+def test_what_is_explained_of_a_worker_that_is_left_alone_is_what_is_heard():
+    made = world(TO_POOLS, tags=POOLS)
+    Box(made, "gpu", engine("m"))
+    trip(made, "gpu")
+    assert made.ask("fast").code == made.ask("m").code == "no_worker_available"
+    assert explained(made, "fast") == explained(made, "m") == ("refused", "no_worker_available", None)
+    way = made.pipeline.explain(Caller("k", "k", "o"), "m", "chat")
+    assert way.reason == way.legs[0].why_not == "The only worker of this model fails whatever it is sent."
+    other = Box(made, "cpu", engine("n"))
+    assert made.ask("fast").code == ""
+    assert other.requests[other.stream].meta.model == "n"
+    assert explained(made, "fast") == ("goes", "", 1)
+
+
+def test_who_would_wait_is_told_so():
+    made = world(TO_POOLS, tags=POOLS)
+    Box(made, "gpu", engine("m"))
+    assert explained(made, "fast") == explained(made, "m") == ("goes", "", 0)
+    made.pipeline.fleet.drain(made.pipeline.fleet.workers["gpu"])
+    client = made.ask("fast")
+    assert client.exchange.state is State.WAITING
+    assert explained(made, "fast") == explained(made, "m") == ("waits", "", 0)
+    way = made.pipeline.explain(Caller("k", "k", "o"), "fast", "chat")
+    assert way.reason == "none of its workers takes requests: it waits for m with pool=gpu, and is refused when none comes"
+    Box(made, "cpu", engine("n"))
+    assert explained(made, "fast") == ("goes", "", 1)

@@ -21,6 +21,8 @@ class Life:
         #: Sessions so far, the newest last; the serial of each one's last report.
         self.doors = []
         self.serials = []
+        #: Monotonic seconds: nobody says so much that it would have to wait.
+        self.seconds = 0.0
         #: What was written down, by session: reports, receipts, charges, farewells.
         self.noted = []
         news = self.pipeline.news
@@ -35,13 +37,16 @@ class Life:
         self.serials.append(0)
 
     def report(self, which: int, serial: int) -> None:
-        self.doors[which].worker.link.receive(wire.encode(wire.frame(wire.Report(serial, [engine(f"m{which + 1}", slots=which + 1)]))), 0.0)
+        self.seconds += 1.0
+        said = wire.Report(serial, [engine(f"m{which + 1}", slots=which + 1)])
+        self.doors[which].worker.link.receive(wire.encode(wire.frame(said)), self.seconds)
 
     def drain(self, which: int, _: int) -> None:
         self.doors[which].worker.link.receive(wire.encode(wire.Frame(0, wire.DRAIN)), 0.0)
 
     def lie(self, which: int, _: int) -> None:
-        self.doors[which].worker.link.receive(wire.encode(wire.Frame(0, wire.REPORT, BAD)), 0.0)
+        self.seconds += 1.0
+        self.doors[which].worker.link.receive(wire.encode(wire.Frame(0, wire.REPORT, BAD)), self.seconds)
 
     def account(self, which: int, number: int) -> None:
         batch = wire.Receipts(after=number, prev=b"h" * 32, head=b"h" * 32)

@@ -1,6 +1,7 @@
 """Which of several workers is taken, by each rule; what is seen of them changes it, and nobody is taken who must not be."""
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 
 from mindgw.config import ConfigError, parse
 from mindgw.core.affinity import prefix
+from mindgw.core.routing import Rules, where
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.route import Needs, place
@@ -102,6 +104,23 @@ def test_a_session_stays_where_it_is_when_that_is_as_good(count):
         assert placement.seat is first.seat
         placement.release()
     assert len({put(fleet, needs(session=f"t{n}")).seat.owner for n in range(count)}) > 1
+
+
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+def test_a_caller_that_uses_two_models_sticks_with_each_of_them(strategy):
+    fleet = Fleet(lambda: None, strategy)
+    for name in ("a", "b"):
+        join(fleet, f"{name}-m", "m"), join(fleet, f"{name}-n", "n")
+    session = "s" if strategy == "score" else ""
+    wanted = {model: replace(needs(session=session), model=model) for model in ("m", "n")}
+    first = {model: put(fleet, each) for model, each in wanted.items()}
+    for placement in first.values():
+        placement.release()
+    for turn in range(1, 6):
+        for model, each in wanted.items():
+            placement = put(fleet, each, 10.0 * turn)
+            assert placement.seat is first[model].seat
+            placement.release()
 
 
 def test_a_model_that_is_loaded_goes_before_one_that_is_not_until_it_was_asked_for():
@@ -243,6 +262,69 @@ def test_who_left_is_not_kept_for_what_it_remembered():
     assert put(fleet, needs(b"x" * 4096)).seat is not seat
 
 
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_nothing_is_sent_to_a_session_that_a_newer_one_replaced(count, strategy):
+    fleet, text = world(count, strategy), b"a conversation" * 500
+    placement = put(fleet, needs(text, session="s"))
+    placement.release()
+    older = placement.seat.worker
+    newer = join(fleet, older.id)
+    assert older.state == "offline"
+    fleet.detach(older)
+    for turn in range(5):
+        again = put(fleet, needs(text + b"more" * 50, session="s"), 10.0 * turn)
+        assert again.seat.worker is fleet.workers[again.seat.owner]
+        again.release()
+    assert fleet.workers[older.id] is newer
+    assert placement.seat not in fleet.experience.holders(fleet.experience.levels(needs(text).traits.prefix), MANY)
+
+
+@pytest.mark.parametrize("strategy", ["score", "sticky"])
+def test_nothing_is_sent_to_an_engine_that_its_agent_does_not_name_any_more(strategy):
+    fleet, text = world(MANY, strategy), b"a conversation" * 500
+    placement = put(fleet, needs(text, session="s"))
+    placement.release()
+    fleet.report(placement.seat.worker, wire.Report(1, [engine("m", slots=8, id="other")]))
+    for turn in range(5):
+        again = put(fleet, needs(text, session="s"), 10.0 * turn)
+        assert again.seat in again.seat.worker.seats.values()
+        again.release()
+
+
+def test_who_changed_its_place_is_not_found_there_for_what_it_remembers():
+    fleet, text = world(MANY), b"a conversation" * 500
+    tags = {id: {"region": "eu"} for id in fleet.workers}
+    fleet.adopt(Rules(), tags)
+    there = where(["region=eu"])
+    moved = put(fleet, needs(text, where=there)).seat
+    fleet.adopt(Rules(), {**tags, moved.owner: {"region": "us"}})
+    for turn in range(5):
+        assert put(fleet, needs(text, where=there), 10.0 * turn).seat is not moved
+
+
+def test_nothing_is_learned_of_a_prompt_that_nobody_has_looked_at():
+    fleet = world(2)
+    placement = put(fleet, Needs("m", "chat"))
+    known = placement.seat.past.known["m"]
+    before = known.learned.prefill()
+    fleet.experience.heard(placement.seat, placement.choice, 9.0, 9.0)
+    fleet.experience.outrun(placement.seat, placement.choice, 9.0)
+    assert (known.learned.prefill(), known.learned.read) == (before, 0.0)
+
+
+def test_sessions_that_come_and_go_leave_nothing_behind():
+    fleet = world(2)
+    for turn in range(500):
+        seat = put(fleet, needs(b"%d" % turn * 1000)).seat
+        fleet.detach(seat.worker)
+        join(fleet, seat.owner)
+    put(fleet, needs(b"x" * 4096))
+    assert len(fleet.experience._numbers) <= 2
+    assert max(fleet.experience._numbers) < 256
+    assert fleet.experience.prefixes.epoch == 0
+
+
 def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():
     """What a token takes is learned while requests that were sent before are still being read."""
     fleet = world(2, slots=30)
@@ -267,3 +349,52 @@ def test_settings_name_every_strategy_and_no_other(tmp_path):
         assert parse(text.format(tmp_path, strategy), "f").routing.strategy == strategy
     with pytest.raises(ConfigError, match="round-robin"):
         parse(text.format(tmp_path, "best"), "f")
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+TEXT = b"You are a helpful assistant. " * 200
+EU = (("region", ("eu",)),)
+
+
+def divided(dice: Random, strategy: str) -> Fleet:
+    """A fleet of one to forty-eight workers, each in one of two regions; some were here before, in an older session."""
+    fleet, count = Fleet(lambda: None, strategy), dice.choice((1, 3, 12, 26, 48))
+    tags = {f"w{number}": {"worker": f"w{number}", "region": dice.choice(("eu", "us"))} for number in range(count)}
+    for id in tags:
+        join(fleet, id, "m", slots=2)
+    fleet.adopt(Rules(), tags)
+    return fleet
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_who_is_bound_to_a_place_goes_nowhere_else_whoever_remembers_it(strategy):
+    """Every seat has heard the text and the session, those of the wrong region last of all."""
+    dice, bound, far = Random(7), 0, 0
+    for _ in range(60):
+        fleet, held = divided(dice, strategy), []
+        for now in range(dice.randint(1, 60)):
+            where = EU if dice.random() < 0.6 else ()
+            placement = place(fleet, needs(TEXT, session="talk", where=where), float(now))
+            if placement is None:
+                assert where == () or not any(seat.free(float(now)) for seat in fleet.seats("m", "chat", EU))
+                continue
+            if where:
+                bound += 1
+                assert placement.seat.tags["region"] == "eu"
+            else:
+                far += placement.seat.tags["region"] == "us"
+            held.append(placement)
+            while len(held) > 2 * len(fleet.workers) - 1 or (held and dice.random() < 0.5):
+                ended = held.pop(dice.randrange(len(held)))
+                if ended.choice is None:  # there was no other
+                    ended.release()
+                else:
+                    answer(fleet, ended, 0.1, float(now), cached=900)
+            if dice.random() < 0.1:  # an agent dials again, its worker is told to be elsewhere
+                id = dice.choice([*fleet.workers])
+                join(fleet, id, "m", slots=2)
+                elsewhere = {**fleet.tags, id: {"worker": id, "region": dice.choice(("eu", "us"))}}
+                fleet.adopt(Rules(), elsewhere)
+    assert bound > 300
+    assert far > 100

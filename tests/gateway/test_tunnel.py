@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindgw.gateway.tunnel import PING_INTERVAL, SILENCE, Link
+from mindgw.gateway.tunnel import PING_INTERVAL, REPORT_INTERVAL, REPORTS, SILENCE, Link
 from mindgw_agent import flow, identity, session, wire
 from tests.gateway.world import AGENT, SERVER, greeting
 
@@ -331,6 +331,29 @@ def test_reports_and_drains_reach_the_owner():
     assert ends.drained == 1
 
 
+def test_of_many_reports_the_first_and_the_newest_are_looked_at():
+    ends = Ends()
+    heard = ends.reports
+    for serial in range(20):
+        ends.says(wire.frame(wire.Report(serial)))
+    assert [report.serial for report in heard] == [*range(REPORTS)]
+    assert ends.link.tick(REPORT_INTERVAL - 0.01)
+    assert len(heard) == REPORTS
+    assert ends.link.tick(REPORT_INTERVAL)
+    assert heard[REPORTS:] == [wire.Report(19)]
+    assert ends.link.tick(9.0)
+    assert len(heard) == REPORTS + 1
+
+
+def test_a_report_that_waits_is_forgotten_for_a_newer_one_that_need_not():
+    ends = Ends()
+    for serial in range(REPORTS + 1):
+        ends.says(wire.frame(wire.Report(serial)))
+    ends.link.receive(wire.encode(wire.frame(wire.Report(99))), 5.0)
+    assert ends.link.tick(9.0)
+    assert [report.serial for report in ends.reports] == [*range(REPORTS), 99]
+
+
 def test_a_drain_is_passed_on():
     ends = Ends()
     ends.link.drain()
@@ -514,3 +537,22 @@ def test_a_damaged_message_is_taken_or_a_protocol_error(place, damage):
         ends.link.receive(message[:place] + damage + message[place + len(damage) :], 0.0)
     except wire.ProtocolError:
         ends.link.lost()
+
+
+def test_an_answer_that_begins_twice_ends_the_link():
+    both = Ends()
+    both.link.open(Ear(), meta(), BODY)
+    head = wire.encode(wire.Frame(1, wire.HEAD, wire.build_head(200, "text/event-stream")))
+    both.link.receive(head, 0.0)
+    with pytest.raises(wire.ProtocolError, match="a second time"):
+        both.link.receive(head + wire.encode(wire.frame(wire.Close("done"), 1)), 0.0)
+
+
+def test_nothing_is_kept_of_streams_that_are_over():
+    both = Ends()
+    for _ in range(3):
+        stream = both.link.open(Ear(), meta(), BODY)
+        both.link.forget(stream)
+    both.link.open(Ear(), meta(), BODY)
+    both.link.lost()
+    assert not both.link._silent

@@ -29,6 +29,7 @@ from mindgw.gateway.quota import Policy, Quotas
 from mindgw.gateway.rates import Rates
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.session import Session, Standing
+from mindgw.gateway.story import Stories
 from mindgw.gateway.tag import Seal
 from mindgw.gateway.tunnel import Link
 from mindgw.store.entries import Entry, scopes
@@ -159,6 +160,8 @@ class World:
         replay: Replay | None = None,
     ) -> None:
         self.clock = Clock()
+        #: Of requests that are over.
+        self.stories = Stories(metrics.Counters(), self.clock)
         #: Rows of the database, and the ids that were looked for.
         self.keys: dict[str, Key] = {}
         self.found: list[str] = []
@@ -179,13 +182,16 @@ class World:
         self.seal = Seal(b"s" * 32, 1)
         self.rates = Rates(counters, config.limits.failures_address)
         accounts = Accounts(self.meter, self.quotas, self.seal, self.rates)
-        self.pipeline = Pipeline(config, self.auth, accounts, self.clock, dead, replay=replay)
+        self.pipeline = Pipeline(config, self.auth, accounts, self.clock, dead, replay=replay, stories=self.stories)
         self.key = self.add_key()
 
     async def _find(self, key_id: str) -> Holder | None:
         self.found.append(key_id)
         row = self.keys.get(key_id)
-        return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id)) if row is not None else None
+        if row is None:
+            return None
+        org = "" if row.org_id == "o" else row.org_id
+        return Holder(row, self.teams.get(key_id, ""), rights=rights_of(row), models=self.rules.get(key_id), org=org)
 
     async def _changes(self, since: Change | None) -> list[Change]:
         return [noted for noted in self.noted if noted.id >= since.id] if since else self.noted[-1:]

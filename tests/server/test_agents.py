@@ -11,8 +11,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
+from mindgw import errors
 from mindgw.gateway import signals
+from mindgw.gateway.handshake import Handshake
 from mindgw.gateway.registry import Registry
+from mindgw.gateway.seat import Worker
 from mindgw.server import agents, socket
 from mindgw.server.agents import AgentsDoor, Carriage
 from mindgw.server.cors import Cors
@@ -51,6 +54,8 @@ class Dialled:
         self.events: list[session.Event] = []
         #: Said in the same segment as the PROOF, before anybody asked for it.
         self.hasty = b""
+        #: Whether it keeps its PROOF back until `go_on`.
+        self.hesitates = False
         #: The WebSocket; None before the upgrade.
         self.socket: Any = None
         self.task = asyncio.create_task(self._run())
@@ -67,6 +72,15 @@ class Dialled:
 
     def raw(self, data: bytes) -> None:
         self.socket.transport.write(data)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it has its CHALLENGE."""
+        return any(isinstance(event, session.Proving) for event in self.events)
+
+    def go_on(self) -> None:
+        self.session.prove()
+        self.speak()
 
     def stop_reading(self) -> None:
         self.socket.transport.pause_reading()
@@ -94,7 +108,7 @@ class Dialled:
     def _hear(self, message: bytes) -> None:
         for event in self.session.receive(message, 0.0):
             self.events.append(event)
-            if isinstance(event, session.Proving):
+            if isinstance(event, session.Proving) and not self.hesitates:
                 self.session.prove()
         proofs = b"".join(iter(lambda: binary(said) if (said := self.session.take()) else b"", b""))
         if proofs:
@@ -110,26 +124,39 @@ def binary(message: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) 
 class Hall:
     """A server with the agents' door, and agents that dial it."""
 
-    def __init__(self, world: World, database: Database, port: int, connections: set[Any]) -> None:
+    def __init__(self, world: World, database: Database, registry: Registry, port: int, connections: set[Any]) -> None:
         self.world = world
         #: What speaks on the server's ends of its connections.
         self.connections = connections
         self._database = database
-        self.registry = Registry(database, SERVER)
+        self.registry = registry
         self.port = port
         self.agents: list[Dialled] = []
         self.ids: dict[str, str] = {}
         #: Sessions that each of them has had.
         self._sessions: dict[str, int] = {}
 
-    async def dial(self, name: str = "box", hasty: bytes = b"", waits: bool = True, **fields: Any) -> Dialled:
+    async def decide(self, state: stored.State, name: str = "box") -> None:
+        """Writes down what is decided about a worker."""
+        async with self._database.write() as opened:
+            await stored.set_state(opened, self.ids[name], state)
+
+    async def drain(self, name: str = "box") -> None:
+        """Writes down that a worker takes nothing new."""
+        async with self._database.write() as opened:
+            await stored.set_drained(opened, self.ids[name], drained=True)
+
+    def worker(self, name: str = "box") -> Worker:
+        return self.world.pipeline.fleet.workers[self.ids[name]]
+
+    async def dial(self, name: str = "box", hasty: bytes = b"", waits: bool = True, hesitates: bool = False, **fields: Any) -> Dialled:
         """Returns when the link is up, if it `waits` for that."""
         if name not in self.ids:
             async with self._database.write() as opened:
                 self.ids[name] = (await stored.add_worker(opened, name, identity.public_half(AGENT))).id
         id, sessions = self.ids[name], self._sessions.get(name, 0)
         dialled = Dialled(self.port, id, sessions, **fields)
-        dialled.hasty = hasty
+        dialled.hasty, dialled.hesitates = hasty, hesitates
         self.agents.append(dialled)
         self._sessions[name] = sessions + 1
         workers = self.world.pipeline.fleet.workers
@@ -147,7 +174,9 @@ async def hall(tmp_path):
     async def linked(worker_id: str) -> None:
         """Nobody keeps books here."""
 
-    door = AgentsDoor(world.pipeline, Registry(database, SERVER), "127.0.0.1:1", linked)
+    registry = Registry(database, SERVER)
+    world.pipeline.news.on_charge = registry.accused
+    door = AgentsDoor(world.pipeline, registry, "127.0.0.1:1", linked)
     config = uvicorn.Config(
         door, host="127.0.0.1", port=0, http=partial(Guarded, Guard(), Cors()), ws=WebSocket, ws_max_size=wire.MAX_MESSAGE, log_config=None,
         lifespan="off", ws_per_message_deflate=False, ws_ping_interval=None, timeout_graceful_shutdown=1,
@@ -155,7 +184,7 @@ async def hall(tmp_path):
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
     await until(lambda: server.started)
-    made = Hall(world, database, server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
+    made = Hall(world, database, registry, server.servers[0].sockets[0].getsockname()[1], server.server_state.connections)
     yield made
     for agent in made.agents:
         if agent.socket is not None:
@@ -176,13 +205,11 @@ async def hall(tmp_path):
 )
 async def test_who_lies_takes_nothing_until_somebody_has_looked_even_with_a_new_link(hall, lie):
     world = hall.world
-    registry: Registry = hall.registry
-    world.pipeline.news.on_charge = registry.accused
     box = await hall.dial("box")
     box.raw(binary(wire.encode(wire.Frame(0, wire.REPORT, lie))))
     worker = world.pipeline.fleet.workers[hall.ids["box"]]
     await until(lambda: worker.state == "quarantined")
-    await registry.flush()
+    await hall.registry.flush()
     box.socket.transport.abort()
     await until(lambda: not world.pipeline.fleet.workers)
     await hall.dial("box")
@@ -192,6 +219,167 @@ async def test_who_lies_takes_nothing_until_somebody_has_looked_even_with_a_new_
     assert client.end is None
     world.pipeline.fleet.release(again)
     await until(lambda: hall.agents[-1].requests)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_who_lies_and_dials_again_before_that_is_written_is_known_all_the_same(hall, stays):
+    box = await hall.dial()
+    box.raw(binary(wire.encode(wire.Frame(0, wire.REPORT, b'{"serial":9e99}'))))
+    await until(lambda: hall.worker().state == "quarantined")
+    charge = hall.worker().charge
+    if not stays:
+        box.socket.transport.abort()
+        await until(lambda: not hall.world.pipeline.fleet.workers)
+    await hall.dial()
+    assert (hall.worker().state, hall.worker().charge) == ("quarantined", charge)
+    hall.world.pipeline.errands.release(hall.ids["box"])
+    await hall.registry.flush()
+    await hall.dial()
+    assert (hall.worker().state, hall.worker().charge) == ("ready", "")
+
+
+# -- what is decided while an agent greets -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def greeting(hall):
+    """An agent that has a link, and the same one that dials a second and keeps back its PROOF."""
+    await hall.dial()
+    second = await hall.dial(waits=False, hesitates=True)
+    await until(lambda: second.is_asked)
+    return second
+
+
+@pytest.mark.parametrize(("state", "code"), [("removed", "revoked"), ("locked", "locked")])
+async def test_who_is_put_out_while_it_greets_stays_out(hall, greeting, state, code):
+    await hall.decide(state)
+    hall.world.pipeline._dismiss(hall.ids["box"], code, "decided")
+    await until(lambda: not hall.world.pipeline.fleet.workers)
+    greeting.go_on()
+    await until(greeting.task.done)
+    assert (greeting.events[-1].code, hall.world.pipeline.fleet.workers) == (code, {})
+
+
+async def test_who_is_drained_while_it_greets_takes_nothing_new(hall, greeting):
+    await hall.drain()
+    hall.world.pipeline.errands.drain(hall.ids["box"])
+    greeting.go_on()
+    await until(lambda: hall.worker().epoch == 2)
+    assert (hall.worker().state, hall.worker().drained) == ("draining", True)
+
+
+async def test_who_lies_while_it_greets_on_another_link_is_in_quarantine_on_both(hall, greeting):
+    hall.agents[0].raw(binary(wire.encode(wire.Frame(0, wire.REPORT, b'{"serial":9e99}'))))
+    await until(lambda: hall.worker().charge)
+    await hall.registry.flush()
+    greeting.go_on()
+    await until(lambda: hall.worker().epoch == 2)
+    assert hall.worker().state == "quarantined"
+
+
+#: What is decided once the database was asked: what it says is not asked again.
+LATE = {
+    "removed": lambda pipeline, id: pipeline.remove_worker(id),
+    "locked": lambda pipeline, id: pipeline.lock_worker(id),
+    "drained": lambda pipeline, id: pipeline.errands.drain(id),
+    "undrained": lambda pipeline, id: (pipeline.errands.drain(id), pipeline.errands.undrain(id)),
+    "accused": lambda pipeline, id: pipeline.fleet.accuse(pipeline.fleet.workers[id], "it lies"),
+    "released": lambda pipeline, id: (LATE["accused"](pipeline, id), pipeline.errands.release(id)),
+}
+
+
+@pytest.mark.parametrize(
+    ("decision", "state"),
+    [("removed", ""), ("locked", ""), ("drained", "draining"), ("undrained", "ready"), ("accused", "quarantined"), ("released", "ready")],
+)
+async def test_what_is_decided_between_the_look_at_the_database_and_the_welcome_holds(hall, greeting, monkeypatch, decision, state):
+    enter = Registry.enter
+
+    async def entered(registry: Registry, worker_id: str, epoch: int) -> Any:
+        found = await enter(registry, worker_id, epoch)
+        LATE[decision](hall.world.pipeline, worker_id)
+        return found
+
+    monkeypatch.setattr(Registry, "enter", entered)
+    workers = hall.world.pipeline.fleet.workers
+    greeting.go_on()
+    await until(lambda: (not workers and greeting.task.done()) if not state else hall.worker().epoch == 2)
+    assert [worker.state for worker in workers.values()] == [state] * bool(state)
+    assert not hall.world.pipeline.fleet.arrivals._open
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+class Jam:
+    """A database that answers nobody until the gate is open."""
+
+    def __init__(self, hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = asyncio.Event()
+        #: Who asks it now, and the most that ever did.
+        self.asking = self.most = 0
+        #: Of whom it was asked.
+        self.asked: list[str] = []
+        find = Registry.find
+
+        async def jammed(registry: Registry, worker_id: str) -> Any:
+            self.asking += 1
+            self.most = max(self.most, self.asking)
+            self.asked.append(worker_id)
+            try:
+                await self.gate.wait()
+                return await find(registry, worker_id)
+            finally:
+                self.asking -= 1
+
+        monkeypatch.setattr(Registry, "find", jammed)
+
+
+async def test_who_waits_for_its_turn_is_not_called_slow_and_few_are_in_the_way_of_others(hall, monkeypatch):
+    monkeypatch.setattr(agents, "GREETING", 0.3)
+    jam = Jam(hall, monkeypatch)
+    dialled = [await hall.dial(f"box-{number}", waits=False) for number in range(20)]
+    await until(lambda: all(agent.socket is not None for agent in dialled))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(dialled[0].task), 0.5)  # longer than an agent may take
+    jam.gate.set()
+    await until(lambda: len(hall.world.pipeline.fleet.workers) == 20)
+    assert jam.most == agents.AT_ONCE
+
+
+async def test_who_has_left_meanwhile_costs_no_turn(hall, monkeypatch):
+    jam, heard, hello = Jam(hall, monkeypatch), [], Handshake.hello
+    monkeypatch.setattr(Handshake, "hello", lambda shake, message: (heard.append(message), hello(shake, message))[1])
+    first = [await hall.dial(f"box-{number}", waits=False) for number in range(agents.AT_ONCE)]
+    await until(lambda: jam.asking == agents.AT_ONCE)
+    late = await hall.dial("late", waits=False)
+    await until(lambda: len(heard) == len(first) + 1)
+    late.socket.transport.abort()
+    await until(late.task.done)
+    await until(lambda: len(hall.connections) == len(first))
+    jam.gate.set()
+    await until(lambda: len(hall.world.pipeline.fleet.workers) == len(first))
+    await hall.dial("last")
+    assert jam.asked == [*(hall.ids[f"box-{number}"] for number in range(agents.AT_ONCE)), hall.ids["last"]]
+
+
+async def test_who_says_nothing_is_cut_off_in_its_own_time(hall, monkeypatch, caplog):
+    monkeypatch.setattr(agents, "GREETING", 0.1)
+    async with connect(f"ws://127.0.0.1:{hall.port}{wire.PATH}", subprotocols=[wire.SUBPROTOCOL]) as silent:  # type: ignore[list-item]
+        with pytest.raises(ConnectionClosed):
+            await silent.recv()
+    assert "a greeting failed: too slow" in caplog.text
+
+
+async def test_a_database_that_is_away_is_no_defect_of_the_door(hall, monkeypatch, caplog):
+    async def away(registry: Registry, worker_id: str) -> Any:
+        raise errors.Draining("The database does not answer at the moment.")
+
+    monkeypatch.setattr(Registry, "find", away)
+    agent = await hall.dial(waits=False)
+    await until(agent.task.done)
+    assert "a greeting failed: The database does not answer at the moment." in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 # -- how a link ends ---------------------------------------------------------------------------------------------------

@@ -104,6 +104,48 @@ async def test_of_a_name_that_several_models_share_it_is_told_as_it_is_served(pl
     assert await ada.ask("gpt-4") is None
 
 
+ROUTED = [
+    ([], True, ["big", "llama"], "no rule speaks against it"),
+    ([("deny", "big")], True, ["llama"], "no rule speaks against it"),
+    ([("deny", "gpt-*")], True, ["big"], "no rule speaks against it"),
+    ([("deny", "big"), ("deny", "llama")], False, [], "the route leads to big and llama, and a rule denies each of them"),
+    ([("deny", "fast")], False, [], "a rule denies it"),
+    ([("allow", "fast")], False, [], "the route leads to big and llama, and there are rules that allow models, and none of them these"),
+    (
+        [("allow", "fast"), ("deny", "big")],
+        False,
+        [],
+        "the route leads to big and llama, and none of them is allowed",
+    ),
+    ([("allow", "llama")], False, [], "there are rules that allow models, and none of them this one"),
+    ([("allow", "fast"), ("allow", "llama")], True, ["llama"], "a rule allows it"),
+]
+
+
+@pytest.mark.parametrize(("rules", "allowed", "models", "reason"), ROUTED)
+@in_place
+async def test_of_the_name_of_a_route_it_is_told_as_it_is_served(place, rules, allowed, models, reason):
+    ada = await Somebody.arrive(place)
+    assert (await place.call("POST", "/routes", json={"name": "fast", "to": ["big"], "fallbacks": ["llama"]})).status_code == 201
+    made = [await ada.rule(*rule) for rule in rules]
+    said = (await place.call("GET", "/access/models?user=ada@x.org&model=fast")).json()
+    assert (said["allowed"], said["models"], said["reason"]) == (allowed, models, reason)
+    assert (said["rule"] or {"id": None})["id"] in {*made, None}
+    assert (said["rule"] is None) == (reason.startswith("no rule") or "there are rules" in reason)
+    assert (await ada.ask("fast") is None) == allowed
+
+
+@in_place
+async def test_a_route_that_is_only_noted_or_leads_nowhere_else_changes_no_answer(place):
+    ada = await Somebody.arrive(place)
+    await ada.rule("deny", "big")
+    for wish in ({"name": "noted", "match": "llama", "to": ["big"], "shadow": True}, {"name": "gpt-4", "strategy": "sticky"}):
+        assert (await place.call("POST", "/routes", json=wish)).status_code == 201
+    for name, models in (("llama", []), ("gpt-4", ["gpt-4"])):
+        said = (await place.call("GET", f"/access/models?user=ada@x.org&model={name}")).json()
+        assert (said["allowed"], said["models"]) == (True, models)
+
+
 @in_place
 async def test_a_viewer_may_look_and_not_ask(place):
     Box(place.world, "box", engine("m"))

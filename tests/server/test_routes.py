@@ -87,6 +87,7 @@ async def test_a_name_is_taken_once_and_a_change_says_something(place):
         assert (await refused(place, "POST", "/routes", 409, json=body))["code"] == "route_exists"
     await refused(place, "PATCH", "/routes/r", 400, json={})
     await refused(place, "PATCH", "/routes/r", 400, json={"to": []})
+    assert (await refused(place, "PATCH", "/routes/r", 400, json={"to": ["m=0"]}))["param"] == "to"
     assert (await good(place, "GET", "/routes/r"))["to"] == ["m"]
 
 
@@ -171,3 +172,14 @@ async def test_a_route_is_there_before_the_first_request_of_a_new_run(place):
     place.pipeline.adopt_routes(type(place.pipeline.routes.rules)(), {})
     await ways()
     assert [route.name for route in place.pipeline.routes.rules.routes] == ["fast"]
+
+
+@in_place
+async def test_a_name_may_have_slashes_as_those_of_models_do(place):
+    name, path = "meta/llama-3/8b", "/routes/meta%2Fllama-3%2F8b"
+    assert (await good(place, "POST", "/routes", json={"name": name, "to": ["m"]}))["name"] == name
+    assert (await good(place, "GET", path))["name"] == (await good(place, "GET", f"/routes/{name}"))["name"] == name
+    assert (await good(place, "PATCH", path, json={"spill": True}))["spill"] is True
+    assert (await good(place, "DELETE", path))["name"] == name
+    for wrong in ("/a", "a/", "a//b", "..", "a/../b", ".", "a/./b"):
+        assert (await refused(place, "POST", "/routes", 400, json={"name": wrong, "to": ["m"]}))["param"] == "name"

@@ -96,6 +96,8 @@ def test_failovers_and_workers_that_are_left_alone_are_shown():
     assert (found["mindgw_failovers_total", "engine_error"], found["mindgw_worker_ejections_total", "m", "one"]) == (3, 1)
     assert found["mindgw_worker_ejected", "m", "one"] == 1
     assert ("mindgw_worker_ejected", "m", "two") not in found
+    world.meter.counters.hedges["won"] += 2
+    assert read(collector)["mindgw_hedges_total", "won"] == 2
     (shown, other) = world.pipeline.snapshot().workers
     assert [(circuit.model, circuit.state, circuit.retry_s) for circuit in shown.circuits] == [("m", "open", 5.0)]
     assert other.circuits == []

@@ -24,6 +24,7 @@ from mindgw.store.tables import (
     Role,
     RoleBinding,
     Session,
+    Story,
     Team,
     User,
 )
@@ -33,8 +34,9 @@ from tests.store.test_tenants import ledger_row
 
 #: Stands in everything that the other organisation has; what answers with it says too much.
 MARK = "zebra"
-#: Whoever runs the server knows whom it is run for, and what each of them may use in all.
-WHOLE = {"/api/v1/orgs", "/api/v1/quotas", "/api/v1/rates"}
+#: Whoever runs the server knows whom it is run for, and what each of them may use in all; and what became of every request.
+REQUESTS = {"/api/v1/requests", "/api/v1/requests/x"}
+WHOLE = {"/api/v1/orgs", "/api/v1/quotas", "/api/v1/rates"} | REQUESTS
 #: Routes of whoever runs the server, which say so to everybody else whatever they name.
 SHARED = 403, "not_yours"
 
@@ -60,6 +62,7 @@ class Other:
             "worker": [f"{name}worker"],
             "token": [f"{name}token"],
             "request": [f"{name}-request"],
+            "request_id": [f"{name}-request"],
         }
 
     def rows(self):
@@ -79,6 +82,11 @@ class Other:
         facts = {"request_id": one["request"], "key_id": one["key"], "model": f"{self.id}-model", "endpoint": "/", "fault": "fleet"}
         letter = {"status": 503, "code": "c", "message": f"{self.id} said", "started_at": now, "failed_at": now}
         yield DeadLetter(id=one["letter"], org_id=self.id, team_id=team, user_id=user, **facts, **letter)
+        told = {"asked": f"{self.id}-model", "outcome": "done", "status": 200, "end_user": f"{self.id}-end", "document": b""}
+        whose = {"key_id": one["key"], "team_id": team, "user_id": user, "model": f"{self.id}-model", "tokens_in": self.number}
+        yield Story(
+            id=f"{self.id}story", request_id=one["request"], org_id=self.id, worker_id=one["worker"], started_at=now, **told, **whose
+        )
         booked = {"key_id": one["key"], "team_id": team, "user_id": user, "model": f"{self.id}-model", "prompt_tokens": self.number}
         row = ledger_row(self.id, now) | booked | {"request_id": one["request"], "day": now.date().isoformat(), "source": "engine"}
         yield LedgerRow(**row)
@@ -122,6 +130,7 @@ def asked_with(path: str, kind: str, name: str):
         "/api/v1/ledger": {"request": name},
         "/api/v1/receipts": {"request": name},
         "/api/v1/queue": {word: words[word] for word in ("key", "team", "user") if word in words},
+        "/api/v1/requests": {word: words[word] for word in ("key", "team", "user") if word in words},
         "/api/v1/audit": {"object": name},
         "/api/v1/audit/export": {"actor": name},
         "/api/v1/roles/x/bindings": {"user": name},
@@ -142,7 +151,7 @@ async def everything(database, org):
     """All that an organisation has, as it is stored."""
     async with database.read() as session:
         found = []
-        for table in (Team, User, Key, Role, RoleBinding, AccessRule, Session, Quota, Rate, DeadLetter, LedgerRow):
+        for table in (Team, User, Key, Role, RoleBinding, AccessRule, Session, Quota, Rate, DeadLetter, LedgerRow, Story):
             rows = (await session.exec(select(table))).all()
             found += sorted(str(row.model_dump()) for row in rows if org in str(row.model_dump()))
         return found
@@ -167,7 +176,7 @@ async def test_neither_finds_anything_of_the_other_by_its_name(place, from_home)
     headers = dict(place.http.headers) if from_home else await mine.key(place.database)
     before, asked = await everything(place.database, other.id), 0
     for door in doors(place.server.app):
-        if door.need is None:
+        if door.need is None or (from_home and door.path in REQUESTS):
             continue
         template = next(route.path for route in place.server.app.routes if re.sub(r"{\w+(:\w+)?}", "x", route.path) == door.path)
         word = re.findall(r"{(\w+)", template)

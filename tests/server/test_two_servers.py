@@ -1,14 +1,18 @@
 """Threat 18: what is taken away at one server ends at the other servers of the database, too: streams that are under way within the five
 seconds that are promised, at every trial."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from mindgw import clock
 from mindgw.control import setup
+from mindgw.core.worker import State
 from mindgw.gateway import signals
 from mindgw.server.app import CHECK
+from mindgw.server.ways import Ways
+from mindgw.store import fleet
+from mindgw.store.tables import Worker
 from tests.gateway.world import Box, Client, engine
 from tests.postgres import fresh
 from tests.server.site import site
@@ -72,3 +76,68 @@ async def test_a_stream_at_another_server_is_cut_within_the_promise(directory, h
             assert again.status_code == 401
         assert late == [], f"of {TRIALS} trials"
         assert bystander.code == "", "nobody else"
+
+
+async def joined(place, name="box"):
+    async with place.database.write() as session:
+        session.add(Worker(id=name, name=name, public_key=b"k" * 32))
+    box = Box(place.world, name, engine("m"))
+    return box, place.pipeline.fleet.workers[name]
+
+
+async def test_what_is_decided_at_one_server_holds_for_a_link_at_the_other(directory):
+    async with AsyncExitStack() as open_ones:
+        first = await open_ones.enter_async_context(site(directory))
+        second = await open_ones.enter_async_context(site(directory))
+        box, worker = await joined(second)
+
+        async def good(method, path):
+            answer = await first.call(method, path)
+            assert answer.status_code in {200, 204}, answer.text
+
+        await good("POST", "/workers/box/drain")
+        await second.until(lambda: worker.state is State.DRAINING)
+        await good("POST", "/workers/box/undrain")
+        await second.until(lambda: worker.state is State.READY)
+        async with first.database.write() as session:
+            await fleet.quarantine(session, "box", "it lies")
+        await second.until(lambda: (worker.state, worker.charge) == (State.QUARANTINED, "it lies"))
+        await good("POST", "/workers/box/release")
+        await second.until(lambda: (worker.state, worker.charge) == (State.READY, ""))
+        second.pipeline.fleet.accuse(worker, "what nobody wrote down")
+        await second.server.app.state.routes_changed()
+        assert worker.charge == "what nobody wrote down"
+        await good("DELETE", "/workers/box")
+        await second.until(lambda: box.link.closing)
+        assert box.link.closing.code == "revoked"
+
+
+async def test_an_identity_that_one_server_locked_is_put_out_of_the_other(directory):
+    async with site(directory) as place:
+        box, _ = await joined(place)
+        async with place.database.write() as session:
+            await fleet.set_state(session, "box", "locked", reason="used twice")
+        await place.until(lambda: box.link.closing)
+        assert box.link.closing.code == "locked"
+
+
+class Late:
+    """The database of a server at which something happens right after it was read."""
+
+    def __init__(self, database, happens):
+        self._database, self._happens = database, happens
+
+    @asynccontextmanager
+    async def read(self):
+        async with self._database.read() as session:
+            yield session
+        self._happens()
+
+
+async def test_what_was_read_before_a_decision_changes_nothing_of_it(directory):
+    async with site(directory) as place:
+        _, worker = await joined(place)
+        await Ways(place.pipeline, Late(place.database, lambda: place.pipeline.errands.drain("box"))).refresh()
+        assert worker.drained
+        await Ways(place.pipeline, place.database).refresh()
+        assert not worker.drained

@@ -147,3 +147,14 @@ async def test_a_rule_of_another_organisation_is_not_there(session, org):
 def test_somebody_is_many_things_to_a_rule():
     rights = combine([(kernel.BUILT_IN["viewer"], None), (kernel.BUILT_IN["user"], "t2")])
     assert access.subjects(rights, key_id="k", user_id="u") == ["role:viewer", "key:k", "user:u"]
+
+
+async def test_teams_are_named_with_their_organisation_where_another_could_have_that_name(session, org):
+    other = (await people.get_or_create_org(session, "lab")).id
+    found = {}
+    for where, name in ((org, "nlp"), (org, "lab/nlp"), (other, "nlp")):
+        team = await people.get_or_create_team(session, where, name)
+        found[where == org, name] = (await holder(session, where, team_id=team.id)).org
+    home = (await people.get_or_create_org(session)).name
+    assert found == {(True, "nlp"): "", (True, "lab/nlp"): home, (False, "nlp"): "lab"}
+    assert (await holder(session, other)).org == ""

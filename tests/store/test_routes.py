@@ -20,11 +20,11 @@ async def make(session, name="fast", **fields):
 
 
 async def test_a_route_is_kept_as_it_is_written(session):
-    await make(session, targets=["a@pool=gpu=90", "b=10"], fallbacks=["@zone=lab"], require=["region=eu"], spill=True)
+    await make(session, targets=["a@pool=gpu=90", "b=10"], fallbacks=["@zone=lab"], require=["region=eu"], spill=True, hedge=True)
     rules = routes.compiled(await routes.load(session))
     (route,) = rules.routes
     assert [routing.written(one) for one in route.targets] == ["a@pool=gpu=90", "b=10"]
-    assert (route.spill, route.shadow, route.require) == (True, False, (("region", ("eu",)),))
+    assert (route.spill, route.hedge, route.shadow, route.require) == (True, True, False, (("region", ("eu",)),))
     assert rules.of("fast") == (route, None)
 
 
@@ -62,7 +62,9 @@ async def test_there_are_only_so_many(session, monkeypatch):
     await routes.change(session, "a", {"spill": True})
 
 
-@pytest.mark.parametrize("field", [{"targets": ["a b"]}, {"fallbacks": [7]}, {"pins": ["zone"]}, {"require": ["="]}, {"targets": None}])
+@pytest.mark.parametrize(
+    "field", [{"targets": ["a b"]}, {"fallbacks": [7]}, {"pins": ["zone"]}, {"require": ["="]}, {"targets": None}, {"strategy": "x"}]
+)
 async def test_what_cannot_be_read_leads_nowhere_and_pins_its_model_nowhere(field):
     rules = routes.compiled([Route(**{"name": "fast", "match": "fast"} | field), Route(name="m", match="m", targets=["x"])])
     real, _ = rules.of("fast")
@@ -78,4 +80,8 @@ async def test_a_worker_has_its_tags_and_its_own_name_and_removed_ones_have_none
     await fleet.set_state(session, other.id, "removed")
     worker.tags = {"worker": "other", "pool": "gpu"}
     await session.flush()
-    assert await routes.tags(session) == {worker.id: {"worker": "box", "pool": "gpu"}}
+    said = await fleet.said(session, [])
+    assert {id: routes.tags_of(one.name, one.tags) for id, one in said.items()} == {worker.id: {"worker": "box", "pool": "gpu"}}
+    assert {id: one.state for id, one in (await fleet.said(session, [other.id, "nobody"])).items()} == {
+        worker.id: "active", other.id: "removed",
+    }  # fmt: skip

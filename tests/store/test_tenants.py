@@ -20,6 +20,7 @@ from mindgw.store.tables import (
     Role,
     RoleBinding,
     Session,
+    Story,
     Team,
     User,
     metadata,
@@ -32,13 +33,14 @@ OF_THE_SERVER = {
     "replays", "budgets", "leases", "key_changes", "routes",
     "tickets",
 }  # fmt: skip
-SEEN = (AccessRule, AuditEntry, DeadLetter, Identity, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Session, Team, User)
+SEEN = (AccessRule, AuditEntry, DeadLetter, Identity, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Session, Story, Team, User)
 
 
 def belongings(org: str) -> list:
     """One row of each table that an organisation has something in."""
     now, name = utcnow(), f"of {org}"
     letter = {"request_id": f"d-{org}", "key_id": f"k-{org}", "model": "m", "endpoint": "/", "fault": "fleet", "status": 503, "code": "c"}
+    story = {"key_id": f"k-{org}", "asked": "m", "model": "m", "outcome": "done", "status": 200}
     return [
         Org(id=org, name=name),
         Team(id=f"t-{org}", org_id=org, name=name),
@@ -54,6 +56,7 @@ def belongings(org: str) -> list:
         AuditEntry(id=f"e-{org}", actor="a", action="a.b", object="o", seq=len(org), org_id=org),
         DeadLetter(id=f"d-{org}", org_id=org, message="", started_at=now, failed_at=now, **letter),
         LedgerRow(**ledger_row(org, now)),
+        Story(id=f"y-{org}", request_id=f"y-{org}", org_id=org, **story, started_at=now, document=b""),
     ]
 
 
@@ -98,7 +101,7 @@ async def test_nothing_is_found_of_another_organisation(two, table):
         assert len((await session.exec(select(table))).all()) > len(found)
 
 
-@pytest.mark.parametrize("table", [Key, User, Team, Role, RoleBinding, AccessRule, DeadLetter, Session, Org])
+@pytest.mark.parametrize("table", [Key, User, Team, Role, RoleBinding, AccessRule, DeadLetter, Session, Story, Org])
 async def test_an_id_of_another_organisation_is_an_id_of_nothing(two, table):
     async with two.write() as session:
         theirs = next(row for row in (await session.exec(select(table))).all() if row.id.endswith("bb"))

@@ -1,19 +1,19 @@
 """An engine that the agent owns: begun with it, begun anew when it ends, and ended with it.
 
 The command line is the owner's own, from the box itself. Its process leads a group of its own, so that a Ctrl-C for the agent does not end
-it in the middle of an answer, and so that nothing of it is left over.
+it in the middle of an answer, and so that nothing of it is left over: an agent that is killed cannot end that group any more, so a *guard*
+does, a shell that waits for the end of a pipe which nobody but the agent holds.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import random
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from mindgw_agent import errors
@@ -26,8 +26,8 @@ LAST_DELAY: Final = 60.0
 LIVED: Final = 60.0
 #: Seconds to end by itself.
 GRACE: Final = 10.0
-#: Of Linux: the signal that comes when the one who began it is gone.
-_PR_SET_PDEATHSIG: Final = 1
+#: What the guard does: it is told a group, and once there is nobody any more who could say a second word it ends that, as `_end` does.
+_GUARD: Final = 'read -r group || exit; read -r word; kill -s TERM -- "-$group"; sleep "$0"; kill -s KILL -- "-$group"'
 
 
 def words_of(command: str) -> list[str]:
@@ -66,18 +66,37 @@ async def supervise(words: list[str], began: Callable[[int], None] = lambda pid:
 async def _once(words: list[str], began: Callable[[int], None]) -> str:
     """One life of the engine; why it is over, for people."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True, preexec_fn=_end_with_parent
-        )
+        async with _guard() as guard:
+            process = await asyncio.create_subprocess_exec(
+                *words, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+            )
+            guard(process.pid)
+            log.info("the engine runs: %s (process %d)", words[0], process.pid)
+            began(process.pid)
+            try:
+                code = await process.wait()
+            finally:
+                await asyncio.shield(_end(process))
     except (OSError, ValueError) as error:
         return f"cannot be begun: {error}"
-    log.info("the engine runs: %s (process %d)", words[0], process.pid)
-    began(process.pid)
-    try:
-        code = await process.wait()
-    finally:
-        await asyncio.shield(_end(process))
     return f"ended with code {code}" if code >= 0 else f"was ended by signal {-code}"
+
+
+@contextlib.asynccontextmanager
+async def _guard() -> AsyncIterator[Callable[[int], None]]:
+    """To be told of a group, which ends with this process however it ends, unless the context was left before."""
+    silent = asyncio.subprocess.DEVNULL
+    guard = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", _GUARD, str(GRACE), stdin=asyncio.subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True
+    )
+    assert guard.stdin is not None
+    pipe = guard.stdin
+    try:
+        yield lambda group: pipe.write(b"%d\n" % group)  # which takes these few bytes at once
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            guard.kill()
+        await guard.wait()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -93,9 +112,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def _tell(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-
-
-def _end_with_parent() -> None:
-    """In the new process, before it is the engine: an agent that was killed cannot end it any more, so the system does."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

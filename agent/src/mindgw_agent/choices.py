@@ -1,5 +1,8 @@
 """What `mindgw agent join` is told about a box besides who it is: the options, and the settings that they make."""
 
+import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +29,7 @@ ModelsOption = Annotated[
 ]
 TeamsOption = Annotated[
     str | None,
-    typer.Option("--teams", metavar="TEAM,...", help="Work for these teams alone; '' for all again. The agent sees to it."),
+    typer.Option("--teams", metavar="TEAM,...", help="Work for these teams alone (ORG/TEAM: of another organisation); '' for all again."),
 ]
 PullOption = Annotated[
     bool | None, typer.Option("--allow-pull/--no-allow-pull", help="Whether operators of the server may have models fetched.")
@@ -48,7 +51,7 @@ def chosen(
     if key_file is not None:
         said["engine_key_file"] = str(key_file.expanduser().absolute())
     if command:
-        said["engine_command"] = command
+        said["engine_command"] = _findable(command)
     if slots is not None:
         said["slots"] = slots
     for name, text in zip(("models", "teams"), lists, strict=True):
@@ -57,3 +60,13 @@ def chosen(
     if may_pull is not None:
         said["may_pull"] = may_pull
     return said
+
+
+def _findable(command: str) -> str:
+    """With the whole path of its program, where that can be found now: a service looks for programs elsewhere, and from elsewhere."""
+    try:
+        program, *words = shlex.split(command)
+    except ValueError:
+        return command  # whoever runs it says what is wrong with it
+    found = shutil.which(program)
+    return command if found is None or os.path.isabs(program) else shlex.join([os.path.abspath(found), *words])

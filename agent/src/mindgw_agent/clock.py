@@ -1,4 +1,4 @@
-"""The only room of the agent that asks for the time of day; durations come from the event loop's own clock."""
+"""The only room of the agent that asks what time it is; durations come from the event loop's own clock, where there is one."""
 
 import time
 from datetime import UTC, datetime
@@ -12,6 +12,11 @@ def moment() -> str:
 def unix_ms() -> int:
     """Now, as receipts bear it: Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def monotonic() -> float:
+    """Seconds that only ever grow, for threads."""
+    return time.monotonic()
 
 
 def at(seconds: int) -> str:

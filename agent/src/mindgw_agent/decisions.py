@@ -13,10 +13,10 @@ LOOK: Final = 0.05
 
 def pause_box(state: StateDir, span: str) -> str:
     """Begins a pause; what came of it, for people. Raises `Misuse`, `NotEnrolled`, `BadState`, and AgentError when nobody takes note."""
-    until = clock.unix_ms() // 1000 + pause.seconds(span)
+    until = -(-clock.unix_ms() // 1000) + pause.seconds(span)  # no shorter than was asked for
     _check(state)
     pause.begin(state, until)
-    running = _noted(state, clock.at(until)).running
+    running = _noted(state, clock.at(until), until).running
     return f"paused until {clock.at(until)}" + (f"; {running} requests run to their end" if running else "")
 
 
@@ -33,10 +33,11 @@ def _check(state: StateDir) -> None:
         raise errors.NotEnrolled(f"{state.path} has not joined a server")
 
 
-def _noted(state: StateDir, wanted: str | None) -> status.Status:
-    """What the agent that serves from there says once it has taken note; at once when none does."""
+def _noted(state: StateDir, wanted: str | None, until: int | None = None) -> status.Status:
+    """What the agent that serves from there says once it has taken note; at once when none does, or when a pause `until` then is over: it
+    may have come and gone between two looks."""
     end = time.monotonic() + NOTICED
-    while state.is_locked() and status.read(state).paused_until != wanted:
+    while state.is_locked() and status.read(state).paused_until != wanted and (until is None or clock.unix_ms() < until * 1000):
         if time.monotonic() > end:
             raise errors.AgentError("the agent that serves does not take note", hint="`mindgw agent status` says how it is")
         time.sleep(LOOK)

@@ -29,12 +29,19 @@ class Journal(logging.Handler):
         super().__init__(logging.INFO)
         self.setFormatter(logging.Formatter(FORMAT))
         self._lines: deque[str] = deque(maxlen=MAX_LINES)
+        #: Lines so far: the number of the last one.
+        self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         # of a traceback as well each line is one; whole lines are redacted, then cut: a secret must not lose the mark it is known by
         for line in self.format(record).splitlines():
             self._lines.append(clean(redact(line))[:MAX_LINE])
+            self.count += 1
 
     def tail(self, count: int) -> list[str]:
         """The last so many lines, the oldest first."""
         return list(self._lines)[-count:] if count > 0 else []
+
+    def after(self, line: int) -> list[str]:
+        """The lines behind one of that number, as far as they are still here; all of them for one that never was, of another process."""
+        return self.tail(self.count - line if line <= self.count else self.count)

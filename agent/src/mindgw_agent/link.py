@@ -25,8 +25,8 @@ from mindgw_agent.wire import Close, Command, Goodbye, Progress, ProtocolError, 
 
 log = logging.getLogger("mindgw.agent")
 
-#: Seconds from the upgrade to the WELCOME.
-GREETING = 10.0
+#: Seconds from the upgrade to the WELCOME. A server to which a thousand agents come back at once lets them in one after the other.
+GREETING = 30.0
 #: Seconds between looks at the clock, and between measurements of the round trip.
 TICK = 1.0
 PING_EVERY = 10.0

@@ -89,8 +89,11 @@ class Offer(Generic[E]):
             return Close("busy", "paused", "the owner of the box paused it")
         if self.teams and meta.team not in self.teams:
             return Close("busy", "other_team", "the owner of the box keeps it for other teams")
-        if self._stand(meta) is None:
+        stand = self._stand(meta)
+        if stand is None:
             return Close("failed", "refused", "the agent has no such engine, or does not offer this model")
+        if stand.misses(meta.model):
+            return Close("busy", "model_away", "the model was offered, and is not there at the moment")
         return None
 
     def start(self, request: Request, out: Outlet) -> "asyncio.Task[None] | None":

@@ -60,7 +60,8 @@ class Orders:
         elif command.verb in self._at_work:
             say(Progress(id=command.id, done=True, error="busy", note=f"another {command.verb} goes on here"))
         else:
-            log.info("the server asks: %s %s", command.verb, command.argument)
+            if not _goes_on(command):
+                log.info("the server asks: %s %s", command.verb, command.argument)
             task = self._at_work[command.verb] = asyncio.create_task(self._carry_out(command, say))
             task.add_done_callback(lambda _: self._at_work.pop(command.verb))
 
@@ -105,16 +106,18 @@ class Orders:
         return _done(f"it begins anew once {self._offer.running} requests have ended, or after 30 s")
 
     async def _logs(self, argument: str, _tell: Tell) -> Progress:
-        if not (argument.isascii() and argument.isdigit()):
-            raise Refused("bad_argument", "a number of lines")
-        return Progress(id=0, done=True, lines=self._journal.tail(int(argument[:9])))
+        number = argument.removeprefix("+")
+        if not (number.isascii() and number.isdigit()):
+            raise Refused("bad_argument", "a number of lines, or +N for those after line N")
+        lines = self._journal.after(int(number[:15])) if number != argument else self._journal.tail(int(number[:9]))
+        return Progress(id=0, done=True, lines=lines, line=self._journal.count)
 
     async def _load(self, model: str, tell: Tell) -> Progress:
-        await self._at(self._having(model)).load(model, tell)
+        await self._each(model, lambda engine: engine.load(model, tell))
         return await self._changed(f"{model} is loaded")
 
     async def _unload(self, model: str, tell: Tell) -> Progress:
-        await self._at(self._having(model)).unload(model, tell)
+        await self._each(model, lambda engine: engine.unload(model, tell))
         return await self._changed(f"{model} is unloaded")
 
     async def _pull(self, model: str, tell: Tell) -> Progress:
@@ -126,11 +129,21 @@ class Orders:
         await self._at(able[0] if able else self._offer.stands[0]).pull(model, tell)
         return await self._changed(f"{model} is pulled")
 
-    def _having(self, model: str) -> Stand[Any]:
-        found = next((stand for stand in self._offer.stands if stand.has(model)), None)
-        if found is None:
+    async def _each(self, model: str, do: Callable[[Engine], Awaitable[None]]) -> None:
+        """Does it at all engines that have a model, one after the other. Raises Refused where none has it; and
+        what the first one raised that could not, once all were asked."""
+        having = [stand for stand in self._offer.stands if stand.has(model)]
+        if not having:
             raise Refused("model_not_found", f"no engine of this box has {model!r}, or its owner does not offer it")
-        return found
+        failed: list[Exception] = []
+        for stand in having:
+            try:
+                await do(self._at(stand))
+            except (Refused, Unable, Unreachable, TimeoutError) as wrong:
+                failed.append(wrong)
+        if failed:
+            self._offer.doubted.set()  # what others did, the server should hear of
+            raise failed[0]
 
     @staticmethod
     def _at(stand: Stand[Any]) -> Engine:
@@ -154,6 +167,11 @@ class Orders:
     }
 
 
+def _goes_on(command: Command) -> bool:
+    """Whether it asks for what has been logged since: a line about that each time would be all that there is."""
+    return command.verb == "logs" and command.argument.startswith("+")
+
+
 def _done(note: str) -> Progress:
     return Progress(id=0, done=True, note=note)
 
@@ -174,4 +192,4 @@ def _outcome(id: int, work: "asyncio.Future[Progress]") -> Progress:
     except Exception as wrong:  # the top of a task: the server must hear an end
         log.exception("a command failed")
         return failed(error="internal_error", note=f"the agent failed: {type(wrong).__name__}")
-    return Progress(id=id, done=True, note=said.note, lines=said.lines)
+    return Progress(id=id, done=True, note=said.note, lines=said.lines, line=said.line)

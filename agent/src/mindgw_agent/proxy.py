@@ -5,16 +5,18 @@ TLS is on this machine, and never goes through one.
 """
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import socket
+import threading
 from typing import Final
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment
 
 import msgspec
 
-from mindgw_agent import address, errors
+from mindgw_agent import address, clock, errors
 from mindgw_agent.address import Address
 
 #: Bytes of what a proxy may say before the connection is through.
@@ -87,31 +89,69 @@ def _credential(user: str | None, password: str | None) -> str:
     return "Basic " + base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
 
 
+class Reaching:
+    """A connection that is being made, in a thread that blocks for it, and which another one may give up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: To the proxy, as long as it does not answer.
+        self._plain: socket.socket | None = None
+        self._over = False
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: whoever blocks on the proxy's answer stops doing so."""
+        with self._lock:
+            self._over = True
+            if self._plain is not None:
+                with contextlib.suppress(OSError):  # it is gone already
+                    self._plain.shutdown(socket.SHUT_RDWR)
+
+    def reach(self, target: Address, within: float) -> socket.socket:
+        """A TCP connection to a server, through the proxy if there is one for it; nothing was sent to the server yet. Blocks for so many
+        seconds to connect, and for as many until the proxy has answered. Raises OSError, one that names the proxy when that refuses, and
+        `Misuse`."""
+        proxy = proxy_for(target)
+        if proxy is None:
+            return socket.create_connection((target.host, target.port), within)
+        try:
+            plain = socket.create_connection((proxy.host, proxy.port), within)
+        except OSError as error:
+            raise ConnectionError(f"the proxy {proxy.netloc} cannot be reached: {error.strerror or error}") from None
+        try:
+            self._holds(plain)
+            _ask(plain, proxy, target, clock.monotonic() + within)
+            self._holds(None)
+        except BaseException:
+            self._holds(None)
+            plain.close()
+            raise
+        plain.settimeout(within)
+        return plain
+
+    def _holds(self, plain: socket.socket | None) -> None:
+        with self._lock:
+            self._plain = plain
+            if plain is not None and self._over:
+                raise ConnectionError("nobody waits for it any more")
+
+
 def reach(target: Address, within: float) -> socket.socket:
-    """A TCP connection to a server, through the proxy if there is one for it; nothing was sent to the server yet. Blocks for so many
-    seconds at each step. Raises OSError, one that names the proxy when that refuses, and `Misuse`."""
-    proxy = proxy_for(target)
-    if proxy is None:
-        return socket.create_connection((target.host, target.port), within)
-    try:
-        plain = socket.create_connection((proxy.host, proxy.port), within)
-    except OSError as error:
-        raise ConnectionError(f"the proxy {proxy.netloc} cannot be reached: {error.strerror or error}") from None
-    try:
-        _ask(plain, proxy, target)
-    except BaseException:
-        plain.close()
-        raise
-    return plain
+    """See `Reaching.reach`; nobody gives this one up."""
+    return Reaching().reach(target, within)
 
 
-def _ask(plain: socket.socket, proxy: Proxy, target: Address) -> None:
-    """CONNECT. The answer is read byte by byte to its end and no further: what follows is the server's."""
+def _ask(plain: socket.socket, proxy: Proxy, target: Address, deadline: float) -> None:
+    """CONNECT. The answer is read byte by byte to its end and no further: what follows is the server's. Raises TimeoutError when it is
+    not there by the deadline, in monotonic seconds."""
     where = f"[{target.host}]:{target.port}" if ":" in target.host else f"{target.host}:{target.port}"
     lines = [f"CONNECT {where} HTTP/1.1", f"Host: {where}", *(f"{name}: {value}" for name, value in proxy.headers.items())]
     plain.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
     said = bytearray()
     while not said.endswith(b"\r\n\r\n"):
+        left = deadline - clock.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"the proxy {proxy.netloc} takes too long to answer")
+        plain.settimeout(left)
         byte = plain.recv(1)
         said += byte
         if not byte or len(said) > _MOST:

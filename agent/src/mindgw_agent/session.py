@@ -33,8 +33,8 @@ __all__ = [
 MAX_STREAMS = 1024
 #: Bytes of unfinished request bodies, over all streams.
 MAX_BODIES = 256 * 1024 * 1024
-#: A server is silent when nothing came for this many ping intervals.
-SILENCE = 2.5
+#: A server is silent when nothing came for this many ping intervals: two pings missed and a little more.
+SILENCE = 2.4
 
 
 class OutOfOrder(RuntimeError):

@@ -4,6 +4,7 @@
     agent.key     the private key (0600); missing when the OS keyring holds it
     agent.lock    locked by the process that serves
     pause         the Unix second until which the owner wants the box for other things
+    environment   what a service of the agent has in its environment (0600), see `unit`
     outbox        receipts that the server has not acknowledged yet, see `outbox`; *.damaged are what could not be read of it
     status.json   what that process last said of itself, see `status`
 
@@ -75,6 +76,11 @@ def token_from_environment() -> str:
     return os.environ.get("MINDGW_JOIN_TOKEN", "")
 
 
+def proxies_from_environment() -> dict[str, str]:
+    """The variables that `proxy` follows, as they are set."""
+    return {name: value for name, value in os.environ.items() if name.lower() in {"https_proxy", "all_proxy", "no_proxy"} and value}
+
+
 class StateDir:
     """One agent's directory. Nothing is created before something is written. All methods block for the disk."""
 
@@ -93,6 +99,8 @@ class StateDir:
         self.status_file = self.path / "status.json"
         #: Receipts for the server.
         self.outbox_file = self.path / "outbox"
+        #: Variables of the agent's service, one a line.
+        self.environment_file = self.path / "environment"
 
     def load(self) -> Settings | None:
         """None when this directory is not enrolled. `BadState` names the file and the field that cannot be used."""
@@ -135,7 +143,9 @@ class StateDir:
     def forget(self) -> None:
         """Remove identity and key; what is not there is no error."""
         _keyring_delete(str(self.path))
-        for file in (self.settings_file, self.key_file, self.status_file, self.outbox_file, self.pause_file):
+        for file in (
+            self.settings_file, self.key_file, self.status_file, self.outbox_file, self.pause_file, self.environment_file,
+        ):  # fmt: skip
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:

@@ -51,6 +51,8 @@ class Stand(Generic[E]):
         self._slots = slots
         #: Globs of the models that are offered; none: all of them.
         self._models = tuple(models)
+        #: Names of those that it had at the last two looks that the engine answered: reports of both may be what a server goes by.
+        self._known: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
         #: How the engine was when last seen.
         self.seen = EngineReport(id=id, kind="", url=url, healthy=False, slots=0, error="no engine was found yet")
         #: Requests whose engine is not known to be free, of links that are lost too; at most as many as there are slots.
@@ -75,11 +77,17 @@ class Stand(Generic[E]):
         slots = min(self._slots or seen.slots or (1 if seen.healthy else 0), MAX_SLOTS)
         models = [model for model in seen.models if self._lets(model)]
         self.seen = msgspec.structs.replace(seen, id=before.id, slots=slots, running=0, models=models)
+        if seen.healthy or models:
+            self._known = self._known[1], frozenset(name for model in models for name in (model.id, *model.aliases))
         _tell(before, self.seen)
 
     def offers(self, model: str) -> bool:
-        """Whether the operator lets a model of this engine be used."""
-        return not self._models or self.has(model)
+        """Whether the operator lets a model of this engine be used; it may be one that is not there now."""
+        return not self._models or any(model in names for names in self._known)
+
+    def misses(self, model: str) -> bool:
+        """Whether that is so, but nobody can say if the engine has it now, or it has not."""
+        return bool(self._models) and not self.has(model)
 
     def has(self, model: str) -> bool:
         """Whether the engine had a model when it was last seen."""

@@ -204,7 +204,8 @@ MAX_TALK: Final = 60_000
 class Command(msgspec.Struct, frozen=True):
     """The server wants something done; answered by Progress with the same `id`, the last of which is `done`.
 
-    `verb` is one of VERBS; `argument` is a model for load, unload and pull, a number of lines for logs, else empty.
+    `verb` is one of VERBS; `argument` is a model for load, unload and pull, for logs a number of lines, or +N for those after line N; else
+    empty.
     """
 
     id: Count
@@ -213,7 +214,9 @@ class Command(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a command is. `error`: a code, when it failed; `note`: for people; `part`: from 0 to 1, None where nobody knows."""
+    """How far a command is. `error`: a code, when it failed; `note`: for people; `part`: from 0 to 1, None where nobody knows; `line`: the
+    number of the last of `lines`, 0 when nobody counts them.
+    """
 
     id: Count
     done: bool = False
@@ -221,6 +224,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
     part: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     lines: Annotated[list[str], msgspec.Meta(max_length=MAX_LINES)] = []
+    line: Count = 0
 
     def __post_init__(self) -> None:
         _clean_fields(self, "note")

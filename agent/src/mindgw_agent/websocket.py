@@ -216,11 +216,13 @@ async def _connect(
 
 
 async def _through(address: Address, opening: float) -> socket.socket:
-    """A connection by way of the proxy; one that comes too late is closed."""
-    reaching = asyncio.ensure_future(asyncio.to_thread(proxy.reach, address, opening))
+    """A connection by way of the proxy; one that comes too late is closed, and nobody goes on waiting for it."""
+    way = proxy.Reaching()
+    reaching = asyncio.ensure_future(asyncio.to_thread(way.reach, address, opening))
     try:
         made = await asyncio.shield(reaching)
     except asyncio.CancelledError:
+        way.give_up()
         reaching.add_done_callback(_close_late)
         raise
     made.setblocking(False)

@@ -38,6 +38,8 @@ MOUNTS = (
     Mount("routes", "mindgw.cli.routes:app", "Where requests for a name go.", "Manage", ("route",)),
     Mount("models", "mindgw.cli.models:app", "What the GPU boxes serve, and for whom.", "Manage", ("model",)),
     Mount("queue", "mindgw.cli.queue:app", "Who waits for a slot, and why.", "Manage"),
+    Mount("requests", "mindgw.cli.requests:app", "What became of requests.", "Manage", ("request",)),
+    Mount("why", "mindgw.cli.why:app", "What became of one request, in sentences.", "Manage"),
     Mount("rates", "mindgw.cli.rates:app", "How often people, teams and organisations may ask.", "Manage", ("rate",)),
     Mount("quotas", "mindgw.cli.quotas:app", "How much may be used, by whom.", "Manage", ("quota",)),
     Mount("usage", "mindgw.cli.usage:app", "What was used, and what it cost.", "Manage"),

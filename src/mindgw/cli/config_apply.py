@@ -75,13 +75,18 @@ def export(
     """Print what the server has as a file that `apply` takes; never a secret: mindgw config export > gateway.yaml"""
     from mindgw import declaration
     from mindgw.client import kinds
+    from mindgw.client.plan import alone
     from mindgw.settings_file import Place
 
     run = invocation(ctx)
     unknown = [name for name in only or () if name not in kinds.KINDS]
     if unknown:
         raise UsageProblem(f"there is no section {unknown[0]!r}", hint=f"there are {', '.join(kinds.KINDS)}")
-    known = _there(run.server(), only or kinds.KINDS)
+    known, several = alone(_there(run.server(), only or kinds.KINDS))
+    for path in several:
+        run.render.warn(
+            f"left out: {path}: there are several of this name, and a file can name one alone; rename them, or revoke all but one"
+        )
     items = kinds.declared(known, Place("export"))
     if run.options.output == "json":
         shown: dict[str, dict[str, Any]] = {}

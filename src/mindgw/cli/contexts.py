@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +71,7 @@ def add(
     clean(name)
     known = contexts.load()
     if name in known.items:
-        raise Clash(f"there is a context {name!r} already", hint=f"`mindgw contexts remove {name}`, or choose another name")
+        raise Clash(f"there is a context {name!r} already", hint=f"`mindgw contexts remove {quote(name)}`, or choose another name")
     context = replace(meet(run, name, url, ca=ca, ca_sha256=ca_sha256), name=name)
     contexts.save(known.put(context))
     run.render.done(_shown(context, known.put(context)), f"{name} is the current context. Next: mindgw login", name="name")

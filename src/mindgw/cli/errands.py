@@ -1,14 +1,14 @@
 """Commands to the agents of workers, followed until they are over; and waiting for workers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mindgw import clock
 from mindgw.cli.invocation import Invocation
 from mindgw.cli.render import Item
 from mindgw.client import api
-from mindgw.client.errors import CheckFailed, ClientError
+from mindgw.client.errors import CheckFailed, ClientError, UsageProblem
 
 if TYPE_CHECKING:
     from mindgw.client.transport import Server
@@ -31,6 +31,34 @@ def carry_out(run: Invocation, worker: str, verb: str, argument: str = "") -> It
     if told["state"] != "done":
         raise ClientError(f"{worker}: {told['note'] or said or told['error']}", code=str(told["error"] or "failed"))
     return told
+
+
+def follow_log(run: Invocation, worker: str, number: int, interval: float) -> Iterator[str]:
+    """The last lines of an agent's log, then those that come, until Ctrl-C; over its restarts, and while it is away. Raises UsageProblem
+    where the agent is too old for that, and ClientError."""
+    told = carry_out(run, worker, "logs", str(number))
+    yield from told["lines"]
+    if told["lines"] and not told.get("line"):
+        raise UsageProblem(f"the agent of {worker} is older than following", hint="upgrade it, or leave out -f")
+    line, away = told.get("line") or 0, ""
+    while True:
+        time.sleep(interval)
+        try:
+            told = carry_out(run, worker, "logs", f"+{line}")
+        except ClientError as wrong:
+            if wrong.code not in _PASSING:
+                raise
+            if wrong.code not in (away, _BUSY):
+                run.render.warn(f"{wrong.message.rstrip('.')}; waiting for it")
+                away = wrong.code
+            continue
+        line, away = told["line"], ""
+        yield from told["lines"]
+
+
+#: Why an agent does not answer that may answer later; and what it says while it answers somebody else.
+_BUSY = "worker_busy"
+_PASSING = frozenset({_BUSY, "busy", "worker_offline", "worker_lost", "no_answer"})
 
 
 def _shown(told: Item) -> str:

@@ -74,7 +74,8 @@ def can(
         run.render.datum("yes" if said["allowed"] else "no")
         rule = said.get("rule")
         named = f": {rule['id']} ({rule['subject']} {rule['effect']} {rule['pattern']})" if rule else ""
-        run.render.note(f"{said['reason']}{named}")
+        led = f"; by that name: {', '.join(said['models'])}" if said.get("models") else ""
+        run.render.note(f"{said['reason']}{named}{led}")
     if not said["allowed"]:
         raise typer.Exit(NO)
 

@@ -1,6 +1,7 @@
 """`mindgw orgs`: organisations that share a server."""
 
 import re
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -83,7 +84,7 @@ def disable(ctx: typer.Context, org: OrgName) -> None:
     run = invocation(ctx)
     run.confirm(f"Shut out everybody of {org}?")
     done = run.server().call(orgs.change(org, {"state": "disabled"}))
-    run.render.done(done, f"Organisation {done['name']} is disabled. Undo: mindgw orgs enable {done['name']}", name="name")
+    run.render.done(done, f"Organisation {done['name']} is disabled. Undo: mindgw orgs enable {quote(done['name'])}", name="name")
 
 
 @app.command("enable")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -157,7 +158,7 @@ def pause(ctx: typer.Context, model: Model = "") -> None:
     """Give nobody a slot until `queue resume`; who runs goes on, who asks waits."""
     run = invocation(ctx)
     stats = run.server().call(api.pause_queue(model))
-    undo = f"mindgw queue resume{f' --model {model}' if model else ''}"
+    undo = f"mindgw queue resume{f' --model {quote(model)}' if model else ''}"
     run.render.done(stats, f"The queue{f' of {model}' if model else ''} is paused. Undo: {undo}", name="waiting")
     if model and model in (stats.get("paused_unserved") or []):
         run.render.warn(f"no worker announces {model} now: see `mindgw models list`; paused are: {_paused(stats)}")

@@ -1,6 +1,7 @@
 """`mindgw quotas`: how much may be used, by whom."""
 
 from collections.abc import Sequence
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -119,7 +120,7 @@ def _found(run: Invocation, scope: str, unit: str = "", period: str = "") -> lis
     found = run.server().items(api.list_quotas(_named(scope)))
     chosen = [quota for quota in found if unit in {"", quota.get("unit")} and period in {"", quota.get("period")}]
     if not chosen and not (unit or period):
-        raise Missing(f"there is no limit for {_named(scope)}", hint=f"mindgw quotas set {_named(scope)} --tokens 5M/month")
+        raise Missing(f"there is no limit for {_named(scope)}", hint=f"mindgw quotas set {quote(_named(scope))} --tokens 5M/month")
     return chosen
 
 
@@ -137,8 +138,8 @@ def _done(run: Invocation, items: Sequence[Item], text: str) -> None:
     for quota in items:
         scope, unit, period = quota["scope"], quota["unit"], quota["period"]
         mode = quota["on_exceed"]
-        undo = f"mindgw quotas clear {scope} --unit {unit} --period {period}"
-        redo = f"mindgw quotas set {scope} --{unit} {quota['limit']}/{period} --on-exceed {mode}"
+        undo = f"mindgw quotas clear {quote(scope)} --unit {unit} --period {period}"
+        redo = f"mindgw quotas set {quote(scope)} --{unit} {quota['limit']}/{period} --on-exceed {mode}"
         said = text.format(limit=amount(quota, "limit"), unit=unit, span=_span(period), mode=mode, undo=undo, redo=redo)
         run.render.success(f"{scope} {said}")
 

@@ -1,5 +1,6 @@
 """`mindgw rates`: how often people, teams and organisations may ask."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -39,7 +40,7 @@ def set_rate(
     if not rate:
         raise UsageProblem("what is the rate?", hint="--rpm 600, --tpm 1M, --concurrency 8, or several of them")
     done = run.server().call(client.set_rate(scope, rate))
-    told = f"{done['scope']} may ask: {bounds.rate_shown(done)}. Take it away: mindgw rates clear {done['scope']}"
+    told = f"{done['scope']} may ask: {bounds.rate_shown(done)}. Take it away: mindgw rates clear {quote(done['scope'])}"
     run.render.done(done, told, name="scope")
 
 
@@ -56,7 +57,7 @@ def show(ctx: typer.Context, scope: ScopeName) -> None:
     run = invocation(ctx)
     found = run.server().items(client.list_rates(scope))
     if not found:
-        raise Missing(f"there is no rate for {scope}", hint=f"mindgw rates set {scope} --rpm 600")
+        raise Missing(f"there is no rate for {scope}", hint=f"mindgw rates set {quote(scope)} --rpm 600")
     run.render.item(found[0], COLUMNS, name="scope")
 
 

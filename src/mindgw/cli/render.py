@@ -102,6 +102,14 @@ class Render:
         """Whether what is on the screen can be drawn anew."""
         return sys.stdout.isatty() and not self._dumb
 
+    def draws(self, text: str) -> bool:
+        """Whether stdout can show these characters."""
+        try:
+            text.encode(sys.stdout.encoding or "ascii")
+        except (LookupError, UnicodeEncodeError):
+            return False
+        return not self._dumb
+
     def screen(self, heading: str, items: Sequence[Item], columns: Sequence[Column]) -> None:
         """A list that is drawn again and again: in place on a terminal, as much of it as fits; one below the other elsewhere."""
         rows = [[column.title for column in columns], *([column.value(item) for column in columns] for item in items)] if items else []

@@ -1,5 +1,6 @@
 """`mindgw roles`: who may do what."""
 
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -73,7 +74,7 @@ def create(
     """Make a role: mindgw roles create auditor --allow 'read:*' --rank 30"""
     run = invocation(ctx)
     made = run.server().call(access.create_role(name, permissions, rank))
-    run.render.done(made, f"Role {name} made. Give it: mindgw roles bind {name} EMAIL", name="name")
+    run.render.done(made, f"Role {name} made. Give it: mindgw roles bind {quote(name)} EMAIL", name="name")
 
 
 @app.command("remove")
@@ -92,7 +93,7 @@ def bind(ctx: typer.Context, role: RoleName, user: Email, team: Team = None) -> 
     """Give somebody a role: mindgw roles bind operator ada@example.org --team nlp"""
     run = invocation(ctx)
     done = run.server().call(access.bind_role(role, user, team=team))
-    undo = f"mindgw roles unbind {role} {done['user']}" + (f" --team {done['team']}" if done.get("team") else "")
+    undo = f"mindgw roles unbind {quote(role)} {quote(done['user'])}" + (f" --team {quote(done['team'])}" if done.get("team") else "")
     run.render.done(done, f"{done['user']} is {role} {_where(done)}. Undo: {undo}", name="user")
 
 

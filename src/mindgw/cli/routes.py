@@ -1,6 +1,8 @@
 """`mindgw routes`: where requests for a name go."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ from mindgw.cli.invocation import Invocation, invocation
 from mindgw.cli.render import Column, Item
 from mindgw.cli.roles import NO
 from mindgw.client import routes
-from mindgw.client.errors import UsageProblem
+from mindgw.client.errors import ClientError, UsageProblem
 
 app = noun("Routes: names that lead to models and to some of the workers, with weights, fallbacks and pins.")
 
@@ -27,7 +29,12 @@ Strategy = Annotated[
     str | None, typer.Option("--strategy", metavar="score|least-busy|round-robin|weighted|sticky", help="How a worker is chosen.")
 ]
 Spill = Annotated[bool | None, typer.Option("--spill/--no-spill", help="Go on when workers are only busy.")]
+Hedge = Annotated[bool | None, typer.Option("--hedge/--no-hedge", help="Try streams that are late to begin on a second worker at once.")]
 Shadow = Annotated[bool | None, typer.Option("--shadow/--no-shadow", help="Only note what it would do.")]
+#: What a route may do beside that.
+_FLAGS = ("spill", "hedge", "shadow")
+#: What the server says of a request that a worker would have, in its turn.
+_GOES = "goes"
 #: Stands for "none any more" in options that take several.
 _NONE = "none"
 
@@ -37,7 +44,7 @@ def _list(name: str) -> Column:
 
 
 def _how(route: Item) -> str:
-    flags = [word for word in ("spill", "shadow") if route.get(word)]
+    flags = [word for word in _FLAGS if route.get(word)]
     return ", ".join([*([str(route["strategy"])] if route.get("strategy") else []), *flags]) or "–"
 
 
@@ -76,13 +83,16 @@ def create(
     match: Match = None,
     strategy: Strategy = None,
     spill: Spill = None,
+    hedge: Hedge = None,
     shadow: Shadow = None,
 ) -> None:
     """Make a route: mindgw routes create fast --to qwen3:8b=90 --to qwen4:8b=10 --fallback llama3"""
     run = invocation(ctx)
-    said = _said(match, (to, fallback, pin, require), strategy, spill, shadow)
+    said = _said(match, (to, fallback, pin, require), strategy, (spill, hedge, shadow))
     made = run.server().call(routes.create(name, said))
-    run.render.done(made, f"{_told(made)}. Try it: mindgw routes test {made['match']}. Undo: mindgw routes remove {name}", name="name")
+    undo = f"mindgw routes remove {quote(name)}"
+    run.render.done(made, f"{_told(made)}. Try it: mindgw routes test {quote(made['match'])}. Undo: {undo}", name="name")
+    _warn(run, made)
 
 
 @app.command("set")
@@ -96,17 +106,21 @@ def change(
     match: Match = None,
     strategy: Strategy = None,
     spill: Spill = None,
+    hedge: Hedge = None,
     shadow: Shadow = None,
 ) -> None:
     """Change a route; what is not said stays, `none` empties a list: mindgw routes set fast --to qwen3:8b=50 --to qwen4:8b=50"""
     run = invocation(ctx)
-    said = _said(match, (to, fallback, pin, require), strategy, spill, shadow)
+    said = _said(match, (to, fallback, pin, require), strategy, (spill, hedge, shadow))
     if not said:
-        raise UsageProblem("what is to be different?", hint="--to, --fallback, --pin, --require, --match, --strategy, --spill or --shadow")
+        raise UsageProblem(
+            "what is to be different?", hint="--to, --fallback, --pin, --require, --match, --strategy, --spill, --hedge or --shadow"
+        )
     server = run.server()
     before = server.call(routes.show(route))
     done = server.call(routes.change(route, said, version=before.get("version")))
     run.render.done(done, f"{_told(done)}. Undo: {_undo(before, said)}", name="name")
+    _warn(run, done)
 
 
 @app.command("remove")
@@ -128,7 +142,10 @@ def explain(
     user: Annotated[str | None, typer.Option("--as", metavar="USER", help="E-mail address or id of whose request it is.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", metavar="chat|completions|embeddings", help="What is asked for.")] = None,
 ) -> None:
-    """Explain where a request would go, and send none: mindgw routes test fast --as ada@example.org. Exit code 3: it would be refused."""
+    """Explain where a request would go, and send none: mindgw routes test fast --as ada@example.org
+
+    Exit code 3: it would be refused, or wait for a worker, as none takes requests.
+    """
     run = invocation(ctx)
     said = run.server().call(routes.explain(model, user, kind))
     way: dict[str, Any] = said["way"]
@@ -136,13 +153,25 @@ def explain(
         run.render.item(said, COLUMNS, name="user")
     else:
         _explain(run, said, way)
-    if way["code"]:
+    if way["outcome"] != _GOES:
         raise typer.Exit(NO)
+
+
+def _warn(run: Invocation, route: Item) -> None:
+    """Says so when a route leads nowhere as things are; of names with a glob nobody can tell."""
+    if route.get("shadow") or set(route["match"]) & set("*?"):
+        return
+    with suppress(ClientError):  # it is made; who may make routes and not see them hears no more
+        way = run.server().call(routes.explain(route["match"]))["way"]
+        if way["outcome"] != _GOES:
+            become = "are refused" if way["code"] else "wait"
+            run.render.warn(f"as things are, requests for it {become}: {way['reason']}")
 
 
 def _explain(run: Invocation, said: Item, way: Item) -> None:
     chosen = way["chosen"]
-    run.render.datum(f"refused: {way['code']}" if chosen is None else _place(way["legs"][chosen]))
+    waits = "" if way["outcome"] == _GOES else "waits: "
+    run.render.datum(f"refused: {way['code']}" if chosen is None else waits + _place(way["legs"][chosen]))
     if run.options.quiet:
         return
     bound = f", bound to {', '.join(way['home'])}" if way["home"] else ""
@@ -151,6 +180,8 @@ def _explain(run: Invocation, said: Item, way: Item) -> None:
         workers = ", ".join(f"{one['name']} {one['state']} {one['used']}/{one['slots']}" for one in leg["workers"]) or "no worker"
         mark = " <- here" if number - 1 == chosen else ""
         run.render.note(f"{number}. {_place(leg)}: {leg['why_not'] or workers}{mark}")
+    if way["hedge"]:
+        run.render.note("a stream that is late to begin is tried on a second worker")
     if way["shadow"]:
         run.render.note(f"the route {way['shadow']} is only noted")
 
@@ -160,13 +191,13 @@ def _place(leg: Item) -> str:
 
 
 def _said(
-    match: str | None, lists: Sequence[list[str] | None], strategy: str | None, spill: bool | None, shadow: bool | None
+    match: str | None, lists: Sequence[list[str] | None], strategy: str | None, flags: tuple[bool | None, bool | None, bool | None]
 ) -> dict[str, Any]:
     """Fields of a route as the server takes them: what was not said is not there."""
     named = dict(zip(("to", "fallbacks", "pins", "require"), lists, strict=True))
     said: dict[str, Any] = {name: [] if texts == [_NONE] else texts for name, texts in named.items() if texts}
-    flags = {"match": match, "strategy": "" if strategy == _NONE else strategy, "spill": spill, "shadow": shadow}
-    return said | {name: value for name, value in flags.items() if value is not None}
+    others = {"match": match, "strategy": "" if strategy == _NONE else strategy} | dict(zip(_FLAGS, flags, strict=True))
+    return said | {name: value for name, value in others.items() if value is not None}
 
 
 def _told(route: Item) -> str:
@@ -194,14 +225,13 @@ def _words(route: Item, fields: Sequence[str]) -> str:
 
 
 def _quoted(text: object) -> str:
-    plain = str(text) or _NONE
-    return f"'{plain}'" if set(plain) & set("*?") else plain
+    return quote(str(text) or _NONE)
 
 
 def _undo(before: Item, said: Item) -> str:
-    return f"mindgw routes set {before['name']} {_words(before, list(said))}"
+    return f"mindgw routes set {quote(before['name'])} {_words(before, list(said))}"
 
 
 def _again(gone: Item) -> str:
-    fields = [name for name in (*_OPTIONS, "spill", "shadow") if gone.get(name) and not (name == "match" and gone["match"] == gone["name"])]
-    return f"mindgw routes create {gone['name']} {_words(gone, fields)}"
+    fields = [name for name in (*_OPTIONS, *_FLAGS) if gone.get(name) and not (name == "match" and gone["match"] == gone["name"])]
+    return f"mindgw routes create {quote(gone['name'])} {_words(gone, fields)}"

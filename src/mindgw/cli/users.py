@@ -3,6 +3,7 @@
 import shlex
 import sys
 from dataclasses import replace
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -117,7 +118,7 @@ def create(ctx: typer.Context, name: Annotated[str, typer.Argument(help="Such as
     """Make a service account, which has keys and never signs in: mindgw users create ci-bot"""
     run = invocation(ctx)
     made = run.server().call(people.create_service_account(name, role=role))
-    run.render.done(made, f"{made['email']} is made. Next: mindgw keys create {name} --user {made['email']}", name="id")
+    run.render.done(made, f"{made['email']} is made. Next: mindgw keys create {quote(name)} --user {quote(made['email'])}", name="id")
 
 
 @app.command("list")
@@ -151,7 +152,7 @@ def disable(ctx: typer.Context, user: User, version: IfMatch = None) -> None:
     seen = f"last seen {ago(found['last_seen_at'], clock.utcnow())}" if found.get("last_seen_at") else "never signed in"
     run.confirm(f"Shut out {found['email']} ({found.get('role')}), {seen}? Their keys are refused and what they have running ends.")
     changed = server.call(people.disable_user(found["id"], version=version))
-    run.render.done(changed, f"{changed['email']} is shut out. Undo: mindgw users enable {changed['email']}", name="email")
+    run.render.done(changed, f"{changed['email']} is shut out. Undo: mindgw users enable {quote(changed['email'])}", name="email")
 
 
 @app.command("enable")
@@ -159,7 +160,8 @@ def enable(ctx: typer.Context, user: User, version: IfMatch = None) -> None:
     """Let somebody in again, with the keys of before: mindgw users enable ana@example.com"""
     run = invocation(ctx)
     changed = run.server().call(people.enable_user(user, version=version))
-    run.render.done(changed, f"{changed['email']} may use the gateway; to sign in: mindgw users invite {changed['email']}", name="email")
+    told = f"{changed['email']} may use the gateway; to sign in: mindgw users invite {quote(changed['email'])}"
+    run.render.done(changed, told, name="email")
 
 
 @app.command("remove")

@@ -1,11 +1,13 @@
 """`mindgw workers`: the GPU boxes."""
 
+from functools import partial
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
 
 from mindgw import clock
-from mindgw.cli import errands
+from mindgw.cli import errands, trend
 from mindgw.cli.durations import ago, ahead, seconds
 from mindgw.cli.groups import noun
 from mindgw.cli.invocation import Invocation, invocation
@@ -16,9 +18,38 @@ from mindgw.client.errors import UsageProblem
 app = noun("Workers: the GPU boxes, as the server sees them.")
 
 
-def _engine(worker: Item) -> str:
-    engine = worker.get("engine") or {}
+def _engines(worker: Item) -> list[Item]:
+    """Each of its engines; of a server that tells of one alone that one."""
+    return worker.get("engines") or [engine for engine in [worker.get("engine")] if engine]
+
+
+def _kind(engine: Item) -> str:
     return " ".join(str(engine[part]) for part in ("kind", "version") if engine.get(part)) or "–"
+
+
+def _kinds(worker: Item) -> str:
+    """What its engines are, each kind once, and how many of them give no answer."""
+    engines = _engines(worker)
+    away = sum(engine.get("healthy") is False for engine in engines)
+    shown = ", ".join(dict.fromkeys(map(_kind, engines))) or "–"
+    return shown if not away else f"{shown} (down)" if len(engines) == 1 else f"{shown} ({away} of {len(engines)} down)"
+
+
+def _told(_worker: Item, engine: Item) -> str:
+    words = [f"{_kind(engine)} at {engine['url']}" if engine.get("url") else _kind(engine)]
+    if engine.get("healthy") is False:
+        words.append(f"down: {engine.get('error') or 'it gives no answer'}")
+    elif engine.get("healthy"):
+        words.append(f"{engine.get('used', 0)}/{engine.get('slots', 0)} slots")
+    models = ", ".join(str(model.get("id")) for model in engine.get("models") or [])
+    return ", ".join(words) + (f": {models}" if models else "")
+
+
+def _engine_rows(worker: Item) -> list[Column]:
+    """A row for each engine."""
+    engines = _engines(worker)
+    titles = ["ENGINE"] if len(engines) == 1 else [f"ENGINE {number}" for number in range(1, len(engines) + 1)]
+    return [Column(title, partial(_told, engine=engine)) for title, engine in zip(titles, engines, strict=True)]
 
 
 def _gpus(worker: Item) -> str:
@@ -53,7 +84,7 @@ def _tags(worker: Item) -> str:
 COLUMNS = (
     Column("NAME", lambda worker: str(worker.get("name", ""))),
     Column("STATE", lambda worker: str(worker.get("state", "–"))),
-    Column("ENGINE", _engine),
+    Column("ENGINE", _kinds),
     Column("MODELS", lambda worker: str(len(worker.get("models") or []))),
     Column("SLOTS", _slots),
     Column("GPU", _gpus),
@@ -63,11 +94,10 @@ COLUMNS = (
 _DETAILS = (
     Column("NAME", COLUMNS[0].value),
     Column("ID", lambda worker: str(worker.get("id", ""))),
-    *(column for column in COLUMNS[1:] if column.title != "MODELS"),
+    *(column for column in COLUMNS[1:] if column.title not in {"ENGINE", "MODELS"}),
     Column("REASON", lambda worker: str(worker.get("reason") or "–")),
     Column("PAUSED UNTIL", lambda worker: ahead(worker["paused_until"], clock.utcnow()) if worker.get("paused_until") else "–"),
     Column("TEAMS", lambda worker: ", ".join(worker.get("teams") or []) or "all"),
-    Column("ADDRESS", lambda worker: str((worker.get("engine") or {}).get("url") or "–")),
     Column("BREAKER", _breaker),
     Column("TAGS", _tags),
     Column("MODELS", lambda worker: ", ".join(str(model.get("id")) for model in worker.get("models") or []) or "–"),
@@ -86,10 +116,22 @@ def list_workers(ctx: typer.Context) -> None:
 
 
 @app.command("show")
-def show(ctx: typer.Context, worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]) -> None:
-    """Show one worker."""
+def show(
+    ctx: typer.Context,
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")],
+    span: Annotated[str | None, typer.Argument(metavar="[SPAN]", help="With --trend: how far back, as 1h or 90d; else 7d.")] = None,
+    with_trend: Annotated[bool, typer.Option("--trend", help="How it was over time.")] = False,
+    is_ascii: Annotated[bool, typer.Option("--ascii", help="Bars of plain characters.")] = False,
+) -> None:
+    """Show one worker, or how it was of late: mindgw workers show gpu-1 --trend 24h"""
     run = invocation(ctx)
-    run.render.item(run.server().call(api.show_worker(worker)), _DETAILS, name="name")
+    if with_trend:
+        trend.show(run, worker, span or "7d", is_ascii=is_ascii)
+        return
+    if span or is_ascii:
+        raise UsageProblem("a span and --ascii are for --trend", hint=f"mindgw workers show {quote(worker)} --trend {span or ''}".rstrip())
+    found = run.server().call(api.show_worker(worker))
+    run.render.item(found, (*_DETAILS, *_engine_rows(found)), name="name")
 
 
 Name = Annotated[str, typer.Argument(metavar="WORKER", help="Name or id.")]
@@ -115,7 +157,7 @@ def drain(
         if wait:
             told = errands.await_worker(run, found["id"], errands.is_drained, "drained", limit)
         state = "is drained" if wait else f"is draining; {busy}"
-        run.render.done(told, f"Worker {found['name']} {state}. Undo: mindgw workers undrain {found['name']}", name="name")
+        run.render.done(told, f"Worker {found['name']} {state}. Undo: mindgw workers undrain {quote(found['name'])}", name="name")
 
 
 @app.command("undrain")
@@ -146,7 +188,7 @@ def restart(ctx: typer.Context, workers: Names) -> None:
         found = run.server().call(api.show_worker(name))
         run.confirm(f"Restart the agent of {found['name']}? {found.get('used') or 0} requests run on it.")
         told = errands.carry_out(run, found["id"], "restart")
-        back = f"To wait for it: mindgw workers wait {found['name']} --ready"
+        back = f"To wait for it: mindgw workers wait {quote(found['name'])} --ready"
         run.render.done(told, f"Worker {found['name']}: {told['note']}. {back}", name="worker")
 
 
@@ -155,11 +197,18 @@ def logs(
     ctx: typer.Context,
     worker: Name,
     number: Annotated[int, typer.Option("-n", "--lines", min=1, max=1000, help="How many.")] = 100,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option("--interval", min=0.1, metavar="SECONDS", help="How often to look.")] = 1.0,
 ) -> None:
-    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20"""
+    """Show the last lines of an agent's own log, without secrets: mindgw workers logs gpu-1 -n 20 -f"""
     run = invocation(ctx)
+    as_json = run.options.output == "json"
+    if follow:
+        for line in errands.follow_log(run, worker, number, interval):
+            run.render.line({"line": line}) if as_json else run.render.datum(line)
+        return
     told = errands.carry_out(run, worker, "logs", str(number))
-    if run.options.output == "json":
+    if as_json:
         run.render.line(told)
         return
     for line in told["lines"]:
@@ -219,7 +268,7 @@ def change_tags(
     done = server.call(api.tag_worker(before["id"], wanted, version=before.get("version")))
     had = before.get("tags") or {}
     undo = " ".join(f"{name}={had[name]}" if name in had else f"{name}-" for name in wanted)
-    run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {done['name']} {undo}", name="name")
+    run.render.done(done, f"Worker {done['name']} has {_tags(done)}. Undo: mindgw workers tags {quote(done['name'])} {undo}", name="name")
 
 
 def _tag(text: str) -> tuple[str, str | None]:

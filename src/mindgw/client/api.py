@@ -93,6 +93,11 @@ def show_worker(worker: str) -> Request:
     return Request("GET", _item("workers", worker), fields=("id", "name"))
 
 
+def worker_trend(worker: str, *, since: str = "", step: str = "") -> Request:
+    """How it was; `since` is a span or a moment, `step` a span."""
+    return Request("GET", asked(f"workers/{quote(worker, safe='')}/trend", since=since, step=step), fields=("worker", "columns"))
+
+
 def remove_worker(worker: str, *, version: int | None = None) -> Request:
     return Request("DELETE", _item("workers", worker), if_match=version, fields=("id", "name"))
 

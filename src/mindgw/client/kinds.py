@@ -272,7 +272,7 @@ def _in_order(tags: Iterable[str]) -> list[str]:
     return ["".join(pair) for pair in sorted(pairs, key=lambda pair: (pair[0], pair[2]))]
 
 
-_ROUTE_FIELDS = ("match", "to", "fallbacks", "pins", "require", "strategy", "spill", "shadow")
+_ROUTE_FIELDS = ("match", "to", "fallbacks", "pins", "require", "strategy", "spill", "hedge", "shadow")
 
 
 def _routes(items: Iterable[Mapping[str, Any]], asking: Asking) -> list[Known]:

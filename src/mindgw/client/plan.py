@@ -1,5 +1,6 @@
 """What is to be done so that a server has what a file declares. PURE."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -110,6 +111,14 @@ def _permit_the_same(there: Iterable[str], wanted: Iterable[str]) -> bool:
     return all(any(fnmatchcase(one, pattern) for pattern in patterns) for one in named) and all(
         any(fnmatchcase(one, pattern) for one in named) for pattern in patterns
     )
+
+
+def alone(known: Iterable[Known]) -> tuple[list[Known], list[str]]:
+    """Those whose names are theirs alone, and the paths of the others."""
+    known = list(known)
+    times = Counter((one.kind, one.name) for one in known)
+    several = sorted(f"{kind}.{name}" for (kind, name), count in times.items() if count > 1)
+    return [one for one in known if times[one.kind, one.name] == 1], several
 
 
 def counted(changes: Iterable[Change]) -> dict[str, int]:

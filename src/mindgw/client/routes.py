@@ -22,7 +22,7 @@ def show(name: str) -> Request:
 
 
 def create(name: str, said: Mapping[str, Any]) -> Request:
-    """`said`: match, to, fallbacks, pins, require, strategy, spill, shadow; here and below."""
+    """`said`: match, to, fallbacks, pins, require, strategy, spill, hedge, shadow; here and below."""
     return Request("POST", _ROUTES, {"name": name, **said}, fields=("name", "match"))
 
 

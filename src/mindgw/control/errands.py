@@ -1,6 +1,7 @@
 """What operators do with workers: take them out of service and back, and have their agents do something."""
 
-from typing import Final
+import re
+from typing import Final, cast
 
 from msgspec import Struct
 
@@ -16,6 +17,9 @@ from mindgw.store.database import Database
 
 #: What can be asked for, and whether that takes an argument.
 ORDERS: Final = {"restart": False, "logs": True, "load": True, "unload": True, "pull": True}
+#: What is asked for of a log: so many lines, or those after one of that number.
+_DIGITS: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
+_AFTER: Final = re.compile(r"\+[0-9]{1,15}", re.ASCII)
 #: The most lines of a log that are asked for at once.
 MOST_LINES: Final = 1000
 
@@ -35,48 +39,59 @@ class ErrandStatus(Struct, frozen=True, kw_only=True):
     part: float | None
     #: Why it failed: a code.
     error: str
-    #: Lines of the agent's log, the oldest first, when those were asked for.
+    #: Lines of the agent's log, the oldest first, when those were asked for; and the number of the last one, 0 where an old agent counts
+    #: none.
     lines: list[str]
+    line: int = 0
 
 
 async def drain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
     """A worker finishes what it has and takes nothing new until `undrain`, also when it comes back from elsewhere. Raises NotFound,
     Conflict for one that an operator has yet to approve or release, PreconditionFailed."""
-    return await _set(database, who, live, reference, "draining", version)
+    return await _drain(database, who, live, reference, version, drained=True)
 
 
 async def undrain(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
     """It takes requests again. Raises as `drain`."""
-    return await _set(database, who, live, reference, "active", version)
+    return await _drain(database, who, live, reference, version, drained=False)
 
 
 async def release(database: Database, who: Who | str, live: Live, reference: str, *, version: int | None = None) -> WorkerStatus:
-    """An operator has looked at a worker in quarantine: it may take requests again. Raises NotFound, PreconditionFailed, and Conflict
-    for one that is not in quarantine."""
+    """An operator has looked at a worker in quarantine: it may take requests again, as far as nothing else is said of it; one that they
+    drained stays so. Raises NotFound,
+    PreconditionFailed, and Conflict for one that is not in quarantine."""
     async with database.write() as session:
         found = await stored.find_worker(session, reference)
         live_charge = any(view.id == found.id and view.reason for view in live.snapshot().workers)
         if found.state_admin != "quarantined" and not live_charge:
             raise Conflict(f"Worker {found.name!r} is not in quarantine.")
-        row = await stored.set_state(session, found.id, "active", version=version) if found.state_admin == "quarantined" else found
+        # of a charge that is not written down yet nothing is to be changed there, but the version must be that one all the same
+        to = "active" if found.state_admin == "quarantined" else cast("stored.State", found.state_admin)
+        row = await stored.set_state(session, found.id, to, version=version)
         await audit.record(session, who, "worker.release", row.id, name=row.name)
-    live.errands.undrain(row.id)
     live.errands.release(row.id)
     return await fleet.worker(database, live.snapshot(), row.id)
 
 
 async def order(database: Database, who: Who | str, live: Live, reference: str, verb: str, argument: str) -> ErrandStatus:
-    """Has a worker's agent do something; `errand` tells what became of it. Raises BadRequest, NotFound, and what `Errands.start` raises."""
+    """Has a worker's agent do something; `errand` tells what became of it. Whoever goes on reading a log (+N: the lines after line N) is
+    audited when they begin. Raises BadRequest, NotFound, and what `Errands.start` raises."""
     if verb not in ORDERS:
         raise BadRequest(f"verb must be one of {', '.join(ORDERS)}.", param="verb")
     if ORDERS[verb] != bool(argument):
         raise BadRequest(f"{verb} takes {'an' if ORDERS[verb] else 'no'} argument.", param="argument")
-    if verb == "logs" and not (argument.isascii() and argument.isdigit() and 0 < int(argument) <= MOST_LINES):
-        raise BadRequest(f"argument must be a number of lines, {MOST_LINES} at most.", param="argument")
+    if verb == "logs" and not (_AFTER.fullmatch(argument) or (_DIGITS.fullmatch(argument) and 0 < int(argument) <= MOST_LINES)):
+        raise BadRequest(f"argument must be a number of lines, {MOST_LINES} at most, or +N for those after line N.", param="argument")
+    by = audit.named(who)
+    if _AFTER.fullmatch(argument):
+        async with database.read() as session:
+            row = await stored.find_worker(session, reference)
+        if live.errands.goes_on(row.id, verb, by):
+            return _status(live.errands.start(row.id, row.name, verb, argument, by))
     async with database.write() as session:
         row = await stored.find_worker(session, reference)
         await audit.record(session, who, f"worker.{verb}", row.id, name=row.name, argument=argument)
-        started = live.errands.start(row.id, row.name, verb, argument)
+        started = live.errands.start(row.id, row.name, verb, argument, by)
     return _status(started)
 
 
@@ -90,18 +105,13 @@ async def errand(database: Database, live: Live, reference: str, errand_id: str)
     return _status(found)
 
 
-async def _set(database: Database, who: Who | str, live: Live, reference: str, to: stored.State, version: int | None) -> WorkerStatus:
+async def _drain(database: Database, who: Who | str, live: Live, reference: str, version: int | None, *, drained: bool) -> WorkerStatus:
     async with database.write() as session:
         found = await stored.find_worker(session, reference)
-        if found.state_admin not in {"active", "draining"}:
-            raise Conflict(f"Worker {found.name!r} is {found.state_admin}.", hint=_SEE.get(found.state_admin, ""))
-        row = await stored.set_state(session, found.id, to, version=version)
-        await audit.record(session, who, "worker.drain" if to == "draining" else "worker.undrain", row.id, name=row.name)
-    (live.errands.drain if to == "draining" else live.errands.undrain)(row.id)
+        row = await stored.set_drained(session, found.id, drained=drained, version=version)
+        await audit.record(session, who, "worker.drain" if drained else "worker.undrain", row.id, name=row.name)
+    (live.errands.drain if drained else live.errands.undrain)(row.id)
     return await fleet.worker(database, live.snapshot(), row.id)
-
-
-_SEE: Final = {"quarantined": "`mindgw workers release NAME` when you have looked at it"}
 
 
 def _status(errand: Errand) -> ErrandStatus:
@@ -115,4 +125,5 @@ def _status(errand: Errand) -> ErrandStatus:
         part=errand.part,
         error=errand.error,
         lines=errand.lines,
+        line=errand.line,
     )

@@ -1,14 +1,13 @@
 """Workers and models as management sees them: what is stored of a worker, and what it is doing now."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from mindgw.control.pages import Page, page_of
-from mindgw.gateway.snapshot import CircuitView, EngineView, Snapshot, WorkerView
+from mindgw.gateway.snapshot import CircuitView, EngineView, ModelView, Snapshot, WorkerView
 from mindgw.store import audit, fleet
 from mindgw.store.audit import Who, named
 from mindgw.store.database import Database
@@ -104,34 +103,11 @@ async def remove(
     return _status(row, None)
 
 
-def models(snapshot: Snapshot) -> list[ModelStatus]:
+def models(served: Iterable[ModelView]) -> list[ModelStatus]:
     """What can be asked for now, by name."""
-    serving: dict[str, list[_Offer]] = {}
-    for view in snapshot.workers:
-        for engine in view.engines if view.state == "ready" else ():
-            for model in engine.models if engine.healthy else ():
-                serving.setdefault(model.id, []).append(_Offer(view.name, engine, model))
-    return [_model(name, serving[name]) for name in sorted(serving)]
-
-
-class _Offer(NamedTuple):
-    """A model on one engine of a worker."""
-
-    worker: str
-    engine: EngineView
-    model: Model
-
-
-def _model(name: str, offers: Sequence[_Offer]) -> ModelStatus:
-    contexts = [offer.model.context for offer in offers if offer.model.context]
-    return ModelStatus(
-        id=name,
-        workers=sorted({offer.worker for offer in offers}),
-        slots=sum(offer.engine.slots for offer in offers),
-        used=sum(offer.engine.used for offer in offers),
-        context=min(contexts, default=None),
-        kinds=sorted({kind for offer in offers for kind in offer.model.kinds}),
-    )
+    return [
+        ModelStatus(id=one.id, workers=one.workers, slots=one.slots, used=one.used, context=one.context, kinds=one.kinds) for one in served
+    ]
 
 
 def _by_id(snapshot: Snapshot) -> dict[str, WorkerView]:
@@ -146,7 +122,7 @@ def _status(row: Worker, live: WorkerView | None) -> WorkerStatus:
         name=row.name,
         state=_state(row, live),
         reason=(live.reason if live else "") or (row.reason if row.state_admin in _HELD else ""),
-        drained=row.state_admin == "draining",
+        drained=row.drained,
         paused_until=live.paused_until if live else None,
         teams=live.teams if live else [],
         slots=live.slots if live else 0,

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.lineup import Entry, Stats, Wanted
 from mindgw.gateway.routes import Way
-from mindgw.gateway.snapshot import BudgetView, Snapshot
+from mindgw.gateway.snapshot import BudgetView, ModelView, Snapshot
+from mindgw.store.stories import Story
 
 
 class Live(Protocol):
@@ -17,6 +19,9 @@ class Live(Protocol):
 
     def snapshot(self) -> Snapshot:
         """What is connected and under way now."""
+
+    def served(self, where: Where = EVERYWHERE) -> list[ModelView]:
+        """The models that are served now in a place, by name."""
 
     def forget_key(self, key_id: str) -> None:
         """A key is another one on the disk: hold its next request to that."""
@@ -51,8 +56,15 @@ class Live(Protocol):
     def offers_of(self, model: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
 
+    def legs_of(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route, the next when there is no worker for what comes before; empty when it
+        has no route, or one that leads nowhere."""
+
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
+
+    def story(self, request_id: str) -> Story | None:
+        """What became so far of a request that is under way, or all of it of one that was over a moment ago; None for all others."""
 
     def queue_stats(self) -> Stats:
         """The queue in numbers."""

@@ -21,6 +21,7 @@ from mindgw.control.principal import Principal
 from mindgw.control.quotas import QuotaView
 from mindgw.control.usage import Summary
 from mindgw.core import access as kernel
+from mindgw.core import routing
 from mindgw.errors import BadRequest, Conflict, Forbidden, NotFound
 from mindgw.gateway.lineup import Entry, Wanted
 from mindgw.store import access, audit, sessions, users
@@ -154,19 +155,16 @@ async def models(database: Database, who: Principal, live: Live) -> Page[ModelVi
         team = (key.team_id or "") if key is not None else ""
         about = access.subjects(who.rights, key_id=who.key_id, user_id=who.user_id, team_id=team)
         rules = await access.models(session, who.org_id, about)
+        org = await session.get_one(Org, who.org_id)
     globs = key.scopes.get("models") if key is not None else None
     bounds = kernel.glob(globs) if globs else None
-    known = [model for view in live.snapshot().workers for engine in view.engines for model in engine.models]
-    found: dict[str, tuple[set[str], set[str]]] = {}
-    for model in known:
-        aliases, kinds = found.setdefault(model.id, (set(), set()))
-        aliases.update(model.aliases)
-        kinds.update(model.kinds)
+    home = routing.residency(org.labels or {}, key.labels or {} if key is not None else {})
     return Page(
         [
-            ModelView(id=id, aliases=sorted(aliases - {id}), kinds=sorted(kinds))
-            for id, (aliases, kinds) in sorted(found.items())
-            if (rules is None or rules.permits((id, *aliases))) and (bounds is None or any(map(bounds.match, (id, *aliases))))
+            ModelView(id=one.id, aliases=one.aliases, kinds=one.kinds)
+            for one in live.served(home)
+            if (rules is None or rules.permits((one.id, *one.aliases)))
+            and (bounds is None or any(map(bounds.match, (one.id, *one.aliases))))
         ]
     )
 

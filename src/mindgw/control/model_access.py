@@ -3,7 +3,7 @@ the running gateway hears of it when it is on the disk."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct
 from sqlmodel import col, select
@@ -54,6 +54,8 @@ class ModelUse(Struct, frozen=True, kw_only=True):
     user: str
     model: str
     allowed: bool
+    #: Where the name is that of a route: the models that it leads to which they may use, in its order.
+    models: list[str] = []
     #: The rule that says so; None: there is none that would have to, or, where it is not allowed, none that allows it.
     rule: RuleView | None
     #: In words.
@@ -100,18 +102,30 @@ async def remove(database: Database, who: Principal, rule_id: str, told: News, *
     return view
 
 
-async def decide(database: Database, user: str, model: str, offers: Mapping[str, Collection[str]]) -> ModelUse:
-    """Whether somebody may use a model, or one of several that go by its name (`offers`: id -> all names), and what says so; rules about
-    keys and their teams are left out. Raises NotFound."""
+class Served(Protocol):
+    """What the running gateway knows of names."""
+
+    def offers_of(self, model: str) -> Mapping[str, Collection[str]]:
+        """Id of each model that goes by a name -> all names of that one."""
+
+    def legs_of(self, model: str) -> Sequence[str]:
+        """The models that the route of a name leads to; empty when it has none."""
+
+
+async def decide(database: Database, user: str, model: str, served: Served) -> ModelUse:
+    """Whether somebody may use a model, or one of several that go by its name, and what says so. Of the name of a route that has to be true
+    of the name and of one of the models that it leads to. Rules about keys and their teams are left out. Raises NotFound."""
     async with database.read() as session:
         org_id = await tenants.own(session)
         row = await users.find(session, org_id, user)
         rights = await access.rights(session, org_id, row)
         models = await access.models(session, org_id, access.subjects(rights, user_id=row.id))
-        said: kernel.Allow | kernel.Deny = kernel.Allow()
-        if models is not None:
-            each = [models.decide(offers[id]) for id in sorted(offers)] or [models.decide((model,))]
-            said = next((one for one in each if isinstance(one, kernel.Allow)), each[0])
+        legs = list(served.legs_of(model))
+        said = _judge(models, model, served)
+        each = [(leg, _judge(models, leg, served)) for leg in legs] if isinstance(said, kernel.Allow) else []
+        good = [(leg, one) for leg, one in each if isinstance(one, kernel.Allow)]
+        if each:
+            said = (good or each)[0][1]
         rule = None
         if said.rule is not None:
             found = [one for one in await access.rules(session, org_id, [said.rule.subject]) if one.id == said.rule.id]
@@ -119,12 +133,31 @@ async def decide(database: Database, user: str, model: str, offers: Mapping[str,
     if not rights.may(kernel.USE, "models"):
         return _use(row, model, None, f"the role {' and '.join(rights.roles)} may not use models")
     if isinstance(said, kernel.Deny):
-        return _use(row, model, rule, "a rule denies it" if rule else "there are rules that allow models, and none of them this one")
-    return _use(row, model, rule, "a rule allows it" if rule else "no rule speaks against it", allowed=True)
+        return _use(row, model, rule, _denied(each or [(model, said)], is_route=bool(each)))
+    return _use(row, model, rule, "a rule allows it" if rule else "no rule speaks against it", [leg for leg, _ in good], allowed=True)
 
 
-def _use(user: User, model: str, rule: RuleView | None, reason: str, *, allowed: bool = False) -> ModelUse:
-    return ModelUse(user=user.email, model=model, allowed=allowed, rule=rule, reason=reason)
+def _judge(models: kernel.Models | None, name: str, served: Served) -> kernel.Allow | kernel.Deny:
+    """What is said of a name: the best of what is said of the models that go by it."""
+    if models is None:
+        return kernel.Allow()
+    offers = served.offers_of(name)
+    each = [models.decide(offers[id]) for id in sorted(offers)] or [models.decide((name,))]
+    return next((one for one in each if isinstance(one, kernel.Allow)), each[0])
+
+
+def _denied(each: Sequence[tuple[str, kernel.Allow | kernel.Deny]], *, is_route: bool) -> str:
+    """Why not, in words: what is said of a name, or of the models that the route of that name leads to."""
+    by_rule = [one.rule is not None for _, one in each]
+    led = f"the route leads to {' and '.join(leg for leg, _ in each)}, and " if is_route else ""
+    if any(by_rule) and not all(by_rule):
+        return f"{led}none of them is allowed"
+    these, all_of = ("these", " each of them") if is_route else ("this one", " it")
+    return f"{led}a rule denies{all_of}" if all(by_rule) else f"{led}there are rules that allow models, and none of them {these}"
+
+
+def _use(user: User, model: str, rule: RuleView | None, reason: str, models: Sequence[str] = (), *, allowed: bool = False) -> ModelUse:
+    return ModelUse(user=user.email, model=model, allowed=allowed, models=list(models), rule=rule, reason=reason)
 
 
 async def _check(session: AsyncSession, who: Principal, org_id: str, subject: str) -> None:

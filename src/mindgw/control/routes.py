@@ -53,6 +53,8 @@ class RouteView(Struct, frozen=True, kw_only=True):
     strategy: str
     #: Whether it goes on to the next when workers are only busy.
     spill: bool
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool
     #: Whether it is only noted what it would do.
     shadow: bool
     created_at: datetime
@@ -73,6 +75,8 @@ class RouteChange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     require: Texts | UnsetType = UNSET
     strategy: Strategy | UnsetType = UNSET
     spill: bool | UnsetType = UNSET
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool | UnsetType = UNSET
     shadow: bool | UnsetType = UNSET
 
 
@@ -104,7 +108,7 @@ async def show(database: Database, name: str) -> RouteView:
 
 async def create(database: Database, who: Principal, wish: RouteWish, changed: News) -> RouteView:
     """Raises BadRequest, Conflict."""
-    name = _printable(wish.name, "name")
+    name = _named(_printable(wish.name, "name"))
     said = _said(wish)
     row = Route(name=name, **{"match": name, **said})
     _require_something(row)
@@ -122,7 +126,9 @@ async def change(
     """Raises BadRequest, NotFound, Conflict, PreconditionFailed."""
     said = _said(wish)
     if not said:
-        raise BadRequest("What is to be different? 'match', 'to', 'fallbacks', 'pins', 'require', 'strategy', 'spill' or 'shadow'.")
+        raise BadRequest(
+            "What is to be different? 'match', 'to', 'fallbacks', 'pins', 'require', 'strategy', 'spill', 'hedge' or 'shadow'."
+        )
     async with database.write() as session:
         row = await routes.change(session, name, said, version=version)
         _require_something(row)
@@ -178,6 +184,13 @@ def _read(field: str, read: Callable[[Any], T], said: Any) -> T:
         raise BadRequest(f"'{field}' {wrong}.", param=field) from None
 
 
+def _named(name: str) -> str:
+    """A name that a path can end in."""
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise BadRequest("'name' must not begin or end with '/', nor have '//', '/./' or '/../' in it.", param="name")
+    return name
+
+
 def _printable(text: str, field: str) -> str:
     text = text.strip()
     if not text or not text.isprintable():
@@ -186,8 +199,10 @@ def _printable(text: str, field: str) -> str:
 
 
 def _require_something(row: Route) -> None:
-    if not (row.targets or row.fallbacks or row.pins or row.require or row.strategy):
-        raise BadRequest("A route leads somewhere: 'to', 'fallbacks', 'pins', 'require' or 'strategy' is missing.", param="to")
+    if not (row.targets or row.fallbacks or row.pins or row.require or row.strategy or row.hedge):
+        raise BadRequest("A route leads somewhere: 'to', 'fallbacks', 'pins', 'require', 'strategy' or 'hedge' is missing.", param="to")
+    if row.targets and not row.fallbacks and not any(routing.target(text).weight for text in row.targets):
+        raise BadRequest("A route whose targets all weigh 0 leads nowhere: give one a weight, or a fallback.", param="to")
 
 
 def _audited(row: Route, said: Collection[str]) -> Mapping[str, Any]:
@@ -197,5 +212,5 @@ def _audited(row: Route, said: Collection[str]) -> Mapping[str, Any]:
 def _view(row: Route) -> RouteView:
     return RouteView(
         name=row.name, match=row.match, to=row.targets, fallbacks=row.fallbacks, pins=row.pins, require=row.require,
-        strategy=row.strategy, spill=row.spill, shadow=row.shadow, created_at=row.created_at, version=row.version,
+        strategy=row.strategy, spill=row.spill, hedge=row.hedge, shadow=row.shadow, created_at=row.created_at, version=row.version,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from msgspec import Struct
 
 from mindgw import __version__, clock
-from mindgw.control import fleet as fleet_view
 from mindgw.errors import ConfigError
 from mindgw.gateway.snapshot import Snapshot
 from mindgw.store import fleet
@@ -32,8 +31,8 @@ class Status(Struct, frozen=True, kw_only=True):
     uptime_s: float
 
 
-async def status(database: Database, snapshot: Snapshot) -> Status:
-    """Answers also when the database does not: it then counts the connected workers alone."""
+async def status(database: Database, snapshot: Snapshot, models: int) -> Status:
+    """`models`: how many are served now. Answers also when the database does not: it then counts the connected workers alone."""
     connected = [view for view in snapshot.workers if view.state != "offline"]
     try:
         ready = await database.at_head()
@@ -44,7 +43,7 @@ async def status(database: Database, snapshot: Snapshot) -> Status:
         version=__version__,
         ready=ready,
         workers=WorkerCount(ready=sum(view.state == "ready" for view in connected), total=total),
-        models=len(fleet_view.models(snapshot)),
+        models=models,
         queue=QueueDepth(waiting=snapshot.waiting, running=snapshot.running),
         uptime_s=round(clock.monotonic() - snapshot.started_at, 3),
     )

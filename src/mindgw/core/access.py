@@ -30,6 +30,7 @@ RESOURCES: Final[dict[str, tuple[str, ...]]] = {
     "usage": (READ,),
     "ledger": (READ,),
     "queue": (READ, UPDATE, DELETE),
+    "requests": (READ,),
     "dead-letters": (READ, UPDATE, DELETE),
     "workers": (READ, UPDATE, DELETE),
     "routes": (READ, CREATE, UPDATE, DELETE),
@@ -89,6 +90,7 @@ _OWN = ("*:me",)
 _WATCHED = (
     "read:models",
     "read:queue",
+    "read:requests",
     "read:workers",
     "read:routes",
     "read:status",

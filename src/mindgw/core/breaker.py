@@ -5,17 +5,29 @@ and nothing is sent there until a pause is over. Then one request is a probe: if
 twice as long. No more than half of those who serve a model are left alone; should more than half be, as others went away, nobody is
 (whatever is wrong is wrong with all of them, and half of a fleet would break under the load of the whole). The only worker of a model is
 left alone when nothing at all goes well there. Sources: Envoy's outlier detection (`max_ejection_percent`, panic threshold), LiteLLM's
-cooldowns (a deployment without others). Pure: `now` is given, monotonic seconds.
+cooldowns (a deployment without others).
+
+What fails may be the request, and whoever sends it may send many. So a worker is never left alone on the word of one caller while others
+are about: it takes two organisations; in an installation with one, two people; where there is only one, that one. Nobody can know who
+will be about, so whoever comes for the model closes what tripped on the word of others that is not enough any more. For the same reason a
+request that failed on two workers, and on none went well, says nothing of them (`withdraw`), and two probes of the same caller count as
+one. An organisation that has not seen the only worker fail may find out, the first pause after it did. Pure: `now` is given, monotonic
+seconds.
 """
 
-from collections import deque
-from collections.abc import Collection, Iterable
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
+from itertools import takewhile
+from typing import Generic, NamedTuple, TypeVar
 
 #: Seconds for which an end counts, how many are remembered of a circuit, and how many say something of the share that fails.
 WINDOW, RECENT, ENOUGH = 30.0, 20, 10
 #: Seconds of the longest pause.
 LONGEST = 60.0
+#: Seconds after which a probe of which nothing is known has another one beside it: of the only worker of a model, and of one of several.
+PATIENCE, LONG_PATIENCE = 5.0, 30.0
+NEVER = float("inf")
 #: Seconds after which a circuit that nobody wants to probe is forgotten.
 FORGOTTEN = 600.0
 NOBODY: frozenset[str] = frozenset()
@@ -27,7 +39,7 @@ class State(StrEnum):
     CLOSED = "closed"  # whatever comes
     OPEN = "open"  # nothing, until its pause is over
     HALF_OPEN = "half-open"  # one request, the probe
-    PROBING = "probing"  # nothing, until it is known how the probe ended
+    PROBING = "probing"  # nothing, until it is known how the probe ended, or that took too long
 
 
 class Event(StrEnum):
@@ -39,15 +51,18 @@ class Event(StrEnum):
     GOOD = "good"
     BAD = "bad"
     VOID = "void"  # the probe ended, and nothing is known by that
+    LATE = "late"  # nothing is known of it yet
+    CLEARED = "cleared"  # those who said that it fails are not enough
 
 
 _S, _E = State, Event
-#: The last three are those of a probe: how requests end that were sent before the circuit tripped moves nothing.
+#: How requests end that were sent before the circuit tripped moves nothing.
 TRANSITIONS: dict[State, dict[Event, State]] = {
     _S.CLOSED: {_E.TRIPPED: _S.OPEN},
-    _S.OPEN: {_E.RESTED: _S.HALF_OPEN},
-    _S.HALF_OPEN: {_E.TRIED: _S.PROBING},
-    _S.PROBING: {_E.GOOD: _S.CLOSED, _E.BAD: _S.OPEN, _E.VOID: _S.HALF_OPEN},
+    _S.OPEN: {_E.RESTED: _S.HALF_OPEN, _E.CLEARED: _S.CLOSED},
+    # a probe that took too long may be under way
+    _S.HALF_OPEN: {_E.TRIED: _S.PROBING, _E.GOOD: _S.CLOSED, _E.BAD: _S.OPEN, _E.CLEARED: _S.CLOSED},
+    _S.PROBING: {_E.GOOD: _S.CLOSED, _E.BAD: _S.OPEN, _E.VOID: _S.HALF_OPEN, _E.LATE: _S.HALF_OPEN, _E.CLEARED: _S.CLOSED},
 }
 #: States in which nothing more is sent there.
 SHUT = frozenset({_S.OPEN, _S.PROBING})
@@ -55,53 +70,149 @@ SHUT = frozenset({_S.OPEN, _S.PROBING})
 Place = tuple[str, str]
 
 
+class Who(NamedTuple):
+    """Who sent a request."""
+
+    org: str
+    person: str
+
+
+#: What no caller can be blamed for has the word of everybody.
+ALL = Who("", "")
+NO_WORD: frozenset[Who] = frozenset()
+T = TypeVar("T")
+
+
+class _Latest(Generic[T]):
+    """The last two that came, of any number, and when."""
+
+    __slots__ = ("_first", "_second", "_then", "_when")
+
+    def __init__(self) -> None:
+        self._first: T | None = None
+        self._second: T | None = None
+        self._when = self._then = 0.0
+
+    def note(self, one: T, now: float) -> None:
+        if one != self._first:
+            self._second, self._then, self._first = self._first, self._when, one
+        self._when = now
+
+    def has_others(self, one: T, since: float) -> bool:
+        """Whether another one came."""
+        return (self._first not in (None, one) and self._when >= since) or (self._second not in (None, one) and self._then >= since)
+
+
+class _Crowd:
+    """Who came for a model of late."""
+
+    __slots__ = ("_orgs", "_people")
+
+    def __init__(self) -> None:
+        self._orgs: _Latest[str] = _Latest()
+        self._people: _Latest[Who] = _Latest()
+
+    def note(self, who: Who, now: float) -> None:
+        if who is not ALL:
+            self._orgs.note(who.org, now)
+            self._people.note(who, now)
+
+    def believes(self, word: Collection[Who], now: float) -> bool:
+        """Whether these are enough to leave a worker alone because of what happened to them."""
+        if ALL in word or len({who.org for who in word}) > 1:
+            return True
+        one, since = next(iter(word)), now - WINDOW
+        return not self._orgs.has_others(one.org, since) and (len(word) > 1 or not self._people.has_others(one, since))
+
+
+class Probe:
+    """A request that shows whether a model is well again."""
+
+    __slots__ = ("circuit",)
+
+    def __init__(self, circuit: "Circuit") -> None:
+        self.circuit = circuit
+
+
+class End(NamedTuple):
+    """How a request ended."""
+
+    when: float
+    good: bool
+    who: Who
+
+
 class Circuit:
     """What is known of a model on a worker."""
 
-    __slots__ = ("alone", "pause", "place", "recent", "state", "until")
+    __slots__ = ("alone", "late", "pause", "place", "probe", "recent", "since", "spoiler", "state", "until", "word")
 
     def __init__(self, place: Place, pause: float) -> None:
         self.place = place
         self.state = State.CLOSED
-        #: (when, whether it went well) of the last requests, since one failed; the newest last.
-        self.recent: deque[tuple[float, bool]] = deque(maxlen=RECENT)
-        #: Seconds of the next pause, and when the last one is over.
+        #: The last requests, since one failed; the newest last.
+        self.recent: deque[End] = deque(maxlen=RECENT)
+        #: Seconds of the next pause, when the last one began, and when it is over.
         self.pause = pause
-        self.until = 0.0
-        #: Whether it tripped as the only one of its model.
+        self.since = self.until = 0.0
+        #: Whether it tripped as the only one of its model, and on whose word.
         self.alone = False
+        # bounded: by `recent`, and two for each pause
+        self.word = NO_WORD
+        #: The newest probe, and when there may be another one beside it: known once somebody else came. And the last one that failed.
+        self.probe: Probe | None = None
+        self.late = NEVER
+        self.spoiler: End | None = None
 
     def step(self, event: Event) -> None:
         """KeyError when the table has no such arrow."""
         self.state = TRANSITIONS[self.state][event]
 
-    def note(self, good: bool, now: float) -> None:
+    def note(self, end: End) -> None:
         """One more request ended."""
         recent = self.recent
-        recent.append((now, good))
-        while recent[0][0] < now - WINDOW:
+        recent.append(end)
+        while recent[0].when < end.when - WINDOW:
             recent.popleft()
 
     @property
     def failed(self) -> int:
         """How many of its last requests failed."""
-        return sum(not good for _when, good in self.recent)
+        return sum(not end.good for end in self.recent)
 
-    @property
-    def row(self) -> int:
-        """How many of them did so in a row, up to the last."""
-        count = 0
-        for _when, good in reversed(self.recent):
-            if good:
-                break
-            count += 1
-        return count
+    def is_news_to(self, who: Who) -> bool:
+        """Whether nobody of that organisation has said that it fails."""
+        return ALL not in self.word and all(one.org != who.org for one in self.word)
+
+    def failing(self, row: int) -> frozenset[Who]:
+        """Those whose requests failed so often that it should trip: `row` of them one after the other, or half of many; nobody when it
+        should not."""
+        ends, failed = self.recent, [end for end in self.recent if not end.good]
+        if len(ends) >= ENOUGH and (len(failed) == len(ends) if self.alone else 2 * len(failed) >= len(ends)):
+            word = _word(failed, ENOUGH if self.alone else ENOUGH // 2)
+            if word:
+                return word
+        return NO_WORD if self.alone else _word(list(takewhile(lambda end: not end.good, reversed(ends))), row)
+
+
+def _word(failed: Sequence[End], needed: int) -> frozenset[Who]:
+    """Those to whom that happened, if it was often enough. Of several none has more than half of a say: who fails all the time needs more
+    than somebody else's mishap."""
+    if len(failed) < needed:
+        return NO_WORD
+    word = frozenset(end.who for end in failed)
+    if len(word) > 1 and ALL not in word:
+        is_one_org = len({who.org for who in word}) == 1
+        says = Counter(end.who if is_one_org else end.who.org for end in failed)
+        if sum(min(count, (needed + 1) // 2) for count in says.values()) < needed:
+            return NO_WORD
+    return word
 
 
 class Breaker:
     """All circuits in which something failed of late; what is not here is closed."""
 
-    __slots__ = ("_circuits", "_rest", "_row", "changes", "tripped")
+    __slots__ = ("_circuits", "_crowds", "_rest", "_row", "changes", "tripped")
 
     def __init__(self, row: int = 3, rest: float = 5.0) -> None:
         """`row`: failures one after the other that trip a circuit; `rest`: seconds of its first pause."""
@@ -109,6 +220,9 @@ class Breaker:
         self._rest = rest
         # bounded: by the places where something failed within WINDOW, and those that are tripped
         self._circuits: dict[Place, Circuit] = {}
+        #: model id -> who comes for it, since something failed there.
+        # bounded: by `_circuits`
+        self._crowds: dict[str, _Crowd] = {}
         #: Those of them that are not closed. Empty for most of a server's life, and looked at for every request.
         self.tripped: dict[Place, Circuit] = {}
         #: Counts what changed about them, for who remembers what `held` said.
@@ -119,15 +233,30 @@ class Breaker:
         """Whether nothing failed of late: to be told of what goes well would change nothing."""
         return not self._circuits
 
-    def tried(self, worker: str, model: str) -> Circuit | None:
-        """A request is sent there. It is the probe of the circuit that is returned; `ended` or `void` must follow, once."""
+    def comes(self, models: Iterable[str], who: Who, now: float) -> None:
+        """Somebody asks for a model, or waits for it, that goes by one of these ids. To be called unless it is quiet."""
+        for model in models:
+            crowd = self._crowds.get(model)
+            if crowd is None:
+                continue
+            crowd.note(who, now)
+            for circuit in [each for place, each in self.tripped.items() if place[1] == model]:
+                if not crowd.believes(circuit.word, now):
+                    self._clear(circuit)
+                elif circuit.alone and circuit.state is State.OPEN and now >= circuit.since + self._rest and circuit.is_news_to(who):
+                    circuit.until = now
+                    self.changes += 1
+
+    def tried(self, worker: str, model: str) -> Probe | None:
+        """A request is sent there. It is the probe that is returned; `ended` or `void` must follow, once."""
         circuit = self.tripped.get((worker, model))
         if circuit is None or circuit.state is not State.HALF_OPEN:
             return None
         self._step(circuit, Event.TRIED)
-        return circuit
+        circuit.late, circuit.probe = NEVER, Probe(circuit)
+        return circuit.probe
 
-    def ended(self, place: Place, good: bool, pool: Collection[str], now: float, probe: Circuit | None = None) -> bool:
+    def ended(self, place: Place, good: bool, pool: Collection[str], now: float, probe: Probe | None = None, who: Who = ALL) -> bool:
         """A request ended there, well or by the engine's fault; `pool`: ids of all workers that might have had it. True: nothing is sent
         there from now on."""
         circuit = self._circuits.get(place)
@@ -135,21 +264,46 @@ class Breaker:
             if good:
                 return False
             circuit = self._circuits[place] = Circuit(place, self._rest)
-        if probe is circuit and circuit.state is State.PROBING:
-            return self._probed(circuit, good, now)
+        end = End(now, good, who)
+        if not good:
+            self._crowds.setdefault(place[1], _Crowd()).note(who, now)
         if circuit.state is not State.CLOSED:
-            return False
-        circuit.note(good, now)
+            # how a probe ended that took too long is still worth knowing
+            is_probe = probe is not None and probe.circuit is circuit and circuit.state is not State.OPEN
+            return is_probe and self._probed(circuit, end, probe is circuit.probe)
+        circuit.note(end)
         if good:
-            if not circuit.failed:
-                del self._circuits[place]
+            self._drop_if_well(circuit)
             return False
         return self._trip(circuit, pool, now)
 
-    def void(self, probe: Circuit) -> None:
+    def withdraw(self, place: Place, end: End) -> None:
+        """It was the request's fault that it failed there; `end` as it was given to `ended`."""
+        circuit = self._circuits.get(place)
+        if circuit is None:
+            return
+        if circuit.state is State.OPEN and circuit.spoiler == end:
+            circuit.until, circuit.pause, circuit.spoiler = end.when, max(self._rest, circuit.pause / 2), None
+            self.changes += 1
+        elif end in circuit.recent:
+            circuit.recent.remove(end)
+            if circuit.state is State.CLOSED:
+                self._drop_if_well(circuit)
+            elif circuit.spoiler is None:
+                word = circuit.failing(self._row)
+                if not word or not self._crowds[place[1]].believes(word, end.when):
+                    self._clear(circuit)
+
+    def void(self, probe: Probe) -> None:
         """The probe is over, and it is not known whether the engine is well: the next request is another one."""
-        if probe.state is State.PROBING:
-            self._step(probe, Event.VOID)
+        circuit = probe.circuit
+        if circuit.state is State.PROBING and circuit.probe is probe:
+            self._step(circuit, Event.VOID)
+
+    def shuts(self, place: Place) -> float:
+        """Until when what `held` says of it stays so, unless something happens."""
+        circuit = self.tripped[place]
+        return circuit.until if circuit.state is State.OPEN else circuit.late if circuit.state is State.PROBING else NEVER
 
     def held(self, places: Iterable[Place], present: Iterable[str], now: float) -> frozenset[str]:
         """Ids of the workers that take nothing. `places` are those of `tripped` whose workers are present and might serve the request,
@@ -168,43 +322,70 @@ class Breaker:
     def sweep(self, now: float) -> None:
         """To be called now and then: what is long over is forgotten."""
         for place, circuit in list(self._circuits.items()):
-            last = circuit.recent[-1][0] + WINDOW if circuit.state is State.CLOSED else circuit.until + FORGOTTEN
+            last = circuit.recent[-1].when + WINDOW if circuit.state is State.CLOSED else circuit.until + FORGOTTEN
             if now > last and circuit.state is not State.PROBING:
                 del self._circuits[place]
                 self.changes += self.tripped.pop(place, None) is not None
+        if len(self._crowds) > 0:
+            failing = {model for _worker, model in self._circuits}
+            for model in self._crowds.keys() - failing:
+                del self._crowds[model]
 
     def _is_shut(self, circuit: Circuit, now: float) -> bool:
         if circuit.state is State.OPEN and now >= circuit.until:
             self._step(circuit, Event.RESTED)
+        elif circuit.state is State.PROBING:
+            if circuit.late == NEVER:
+                circuit.late = now + (PATIENCE if circuit.alone else LONG_PATIENCE)
+            elif now >= circuit.late:
+                self._step(circuit, Event.LATE)
         return circuit.state in SHUT
 
     def _step(self, circuit: Circuit, event: Event) -> None:
         circuit.step(event)
         self.changes += 1
 
-    def _probed(self, circuit: Circuit, good: bool, now: float) -> bool:
-        self._step(circuit, Event.GOOD if good else Event.BAD)
-        if good:
+    def _clear(self, circuit: Circuit) -> None:
+        """Whatever is said of it is not enough."""
+        self._step(circuit, Event.CLEARED)
+        del self.tripped[circuit.place]
+        circuit.pause, circuit.spoiler, circuit.word = self._rest, None, NO_WORD
+        self._drop_if_well(circuit)
+
+    def _drop_if_well(self, circuit: Circuit) -> None:
+        if not circuit.failed:
+            del self._circuits[circuit.place]
+
+    def _probed(self, circuit: Circuit, end: End, is_last: bool) -> bool:
+        if end.good:
+            self._step(circuit, Event.GOOD)
             del self._circuits[circuit.place], self.tripped[circuit.place]
             return False
-        self._open(circuit, now)
+        spoiler = circuit.spoiler
+        if spoiler is not None and not self._crowds[circuit.place[1]].believes({spoiler.who, end.who}, end.when):
+            if is_last and circuit.state is State.PROBING:
+                self._step(circuit, Event.VOID)
+            return False
+        self._step(circuit, Event.BAD)
+        circuit.spoiler, circuit.word = end, circuit.word | {end.who} if spoiler is None else frozenset((spoiler.who, end.who))
+        self._open(circuit, end.when)
         return True
 
     def _trip(self, circuit: Circuit, pool: Collection[str], now: float) -> bool:
-        count, failed = len(circuit.recent), circuit.failed
-        if len(pool) <= 1:
-            circuit.alone = True
-            trips = count >= ENOUGH and failed == count
-        else:
-            circuit.alone = False
+        circuit.alone = len(pool) <= 1
+        word = circuit.failing(self._row)
+        if not word or not self._crowds[circuit.place[1]].believes(word, now):
+            return False
+        if not circuit.alone:
             others = {worker for worker, model in self.tripped if model == circuit.place[1] and worker in pool}
-            trips = (circuit.row >= self._row or (count >= ENOUGH and 2 * failed >= count)) and 2 * (len(others) + 1) <= len(pool)
-        if trips:
-            self._step(circuit, Event.TRIPPED)
-            self.tripped[circuit.place] = circuit
-            self._open(circuit, now)
-        return trips
+            if 2 * (len(others) + 1) > len(pool):
+                return False
+        circuit.word = word
+        self._step(circuit, Event.TRIPPED)
+        self.tripped[circuit.place] = circuit
+        self._open(circuit, now)
+        return True
 
     def _open(self, circuit: Circuit, now: float) -> None:
-        circuit.until = now + circuit.pause
+        circuit.since, circuit.until = now, now + circuit.pause
         circuit.pause = min(2 * circuit.pause, LONGEST)

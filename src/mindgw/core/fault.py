@@ -17,7 +17,14 @@ _TOO_LONG = re.compile(
     re.IGNORECASE,
 )
 #: 5xx answers that blame the engine for what the caller sent.
-_CALLER = re.compile(r"too large to process|image input is not supported|is not supported", re.IGNORECASE)
+_CALLER = re.compile(
+    r"too large to process|image input is not supported|is not supported"
+    r"|failed to parse (tools|messages|grammar|json schema)|unknown reasoning format|conversation roles must alternate"
+    r"|json\.exception\.(type_error\.30\d|out_of_range\.40\d)",
+    re.IGNORECASE,
+)
+#: What an engine or its framework says to a path, or a way to ask, that it does not know.
+_NO_ROUTE = re.compile(r"\W*(404 |405 |501 )?(page |file )?(not found|method not allowed|not implemented)\W*", re.IGNORECASE)
 _UNKNOWN_MODEL = re.compile(r"model .{0,200}(not found|does not exist)", re.IGNORECASE | re.DOTALL)
 _NO_MESSAGE = "The engine answered with an error."
 
@@ -25,7 +32,8 @@ _NO_MESSAGE = "The engine answered with an error."
 class Fault(Struct, frozen=True):
     """What went wrong at an engine, in our words."""
 
-    #: caller (the request is wrong), context (its prompt is too long), model (the engine does not have it), engine (everything else).
+    #: caller (the request is wrong), context (its prompt is too long), model (the engine does not have it), route (it cannot be asked so),
+    #: engine (everything else).
     blame: str
     message: str
     #: The engine's HTTP status, 0 when the error came inside a stream.
@@ -50,7 +58,7 @@ def from_document(status: int, document: Any) -> Fault:
     param = inner.get("param") if isinstance(inner, dict) else None
     known = status or _number(inner)
     return Fault(
-        _blame(known, f"{message} {_words(inner)}"),
+        _blame(known, message, f"{message} {_words(inner)}"),
         message[:2000],
         known,
         param if isinstance(param, str) else "",
@@ -84,11 +92,13 @@ def _number(inner: Any) -> int:
     return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599 else 0
 
 
-def _blame(status: int, text: str) -> str:
+def _blame(status: int, message: str, text: str) -> str:
     if _TOO_LONG.search(text):
         return "context"
     if status == 404 and _UNKNOWN_MODEL.search(text):
         return "model"
+    if status in (404, 405, 501) and (message == _NO_MESSAGE or _NO_ROUTE.fullmatch(message)):
+        return "route"
     if 400 <= status < 500 and status not in (401, 403, 407, 408, 429):
         return "caller"
     if status >= 500 and _CALLER.search(text):

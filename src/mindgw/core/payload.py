@@ -57,6 +57,7 @@ class Body(Struct, frozen=True, gc=False):
     safety_identifier: Raw = _ABSENT
     service_tier: Raw = _ABSENT
     prompt_cache_key: Raw = _ABSENT
+    cache_salt: Raw = _ABSENT
 
 
 class _Words(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -124,6 +125,8 @@ class Peek(Struct, frozen=True, gc=False):
     text: Text | None = None
     #: The conversation that it says it belongs to (`prompt_cache_key`), "" for none.
     session: str = ""
+    #: Who else may share what engines remember of its text (`cache_salt`, https://docs.vllm.ai/en/stable/design/prefix_caching.html).
+    salt: str = ""
 
 
 class Invalid(Struct, frozen=True):
@@ -169,7 +172,8 @@ def _asked(seen: Body) -> Peek:
     cap = seen.max_completion_tokens if seen.max_completion_tokens is not None else seen.max_tokens
     end_user = _text(seen.safety_identifier) or _text(seen.user)
     cap, tier = None if cap == UNCAPPED else cap, _text(seen.service_tier)
-    return Peek(seen.model or "", bool(seen.stream), wants, cap, end_user, tier, None, _text(seen.prompt_cache_key))
+    session, salt = _text(seen.prompt_cache_key), _text(seen.cache_salt)
+    return Peek(seen.model or "", bool(seen.stream), wants, cap, end_user, tier, None, session, salt)
 
 
 def _told(plain: _Plain) -> Peek:

@@ -19,6 +19,10 @@ Where = tuple[tuple[str, tuple[str, ...]], ...]
 EVERYWHERE: Final[Where] = ()
 #: The tag that every worker has of itself: its name.
 OWN: Final = "worker"
+#: What stands in a place for the team of who asks, and in a worker's tags for the teams that its owner keeps it for: no tag that anybody
+#: gives has such a name. A worker without it is there for all.
+KEPT: Final = "@"
+_NEXT: Final = "\n"
 #: Between the values of a label any of which will do.
 _OR: Final = "|"
 #: How a pool may be written for short: `pool:gpu` is `@pool=gpu`.
@@ -41,7 +45,27 @@ _WEIGHT = re.compile(r"(.*)=([0-9]{1,5})", re.DOTALL)
 
 def permits(where: Where, tags: Mapping[str, str]) -> bool:
     """Whether a worker with these tags is good enough."""
-    return all(tags.get(name) in values for name, values in where)
+    return all(tags.get(name) in values or (name == KEPT and _welcomes(tags, values)) for name, values in where)
+
+
+def _welcomes(tags: Mapping[str, str], teams: Collection[str]) -> bool:
+    kept = tags.get(KEPT)
+    return kept is None or not set(teams).isdisjoint(kept.split(_NEXT))
+
+
+def kept_for(teams: Iterable[str]) -> dict[str, str]:
+    """The tag of a worker that its owner keeps for these teams."""
+    return {KEPT: _NEXT.join(teams)}
+
+
+def of_team(team: str) -> Where:
+    """Workers that are for all, or for this team."""
+    return ((KEPT, (team,)),)
+
+
+def without_team(place: Where) -> Where:
+    """The place alone, whoever asks."""
+    return tuple(part for part in place if part[0] != KEPT)
 
 
 @lru_cache(_KNOWN)
@@ -87,13 +111,13 @@ def where(texts: Iterable[str]) -> Where:
 
 
 def tags_of(place: Where) -> list[str]:
-    """As people write them: what `where` reads."""
-    return [f"{name}={value}" for name, values in place for value in values]
+    """As people write them: what `where` reads. Whose team it is for they do not write."""
+    return [f"{name}={value}" for name, values in place if name != KEPT for value in values]
 
 
 def shown(place: Where) -> str:
-    """A place on one line; of one that no worker can be in what nobody can have."""
-    return ",".join(f"{name}={_OR.join(values) or 'nothing'}" for name, values in place)
+    """A place on one line; of one that no worker can be in what nobody can have. "" where only the team says who may serve it."""
+    return ",".join(f"{name}={_OR.join(values) or 'nothing'}" for name, values in place if name != KEPT)
 
 
 # -- targets -----------------------------------------------------------------------------------------------------------
@@ -160,6 +184,8 @@ class Route(Struct, frozen=True, kw_only=True):
     strategy: str = ""
     #: Whether it goes on when the workers of a target are only busy.
     spill: bool = False
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool = False
     #: Whether it is only noted what it would do.
     shadow: bool = False
     #: Whether nobody can tell what it says: then it leads nowhere.
@@ -181,6 +207,7 @@ class Plan(Struct, frozen=True, gc=False):
     legs: tuple[Leg, ...]
     strategy: str = ""
     spill: bool = False
+    hedge: bool = False
 
 
 class Rules:
@@ -229,7 +256,7 @@ def plan(route: Route, model: str, home: Where, who: str) -> Plan:
     # a route without targets of its own is about the model that was asked for
     first = () if route.targets else (Leg(model, home),)
     legs = (*first, *(Leg(one.model or model, both(home, one.where)) for one in targets))
-    return Plan(route.name, tuple(dict.fromkeys(legs)), route.strategy, route.spill)
+    return Plan(route.name, tuple(dict.fromkeys(legs)), route.strategy, route.spill, route.hedge)
 
 
 def ranked(route: Route, who: str) -> list[Target]:

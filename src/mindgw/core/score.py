@@ -2,8 +2,10 @@
 
     reading = (prompt - what the worker remembers of it + what it costs to begin) x seconds per token of a prompt
     ttft    = round trip + loading the model + what is read there before it + reading
-    finish  = ttft + tokens of the answer x seconds per token of an answer
-    total   = ttft + a part of the rest, of what it costs others there, and of what may go wrong
+    writing = tokens of the answer x seconds per token of an answer
+    others  = requests at work there x reading
+    wrong   = share of tries that fail x (FAILURE + ttft + writing) + pressure x (ttft + writing)
+    total   = ttft + REST x writing + OTHERS x others + wrong
 
 All seconds, all measured; a number that is none, is negative or too large counts as the worst that there is, so that it never wins.
 What a prompt costs those who are being answered meanwhile follows LMetric (arXiv 2603.15202): new tokens x requests at work.
@@ -47,40 +49,21 @@ class Candidate(Struct, gc=False):
     pressure: float = 0.0
 
 
-class Score(Struct, frozen=True, gc=False):
-    """Seconds until the first token, until the last, those that are added for what may go wrong, and what candidates are compared by."""
-
-    ttft: float
-    finish: float
-    penalty: float
-    total: float
-
-
 def sound(value: float, most: float = WORST) -> float:
     """`value` when it lies between 0 and `most`; `most` for anything else, as nothing is known to be better."""
     return value if 0.0 <= value <= most else most
 
 
 def total(of: Candidate, prompt: float, answer: float) -> float:
-    """As `score`, only what candidates are compared by. `prompt` and `answer` are tokens, the second expected."""
+    """Seconds that candidates are compared by. `prompt` and `answer` are tokens, the second expected."""
     reading = (prompt - of.cached + BEGIN) * of.prefill
     ttft = of.rtt + of.cold + of.ahead + reading
     writing = answer * of.decode
     found = ttft + REST * writing + OTHERS * of.used * reading
     if of.errors > 0.0 or of.pressure > 0.0:
-        found += _penalty(of, ttft + writing)
+        finish = ttft + writing
+        found += of.errors * (FAILURE + finish) + of.pressure * finish
     return found if 0.0 <= found <= WORST else WORST
-
-
-def score(of: Candidate, prompt: float, answer: float) -> Score:
-    """The parts of a total, for who wants to know why."""
-    ttft = of.rtt + of.cold + of.ahead + (prompt - of.cached + BEGIN) * of.prefill
-    finish = ttft + answer * of.decode
-    return Score(sound(ttft), sound(finish), sound(_penalty(of, finish)), total(of, prompt, answer))
-
-
-def _penalty(of: Candidate, finish: float) -> float:
-    return of.errors * (FAILURE + finish) + of.pressure * finish
 
 
 def near(totals: Sequence[float]) -> list[int]:

@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.config import Limits
 from mindgw.core import access, affinity, payload
-from mindgw.core.routing import EVERYWHERE, Leg, Where
+from mindgw.core.routing import EVERYWHERE, Leg, Where, both
 from mindgw.gateway.course import Course
 from mindgw.gateway.experience import Traits
 from mindgw.gateway.flows import Flow, flow
@@ -89,6 +90,8 @@ class Caller(Struct, frozen=True, gc=False):
     secret: bytes = b""
     #: Where alone its requests may go, by the labels of the key and of its organisation.
     home: Where = EVERYWHERE
+    #: Its team as owners of workers name it, who keep them for some: TEAM in the organisation that runs the server, else ORG/TEAM.
+    group: str = ""
 
 
 class Ask(Struct, frozen=True, gc=False):
@@ -107,6 +110,8 @@ class Ask(Struct, frozen=True, gc=False):
     again: bool = False
     #: The way that it goes; None: it goes by no route.
     course: Course | None = None
+    #: Whether it is tried on a second worker when it is late to begin.
+    hedge: bool = False
 
 
 class Names(Protocol):
@@ -114,6 +119,9 @@ class Names(Protocol):
 
     def offers(self, name: str) -> dict[str, frozenset[str]]:
         """Id of each model that goes by this name -> all names of that one; empty when nobody knows it now."""
+
+    def present(self, model: str, where: Where) -> bool:
+        """Whether a connected worker in that place takes requests for the model."""
 
 
 class Models(Protocol):
@@ -134,8 +142,13 @@ class Served(Protocol):
 class Ways(Protocol):
     """The ways that requests go."""
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why it goes nowhere: `not_found`
+    @property
+    def hedge(self) -> bool:
+        """Whether streams that go by no route are tried on a second worker when they are late to begin."""
+
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. `named`: the end user that its body names.
+        Raises the error that says why it goes nowhere: `not_found`
         for a model that is not for the caller."""
 
 
@@ -154,21 +167,25 @@ def admit(caller: Caller, head: Head, body: bytes, limits: Limits, models: Model
     if kind == payload.CHAT and seen.text is None and (address := media.fetched(body)):
         raise errors.UnsupportedMedia(f"Media must be sent as data: URLs; the gateway does not fetch {address[:200]!r}.", param="messages")
     turn = flow(caller, headers, seen.end_user, seen.tier)
-    course, leg = ways.go(caller, seen.model, kind, turn)
-    deadline, again = _wishes(headers)
+    course, leg = ways.go(caller, seen.model, kind, turn, seen.end_user)
+    deadline, again, named = _wishes(headers)
     prompt = media.estimate_tokens(body)
-    traits = _traits(caller, headers, body, (seen, leg.model), kind, prompt) if models.has_choice(leg.model, kind, leg.where) else None
+    # what nobody could choose by is not read; what costs nothing is kept, as there may be a choice before its turn comes
+    prefix = _prefix(caller, body, (seen, leg.model), kind) if models.has_choice(leg.model, kind, leg.where) else None
+    session = seen.session or named.decode("latin-1")
+    said = (caller.key_id, session[:_NAME]) if session else None
+    traits = Traits(prompt, seen.max_tokens, prefix, caller.key_id, said, caller.org_id)
     needs = Needs(leg.model, kind, where=leg.where, strategy=course.strategy if course is not None else "", traits=traits)
-    return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course)
+    hedge = seen.stream and (course.hedge if course is not None else ways.hedge)
+    return Ask(caller, path, seen, needs, turn, prompt, deadline, again, course, hedge)
 
 
-def _traits(caller: Caller, headers: Headers, body: bytes, asked: tuple[payload.Peek, str], kind: str, prompt: int) -> Traits:
-    """What a choice among workers asks; what nobody could choose by is not read. `asked`: the request, and which model is meant."""
+def _prefix(caller: Caller, body: bytes, asked: tuple[payload.Peek, str], kind: str) -> affinity.Prefix | None:
+    """How it begins; None: nobody will remember that. `asked`: the request, and which model is meant."""
     seen, model = asked
-    session = seen.session or next((text.decode("latin-1") for name, text in headers if name == _SESSION), "")
     start = body.find(_TEXTS[kind]) if kind in _TEXTS else -1
-    prefix = affinity.prefix(body, start, (_SEED, model)) if start >= 0 else None
-    return Traits(prompt, seen.max_tokens, prefix, caller.key_id, (caller.key_id, session[:_NAME]) if session else None)
+    # what one organisation asked says nothing to another, not even by which worker it is sent to or how soon it is answered
+    return affinity.prefix(body, start, (_SEED, caller.org_id, seen.salt, model)) if start >= 0 else None
 
 
 def is_for(caller: Caller, names: Collection[str]) -> bool:
@@ -176,16 +193,26 @@ def is_for(caller: Caller, names: Collection[str]) -> bool:
     return (caller.scope is None or caller.scope.covers(*names)) and (caller.models is None or caller.models.permits(names))
 
 
-def meant(caller: Caller, asked: str, models: Names) -> str | None:
-    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller. None when none
-    is, or not even the name."""
+def meant(caller: Caller, asked: str, models: Names, where: Where) -> str | None:
+    """The name to be served for one that was asked for: several models may go by it, and not all of them be for the caller; of those that
+    are, one that somebody takes requests for in that place. None when none is, or not even the name."""
     if caller.models is None and caller.scope is None:
         return asked
     offers = models.offers(asked) or {asked: frozenset((asked,))}
     good = [id for id, names in offers.items() if is_for(caller, names)]
     if not good:
         return None
-    return asked if len(good) == len(offers) else min(good)
+    if len(good) == len(offers):
+        return asked
+    return min([id for id in good if models.present(id, where)] or good)
+
+
+def bound(ask: Ask, caller: Caller) -> Ask:
+    """The request of a caller who may go to fewer places by now."""
+    needs, course, home = ask.needs, ask.course, caller.home
+    if course is not None:
+        course = replace(course, legs=tuple(Leg(leg.model, both(leg.where, home)) for leg in course.legs))
+    return replace(ask, caller=caller, needs=replace(needs, where=both(needs.where, home)), course=course)
 
 
 def recheck(ask: Ask, served: Served) -> None:
@@ -213,15 +240,17 @@ def _read(kind: str, body: bytes, limits: Limits) -> payload.Peek:
     return seen
 
 
-def _wishes(headers: Headers) -> tuple[float | None, bool]:
-    """The deadline, None when there is none, and whether the request was sent before."""
-    deadline, retries = None, b""
+def _wishes(headers: Headers) -> tuple[float | None, bool, bytes]:
+    """The deadline, None when there is none, whether the request was sent before, and the conversation that it belongs to."""
+    deadline, retries, session = None, b"", b""
     for name, text in headers:
         if name == DEADLINE:
             deadline = _seconds(text) if deadline is None else deadline
         elif name == RETRIES:
             retries = retries or text
-    return deadline, retries not in _NEVER
+        elif name == _SESSION:
+            session = session or text
+    return deadline, retries not in _NEVER, session
 
 
 def _seconds(text: bytes) -> float:

@@ -33,13 +33,17 @@ class Attempt:
     def open(self, head: signals.Head, ask: Ask, patience: Timeouts, body: bytes, tag: bytes) -> None:
         """Sends the request, with its billing tag."""
         placement, peek = self.placement, ask.peek
-        team = ask.caller.team if placement.seat.worker.teams else ""
+        team = ask.caller.group if placement.seat.worker.teams else ""
         # by place: by name they cost three times as much
         meta = wire.Meta(
             head.request_id, ask.path, placement.model, len(body), placement.seat.engine.id, peek.stream, peek.include_usage,
             patience.total, patience.first_token, patience.idle, patience.connect, head.traceparent, tag, team,
         )  # fmt: skip
         self._stream = self._link.open(self, meta, body)
+
+    def tell(self, post: Callable[[Any, signals.Event], None]) -> None:
+        """Its news goes this way from now on."""
+        self._post = post
 
     def consumed(self, size: int) -> None:
         """Bytes of the answer have left for the client: the worker may send as many again."""

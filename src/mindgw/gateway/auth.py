@@ -89,13 +89,17 @@ class _Known(Struct, gc=False):
     until: datetime | None
 
 
+Find = Callable[[str], Awaitable[Holder | None]]
+Changes = Callable[[Change | None], Awaitable[list[Change]]]
+
+
 class Auth:
     """Turns keys into callers."""
 
     def __init__(
         self,
-        find: Callable[[str], Awaitable[Holder | None]],
-        changes: Callable[[Change | None], Awaitable[list[Change]]],
+        find: Find,
+        changes: Changes,
         peppers: Mapping[int, bytes],
         now: Callable[[], datetime],
         bear: Bear | None = None,
@@ -205,15 +209,14 @@ class Auth:
             raise errors.Unauthenticated("This API key does not exist any more.")
         return self._caller(held)
 
-    async def secrets(self, key_id: str) -> frozenset[bytes]:
-        """Which secrets of a key are good, as callers have them; raises as `holder` does."""
+    async def standing(self, key_id: str) -> tuple[Caller, frozenset[bytes]]:
+        """As `holder`, with those secrets of the key that are good, as callers have them."""
         held = await self._find(key_id)
         if held is None:
             raise errors.Unauthenticated("This API key does not exist any more.")
-        self._caller(held)
-        row = held.key
+        caller, row = self._caller(held), held.key
         former = row.prior_digest if row.prior_until is not None and row.prior_until > self._now() else None
-        return frozenset((b"", row.digest[:MARK], *([former[:MARK]] if former is not None else [])))
+        return caller, frozenset((b"", row.digest[:MARK], *([former[:MARK]] if former is not None else [])))
 
     def _caller(self, held: Holder, secret: bytes = b"") -> Caller:
         """Raises Unauthenticated when the key is not good any more."""
@@ -240,6 +243,7 @@ class Auth:
             scope=scope.read(row.scopes),
             secret=secret,
             home=residency(held.labels, row.labels or {}),
+            group=_group(held.org, held.team),
         )
 
     def _remember(self, place: bytes, caller: Caller, holder: Holder, until: datetime | None, now: float) -> None:
@@ -295,6 +299,14 @@ class Auth:
     def keep(self, used: dict[str, datetime]) -> None:
         """Takes back what `used` handed over; what was seen since then is newer."""
         self._used = {**used, **self._used}
+
+
+def _group(org: str, team: str) -> str:
+    """A team as owners of workers name it. Names are of one organisation each, and may have slashes in them: what is before the first one
+    is the organisation. One whose own name has one cannot be named, so nothing is kept for it."""
+    if not team or "/" in org:
+        return ""
+    return f"{org}/{team}" if org else team
 
 
 def _expired() -> errors.Unauthenticated:

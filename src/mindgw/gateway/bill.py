@@ -4,7 +4,7 @@ Nothing is held while it waits. Only one attempt of a request is billed: the one
 """
 
 from mindgw.core import ceiling, price, usage
-from mindgw.core.quota import Budget
+from mindgw.core.quota import Budget, Claim
 from mindgw.gateway.admission import Ask, Caller, Head
 from mindgw.gateway.loans import unavailable
 from mindgw.gateway.meter import NOTHING, Drawn, Money, Tally
@@ -48,6 +48,13 @@ class Bill:
     def answers(self) -> int:
         """Answers that are paid for, where they are counted."""
         return self._reservation.sizes.answers if self._reservation is not None else 1
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The limits that it falls under, as far as that is known."""
+        if self._reservation is not None:
+            return self._reservation.claims
+        return self._terms.claims if self._terms is not None else ()
 
     def bounded(self, used: usage.Tokens | None) -> usage.Tokens:
         """What is billed of what was used. Whatever an engine made beyond its cap nobody had ordered, and what no text of this length can
@@ -133,11 +140,20 @@ class Bill:
         prices = accounts.quotas.prices
         value = prices.of(placement.model)
         tag = Tag(
-            self._head.request_id, tally.sent, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
+            self._head.request_id, tally.number, caller.key_id, caller.user_id, caller.team_id, caller.org_id, placement.model, ask.path,
             ask.peek.stream, self.day, prices.version, (value.input, value.output), held, accounts.seal.epoch,
             round(tally.started * 1000), round(tally.queued * 1000), budgets, most, tally.size,
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
+
+    def covers(self, placement: Placement, first: Placement) -> bool:
+        """Whether what is held for an attempt at `first` is as much as one at `placement` needs, which may run in its stead."""
+        if placement.model != first.model:
+            return False
+        if self._reservation is None or not self._reservation.hard:
+            return True
+        one, other = (each.seat.model(each.model) for each in (placement, first))
+        return one is not None and other is not None and one.context == other.context
 
     def cut(self, finish: str) -> bool:
         """Whether an answer that ended so would be longer, had more been paid for."""
@@ -156,14 +172,13 @@ class Bill:
             self._stages.accounts.quotas.desk.spare.update(budgets)
 
     def waste(self, caller: Caller, code: str, now: float) -> None:
-        """As `release`, for an attempt of which nobody knows how far it came: it has a row of its own."""
-        self.release()
-        self._stages.accounts.meter.note(self._row(caller, self._tally.sent, "wasted", usage.NOTHING, code, now))
+        """An attempt of which nobody knows how far it came has a row of its own, and is not billed. What is held stays so."""
+        self._stages.accounts.meter.note(self._row(caller, self._tally.number, "wasted", usage.NOTHING, code, now))
 
     def close(self, caller: Caller, outcome: str, billed: usage.Tokens | None, now: float) -> Entry:
         """The request is over: `billed` is what its client pays for, None for nothing. Returns its row."""
         tally, reservation, accounts = self._tally, self._reservation, self._stages.accounts
-        attempt = tally.sent if tally.sent > tally.turned_down else 0
+        attempt = tally.number if tally.sent > tally.turned_down else 0
         drawn = NOTHING
         if attempt and billed is not None:
             kind, used = "settled", self.bounded(billed)

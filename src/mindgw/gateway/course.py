@@ -7,7 +7,6 @@ from msgspec import Struct
 
 from mindgw.core.routing import Leg, Where
 from mindgw.gateway.places import Line
-from mindgw.gateway.route import Needs
 
 
 class Ground(Protocol):
@@ -36,27 +35,25 @@ class Course(Struct, frozen=True, gc=False):
     #: Name of the route; "": it goes by none.
     route: str
     legs: tuple[Leg, ...]
-    spill: bool = False
+    #: Number of the one that it begins with, from 0.
+    first: int = 0
     #: How a seat is chosen; "": as the server does it.
     strategy: str = ""
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool = False
 
-    def begin(self, kind: str, ground: Ground, order: Standing) -> Leg:
-        """The leg that it begins with: the first one with a worker; when it may spill, the first of these with a slot that nobody waits
-        for."""
-        there = [leg for leg in self.legs if ground.present(leg.model, leg.where)]
-        if self.spill:
-            return next((leg for leg in there if _is_free(leg, kind, ground, order)), (there or self.legs)[0])
-        return (there or self.legs)[0]
+    def after(self, leg: int, spent: int, ground: Ground) -> int | None:
+        """Number of the next leg with a worker, behind the first `spent` and other than the one that it is on; None when there is none."""
+        others = (number for number in range(spent, len(self.legs)) if number != leg)
+        return next((number for number in others if ground.present(self.legs[number].model, self.legs[number].where)), None)
 
-    def after(self, needs: Needs, spent: int, ground: Ground) -> Leg | None:
-        """The next leg with a worker, behind those that are spent and other than the one that it is on; None when there is none."""
-        mine = Leg(needs.model, needs.where)
-        others: Sequence[Leg] = [leg for leg in self.legs[spent:] if leg != mine]
-        return next((leg for leg in others if ground.present(leg.model, leg.where)), None)
 
-    def place(self, needs: Needs) -> int:
-        """On which leg it is."""
-        return self.legs.index(Leg(needs.model, needs.where))
+def begin(legs: Sequence[Leg], kind: str, ground: Ground, order: Standing, *, spill: bool) -> int:
+    """Number of the leg that a request begins with: the first one with a worker; when it may spill, the first of these with a slot that
+    nobody waits for."""
+    there = [number for number, leg in enumerate(legs) if ground.present(leg.model, leg.where)]
+    first = there[0] if there else 0
+    return next((number for number in there if _is_free(legs[number], kind, ground, order)), first) if spill else first
 
 
 def _is_free(leg: Leg, kind: str, ground: Ground, order: Standing) -> bool:

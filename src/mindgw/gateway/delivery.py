@@ -25,6 +25,9 @@ UNSPOKEN = 2
 SLACK = 16
 #: Why an answer is shorter than it might be.
 CUT = {"cut": "quota"}
+#: What one of two tries that run at once has come to: the fold of its answer, the engine's status, whether it is over.
+Part = tuple[relay.StreamRelay | relay.Whole | None, int, bool]
+UNBEGUN: Part = (None, 0, False)
 _NO_FACTS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -74,6 +77,12 @@ class Delivery:
         return self.status >= 500
 
     @property
+    def blame(self) -> str:
+        """Whose fault it is, as the engine's error says; see `core.fault`. Only of an answer that came to its end."""
+        assert self._fold is not None
+        return fault.read(self.status, self._fold.raw()).blame if isinstance(self._fold, relay.Whole) else "engine"
+
+    @property
     def between(self) -> bool:
         """True when a comment may be written: between events of a stream, or before the first."""
         return not isinstance(self._fold, relay.StreamRelay) or self._fold.between
@@ -98,7 +107,13 @@ class Delivery:
 
     def restart(self) -> None:
         """Another worker begins from the start; only while nothing is spoken."""
-        self._fold, self.status, self.is_over = None, 0, False
+        self.turn(UNBEGUN)
+
+    def turn(self, other: Part) -> Part:
+        """Goes on with the answer of another worker, and returns how far this one has come; only while nothing is spoken."""
+        mine = self._fold, self.status, self.is_over
+        self._fold, self.status, self.is_over = other
+        return mine
 
     def head(self, status: int, content_type: str, peek: Peek, limits: Limits, alias: str = "") -> None:
         """The engine's head; raises EngineFailed when a stream was asked for and this is none. `alias` is what the model is called in the

@@ -3,19 +3,15 @@
 from collections.abc import Iterator
 
 from mindgw.core.breaker import NOBODY, SHUT, Place
-from mindgw.core.breaker import State as Circuit
 from mindgw.core.routing import EVERYWHERE, Where, permits
-from mindgw.core.worker import State
 from mindgw.gateway.fleet import Fleet
-from mindgw.gateway.seat import Seat
 
-OPEN, FOREVER = Circuit.OPEN, float("inf")
-_READY = State.READY
+FOREVER = float("inf")
 
 
 def present(fleet: Fleet, model: str, kind: str, where: Where = EVERYWHERE) -> Iterator[str]:
     """Ids of the workers in a place that may be sent such requests now, free or not."""
-    return (seat.owner for seat in fleet.seats(model, kind, where) if _is_up(seat))
+    return (seat.owner for seat in fleet.seats(model, kind, where) if seat.is_up)
 
 
 def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> frozenset[str]:
@@ -29,7 +25,7 @@ def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWH
         return known[3]
     places = [place for place in breaker.tripped if _serves(fleet, place, model, kind, where)]
     out = breaker.held(places, present(fleet, model, kind, where), now) if places else NOBODY
-    until = min((breaker.tripped[place].until for place in places if breaker.tripped[place].state is OPEN), default=FOREVER)
+    until = min(map(breaker.shuts, places), default=FOREVER)
     if places:
         fleet.ejected[line] = (fleet.changes, breaker.changes, until, out)
     return out
@@ -51,16 +47,12 @@ def cut_off(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVER
     return min((wait for wait in waits if wait > 0), default=None)
 
 
-def _is_up(seat: Seat) -> bool:
-    return seat.worker.state is _READY and seat.engine.healthy
-
-
 def _serves(fleet: Fleet, place: Place, name: str, kind: str, where: Where) -> bool:
     worker = fleet.workers.get(place[0])
     if worker is None or not permits(where, worker.tags):
         return False
     for seat in worker.seats.values():
         model = seat.model(name)
-        if model is not None and model.id == place[1] and (name, kind) in seat.lines() and _is_up(seat):
+        if model is not None and model.id == place[1] and (name, kind) in seat.lines() and seat.is_up:
             return True
     return False

@@ -5,6 +5,7 @@ command of each verb goes on at a worker at a time. What is over is remembered f
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -39,8 +40,14 @@ class Errand(Struct, kw_only=True):
     error: str = ""
     #: What was asked for, the oldest line first.
     lines: list[str] = []
+    #: Number of the last of them in the agent's count; 0: it does not count them.
+    line: int = 0
+    #: Who wants it.
+    by: str = ""
     #: Monotonic seconds of the last word about it.
     heard: float = 0.0
+    #: Has its link forget it; to be called when nothing more is expected.
+    drop: Callable[[], None] = lambda: None
 
 
 class Errands:
@@ -56,6 +63,7 @@ class Errands:
 
     def drain(self, worker_id: str) -> None:
         """The worker takes nothing new until `undrain`; its agent is told if it is there."""
+        self._fleet.arrivals.drain(worker_id, drained=True)
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.drain(worker)
@@ -63,6 +71,7 @@ class Errands:
 
     def undrain(self, worker_id: str) -> None:
         """Ends what `drain` began."""
+        self._fleet.arrivals.drain(worker_id, drained=False)
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.undrain(worker)
@@ -70,11 +79,19 @@ class Errands:
 
     def release(self, worker_id: str) -> None:
         """The worker comes out of quarantine."""
+        self._fleet.arrivals.accuse(worker_id, "")
         worker = self._fleet.workers.get(worker_id)
         if worker is not None:
             self._fleet.release(worker)
 
-    def start(self, worker_id: str, name: str, verb: str, argument: str = "") -> Errand:
+    def goes_on(self, worker_id: str, verb: str, by: str) -> bool:
+        """Whether somebody asked for the same of late: then this is more of it. What is over of that is forgotten."""
+        same = [e for e in self._known.values() if (e.worker_id, e.verb, e.by) == (worker_id, verb, by)]
+        for over in [e for e in same[:-1] if e.state != "running"]:
+            del self._known[over.id]
+        return bool(same) and self._now() - same[-1].heard <= QUIET
+
+    def start(self, worker_id: str, name: str, verb: str, argument: str = "", by: str = "") -> Errand:
         """Sends a command. Raises Conflict: the worker is away (worker_offline), its agent is older than commands (agent_too_old), or it is
         at such a command already (worker_busy)."""
         worker = self._fleet.workers.get(worker_id)
@@ -86,10 +103,11 @@ class Errands:
             raise errors.Conflict(f"Worker {name!r} is at another {verb}.", code="worker_busy")
         self._make_room()
         self._count += 1
-        errand = Errand(id=f"{worker.epoch}-{self._count}", worker_id=worker_id, worker=name, verb=verb, argument=argument)
+        errand = Errand(id=f"{worker.epoch}-{self._count}", worker_id=worker_id, worker=name, verb=verb, argument=argument, by=by)
         errand.heard = self._now()
         self._known[errand.id] = errand
-        worker.link.command(verb, argument, lambda progress: self._hear(errand, progress))
+        number = worker.link.command(verb, argument, lambda progress: self._hear(errand, progress))
+        errand.drop = partial(worker.link.give_up, number)
         return errand
 
     def find(self, worker_id: str, errand_id: str) -> Errand | None:
@@ -100,7 +118,7 @@ class Errands:
     def _mention(self, worker: Worker, verb: str) -> None:
         """Tells the agent of what was decided here, for those who look at the box; it has nothing to do for it."""
         if worker.link.takes_commands:
-            worker.link.command(verb, "", lambda progress: None)
+            worker.link.command(verb, "")
 
     def _hear(self, errand: Errand, progress: wire.Progress | None) -> None:
         if errand.state != "running":
@@ -111,11 +129,13 @@ class Errands:
             return
         errand.note, errand.part = progress.note[: wire.MAX_NOTE], progress.part
         if progress.done:
-            errand.state, errand.error, errand.lines = "failed" if progress.error else "done", progress.error, progress.lines
+            errand.state, errand.error = "failed" if progress.error else "done", progress.error
+            errand.lines, errand.line = progress.lines, progress.line
 
     def _looked_at(self, errand: Errand) -> Errand:
         if errand.state == "running" and self._now() - errand.heard > QUIET:
             errand.state, errand.error, errand.note = "failed", "no_answer", "the agent said nothing more about it"
+            errand.drop()
         return errand
 
     def _make_room(self) -> None:

@@ -15,14 +15,14 @@ from msgspec.structs import replace
 
 from mindgw import errors
 from mindgw.core import sse, usage
-from mindgw.gateway import admission, relay, replay, signals, transitions
+from mindgw.gateway import admission, moments, relay, replay, signals, transitions
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.auth import credential
 from mindgw.gateway.flows import SHEDDABLE
-from mindgw.gateway.recovery import UNREACHABLE, Recovery
+from mindgw.gateway.recovery import REFUSED, UNREACHABLE, Recovery
 from mindgw.gateway.route import Placement
-from mindgw.gateway.signals import ATTACHED, FUNDING, RELAYING, SENT, WAITING, Effect, Event, Fund, LookUp, State
+from mindgw.gateway.signals import ATTACHED, RELAYING, SENT, WAITING, Effect, Event, LookUp, State
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 
@@ -31,7 +31,7 @@ __all__ = ["CANCEL_GRACE", "TABLE", "Exchange"]
 #: States in which a worker has it.
 _RUNNING = frozenset({SENT, RELAYING})
 #: How a worker says that it never asked its engine.
-_NOT_BEGUN = frozenset({"draining", UNREACHABLE})
+_NOT_BEGUN = frozenset({"draining", UNREACHABLE, REFUSED})
 
 
 class Exchange(Recovery):
@@ -60,6 +60,7 @@ class Exchange(Recovery):
 
     def identified(self, event: signals.Identified, now: float) -> list[Effect]:
         self.caller = event.caller
+        self._tally.moments.append((moments.IDENTIFIED, now))
         return self._let_in(event.caller, now) or self._admit(now)
 
     def _let_in(self, caller: Caller, now: float) -> list[Effect]:
@@ -117,16 +118,13 @@ class Exchange(Recovery):
             self._ask = ask = admission.admit(self.caller, self.head, body, stages.limits, stages.fleet, stages.routes)
             tally.ask(ask.peek.model, ask.peek.stream)
             tally.goal = ask.needs.model, ask.needs.where
-            tally.size, tally.deadline, tally.since = len(body), ask.deadline, now
+            tally.size, tally.deadline, tally.since, tally.admitted = len(body), ask.deadline, now, now
             if self._pass is not None:
                 self._pass.charge(ask, now)
             doubtful = self._bill.doubts(ask, body)
         except errors.MindGWError as wrong:
             return self._fail(wrong, now)
-        if doubtful is not None:
-            self._enter(FUNDING, now)
-            return [Fund(doubtful)]
-        return self._line_up(ask, body, now)
+        return self._fund(doubtful, now) if doubtful is not None else self._line_up(ask, body, now)
 
     # -- queue ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +135,7 @@ class Exchange(Recovery):
         self._stay = stay = Stay(stages.queue, self.head, ask, len(body), stages.timeouts.queue, self)
         self._stand(now)
         try:
-            if stages.fleet.breaker.tripped:
+            if not stages.fleet.breaker.is_quiet:
                 self._check(stay, now)
             placement = stay.join(body, now)
         except errors.MindGWError as wrong:
@@ -150,6 +148,8 @@ class Exchange(Recovery):
         self.state = WAITING
 
     def _wait(self, now: float) -> list[Effect]:
+        assert self._stay is not None
+        moments.note(self._tally.moments, (moments.WAITED, now, 0 if self._tally.sent else self._stay.position, self._stay.eta))
         self._set_due(now)
         return []
 
@@ -157,7 +157,7 @@ class Exchange(Recovery):
         assert self._stay is not None
         self._stand(now)
         placement = self._stay.again(now)
-        self._tally.goal = self._stay.goal
+        self._tally.go(self._stay.goal, now)
         return self._place(placement, now) if placement is not None else self._wait(now)
 
     # -- place, reserve and open ----------------------------------------------------------------------------------
@@ -177,14 +177,12 @@ class Exchange(Recovery):
             unfunded = self._bill.reserve(self._ask, self._body, placement)
         except errors.MindGWError as wrong:
             return self._unpaid(wrong, now)
-        if unfunded is None:
-            return self._send(now)
-        self._enter(FUNDING, now)
-        return [Fund(unfunded)]
+        return self._fund(unfunded, now) if unfunded is not None else self._send(now)
 
     def funded(self, event: signals.Funded, now: float) -> list[Effect]:
+        moments.note(self._tally.moments, (moments.FUNDED, now))
         if self._attempt is not None:
-            return self._send(now)
+            return self._send(now, late=True)
         assert self._ask is not None
         assert self._body is not None
         self._bill.release()  # it was only doubted that there is anything left; whoever waits holds nothing
@@ -198,20 +196,25 @@ class Exchange(Recovery):
             self._release(None, now)
         return self._fail(wrong, now)
 
-    def _send(self, now: float) -> list[Effect]:
+    def _send(self, now: float, *, late: bool = False) -> list[Effect]:
+        """`late`: time has passed since it was given the slot."""
         assert self._ask is not None
         assert self._attempt is not None
         assert self._body is not None
         ask, bill, placement = self._ask, self._bill, self._attempt.placement
         seat = placement.seat
         if not self._tally.sent:
-            self._stages.failover.offer()
-        self._tally.send(seat.owner, placement.model, now)
+            self._stages.failover.offer(ask.caller.org_id, now)
+        self._tally.send(placement, now)
+        if ask.hedge:
+            self._give_time(placement, now)
         self._enter(SENT, now)
         if seat.worker.link.is_lost:
             return self.lost(signals.Lost(), now)
-        if (ask.course is not None or ask.needs.where) and not self._goes_by_rule(placement):
+        if late and not self._is_good(placement):
             return self._misplaced(now)
+        if ask.course is not None or ask.needs.where:
+            self._note_server(placement)
         self._delivery.paid = bill.paid
         self._attempt.open(self.head, ask, self._stages.timeouts, bill.body(ask, self._body), bill.tag(ask, placement))
         return []
@@ -283,6 +286,8 @@ class Exchange(Recovery):
         self._tally.first = now
         if self._attempt is not None and self._attempt.placement.choice is not None:
             self._hear(self._attempt.placement, now)
+        if self._ask.hedge:
+            self._note_time(now)
         self._tally.tokens = usage.Tokens(self._ask.prompt, 0, 0, "counted")
 
     def _speak(self, now: float) -> None:
@@ -349,7 +354,7 @@ class Exchange(Recovery):
     def tick(self, event: signals.Tick, now: float) -> list[Effect]:
         waiting, tally, watch = self.state is WAITING, self._tally, self._stages.watch
         if waiting and self._stay is not None and self._stay.elsewhere(self._stages.fleet, now):
-            tally.goal = self._stay.goal  # who sweeps wakes the queue
+            tally.go(self._stay.goal, now)  # who sweeps wakes the queue
         watch.look(tally, now)
         limit, why = watch.limit(tally, waiting=waiting)
         if now >= limit:
@@ -357,6 +362,8 @@ class Exchange(Recovery):
             if waiting and wrong.retry_after is None and self._stay is not None:
                 wrong.retry_after = self._stay.later(now)
             return self._failed(wrong, now) if self.state in _RUNNING else self._abandon(wrong, now)
+        if now >= tally.hedge:
+            self._hedge(now)
         if waiting and (vain := self._in_vain(now)) is not None:
             return self._abandon(vain, now)
         sign = b""
@@ -365,19 +372,6 @@ class Exchange(Recovery):
             sign = self._stay.news(now) if waiting and self._stay is not None else sse.PING
         self._set_due(now)
         return self._write(sign, now) if sign else []
-
-    def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
-        """The agent never confirmed a cancel: the slot is taken back all the same."""
-        self._release(None, now)
-        return self._finish(self._outcome, now)
-
-    def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
-        self._release(event.close, now)
-        return self._finish(self._outcome, now)
-
-    def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
-        self._release(None, now)
-        return self._finish(self._outcome, now)
 
 
 Move = Callable[[Exchange, Any, float], list[Effect]]

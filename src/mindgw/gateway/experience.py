@@ -34,7 +34,7 @@ Level = tuple[int, float]
 class Traits(Struct, frozen=True, gc=False):
     """What a choice asks of a request."""
 
-    #: Tokens of the prompt, estimated, and the most that the answer may have.
+    #: Tokens of the prompt, estimated, 0 where nobody has looked; and the most that the answer may have.
     prompt: int = 0
     cap: int | None = None
     #: How it begins; None: nobody will remember that.
@@ -42,6 +42,8 @@ class Traits(Struct, frozen=True, gc=False):
     #: Whose it is, and the conversation that it says it belongs to: (caller, its name); None for none.
     caller: str = ""
     session: tuple[str, str] | None = None
+    #: Id of the caller's organisation.
+    org: str = ""
 
 
 NOTHING = Traits()
@@ -141,9 +143,10 @@ class Experience:
         #: Survives the sessions of workers; longest unmet first.
         self._learned: OrderedDict[tuple[str, str, str], Learned] = OrderedDict()
         self._lines: OrderedDict[str, Line] = OrderedDict()
-        #: Number -> seat.
+        #: Number -> seat, of one epoch.
         # bounded: by the numbers of an epoch
         self._numbers: dict[int, Any] = {}
+        self._epoch = self.prefixes.epoch
 
     # -- before -------------------------------------------------------------------------------------------------------
 
@@ -243,15 +246,16 @@ class Experience:
         past = seat.past
         past.number = self.prefixes.holder()
         past.bit = 1 << past.number
-        if past.number == 0:
+        if self._epoch != self.prefixes.epoch:
             self._numbers.clear()
-        past.epoch = self.prefixes.epoch
+        past.epoch = self._epoch = self.prefixes.epoch
         self._numbers[past.number] = seat
 
     def left(self, seat: Seat) -> None:
         """It is gone, and what it remembered."""
         if self._numbers.get(seat.past.number) is seat:
             del self._numbers[seat.past.number]
+            self.prefixes.leave(seat.past.number)
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -266,11 +270,23 @@ class Experience:
         if choice.cold > 0.0:
             known.learned.has_loaded(seconds - expected)
             known.loading = min(known.loading, now)
-        elif choice.reading > 0.0:
+        elif choice.reading > 0.0 and choice.prompt:
             # what it was expected to take per token when it was sent may have changed since
             tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
             for learned in (known.learned, known.line.learned):
                 learned.has_read(tokens, seconds - candidate.rtt, tokens * candidate.prefill)
+        _set_speed(known)
+
+    def outrun(self, seat: Seat, choice: Choice, seconds: float) -> None:
+        """No first token came in so many seconds, and nobody waits for it any longer. It would have taken longer yet: that is said of a
+        worker that is slower than was expected, and nothing of one that had no time to show what it can."""
+        known = seat.past.known.get(choice.model)
+        expected = choice.ahead + choice.reading
+        if known is None or choice.cold > 0.0 or choice.reading <= 0.0 or not choice.prompt or seconds - known.candidate.rtt <= expected:
+            return
+        tokens = expected * (choice.prompt - choice.cached + BEGIN) / choice.reading
+        for learned in (known.learned, known.line.learned):
+            learned.has_read(tokens, seconds - known.candidate.rtt, tokens * known.candidate.prefill)
         _set_speed(known)
 
     def ended(self, seat: Seat, choice: Choice, tokens: int, seconds: float, *, failed: bool) -> None:

@@ -3,7 +3,9 @@ were given up on keep their slots until their workers let go."""
 
 from mindgw import errors, metrics
 from mindgw.config import Routing
-from mindgw.core.retries import Retries
+from mindgw.core.breaker import ALL, End, Who
+from mindgw.core.hedging import Hedging
+from mindgw.core.retries import Shares
 from mindgw.core.routing import Where
 from mindgw.gateway import ejection
 from mindgw.gateway.attempt import Leftovers
@@ -25,18 +27,20 @@ class Failover:
         self._counters = counters
         #: Workers that one request is tried on.
         self.tries = settings.tries
-        self._retries = Retries(settings.retries / 100, settings.retries_least, now)
+        self._retries = Shares(settings.retries / 100, settings.retries_least, now)
         self.leftovers = Leftovers()
+        #: When a second try beside the first is worth it.
+        self.hedging = Hedging()
 
-    def offer(self) -> None:
-        """A request is sent to a worker for the first time."""
-        self._retries.offer()
+    def offer(self, org: str, now: float) -> None:
+        """A request of an organisation is sent to a worker for the first time."""
+        self._retries.offer(org, now)
 
-    def may(self, needs: Needs, now: float) -> bool:
-        """Whether a request that an engine failed is tried again: there is another worker for it, and that is paid for."""
+    def may(self, org: str, needs: Needs, now: float) -> bool:
+        """Whether its request that an engine failed is tried again: there is another worker for it, and that is paid for."""
         if not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now, needs.where):
             return False
-        if self._retries.take(now):
+        if self._retries.take(org, now):
             return True
         self._counters.retries_refused += 1
         return False
@@ -44,6 +48,18 @@ class Failover:
     def replaced(self, code: str) -> None:
         """Another worker is asked, for this reason; the caller does not hear of it."""
         self._counters.failovers[code] += 1
+
+    def may_hedge(self, org: str, now: float) -> bool:
+        """Whether a second try beside one that is late would be paid for, out of the same budget."""
+        return self._retries.left(org, now) >= 1.0
+
+    def hedges(self, org: str, now: float) -> None:
+        """It is made; to be called when it may be, and there is a slot for it."""
+        self._retries.take(org, now)
+
+    def hedged(self, outcome: str) -> None:
+        """What became of one, or why there was none."""
+        self._counters.hedges[outcome] += 1
 
     # -- what becomes known of workers ----------------------------------------------------------------------------
 
@@ -55,21 +71,37 @@ class Failover:
             probe, placement.probe = placement.probe, None
             breaker.ended((placement.seat.owner, placement.model), True, (), now, probe)
 
-    def failed(self, placement: Placement, where: Where, now: float) -> None:
-        """The engine failed a request that might go to such a place; to be called before the slot is given back."""
+    def failed(self, placement: Placement, where: Where, now: float, who: Who = ALL) -> End:
+        """A request that might go to such a place came to nothing there, which is the fault of the worker, or of the one who sent it."""
         fleet, seat = self._fleet, placement.seat
         probe, placement.probe = placement.probe, None
         pool = frozenset(ejection.present(fleet, placement.model, placement.kind, where))
-        if fleet.breaker.ended((seat.owner, placement.model), False, pool, now, probe):
+        if fleet.breaker.ended((seat.owner, placement.model), False, pool, now, probe, who):
             self._counters.ejections[seat.worker.name, placement.model] += 1
+        return End(now, False, who)
 
-    def unable(self, placement: Placement, now: float) -> None:
-        """The engine has no such model, or no such way to ask for it."""
-        self._fleet.doubt(placement.seat, placement.model, placement.kind, now)
+    def withdraw(self, placement: Placement, end: End) -> None:
+        """That was not the worker's fault."""
+        self._fleet.breaker.withdraw((placement.seat.owner, placement.model), end)
+
+    def lacks(self, placement: Placement, where: Where, now: float) -> bool:
+        """The engine says that it has no such model, or no such way to ask for it. Whether that is believed."""
+        return self._fleet.doubt(placement.seat, placement.model, placement.kind, now, where)
+
+    def has(self, placement: Placement) -> None:
+        """It is not believed any more."""
+        self._fleet.trust(placement.seat, placement.model, placement.kind)
 
     # -- who waits in vain ----------------------------------------------------------------------------------------
 
-    def check(self, needs: Needs, now: float) -> None:
+    def check(self, needs: Needs, now: float, who: Who) -> None:
+        """As `look`, of somebody who is there: what rests on too little for them is opened."""
+        fleet = self._fleet
+        if not fleet.breaker.is_quiet:
+            fleet.breaker.comes(fleet.ids(needs.model), who, now)
+        self.look(needs, now)
+
+    def look(self, needs: Needs, now: float) -> None:
         """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
         can. What nobody has or had is a ModelNotFound, or a NoResidence."""
         fleet = self._fleet

@@ -18,6 +18,8 @@ from mindgw.clock import monotonic
 from mindgw.core import usage
 from mindgw.core.quota import Draw
 from mindgw.core.routing import EVERYWHERE, Where
+from mindgw.gateway.moments import FAILED, FIRST, MOVED, SENT, TURNED_DOWN, Moment, note
+from mindgw.gateway.patience import FOREVER
 from mindgw.store.ledger import COLUMNS, Entry
 
 log = logging.getLogger("mindgw.request")
@@ -43,6 +45,22 @@ class Payer(Protocol):
     def team_id(self) -> str: ...
     @property
     def org_id(self) -> str: ...
+
+
+class Place(Protocol):
+    """An engine of a worker."""
+
+    @property
+    def owner(self) -> str: ...
+
+
+class Placed(Protocol):
+    """A slot, and what the model is called there."""
+
+    @property
+    def seat(self) -> Place: ...
+    @property
+    def model(self) -> str: ...
 
 
 class Money(Struct, frozen=True, gc=False):
@@ -71,9 +89,9 @@ class Tally:
     throughout, but for the stamp."""
 
     __slots__ = (
-        "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "goal", "heard", "model", "pinged", "placed",
-        "position", "queued", "seen", "sent", "since", "size", "spent", "standing", "started", "status", "stream", "stuck", "tokens",
-        "tried", "turned_down", "worker", "wrong",
+        "admitted", "arrived", "asked", "body", "bytes", "deadline", "error", "failures", "first", "goal", "heard", "hedge", "hedged",
+        "model", "moments", "number", "pinged", "placed", "position", "queued", "seen", "sent", "since", "size", "spent", "standing",
+        "started", "status", "stream", "stuck", "tokens", "tried", "turned_down", "worker", "wrong",
     )  # fmt: skip
 
     def __init__(self, arrived: float, started: float) -> None:
@@ -87,6 +105,9 @@ class Tally:
         #: When it was given a slot, and when the first byte of its answer came; None before that.
         self.placed: float | None = None
         self.first: float | None = None
+        #: When a second try of it is due beside the one that runs, and whether there was one.
+        self.hedge = FOREVER
+        self.hedged = False
         #: Seconds for which workers had it that failed it.
         self.spent = 0.0
         #: Seconds that it waited for a slot, each time that it did; and since when it does now, None: it does not.
@@ -114,11 +135,16 @@ class Tally:
         #: Bytes of its body; and the body, where one that fails is to be kept, from the first byte of the answer on.
         self.size = 0
         self.body: bytes | None = None
-        #: Times that it was sent to a worker, and how many of them came to nothing; the last of these: (worker id, outcome).
-        self.sent = self.turned_down = 0
+        #: Times that it was sent to a worker, and how many of them came to nothing; which of them it is about now; and of those that came
+        #: to nothing the last: (worker id, outcome).
+        self.sent = self.turned_down = self.number = 0
         self.tried: tuple[tuple[str, str], ...] = ()
         #: Tries that failed, or were lost.
         self.failures = 0
+        #: When it was taken in, its body being here; None before that.
+        self.admitted: float | None = None
+        #: What became of it along the way; see `gateway.moments`, which keeps them few.
+        self.moments: list[Moment] = []
 
     def ask(self, model: str, stream: bool) -> None:
         """It is known what was asked for."""
@@ -137,24 +163,44 @@ class Tally:
                 self.queued += now - self.standing
             self.standing = None
 
-    def send(self, worker: str, model: str, now: float) -> None:
-        """It has a slot of that worker, which knows the model by that name."""
+    def go(self, goal: tuple[str, Where], now: float) -> None:
+        """Goes on to this model in this place, which may be where it went before."""
+        if goal != self.goal:
+            self.goal = goal
+            note(self.moments, (MOVED, now, goal))
+
+    def send(self, placement: Placed, now: float, kind: int = SENT) -> None:
+        """It has a slot of that worker, which knows the model by that name. `kind`: SENT, or HEDGED for one beside another."""
         self.rise(now)
         self.placed = now
-        self.sent += 1
-        self.worker, self.model = worker, model
+        self.sent = self.number = self.sent + 1
+        self.worker, self.model = placement.seat.owner, placement.model
+        self.moments.append((kind, now, placement, self.goal))
 
-    def turn_down(self, worker: str, outcome: str) -> None:
-        """Notes that a try came to nothing, before its caller saw a byte of it."""
-        self.turned_down += 1
-        self.tried = (*self.tried[1 - TRIED :], (worker, outcome))
+    def turn_down(self, worker: str, outcome: str, now: float) -> None:
+        """Notes that a try came to nothing, before its caller saw a byte of it, and before anything was begun."""
+        note(self.moments, (TURNED_DOWN, now, worker, outcome))
+        self._came_to_nothing(worker, outcome)
 
-    def restart(self, now: float) -> None:
-        """Another worker begins from the start; its wait for a slot begins now."""
+    def give_up(self, worker: str, outcome: str, now: float, status: int) -> None:
+        """The same for what had begun there: another worker begins from the start, and its wait for a slot begins now. `status` is the
+        engine's, 0 for none."""
+        self.drop(worker, outcome, now, status)
         if self.placed is not None:
             self.spent += now - self.placed
         self.first, self.tokens, self.bytes = None, usage.NOTHING, 0
         self.since = now
+
+    def drop(self, worker: str, outcome: str, now: float, status: int) -> None:
+        """The same where another worker has it already."""
+        if self.first is not None:
+            note(self.moments, (FIRST, self.first, worker))
+        note(self.moments, (FAILED, now, worker, outcome, status))
+        self._came_to_nothing(worker, outcome)
+
+    def _came_to_nothing(self, worker: str, outcome: str) -> None:
+        self.turned_down += 1
+        self.tried = (*self.tried[1 - TRIED :], (worker, outcome))
 
     def trail(self) -> tuple[tuple[str, str], ...]:
         """(worker id, outcome) of the last tries, one that failed in the end included."""
@@ -196,7 +242,7 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000) if seconds > 0 else 0
 
 
-class _Refusals:
+class Refusals:
     """Which requests that were refused have a row: of each key the first REFUSALS of a second. Monotonic seconds."""
 
     def __init__(self) -> None:
@@ -228,6 +274,10 @@ class _Refusals:
         text = "%d refused requests were counted only and have no row in the ledger, %d of them of key %s: %d of a key have one each second"
         _books.warning(text, self._left_out.total(), most, key_id, REFUSALS)
         self._told = now
+        self.forget()
+
+    def forget(self) -> None:
+        """Nobody is to be told of those so far."""
         self._left_out.clear()
 
 
@@ -246,7 +296,7 @@ class Meter:
         #: Everything that is counted about requests.
         self.counters = counters
         self._now = now
-        self._refusals = _Refusals()
+        self._refusals = Refusals()
         #: Rows that no batch has written yet, oldest first.
         # bounded: `capacity`, beyond which the pipeline takes no new requests (see `full`)
         self._rows: deque[Entry] = deque()

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,13 +20,15 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import Rules
+from mindgw.core.routing import EVERYWHERE, Rules, Where, of_team
 from mindgw.gateway import lineup as views
 from mindgw.gateway import roster, route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
+from mindgw.gateway.arrivals import Arrival
 from mindgw.gateway.auth import Auth, credential
 from mindgw.gateway.dead_letters import DeadLetters
+from mindgw.gateway.decrees import Decrees
 from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
@@ -38,11 +41,13 @@ from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.routes import Routes, Way
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.session import News, Session, Standing
-from mindgw.gateway.snapshot import BudgetView, Offer, Snapshot
+from mindgw.gateway.snapshot import BudgetView, ModelView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
+from mindgw.gateway.story import Stories, told
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
 from mindgw.gateway.watch import Watch
+from mindgw.store.stories import Story
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
@@ -74,6 +79,7 @@ class Pipeline:
         dead: DeadLetters | None = None,
         *,
         replay: Replay | None = None,
+        stories: Stories | None = None,
     ) -> None:
         self._auth = auth
         #: Monotonic seconds.
@@ -82,14 +88,15 @@ class Pipeline:
         settings = config.routing
         self.fleet = Fleet(self._changed, settings.strategy, Breaker(settings.eject_after, settings.eject_for))
         self.errands = Errands(self.fleet, now)
+        self.decrees = Decrees(self.fleet, self.errands, self.remove_worker, self.lock_worker)
         aging = config.queue.aging.by_rank()
         self.queue = Queue(partial(route.place, self.fleet), self.fleet, config.limits, weigher(config.queue.weights), aging)
-        self.routes = Routes(self.fleet, self.queue, accounts.meter.counters)
+        self.routes = Routes(self.fleet, self.queue, accounts.meter.counters, hedge=settings.hedge)
         watch = Watch(config.timeouts, self.fleet, self.queue)
         self._failover = Failover(self.fleet, config.routing, accounts.meter.counters, now())
         self._stages = Stages(
             auth, self.fleet, self.queue, self.routes, accounts, config.limits, config.timeouts, watch, self._failover, wall, self._today,
-            self.post, dead, replay,
+            self.post, dead, replay, stories,
         )  # fmt: skip
         if replay is not None:
             replay.post, replay.now = self.post, now
@@ -97,6 +104,8 @@ class Pipeline:
         self.day = utcnow().date().isoformat()
         #: Names of models as they were when those who wait were last sorted.
         self._canonical = self.fleet.canonical
+        #: How often it had begun to matter whose requests are, when those under way were last told.
+        self._kept = 0
         #: Every exchange that is not done.
         self._running: set[Exchange] = set()
         #: Look-ups of keys and of answers, and loans, that are under way.
@@ -184,13 +193,19 @@ class Pipeline:
 
     # -- workers -------------------------------------------------------------------------------------------------
 
+    def expect(self, worker_id: str) -> AbstractContextManager[Arrival]:
+        """To be entered before the database is asked what is said of a worker, and left once it is attached."""
+        return self.fleet.arrivals.expect(worker_id)
+
     def attach(self, link: Link, id: str, name: str, epoch: int, standing: Standing, report: wire.Report) -> Session:
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
-        worker.drained, worker.charge = standing.drained, standing.charge
+        worker.drained, worker.charge = standing.drained, standing.charge or standing.unwritten
         session = Session(self.fleet, self.news, worker)
         link.owner = session
         older = self.fleet.attach(worker, standing.approved)
+        if worker.charge != standing.charge:
+            self.news.on_charge(worker)
         session.reported(report)
         if older is not None:
             older.link.lost()
@@ -206,6 +221,7 @@ class Pipeline:
         self._dismiss(worker_id, "locked", "This identity is in use on another machine. Remove the worker and join again.")
 
     def _dismiss(self, worker_id: str, code: str, why: str) -> None:
+        self.fleet.arrivals.dismiss(worker_id, wire.Goodbye(code, why))
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
             worker.link.goodbye(code, why)
@@ -248,17 +264,25 @@ class Pipeline:
 
     async def check_keys(self) -> None:
         """To be called a few times a second: hears of keys that were changed by others, and ends requests of those that are no longer
-        good. Raises what the database raises, and goes on there the next time."""
+        good; those of a key that is bound to some place by now go to no other. Raises what the database raises, and goes on there the
+        next time."""
         touched = await self._auth.check(self._now())
         self._doubted |= {e.caller.key_id for e in self._running if e.caller is not None and touched(e.caller)}
         for key_id in list(self._doubted):
             try:
-                good = await self._auth.secrets(key_id)
+                caller, good = await self._auth.standing(key_id)
             except errors.Unauthenticated as wrong:
                 self._cut(key_id, wrong)
             else:
                 self._cut(key_id, errors.Unauthenticated("This API key was rotated.", code="rotated_api_key"), good)
+                self._bind(key_id, caller.home)
             self._doubted.discard(key_id)
+
+    def _bind(self, key_id: str, home: Where) -> None:
+        """The requests of a key go nowhere else from now on."""
+        for exchange in [e for e in self._running if home and e.caller is not None and e.caller.key_id == key_id]:
+            self.post(exchange, signals.Bound(home))
+        self.queue.wake(self._now())
 
     async def identify(self, headers: list[tuple[bytes, bytes]], path: str = "", address: str = "") -> Caller:
         """Whose key these headers carry, for requests that no exchange carries; names are in lower case. Raises Unauthenticated,
@@ -420,10 +444,22 @@ class Pipeline:
         """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
         return self.fleet.offers(model)
 
+    def legs_of(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route; empty when it has none, or one that leads nowhere."""
+        return self.routes.legs(model)
+
     def org_of(self, request_id: str) -> str:
         """Id of the organisation whose request waits or runs; "" when there is none of this id."""
         exchange = self._find(request_id)
         return exchange.caller.org_id if exchange is not None and exchange.caller is not None else ""
+
+    def story(self, request_id: str) -> Story | None:
+        """What became so far of a request that is under way, or all of it of one that was over a moment ago; None for all others."""
+        exchange = self._find(request_id)
+        facts = exchange.facts() if exchange is not None else None
+        if facts is not None:
+            return told(facts)
+        return self._stages.stories.find(request_id) if self._stages.stories is not None else None
 
     def queue_stats(self) -> views.Stats:
         """The queue in numbers."""
@@ -432,6 +468,10 @@ class Pipeline:
     def budgets(self) -> list[BudgetView]:
         """The budgets that requests fell under of late."""
         return self.accounts.quotas.standings()
+
+    def served(self, where: Where = EVERYWHERE) -> list[ModelView]:
+        """The models that are served now in a place, by name."""
+        return roster.models(self.fleet, where)
 
     def models(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name; of a caller: by it."""
@@ -444,7 +484,8 @@ class Pipeline:
 
     def explain(self, caller: Caller, model: str, kind: str) -> Way:
         """What would become of a request of that caller now; nothing is sent."""
-        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""))
+        now = self._now()
+        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""), lambda needs: self._failover.look(needs, now))
 
     def _today(self) -> str:
         return self.day
@@ -453,6 +494,12 @@ class Pipeline:
         return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
+        if self.fleet.kept != self._kept:
+            self._kept = self.fleet.kept
+            for exchange in [e for e in self._running if e.caller is not None]:
+                self.post(exchange, signals.Bound(of_team(exchange.caller.group if exchange.caller is not None else "")))
+        if not self.queue.waiting:
+            return
         now = self._now()
         if self.fleet.canonical is not self._canonical:
             self._canonical = self.fleet.canonical

@@ -7,8 +7,8 @@ joined, perhaps taken and rejoined, and settled or left exactly once.
 import hashlib
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Collection, Hashable, Iterator
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -19,6 +19,7 @@ from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.flows import BUMPED, CLASSES, DEPTH, SHEDDABLE
 from mindgw.gateway.pace import Pace
 from mindgw.gateway.places import Line
+from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.route import Needs, Placement
 from mindgw.gateway.ticket import Ticket
 
@@ -26,12 +27,16 @@ from mindgw.gateway.ticket import Ticket
 _KEPT, _PLACES = 30.0, 10_000
 #: Waiting tickets from which on each is looked at less often.
 _MANY = 2000
-#: Tickets that are passed over at once because only some of the workers are for them; more hold up those behind them.
-ASIDE = 32
+#: Lines of those for whom only some of a line's workers are; where there are more, those stand in one.
+APART = 32
 #: Longest `retry-after` in seconds: clients take a longer one for "never".
 LATER = 120.0
 #: Ways to ask for a model.
 _KINDS = (payload.CHAT, payload.COMPLETIONS, payload.EMBEDDINGS)
+
+
+#: Those of a line who wait for some of its workers only: whose workers they are not to go to, nobody's where they stand in one.
+Apart = tuple[Line, frozenset[str]]
 
 
 class Outlook(Struct, frozen=True):
@@ -81,7 +86,7 @@ class Queue:
         #: Those of each organisation, key and end user that wait.
         # bounded: by what waits
         self._waiting: Counter[fair.Path] = Counter()
-        #: Model -> those of them that stand in lines of some place.
+        #: Model -> those of them that stand in lines of some place, or apart.
         # bounded: by what waits
         self._placed: Counter[str] = Counter()
         #: Names of models that nobody is served of until an operator says so, and whether all are paused.
@@ -89,9 +94,9 @@ class Queue:
         self.paused = False
         #: identity of a request -> its number in its flow and until when it is kept.
         self._places: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-        #: Those of each line that wait for some of its workers only, as the others failed them.
-        # bounded: by what waits
-        self._picky: Counter[Line] = Counter()
+        #: Tickets that wait for some of the workers of their line only, as the others failed them, by the lines where they stand instead.
+        # bounded: by APART and the lines
+        self._apart: Counter[Apart] = Counter()
         self._secret = secrets.token_bytes(32)
         #: True while `wake` is at work: slots that become free meanwhile are seen by its next round.
         self._waking = self._again = False
@@ -119,10 +124,10 @@ class Queue:
         needs = ticket.needs
         line = ticket.line = self._names.line(needs.model, needs.kind, needs.where)
         entry = ticket.entry = fair.Ticket(ticket, self.pace.cost(ticket))
-        if not (self._line and self._stands_before(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
+        if not (self._line and self.order.standing(line)) and not ((self.paused or self.paused_models) and self.is_paused(line)):
             placement = self._place(needs, now)
             if placement is not None:
-                self.pace.serve(ticket, entry, placement.seat.lines(), now)
+                self.pace.serve(ticket, entry, self._serves(placement) if self._apart else placement.seat.lines(), now)
                 return placement
         try:
             self._make_room(ticket, now)
@@ -208,30 +213,26 @@ class Queue:
 
     def _next(self, blocked: set[Hashable], now: float) -> tuple[Ticket, Placement] | None:
         """Whose turn it is, out of the line and with a slot; adds lines in which nobody can be served to `blocked`. Who waits for some of
-        the workers only holds up nobody who could have the others."""
-        aside: list[tuple[Ticket, int]] = []
-        try:
-            while (entry := self.order.best(blocked)) is not None:
-                ticket: Ticket = entry.item
-                placement = self._place(ticket.needs, now)
-                if placement is not None:
-                    self._unstand(ticket, now)
-                    self.order.take(entry, placement.seat.lines())
-                    return ticket, placement
-                if ticket.needs.shun and len(aside) < ASIDE:
-                    aside.append((ticket, entry.number))
-                    self._lift(ticket)
-                else:
-                    blocked.add(ticket.line)
-            return None
-        finally:
-            for ticket, number in aside:
-                assert ticket.entry is not None
-                self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number, lifted=False)
+        the workers only stands apart, and so holds up nobody who could have the others."""
+        while (entry := self.order.best(blocked)) is not None:
+            ticket: Ticket = entry.item
+            placement = self._place(ticket.needs, now)
+            if placement is not None:
+                serves = self._serves(placement)
+                self._unstand(ticket, now)
+                self.order.take(entry, serves)
+                return ticket, placement
+            blocked.add(_stands(entry))
+        return None
 
-    def _stands_before(self, line: Line) -> bool:
-        """Whether anybody waits who could have any slot of the line."""
-        return self.order.standing(line) > self._picky[line]
+    def _serves(self, placement: Placement) -> Collection[Hashable]:
+        """The lines that could have had a slot."""
+        seat, lines = placement.seat, placement.seat.lines()
+        return lines.union(apart for apart in self._apart if apart[0] in lines and seat.owner not in apart[1]) if self._apart else lines
+
+    def lines(self) -> frozenset[Line]:
+        """The lines of those who wait, be it for some of their workers only."""
+        return frozenset(map(_base, self.order.lines()))
 
     def outlook(self, ticket: Ticket, now: float) -> Outlook:
         """Where a ticket stands and how long it will; 0 for one that does not wait."""
@@ -348,15 +349,16 @@ class Queue:
 
     def _stand(self, ticket: Ticket, number: int | None, now: float, *, lifted: bool = True) -> None:
         assert ticket.entry is not None
-        self.order.join(ticket.entry, ticket.flow.path, ticket.line, ticket.rank, number, lifted=lifted)
+        line: Hashable = ticket.line
+        if ticket.needs.shun:
+            line = self._enter_apart(ticket.line, ticket.needs.shun)
+        self.order.join(ticket.entry, ticket.flow.path, line, ticket.rank, number, lifted=lifted)
         self._waiting.update(_counted(ticket))
-        if len(ticket.line) > 2:
+        if len(ticket.line) > 2 or ticket.needs.shun:
             self._placed[ticket.line[0]] += 1
         self.pace.joined(ticket, now)
         self.held += ticket.size
         self._line[ticket.id] = ticket
-        if ticket.needs.shun:
-            self._picky[ticket.line] += 1
         if ticket.rank == SHEDDABLE:
             self._sheddable[ticket.id] = ticket
 
@@ -368,21 +370,46 @@ class Queue:
             if not self._waiting[path]:
                 del self._waiting[path]
         if ticket.needs.shun:
-            self._picky[ticket.line] -= 1
-            if not self._picky[ticket.line]:
-                del self._picky[ticket.line]
-        if len(ticket.line) > 2:
+            self._leave_apart(ticket)
+        if len(ticket.line) > 2 or ticket.needs.shun:
             self._placed.subtract((ticket.line[0],))
             self._placed += Counter()  # whoever has none left is forgotten
         del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 
+    def _enter_apart(self, line: Line, shun: frozenset[str]) -> Apart:
+        """Where one stands who waits for some of a line's workers only."""
+        apart = line, shun
+        if apart not in self._apart and len(self._apart) >= APART:
+            apart = line, NOBODY
+        self._apart[apart] += 1
+        return apart
+
+    def _leave_apart(self, ticket: Ticket) -> None:
+        assert ticket.entry is not None
+        apart = _stands(ticket.entry)
+        self._apart[apart] -= 1
+        if not self._apart[apart]:
+            del self._apart[apart]
+
     def is_paused(self, line: Hashable) -> bool:
         """Whether an operator let nobody of this line be served."""
-        if not self.paused_models or not isinstance(line, tuple):
+        if not self.paused_models:
             return self.paused
-        mine = self._names.ids(line[0]) | {line[0]}
+        model = _base(line)[0]
+        mine = self._names.ids(model) | {model}
         return self.paused or any(name in mine or self._names.ids(name) & mine for name in self.paused_models)
+
+
+def _stands(entry: fair.Ticket) -> Any:
+    """The line of the order that a ticket waits in: a Line or an Apart."""
+    assert entry.band is not None
+    return entry.band.line.name
+
+
+def _base(line: Any) -> Line:
+    """The line of a Line or an Apart."""
+    return line[0] if isinstance(line[0], tuple) else line
 
 
 def _counted(ticket: Ticket) -> tuple[fair.Path, ...]:

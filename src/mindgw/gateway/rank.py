@@ -66,6 +66,10 @@ class Rank(Generic[P]):
         """Whether it wants to be told of changes."""
         return self._heap is not None
 
+    def has(self, seat: P) -> bool:
+        """Whether it is one of them."""
+        return seat in self._numbers if self._heap is not None else seat in self.seats
+
     def offer(self, seat: P) -> None:
         """Something about a seat has changed."""
         heap = self._heap

@@ -71,6 +71,16 @@ class Pass:
         #: Tokens so far.
         self._charged = 0
 
+    @property
+    def limits(self) -> list[tuple[str, str, int]]:
+        """(scope, rpm, tpm or concurrency, how many) of all that it counts for."""
+        found = []
+        for gauge in self._gauges:
+            buckets = (("rpm", gauge.requests), ("tpm", gauge.tokens))
+            found += [(gauge.scope, unit, bucket.limit) for unit, bucket in buckets if bucket is not None]
+            found += [(gauge.scope, "concurrency", gauge.concurrency)] if gauge.concurrency else []
+        return found
+
     def charge(self, ask: Ask, now: float) -> None:
         """Takes what can be told from the body: the prompt, and the answer as far as its caller limits it. Raises RateLimited when the
         prompt alone is larger than what any of them may take in a minute."""

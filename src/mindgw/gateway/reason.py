@@ -38,7 +38,7 @@ class Reasons:
             return "paused by an operator"
         (used, slots), highest = self._line(ticket)
         if not slots:
-            place = f" with {shown(ticket.needs.where)}" if ticket.needs.where else ""
+            place = f" with {place}" if (place := shown(ticket.needs.where)) else ""
             return f"no worker{place} is ready for {ticket.needs.model}"
         reasons = [f"no free slot {used}/{slots}"]
         if highest and highest != CLASSES[ticket.rank]:

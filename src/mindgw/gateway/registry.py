@@ -44,18 +44,16 @@ class Registry:
     async def find(self, worker_id: str) -> Record:
         """The worker with this id; raises Rejected when it is unknown, removed or locked."""
         async with self._database.read() as session:
-            record = await stored.worker(session, worker_id)
-        if record is None or record.state_admin == "removed":
-            raise Rejected("revoked", "The server does not know this agent (any more). Join again with a new token.")
-        if record.state_admin == "locked":
-            raise Rejected("locked", f"This agent is locked: {record.reason or 'ask the operator'}.")
-        return record
+            return _welcome(await stored.worker(session, worker_id))
 
-    async def enter(self, worker_id: str, epoch: int) -> None:
-        """Writes a session's number down; raises Rejected when a newer one began meanwhile."""
+    async def enter(self, worker_id: str, epoch: int) -> tuple[Record, str]:
+        """Writes a session's number down. The worker as it is now, with nobody changing it before that is done, and of what it is accused
+        that is not written yet. Raises Rejected when a newer session began meanwhile, and as `find`."""
         async with self._database.write() as session:
             if await stored.advance_epoch(session, worker_id, at_least=epoch - 1) != epoch:
                 raise Rejected("replaced", "Another session of this agent began at the same moment.")
+            accused = self._accused.get(worker_id)
+            return _welcome(await stored.worker(session, worker_id)), accused.charge if accused is not None else ""
 
     async def lock(self, worker_id: str) -> None:
         """Keeps an identity out that was used twice."""
@@ -112,9 +110,18 @@ class Registry:
     async def remember(self, fleet: Fleet) -> None:
         """Tells the fleet which models the workers had that are still away."""
         async with self._database.read() as session:
-            for record in await stored.workers(session):
+            for record in [each for each in await stored.workers(session) if each.state_admin != "pending"]:
                 names = (name for model in record.models for name in (model["id"], *model.get("aliases", ())))
                 fleet.remembered[record.id] = frozenset(map(str, names))
+
+
+def _welcome(record: Record | None) -> Record:
+    """The same, if it may come in; raises Rejected."""
+    if record is None or record.state_admin == "removed":
+        raise Rejected("revoked", "The server does not know this agent (any more). Join again with a new token.")
+    if record.state_admin == "locked":
+        raise Rejected("locked", f"This agent is locked: {record.reason or 'ask the operator'}.")
+    return record
 
 
 def _engines(report: wire.Report) -> dict[str, Any]:

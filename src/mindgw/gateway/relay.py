@@ -242,7 +242,7 @@ def error_of(found: fault.Fault) -> errors.MindGWError:
         return errors.ContextTooLong(found.message, param="messages")
     if found.blame == "model":
         return errors.ModelNotFound(found.message, param="model")
-    if found.blame == "caller":
+    if found.blame == "caller" or (found.blame == "route" and found.status < 500):
         status = found.status if 400 <= found.status < 500 else 400
         return errors.EngineRefused(found.message, status=status, param=found.param or None)
     return errors.EngineFailed(found.message)
@@ -253,13 +253,15 @@ _CLOSE_ERRORS: dict[str, type[errors.MindGWError]] = {
     "engine_unreachable": errors.EngineUnreachable,
     "engine_timeout": errors.EngineTimeout,
     "draining": errors.NoWorker,
+    "paused": errors.NoWorker,
+    "other_team": errors.NoWorker,
+    "refused": errors.NoWorker,  # paths, models and sizes were looked at here: what an agent does not do is no fault of the caller's
 }
 
 
 def error_of_close(close: wire.Close) -> errors.MindGWError:
     """The error that tells the client why an agent gave up."""
-    kind = errors.BadRequest if close.code == "refused" else _CLOSE_ERRORS.get(close.code, errors.EngineFailed)
-    return kind(close.message[:2000] or None)
+    return _CLOSE_ERRORS.get(close.code, errors.EngineFailed)(close.message[:2000] or None)
 
 
 def with_note(answer: bytes, facts: Mapping[str, str]) -> bytes:

@@ -7,21 +7,28 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from mindgw import errors
 from mindgw.core import usage
-from mindgw.core.routing import OWN, permits
-from mindgw.gateway import replay, signals
+from mindgw.core.routing import OWN, both, permits, without_team
+from mindgw.core.worker import State as Standing
+from mindgw.gateway import admission, moments, replay, signals
 from mindgw.gateway.admission import Ask, Caller
 from mindgw.gateway.attempt import CANCEL_GRACE, Attempt
 from mindgw.gateway.bill import Bill
-from mindgw.gateway.delivery import Delivery, Ending
+from mindgw.gateway.charges import Charges
+from mindgw.gateway.delivery import Delivery, Ending, Part
 from mindgw.gateway.meter import Tally
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rates import Pass
+from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
-from mindgw.gateway.signals import CLOSING, DONE, OPENED, WAITING, Effect, Fail, Head, State
+from mindgw.gateway.signals import CLOSING, DONE, FUNDING, OPENED, WAITING, Effect, Fail, Fund, Head, State
 from mindgw.gateway.stages import Stages
 from mindgw.gateway.stay import Stay
+from mindgw.gateway.story import Facts
 from mindgw.gateway.ticket import Ticket
 from mindgw.store.ledger import Entry
 from mindgw_agent import wire
@@ -30,12 +37,29 @@ from mindgw_agent import wire
 _UNFIT = re.compile(r"[^ -~]")
 
 
+_READY = Standing.READY
+
+
+class Aside(Struct):
+    """One of two tries that run at once: the one that is not in front, which is all that a request has to tell apart of the two."""
+
+    attempt: Attempt
+    state: State
+    #: Bytes of it that have not left for the client.
+    owed: int
+    answer: Part
+    #: What the tally says of it, see `hedge`.
+    noted: tuple[Any, ...]
+    #: Whether it is the second one.
+    is_hedge: bool
+
+
 class Request:
     """One request. `due` is the monotonic second at which it wants a Tick."""
 
     __slots__ = (
-        "_alias", "_ask", "_attempt", "_bill", "_body", "_claim", "_delivery", "_outcome", "_owed", "_pass", "_server", "_stages",
-        "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
+        "_alias", "_aside", "_ask", "_attempt", "_bill", "_body", "_charges", "_claim", "_delivery", "_outcome", "_owed", "_pass",
+        "_server", "_stages", "_stay", "_tally", "_wrong", "caller", "due", "head", "lane", "state",
     )  # fmt: skip
 
     def __init__(self, stages: Stages, head: Head, lane: Any, now: float) -> None:
@@ -60,6 +84,10 @@ class Request:
         #: The current try on a worker; None when there is none. And why the last one came to nothing; None: it did not.
         self._attempt: Attempt | None = None
         self._wrong: errors.MindGWError | None = None
+        #: What it has against workers; None: nothing.
+        self._charges: Charges | None = None
+        #: Another one that runs at the same time; None for almost all requests.
+        self._aside: Aside | None = None
 
         #: The name that was asked for, where the model is known by another one; and who serves it, where that has to be told.
         self._alias = self._server = ""
@@ -120,6 +148,20 @@ class Request:
         """Tokens of its answer so far."""
         return self._delivery.produced()
 
+    # -- what operators say -----------------------------------------------------------------------------------------
+
+    def bound(self, event: signals.Bound, now: float) -> list[Effect]:
+        """What is with a worker stays there; whoever posted this wakes the queue."""
+        if self.caller is None or (home := both(self.caller.home, event.where)) == self.caller.home:
+            return []
+        self.caller = replace(self.caller, home=home)
+        if self._ask is not None:
+            self._ask = admission.bound(self._ask, self.caller)
+        if self._ask is not None and self._stay is not None:
+            self._stay.bind(self._ask, now)
+            self._tally.go(self._stay.goal, now)
+        return []
+
     # -- what the steps have in common -------------------------------------------------------------------------------
 
     def _enter(self, state: State, now: float) -> None:
@@ -130,6 +172,13 @@ class Request:
         """The next moment at which something may have to be done; bytes that come meanwhile only make the tick a cheap one."""
         if self._ask is not None:
             self.due = self._stages.watch.due(self._tally, now, waiting=self.state is WAITING, begun=self._delivery.begun)
+
+    def _fund(self, reservation: Reservation, now: float) -> list[Effect]:
+        """Waits for the database to hold what it may come to cost."""
+        placement = self._attempt.placement if self._attempt is not None else None
+        moments.note(self._tally.moments, (moments.FUNDING, now, placement))
+        self._enter(FUNDING, now)
+        return [Fund(reservation)]
 
     def _write(self, data: bytes, now: float) -> list[Effect]:
         if self._tally.stuck is None:
@@ -146,24 +195,34 @@ class Request:
         assert self._ask is not None
         return Ending(self._ask.needs.kind, self.head.request_id, self._ask.peek.model, int(self._stages.wall()))
 
-    def _goes_by_rule(self, placement: Placement) -> bool:
-        """Whether a request that is bound to some place, or goes by a route, may go to this worker; notes who serves it then."""
+    def _is_good(self, placement: Placement) -> bool:
+        """Whether it may still go there, as when it was given the slot: rules, tags, reports and workers may be others by now."""
+        assert self._ask is not None
+        assert self._stay is not None
+        needs, seat = self._stay.needs, placement.seat
+        model = seat.model(needs.model)
+        if model is None or model.id != placement.model or seat.worker.state is not _READY:
+            return False
+        return permits(needs.where, seat.worker.tags) and admission.is_for(self._ask.caller, placement.names)
+
+    def _note_server(self, placement: Placement) -> None:
+        """Who serves a request that is bound to some place, or goes by a route."""
         assert self._ask is not None
         assert self._stay is not None
         model, where = self._stay.goal
-        worker = placement.seat.worker
-        if not permits(where, worker.tags):
-            return False
+        where, worker = without_team(where), placement.seat.worker
+        if self._ask.course is None and not where:
+            return
         self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
         shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
         self._server = _UNFIT.sub("?", "; ".join(shown))
         if self._delivery.begun:  # its head has left without that
             self._delivery.facts = {"served_by": self._server}
-        return True
 
     def _why(self, wrong: errors.MindGWError) -> errors.MindGWError:
         """The error that says it best: nobody came whom it waited for, because it may go to few."""
-        if type(wrong) is errors.NoWorker and self.caller is not None and self._tally.goal[1] and self.caller.home:
+        bound = self.caller is not None and without_team(self.caller.home)
+        if type(wrong) is errors.NoWorker and bound and without_team(self._tally.goal[1]):
             return errors.NoResidence(retry_after=wrong.retry_after)
         return wrong
 
@@ -178,7 +237,7 @@ class Request:
     def _learn(self, placement: Placement, close: wire.Close, now: float) -> None:
         """It is over, and how it went. No more tokens are believed than bytes came."""
         tally, delivery, choice, seen = self._tally, self._delivery, placement.choice, self._stages.fleet.experience
-        failed = (close.outcome == "failed" and close.code != "refused") or delivery.broke
+        failed = close.outcome == "failed" or delivery.broke
         if choice is None or tally.placed is None:
             return
         tokens, began = min(tally.tokens.completion, tally.bytes), tally.placed + choice.cold + choice.ahead + choice.reading
@@ -231,11 +290,29 @@ class Request:
             self._stay.leave(now)
         if self._attempt is None:
             return self._finish(outcome, now)
+        moments.note(self._tally.moments, (moments.LEFT, now, outcome))
         self._outcome = outcome
         self.state = CLOSING
         self.due = now + CANCEL_GRACE
         self._attempt.cancel()
         return []
+
+    def overdue(self, event: signals.Tick, now: float) -> list[Effect]:
+        """The agent never confirmed a cancel: the slot is taken back all the same."""
+        self._release(None, now)
+        return self._finish(self._outcome, now)
+
+    def confirmed(self, event: signals.Closed, now: float) -> list[Effect]:
+        self._release(event.close, now)
+        return self._finish(self._outcome, now)
+
+    def late(self, event: signals.Answered, now: float) -> list[Effect]:
+        """Its answer begins when nobody waits for it any more; the end of it may have come with that."""
+        return self.confirmed(signals.Closed(event.close), now) if event.close is not None else []
+
+    def dropped(self, event: signals.Lost, now: float) -> list[Effect]:
+        self._release(None, now)
+        return self._finish(self._outcome, now)
 
     def _finish(self, outcome: str, now: float) -> list[Effect]:
         self.state = DONE
@@ -249,10 +326,23 @@ class Request:
                 self._pass.end(row.prompt_tokens + row.completion_tokens, now)
             if outcome == "failed" and stay is not None:
                 self._bury(row, stay)
+            if self._stages.stories is not None:
+                self._stages.stories.add(self._facts(self.caller, stay, row))
         if stay is not None:
             stay.settle(self._tally.tokens, now)
         self._body = b""
         return []
+
+    def facts(self) -> Facts | None:
+        """What its story so far is made of; None: nobody knows whose it is."""
+        return self._facts(self.caller, self._stay) if self.caller is not None else None
+
+    def _facts(self, caller: Caller, stay: Stay | None, row: Entry | None = None) -> Facts:
+        rank, stood = (stay.rank, stay.stood) if stay is not None else (None, None)
+        head, bill = self.head, self._bill
+        return Facts(
+            head.request_id, head.path, caller, self._ask, self._tally, self._pass, bill.claims, rank, stood, self._server, row
+        )  # fmt: skip
 
     def _billed(self, outcome: str) -> usage.Tokens | None:
         """What the client pays for: all of an answer that ended well, of others what reached it; None: nothing."""

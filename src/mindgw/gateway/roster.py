@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.seat import Seat, Worker
-from mindgw.gateway.snapshot import CircuitView, EngineView, Offer, WorkerView
+from mindgw.gateway.snapshot import CircuitView, EngineView, ModelView, Offer, WorkerView
 
 
 def workers(fleet: Fleet, now: float) -> list[WorkerView]:
@@ -23,9 +23,14 @@ def circuits(fleet: Fleet, worker_id: str, now: float) -> list[CircuitView]:
     ]
 
 
-def offers(fleet: Fleet, where: Where = EVERYWHERE) -> list[Offer]:
+def models(fleet: Fleet, where: Where = EVERYWHERE) -> list[ModelView]:
     """What can be asked for now of workers in a place, by name."""
-    return [_offer(id, seats) for id, seats in sorted(fleet.models(where).items())]
+    return [_model(id, seats) for id, seats in sorted(fleet.models(where).items())]
+
+
+def offers(fleet: Fleet, where: Where = EVERYWHERE) -> list[Offer]:
+    """The same, as far as callers care."""
+    return [Offer(id=view.id, aliases=view.aliases, created=view.created) for view in models(fleet, where)]
 
 
 def _view(worker: Worker, failing: list[CircuitView]) -> WorkerView:
@@ -47,10 +52,18 @@ def _view(worker: Worker, failing: list[CircuitView]) -> WorkerView:
     )
 
 
-def _offer(id: str, seats: list[Seat]) -> Offer:
-    models = [model for seat in seats for model in seat.engine.models if model.id == id]
-    aliases = {alias for model in models for alias in model.aliases} - {id}
-    return Offer(id=id, aliases=sorted(aliases), created=max(model.created for model in models))
+def _model(id: str, seats: list[Seat]) -> ModelView:
+    found = [model for seat in seats for model in seat.engine.models if model.id == id]
+    return ModelView(
+        id=id,
+        aliases=sorted({alias for model in found for alias in model.aliases} - {id}),
+        created=max(model.created for model in found),
+        workers=sorted({seat.worker.name for seat in seats}),
+        slots=sum(seat.engine.slots for seat in seats),
+        used=sum(seat.used for seat in seats),
+        context=min((model.context for model in found if model.context), default=None),
+        kinds=sorted({kind for seat in seats for name, kind, *_ in seat.lines() if name == id}),
+    )
 
 
 def _engine(seat: Seat) -> EngineView:
@@ -61,6 +74,7 @@ def _engine(seat: Seat) -> EngineView:
         version=engine.version,
         url=engine.url,
         healthy=engine.healthy,
+        error=engine.error,
         slots=engine.slots,
         used=seat.used,
         models=engine.models,

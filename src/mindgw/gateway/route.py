@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway import ejection, strategy
-from mindgw.gateway.experience import Traits
+from mindgw.gateway.experience import NOTHING, Traits
 from mindgw.gateway.fleet import Fleet, Placement
 
 # the queue is handed one, and whoever asks for one has it from here
@@ -37,8 +37,8 @@ class Needs(Struct, frozen=True, gc=False):
     where: Where = EVERYWHERE
     #: By what rule one of several seats is taken; "": by the fleet's.
     strategy: str = ""
-    #: What a choice asks of the request; None as long as there was none.
-    traits: Traits | None = None
+    #: What a choice asks of the request.
+    traits: Traits = NOTHING
 
 
 class Outcome(Enum):
@@ -58,6 +58,8 @@ class Ended(Struct, frozen=True, gc=False):
     worker: str
     #: Monotonic seconds.
     now: float
+    #: The one that ran at the same time, which had come to nothing before.
+    beside: "Ended | None" = None
 
 
 def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
@@ -82,14 +84,24 @@ def attempts(needs: Needs, may: Callable[[Needs, float], bool], tries: int = TRI
 
     Being turned down costs nothing and may happen any number of times; other ends make up `tries` at most. Another worker may always be
     there for one that was lost; after a failure `may` says whether one is asked, so that a fleet in which all fail is not asked all the
-    more.
+    more. Of two that ran at the same time each counts.
     """
-    ended = yield needs
-    while ended.outcome is Outcome.BUSY or (tries := tries - 1) > 0:
-        if ended.outcome in {Outcome.BUSY, Outcome.LOST}:
-            needs = replace(needs, avoid=needs.avoid | {ended.worker})
-        else:
-            needs = replace(needs, shun=needs.shun | {ended.worker})
-            if not may(needs, ended.now):
-                return
+    while True:
         ended = yield needs
+        ends = (ended,) if ended.beside is None else (ended.beside, ended)
+        counted = sum(one.outcome is not Outcome.BUSY for one in ends)
+        tries -= counted
+        if counted and tries <= 0:
+            return
+        shun = needs.shun
+        for one in ends:
+            needs = _without(needs, one)
+        if needs.shun is not shun and not may(needs, ended.now):
+            return
+
+
+def _without(needs: Needs, ended: Ended) -> Needs:
+    """What is needed after that."""
+    if ended.outcome in {Outcome.BUSY, Outcome.LOST}:
+        return replace(needs, avoid=needs.avoid | {ended.worker})
+    return replace(needs, shun=needs.shun | {ended.worker})

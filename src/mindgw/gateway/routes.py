@@ -5,6 +5,8 @@ Whoever asks has to be good for the name that they ask for and for the model tha
 
 import logging
 from collections import Counter
+from collections.abc import Callable
+from typing import Final
 
 from msgspec import Struct
 
@@ -14,20 +16,29 @@ from mindgw.core.fair import Path
 from mindgw.core.routing import Leg, Plan, Route, Rules
 from mindgw.gateway import roster
 from mindgw.gateway.admission import Caller, is_for, meant, not_found, require_use
-from mindgw.gateway.course import Course
+from mindgw.gateway.course import Course, begin
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.flows import Flow
 from mindgw.gateway.queue import Queue
+from mindgw.gateway.route import Needs
 from mindgw.gateway.snapshot import Offer
 
 log = logging.getLogger("mindgw.routes")
 
 #: Seconds after which it makes sense to ask again where no worker is that a route leads to.
 SOON = 10.0
+#: Letters of the name of an end user that count.
+_NAME = 64
 #: Plans that are remembered.
 _PLANS = 10_000
 #: What shadow routes would have done that is kept until it is told.
 _UNTOLD = 1000
+#: What would become of a request: it goes to a worker, in its turn; it waits for one that takes requests, as none does, and is refused when
+#: none comes; it is refused at once.
+GOES, WAITS, REFUSED = "goes", "waits", "refused"
+_NONE_READY: Final = "none of its workers takes requests"
+#: Raises the error that says why nobody will serve what is needed.
+Check = Callable[[Needs], None]
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -62,10 +73,14 @@ class Way(Struct, frozen=True, kw_only=True):
     #: Name of the route that it takes, and of the one that it would take if that counted; None: none.
     route: str | None
     shadow: str | None
+    #: Whether a stream that is late to begin is tried on a second worker at once.
+    hedge: bool
     #: What who asks is bound to, such as region=eu.
     home: list[str]
     legs: list[Stop]
-    #: Number of the leg that it would begin with, from 0; None: it would be refused.
+    #: goes, waits or refused.
+    outcome: str
+    #: Number of the leg that it would go to or wait on, from 0; None: it would be refused.
     chosen: int | None
     #: Code of the error that it would hear, "" when it is not refused.
     code: str
@@ -76,7 +91,9 @@ class Way(Struct, frozen=True, kw_only=True):
 class Routes:
     """All routes of a server."""
 
-    def __init__(self, fleet: Fleet, queue: Queue, counters: metrics.Counters) -> None:
+    def __init__(self, fleet: Fleet, queue: Queue, counters: metrics.Counters, *, hedge: bool = False) -> None:
+        #: Whether streams of names without a route are hedged (`gateway.hedge`).
+        self.hedge = hedge
         self._fleet = fleet
         self._queue = queue
         self._counters = counters
@@ -94,28 +111,37 @@ class Routes:
             self.rules = rules
             self._plans.clear()
 
-    def go(self, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        """The way of a request and its first leg; None: it goes by no route. Raises the error that says why there is none."""
+    def go(self, caller: Caller, model: str, kind: str, flow: Flow, named: str = "") -> tuple[Course | None, Leg]:
+        """The way of a request and its first leg; None: it goes by no route. `named`: the end user that its body names.
+        Raises the error that says why there is none."""
         if not self.rules.routes:
-            return self._way(None, caller, model, kind, flow)
+            return self._way(None, caller, model, kind, "")
         real, shadow = self.rules.of(model)
+        who = sticky(flow.path, named)
         if shadow is not None:
-            self._note(shadow, real, caller, model, kind, flow)
-        return self._way(real, caller, model, kind, flow)
+            self._note(shadow, real, caller, model, kind, who)
+        return self._way(real, caller, model, kind, who)
 
-    def _way(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> tuple[Course | None, Leg]:
-        name = meant(caller, model, self._fleet)
+    def _way(self, route: Route | None, caller: Caller, model: str, kind: str, who: str) -> tuple[Course | None, Leg]:
+        home = self._home(caller)
+        name = meant(caller, model, self._fleet, home)
         if name is None:
             raise not_found(model)
         if route is None:
-            self._fleet.check(name, kind, caller.home)
-            return None, Leg(name, caller.home)
-        plan = self._plan(route, model, caller.home, sticky(flow.path))
+            self._fleet.check(name, kind, home)
+            return None, Leg(name, home)
+        plan = self._plan(route, model, home, who)
         legs = [good for leg in plan.legs if (good := self._open(caller, leg)) is not None]
         if plan.legs and not legs:
             raise not_found(model)
-        course = Course(route.name, self._there(route, model, kind, legs), plan.spill, plan.strategy)
-        return course, course.begin(kind, self._fleet, self._queue.order)
+        # what a name stands for may be another leg's model
+        there = self._there(route, model, kind, list(dict.fromkeys(legs)))
+        first = begin(there, kind, self._fleet, self._queue.order, spill=plan.spill)
+        return Course(route.name, there, first, plan.strategy, plan.hedge), there[first]
+
+    def _home(self, caller: Caller) -> routing.Where:
+        """Where alone the requests of a caller may go now: whose they are matters as long as some workers are not for all."""
+        return routing.both(caller.home, routing.of_team(caller.group)) if self._fleet.is_kept else caller.home
 
     def _plan(self, route: Route, model: str, home: routing.Where, who: str) -> Plan:
         key = route.name, model, home, who
@@ -128,7 +154,7 @@ class Routes:
 
     def _open(self, caller: Caller, leg: Leg) -> Leg | None:
         """The leg as the caller may go it; None: it is not for them."""
-        name = meant(caller, leg.model, self._fleet)
+        name = meant(caller, leg.model, self._fleet, leg.where)
         return leg if name == leg.model else Leg(name, leg.where) if name is not None else None
 
     def _there(self, route: Route, model: str, kind: str, legs: list[Leg]) -> tuple[Leg, ...]:
@@ -147,26 +173,28 @@ class Routes:
             raise errors.NoResidence(f"No worker that '{model}' may go to is connected.", retry_after=SOON)
         if any(isinstance(why, errors.BadRequest) for why in wrong):
             raise errors.BadRequest(f"The model '{model}' does not support {kind}.", param="model", code="unsupported_endpoint")
+        if kept := next((why for why in wrong if isinstance(why, errors.NoWorker)), None):
+            raise kept
         raise errors.NoWorker(f"No worker that the route '{route.name}' leads to is connected.", retry_after=SOON)
 
     # -- shadows --------------------------------------------------------------------------------------------------
 
-    def _note(self, shadow: Route, real: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> None:
+    def _note(self, shadow: Route, real: Route | None, caller: Caller, model: str, kind: str, who: str) -> None:
         """Counts a request that would have gone elsewhere."""
-        would, does = (self._said(route, caller, model, kind, flow) for route in (shadow, real))
+        would, does = (self._said(route, caller, model, kind, who) for route in (shadow, real))
         if would != does:
             self._counters.shadow_routes[shadow.name] += 1
             noted = shadow.name, would, does
             if noted in self._untold or len(self._untold) < _UNTOLD:
                 self._untold[noted] += 1
 
-    def _said(self, route: Route | None, caller: Caller, model: str, kind: str, flow: Flow) -> str:
+    def _said(self, route: Route | None, caller: Caller, model: str, kind: str, who: str) -> str:
         try:
-            _, leg = self._way(route, caller, model, kind, flow)
+            _, leg = self._way(route, caller, model, kind, who)
         except errors.MindGWError as wrong:
             return f"nowhere ({wrong.code})"
         where = routing.both(leg.where, route.pins) if route is not None and route.shadow else leg.where
-        return f"{leg.model} with {routing.shown(where)}" if where else leg.model
+        return f"{leg.model} with {place}" if (place := routing.shown(where)) else leg.model
 
     def tell(self) -> None:
         """To be called about once a second: writes into the log what shadow routes would have done."""
@@ -178,7 +206,7 @@ class Routes:
 
     def offers(self, caller: Caller | None = None) -> list[Offer]:
         """What can be asked for now, by name: of a caller, by it and where it is bound to; names of routes among them."""
-        home = caller.home if caller is not None else routing.EVERYWHERE
+        home = self._home(caller) if caller is not None else routing.EVERYWHERE
         found = [offer for offer in roster.offers(self._fleet, home) if caller is None or is_for(caller, (offer.id, *offer.aliases))]
         known = {name for offer in found for name in (offer.id, *offer.aliases)}
         created = {name: offer.created for offer in found for name in (offer.id, *offer.aliases)}
@@ -191,29 +219,56 @@ class Routes:
                 found.append(Offer(id=name, aliases=[], created=max(created.get(leg.model, 0) for leg in legs)))
         return sorted(found, key=lambda offer: offer.id)
 
+    def legs(self, model: str) -> list[str]:
+        """The models that requests for a name go to by its route, each once; empty when it has none, or one that leads nowhere."""
+        real, _ = self.rules.of(model)
+        legs = routing.plan(real, model, routing.EVERYWHERE, "").legs if real is not None else ()
+        return list(dict.fromkeys(leg.model for leg in legs))
+
     def _good(self, route: Route, caller: Caller | None, home: routing.Where) -> list[Leg]:
         legs = (leg if caller is None else self._open(caller, leg) for leg in routing.plan(route, route.match, home, "").legs)
         return [leg for leg in legs if leg is not None and self._fleet.present(leg.model, leg.where)]
 
-    def explain(self, caller: Caller, model: str, kind: str, flow: Flow) -> Way:
-        """What would become of a request now; nothing is sent, and nothing is counted."""
+    def explain(self, caller: Caller, model: str, kind: str, flow: Flow, check: Check) -> Way:
+        """What would become of a request now; nothing is sent, and nothing is counted. `check` is that of whoever sends requests."""
         real, shadow = self.rules.of(model)
-        plan = routing.plan(real, model, caller.home, sticky(flow.path)) if real is not None else Plan("", (Leg(model, caller.home),))
-        stops = [self._stop(caller, model, kind, leg) for leg in plan.legs]
-        code, reason, chosen = "", "", None
+        home = self._home(caller)
+        alone = Plan("", (Leg(model, home),), hedge=self.hedge)
+        who = sticky(flow.path)
+        plan = routing.plan(real, model, home, who) if real is not None else alone
+        stops = [self._stop(caller, kind, leg, check) for leg in plan.legs]
+        outcome, code, chosen = REFUSED, "", None
         try:
             require_use(caller)
-            _, leg = self._way(real, caller, model, kind, flow)
-            chosen = [self._open(caller, one) for one in plan.legs].index(leg)
-            reason = f"it goes to {leg.model}" + (f" with {routing.shown(leg.where)}" if leg.where else "")
+            leg = self._begun(*self._way(real, caller, model, kind, who), kind, check)
         except errors.MindGWError as wrong:
             code, reason = wrong.code, wrong.message
+        else:
+            chosen = [self._open(caller, one) for one in plan.legs].index(leg)
+            outcome = GOES if self._fleet.present(leg.model, leg.where) else WAITS
+            place = leg.model + (f" with {tags}" if (tags := routing.shown(leg.where)) else "")
+            reason = f"it goes to {place}" if outcome == GOES else f"{_NONE_READY}: it waits for {place}, and is refused when none comes"
         return Way(
-            model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None,
-            home=routing.tags_of(caller.home), legs=stops, chosen=chosen, code=code, reason=reason,
+            model=model, kind=kind, route=real.name if real else None, shadow=shadow.name if shadow else None, hedge=plan.hedge,
+            home=routing.tags_of(caller.home), legs=stops, outcome=outcome, chosen=chosen, code=code, reason=reason,
         )  # fmt: skip
 
-    def _stop(self, caller: Caller, model: str, kind: str, leg: Leg) -> Stop:
+    def _begun(self, course: Course | None, leg: Leg, kind: str, check: Check) -> Leg:
+        """The leg that a request begins with, behind those on which it would hear at once that nobody serves it; raises what it hears when
+        there is no other."""
+        number = course.first if course is not None else 0
+        while True:
+            try:
+                check(Needs(leg.model, kind, where=leg.where))
+            except errors.MindGWError:
+                following = course.after(number, number + 1, self._fleet) if course is not None else None
+                if course is None or following is None:
+                    raise
+                number, leg = following, course.legs[following]
+            else:
+                return leg
+
+    def _stop(self, caller: Caller, kind: str, leg: Leg, check: Check) -> Stop:
         fleet = self._fleet
         seats = list(fleet.seats(leg.model, kind, leg.where))
         allowed, why_not = self._open(caller, leg) is not None, ""
@@ -222,12 +277,24 @@ class Routes:
         elif not seats:
             why_not = "no worker of those that it may go to is connected" if leg.where else "no worker that serves it is connected"
         elif not fleet.present(leg.model, leg.where):
-            why_not = "none of its workers takes requests"
+            why_not = _NONE_READY
+        else:
+            why_not = _hopeless(check, Needs(leg.model, kind, where=leg.where))
         seen = [Seen(name=one.worker.name, state=one.worker.state.value, used=one.used, slots=one.engine.slots) for one in seats]
         return Stop(model=leg.model, where=routing.tags_of(leg.where), allowed=allowed, workers=seen, why_not=why_not)
 
 
-def sticky(path: Path) -> str:
-    """Who has the same target each time: an end user, else a person, else a key."""
+def _hopeless(check: Check, needs: Needs) -> str:
+    """Why nobody will serve it; "" when that is not so."""
+    try:
+        check(needs)
+    except errors.MindGWError as wrong:
+        return wrong.message
+    return ""
+
+
+def sticky(path: Path, named: str = "") -> str:
+    """Who has the same target each time: an end user, else a person, else a key. An end user that the body names (`named`) needs no
+    trust for that: nobody gains by it."""
     org, _, user, key, end_user = path
-    return "\0".join((org, user or key, end_user))
+    return "\0".join((org, user or key, end_user or named[:_NAME]))

@@ -4,7 +4,7 @@ A *seat* is one engine of one worker. The number of slots is the agent's word; t
 can never be promised the same slot. A seat whose engine said "busy" all the same rests for a moment before it is tried again.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from mindgw.core.routing import OWN, Rules, permits
 from mindgw.core.worker import State
@@ -20,6 +20,14 @@ REST = 0.5
 LONG_REST = 8.0
 #: Asked for at every step: a member of an Enum costs more than a call.
 _READY = State.READY
+#: What a worker is of which nobody is to know: it was not let in, or said what cannot be true.
+_OUTSIDE = frozenset({State.CONNECTING, State.PENDING, State.QUARANTINED, State.LOCKED})
+
+
+def alike(one: Sequence[wire.Model], other: Sequence[wire.Model]) -> bool:
+    """Whether these are the same models under the same names, which can be asked for in the same ways: whatever else is said of them says
+    nothing about who can serve what."""
+    return one == other or [(m.id, m.aliases, m.kinds) for m in one] == [(m.id, m.aliases, m.kinds) for m in other]
 
 
 class Worker:
@@ -61,9 +69,14 @@ class Worker:
         self.last_seen = 0.0
 
     @property
+    def is_inside(self) -> bool:
+        """Whether what it says of its models counts, be it ready or not."""
+        return self.state not in _OUTSIDE
+
+    @property
     def slots(self) -> int:
-        """Requests that it carries at once."""
-        return sum(seat.engine.slots for seat in self.seats.values())
+        """Requests that those of its engines carry at once that answer."""
+        return sum(seat.engine.slots for seat in self.seats.values() if seat.engine.healthy)
 
     @property
     def used(self) -> int:
@@ -120,6 +133,11 @@ class Seat:
         if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not _READY:
             return FULL
         return used / slots if self.engine.healthy else FULL
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it may be sent requests, free or not."""
+        return self.worker.state is _READY and self.engine.healthy
 
     def free(self, now: float) -> bool:
         """True when a request may be sent to it."""

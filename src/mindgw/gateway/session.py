@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mindgw.clock import wall
+from mindgw.gateway.arrivals import Arrival
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.seat import Worker
 from mindgw_agent import wire
@@ -16,8 +17,16 @@ class Standing(NamedTuple):
     approved: bool = True
     #: An operator wants it to take nothing new.
     drained: bool = False
-    #: Why it is in quarantine; empty: it is not.
+    #: Why it is in quarantine; empty: it is not. And the same where that is not written down yet.
     charge: str = ""
+    unwritten: str = ""
+
+    def amended(self, arrival: Arrival) -> "Standing":
+        """With what was decided since its greeting began."""
+        drained = self.drained if arrival.drained is None else arrival.drained
+        if arrival.charge is None:
+            return self._replace(drained=drained)
+        return self._replace(drained=drained, charge="", unwritten=arrival.charge)
 
 
 class News:

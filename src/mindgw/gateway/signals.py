@@ -5,6 +5,7 @@ from enum import Enum
 from msgspec import Struct
 
 from mindgw import errors
+from mindgw.core.routing import Where
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.reservation import Reservation
 from mindgw.gateway.route import Placement
@@ -102,13 +103,26 @@ class Stopped(Struct, frozen=True):
     error: errors.MindGWError
 
 
+class Bound(Struct, frozen=True):
+    """Its caller may go no further than this from now on, nor than it might before."""
+
+    where: Where
+
+
 class Tick(Struct, frozen=True, gc=False):
     """Time has passed; sent when `due` is over."""
 
 
+class Beside(Struct, frozen=True, gc=False):
+    """News of the other one of two tries that run at once: Answered, Data, Closed or Lost."""
+
+    event: "Event"
+
+
 Event = (
-    Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Tick
-)
+    Identified | Refused | Received | Recalled | Copied | Turn | Funded | Answered | Data | Closed | Lost | Drained | Gone | Stopped | Bound
+    | Tick | Beside
+)  # fmt: skip
 
 
 # What a lane is asked to do.

@@ -24,12 +24,32 @@ class EngineView(Struct, frozen=True, kw_only=True):
     kind: str = ""
     version: str = ""
     url: str = ""
-    #: Whether it answers its agent.
-    healthy: bool = False
+    #: Whether it answers its agent, None while that is away; and what is wrong when it does not, in the agent's words.
+    healthy: bool | None = None
+    error: str = ""
     #: Requests that it carries at once, and how many of these places are leased.
     slots: int = 0
     used: int = 0
     models: list[Model] = []
+
+
+class ModelView(Struct, frozen=True, kw_only=True):
+    """A model, and who serves it: ready workers whose engine answers, may serve it and has not said that it cannot."""
+
+    id: str
+    #: Other names that it goes by.
+    aliases: list[str]
+    #: Seconds since 1970; 0: no engine says.
+    created: int
+    #: Names of the workers.
+    workers: list[str]
+    #: Slots of their engines that have it, and how many of these are leased.
+    slots: int
+    used: int
+    #: Tokens that fit on every one of them; None: none of them says.
+    context: int | None
+    #: chat, completions, embeddings.
+    kinds: list[str]
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -55,7 +75,7 @@ class WorkerView(Struct, frozen=True, kw_only=True):
     paused_until: datetime | None = None
     #: Names of the teams that its owner keeps it for; none: for all.
     teams: list[str] = []
-    #: Sums over its engines.
+    #: Sums over its engines: slots of those that answer, and what is leased.
     slots: int
     used: int
     engines: list[EngineView]

@@ -15,6 +15,7 @@ from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.routes import Routes
 from mindgw.gateway.signals import Event
+from mindgw.gateway.story import Stories
 from mindgw.gateway.watch import Watch
 
 
@@ -39,3 +40,5 @@ class Stages(Struct, frozen=True):
     dead: DeadLetters | None = None
     #: Where requests with an Idempotency-Key are known; None: the header is not looked at.
     replay: Replay | None = None
+    #: Where it is kept what became of requests; None: nowhere.
+    stories: Stories | None = None

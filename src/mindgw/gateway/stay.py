@@ -7,9 +7,10 @@ from msgspec.structs import replace
 from mindgw import errors
 from mindgw.clock import wall
 from mindgw.core import carrier, sse, usage
-from mindgw.core.routing import Where
+from mindgw.core.routing import Where, both
 from mindgw.gateway.admission import Ask, Head
 from mindgw.gateway.course import Ground
+from mindgw.gateway.moments import Samples
 from mindgw.gateway.queue import LATER, Queue
 from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.route import Ended, Needs, Outcome, Placement, attempts
@@ -26,7 +27,7 @@ _DOUBT = 1.6
 class Stay(Ticket):
     """The ticket of a request, and what the request does with it. What it returns as a placement belongs to the caller."""
 
-    __slots__ = ("_ask", "_head", "_longest", "_policy", "_queue", "_spent")
+    __slots__ = ("_ask", "_beside", "_head", "_leg", "_longest", "_policy", "_queue", "_spent", "stood")
 
     def __init__(self, queue: Queue, head: Head, ask: Ask, size: int, longest: float, holder: Holder) -> None:
         """`size` is that of the body, in bytes; `longest`: seconds that anybody may wait."""
@@ -38,8 +39,13 @@ class Stay(Ticket):
         self._longest = longest
         #: Decides whether another worker is tried; None before one came to nothing.
         self._policy: Generator[Needs, Ended, None] | None = None
-        #: Legs of its course, from the first on, that it has failed on.
+        #: One of two tries that ran at once, which came to nothing while the other went on.
+        self._beside: Ended | None = None
+        #: Number of the leg of its course that it is on, and how many, from the first on, it has come to the end of.
+        self._leg = ask.course.first if ask.course is not None else 0
         self._spent = 0
+        #: Where it stood when its client was told so; None: that did not happen.
+        self.stood: Samples | None = None
 
     @property
     def goal(self) -> tuple[str, Where]:
@@ -67,22 +73,28 @@ class Stay(Ticket):
         """Seconds after which it makes sense to ask again, when the wait was in vain."""
         return self._queue.later(self, now)
 
+    def notes(self, ended: Ended) -> None:
+        """One of two tries came to nothing; what follows is for `goes_on` to say, should the other one do so too."""
+        self._beside = ended
+
     def goes_on(self, ended: Ended, may: Callable[[Needs, float], bool], tries: int, ground: Ground) -> bool:
         """Whether another worker is tried after an attempt that came to nothing; see `route.attempts`. Where one leg of its course has come
         to its end, it goes on with the next."""
+        if self._beside is not None:
+            ended, self._beside = replace(ended, beside=self._beside), None
         if self._policy is None:
             self._policy = attempts(self.needs, may, tries)
             next(self._policy)
         try:
             self.needs = self._policy.send(ended)
         except StopIteration:
-            while (needs := self._over(ground)) is not None:
-                self._turn(needs)
-                if ended.outcome is Outcome.LOST or may(needs, ended.now):
+            while (leg := self._over(ground)) is not None:
+                self.needs = self._turn(leg)
+                if ended.outcome is Outcome.LOST or may(self.needs, ended.now):
                     return True
             return False
-        if not ground.present(*self.goal) and (needs := self._next(ground)) is not None:
-            self._turn(needs)
+        if not ground.present(*self.goal) and (leg := self._next(ground)) is not None:
+            self.needs = self._turn(leg)
         return True
 
     def again(self, now: float) -> Placement | None:
@@ -94,41 +106,46 @@ class Stay(Ticket):
         whom it may go instead. Wake the queue afterwards."""
         if self._ask.course is None or not self.waiting or (not in_vain and ground.present(*self.goal)):
             return False
-        needs = self._over(ground) if in_vain else self._next(ground)
-        if needs is None:
+        leg = self._over(ground) if in_vain else self._next(ground)
+        if leg is None:
             return False
-        self._policy = None
-        self._queue.move(self, now, needs)
+        self._queue.move(self, now, self._turn(leg))
         return True
 
     def skips(self, ground: Ground) -> bool:
         """The same before it stands anywhere, for a leg that nobody can be asked on."""
-        needs = self._over(ground)
-        if needs is not None:
-            self._turn(needs)
-        return needs is not None
+        leg = self._over(ground)
+        if leg is not None:
+            self.needs = self._turn(leg)
+        return leg is not None
 
-    def _over(self, ground: Ground) -> Needs | None:
-        """It has come to the end of a leg: what it needs on the next one; None: there is none."""
-        if self._ask.course is not None:
-            self._spent = max(self._spent, self._ask.course.place(self.needs) + 1)
+    def _over(self, ground: Ground) -> int | None:
+        """It has come to the end of a leg: number of the next one; None: there is none. None of them is come to twice."""
+        self._spent = self._leg + 1
         return self._next(ground)
 
-    def _next(self, ground: Ground) -> Needs | None:
-        """What it needs on another leg of its course."""
-        needs = self.needs
-        leg = self._ask.course.after(needs, self._spent, ground) if self._ask.course is not None else None
-        if leg is None:
-            return None
+    def _next(self, ground: Ground) -> int | None:
+        """Number of another leg of its course."""
+        return self._ask.course.after(self._leg, self._spent, ground) if self._ask.course is not None else None
+
+    def _turn(self, number: int) -> Needs:
+        """It is on that leg of its course now; what it needs there."""
+        assert self._ask.course is not None
+        needs, leg = self.needs, self._ask.course.legs[number]
+        self._leg, self._policy = number, None
         if leg.model == needs.model:
             return replace(needs, where=leg.where)
         # whose engine failed it with one model may do well with another one, but remembers nothing of it by that name
-        traits = replace(needs.traits, prefix=None) if needs.traits is not None else None
-        return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=traits)
+        return replace(needs, model=leg.model, where=leg.where, shun=NOBODY, traits=replace(needs.traits, prefix=None))
 
-    def _turn(self, needs: Needs) -> None:
-        """Goes on with another leg; not while it stands in line."""
-        self.needs, self._policy = needs, None
+    def bind(self, ask: Ask, now: float) -> None:
+        """Its caller may go to fewer places by now, as `ask` says. Wake the queue afterwards."""
+        self._ask, self._policy = ask, None
+        needs = replace(self.needs, where=both(self.needs.where, ask.caller.home))
+        if self.waiting:
+            self._queue.move(self, now, needs)
+        else:
+            self.needs = needs
 
     def hang_up(self, body: bytes, now: float) -> None:
         """Its client is gone: it leaves the line, and has its place again should the client come back in a moment."""
@@ -150,6 +167,9 @@ class Stay(Ticket):
         if self._queue.leisure > BUSTLE:
             return sse.PING
         outlook = self._queue.outlook(self, now)
+        if self.stood is None:
+            self.stood = Samples()
+        self.stood.add(now, outlook.position, outlook.eta)
         eta = f" eta={outlook.eta:.0f}s" if outlook.eta is not None else ""
         comment = f": mindgw queue={outlook.position}{eta}\n".encode()
         if _value(self._head, _EVENTS) != b"1":

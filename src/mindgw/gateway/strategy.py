@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mindgw.core import score
 from mindgw.core.routing import Where
-from mindgw.gateway.experience import NOTHING, Experience, Level, Traits
+from mindgw.gateway.experience import Experience, Level, Traits
 from mindgw.gateway.fleet import Fleet, Placement
 from mindgw.gateway.rank import Rank
 from mindgw.gateway.seat import Seat
@@ -25,8 +25,8 @@ _DRAWS = 8
 #: Knuth's multiplicative hash: the numbers of leases become dice.
 _GOLDEN, _WORD = 0x9E3779B97F4A7C15, 2**64 - 1
 _NO_LEVELS: list[Level] = []
-#: Whose session, and which.
-Home = tuple[str, str]
+#: Organisation of a session, and which it is: its model, whose it is, its name.
+Home = tuple[str, tuple[str, str, str]]
 
 
 class Wanted(Protocol):
@@ -43,7 +43,7 @@ class Wanted(Protocol):
     @property
     def strategy(self) -> str: ...
     @property
-    def traits(self) -> Traits | None: ...
+    def traits(self) -> Traits: ...
 
 
 #: What a request needs, and ids of workers that it is not to go to.
@@ -52,11 +52,11 @@ Asked = tuple[Wanted, frozenset[str]]
 
 def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[str], now: float) -> Placement | None:
     """A slot of one of the seats of a line that has several, but of a worker that is to be shunned; None when none of them is free now."""
-    rule, traits, experience = needs.strategy or fleet.strategy, needs.traits or NOTHING, fleet.experience
+    rule, traits, experience = needs.strategy or fleet.strategy, needs.traits, fleet.experience
     model = fleet.canonical.get(needs.model, needs.model)
     levels = experience.levels(traits.prefix) if traits.prefix is not None else _NO_LEVELS
     considered: tuple[tuple[str, float], ...] = ()
-    home = traits.session or ((traits.caller, "") if rule == STICKY and traits.caller else None)
+    home = _home(traits, model, rule)
     seat: Seat | None
     if rule == SCORE:
         seats = _some(fleet, rank, (needs, shun), home, levels, now) if rank.is_long else rank.free(needs.avoid, now, shun)
@@ -70,10 +70,17 @@ def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[str], n
         if seat is None:
             return None
     if home is not None:
-        experience.sessions.note(home, seat.owner)
+        experience.sessions.note(*home, seat.owner)
     choice = experience.take(seat, model, traits, levels, (rule, considered), now)
     offer = seat.model(needs.model)
     return Placement(fleet, seat, offer.id if offer is not None else needs.model, needs.kind, choice)
+
+
+def _home(traits: Traits, model: str, rule: str) -> Home | None:
+    """What is remembered of where a request's like was; a conversation is about one model, and so is what stays of it on a worker."""
+    if traits.session is not None:
+        return traits.org, (model, *traits.session)
+    return (traits.org, (model, traits.caller, "")) if rule == STICKY and traits.caller else None
 
 
 def _dice(fleet: Fleet) -> int:
@@ -87,7 +94,7 @@ def _best(experience: Experience, seats: Sequence[Seat], totals: Sequence[float]
     if len(near) == 1:
         return seats[near[0]]
     if home is not None:
-        owner = experience.sessions.where(home)
+        owner = experience.sessions.where(*home)
         for found in near:
             if seats[found].owner == owner:
                 return seats[found]
@@ -99,13 +106,13 @@ def _best(experience: Experience, seats: Sequence[Seat], totals: Sequence[float]
 def _some(fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, levels: Sequence[Level], now: float) -> list[Seat]:
     """Of many seats those that are worth a look."""
     needs, shun = wanted
-    avoid, line, experience = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where), fleet.experience
+    avoid, experience = needs.avoid | shun, fleet.experience
     found = rank.heads(_HEADS, avoid, now)
     others = experience.holders(levels, _HOLDERS) if levels else []
     if home is not None:
         others += _at(fleet, home)
     for seat in [*others, *_drawn(rank, _dice(fleet), _CHANCE)]:
-        if seat not in found and seat.owner not in avoid and seat.free(now) and line in seat.lines():
+        if seat not in found and seat.owner not in avoid and seat.free(now) and rank.has(seat):
             found.append(seat)
     if not found and needs.avoid and (best := rank.best(needs.avoid, now, shun)) is not None:
         found.append(best)
@@ -119,18 +126,18 @@ def _drawn(rank: Rank[Seat], dice: int, count: int) -> list[Seat]:
 
 def _at(fleet: Fleet, home: Home) -> list[Seat]:
     """The seats of the worker that has a session."""
-    worker = fleet.workers.get(fleet.experience.sessions.where(home))
+    worker = fleet.workers.get(fleet.experience.sessions.where(*home))
     return list(worker.seats.values()) if worker is not None else []
 
 
 def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, now: float) -> Seat | None:
     needs, shun = wanted
-    avoid, line = needs.avoid | shun, fleet.line(needs.model, needs.kind, needs.where)
+    avoid = needs.avoid | shun
     if rule == ROUND_ROBIN:
         return rank.rotate(needs.avoid, now, shun)
     if rule == STICKY and home is not None:
         for seat in _at(fleet, home):
-            if seat.owner not in avoid and line in seat.lines() and seat.free(now):
+            if seat.owner not in avoid and rank.has(seat) and seat.free(now):
                 return seat
     if rule == WEIGHTED:
         dice = _dice(fleet)

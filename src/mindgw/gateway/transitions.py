@@ -15,6 +15,7 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Refused: "refused",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
     },
     _S.ATTACHED: {
         signals.Recalled: "recalled",
@@ -22,12 +23,14 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Refused: "refused",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
     },
     _S.WAITING: {
         signals.Turn: "turn",
         signals.Drained: "drained",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
         signals.Tick: "tick",
     },
     _S.FUNDING: {
@@ -36,6 +39,7 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Drained: "drained",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
         signals.Tick: "tick",
     },
     _S.SENT: {
@@ -44,8 +48,10 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Data: "early",
         signals.Closed: "closed",
         signals.Lost: "lost",
+        signals.Beside: "beside",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
         signals.Tick: "tick",
     },
     _S.RELAYING: {
@@ -53,11 +59,14 @@ TABLE: dict[State, dict[type, str]] = {
         signals.Drained: "drained",
         signals.Closed: "closed",
         signals.Lost: "lost",
+        signals.Beside: "beside",
         signals.Gone: "gone",
         signals.Stopped: "stopped",
+        signals.Bound: "bound",
         signals.Tick: "tick",
     },
     _S.CLOSING: {
+        signals.Answered: "late",
         signals.Closed: "confirmed",
         signals.Lost: "dropped",
         signals.Tick: "overdue",

@@ -7,12 +7,16 @@ No sockets, no tasks: the door that owns the socket calls `receive` with each me
 from collections.abc import Callable
 from typing import Protocol
 
+from mindgw.core.throttle import Throttle
 from mindgw_agent import flow, wire
 from mindgw_agent.wire import Frame, ProtocolError
 
-#: Seconds between pings, and the silence after which a link is dead (two pings missed and a little more).
+#: Seconds between pings, and the silence after which a link is dead: two pings missed, and so much more that even with the look at the
+#: clock that finds it no more than 25 s pass.
 PING_INTERVAL = 10.0
-SILENCE = 2.5 * PING_INTERVAL
+SILENCE = 2.4 * PING_INTERVAL
+#: Reports that are looked at as they come, and seconds between those after them; of more the newest is looked at, a little later.
+REPORTS, REPORT_INTERVAL = 5, 1.0
 #: Most characters of the reason in a goodbye: it may quote what a hostile peer sent.
 MAX_REASON = 500
 
@@ -57,10 +61,15 @@ class Link:
         self._in = flow.Inbound()
         #: stream -> who waits for its answer. A stream that was forgotten may still close; whatever it says is dropped.
         self._listeners: dict[int, Listener] = {}
+        #: Those of them whose answer has not begun.
+        self._silent: set[int] = set()
         #: The last stream that was opened; ids are never used again.
         self._last = 0
         #: Monotonic seconds of the last message in, and of the last ping out.
         self._heard = self._pinged = now
+        #: Which reports are looked at as they come, and the newest of those that wait; None when none does.
+        self._reports = Throttle(REPORTS, REPORT_INTERVAL)
+        self._report: bytes | None = None
         #: Round trip in seconds of the last ping that was answered; None before that.
         self.rtt: float | None = None
         #: Of the tunnel, as both ends agreed on it.
@@ -86,6 +95,7 @@ class Link:
         self._last += 1
         stream = self._last
         self._listeners[stream] = listener
+        self._silent.add(stream)
         self._in.open_stream(stream)
         self._out.send_whole(stream, wire.OPEN, wire.build_open(meta), body)
         self._wake()
@@ -108,6 +118,7 @@ class Link:
     def forget(self, stream: int) -> None:
         """Nobody waits for this stream any more."""
         self._listeners.pop(stream, None)
+        self._silent.discard(stream)
         self._in.close_stream(stream)
         self._out.drop(stream)
 
@@ -143,6 +154,8 @@ class Link:
         """Pings when it is time; False when the link must be dropped: it is closing, or the agent has been silent for too long."""
         if self.closing is not None or now - self._heard > SILENCE:
             return False
+        if self._report is not None:
+            self._on_report(self._report, now)
         if now - self._pinged >= PING_INTERVAL:
             self._pinged = now
             self._say(Frame(0, wire.PING, b"%.6f" % now))
@@ -163,12 +176,18 @@ class Link:
         """False for agents of older releases."""
         return self.version >= wire.COMMANDS
 
-    def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None]) -> None:
-        """Asks the agent for something. `hear` is called with every word about it, the last of which is `done`, and with None when the
-        socket is gone before that."""
+    def command(self, verb: str, argument: str, hear: Callable[[wire.Progress | None], None] | None = None) -> int:
+        """Asks the agent for something; the number of that. `hear` is called with every word about it, the last of which is `done`, and
+        with None when the socket is gone before that. Without it nobody wants to know."""
         self._ordered += 1
-        self._orders[self._ordered] = hear
+        if hear is not None:
+            self._orders[self._ordered] = hear
         self._say(wire.frame(wire.Command(self._ordered, verb, argument)))
+        return self._ordered
+
+    def give_up(self, command: int) -> None:
+        """Nobody waits for what becomes of a command any more."""
+        self._orders.pop(command, None)
 
     def received(self, seq: int) -> None:
         """Tells the agent that its receipts up to this number are kept: it forgets them."""
@@ -177,6 +196,7 @@ class Link:
     def lost(self) -> None:
         """The socket is gone: everybody who waits hears so."""
         self.is_lost = True
+        self._silent.clear()
         listeners, self._listeners = self._listeners, {}
         for listener in listeners.values():
             listener.lost()
@@ -201,12 +221,12 @@ class Link:
             self._out.control(Frame(0, wire.PONG, frame.payload))
             self._wake()
         else:
-            self._on_news(frame)
+            self._on_news(frame, now)
 
-    def _on_news(self, frame: Frame) -> None:
+    def _on_news(self, frame: Frame, now: float) -> None:
         assert self.owner is not None
         if frame.kind == wire.REPORT:
-            self._on_report(frame.payload)
+            self._on_report(frame.payload, now)
         elif frame.kind == wire.DRAIN:
             self.owner.drains()
         elif frame.kind == wire.RECEIPTS:
@@ -226,9 +246,13 @@ class Link:
         if hear is not None:
             hear(progress)
 
-    def _on_report(self, payload: bytes) -> None:
+    def _on_report(self, payload: bytes, now: float) -> None:
         """Garbage is no reason to cut off what runs: an agent that dials again would only say it again."""
         assert self.owner is not None
+        if not self._reports.lets(now):
+            self._report = payload
+            return
+        self._report = None
         try:
             report = wire.parse(wire.Report, payload)
         except ProtocolError as wrong:
@@ -260,6 +284,9 @@ class Link:
         elif listener is None:
             return  # it was forgotten while this frame was on its way
         elif kind == wire.HEAD:
+            if stream not in self._silent:
+                raise ProtocolError(f"stream {stream} begins a second time")
+            self._silent.remove(stream)
             head = wire.parse_head(frame.payload)
             self._in.received(stream, len(head.body))
             # an answer in one piece comes with its end

@@ -3,7 +3,7 @@
 from mindgw.config import Timeouts
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.meter import Tally
-from mindgw.gateway.patience import FOREVER, Limit, Patience
+from mindgw.gateway.patience import Limit, Patience
 from mindgw.gateway.queue import Queue
 
 #: Seconds between looks at the fleet while a request waits.
@@ -38,5 +38,5 @@ class Watch(Patience):
         """When something may have to be done."""
         if not waiting and not tally.stream:
             return self.running(tally)[0]  # nobody is told that he is not forgotten
-        look = now + LOOK * self._queue.leisure if waiting else FOREVER
+        look = now + LOOK * self._queue.leisure if waiting else tally.hedge
         return min(self.limit(tally, waiting=waiting)[0], self.next_sign(tally, waiting=waiting, begun=begun), look)

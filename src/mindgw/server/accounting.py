@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mindgw import metrics
 from mindgw.clock import monotonic, utcnow
@@ -38,6 +38,8 @@ class Accounting:
         self.books = Books(database, books.instance(config.directory), secrets.chain_key)
         self.books.on_epoch = self._begun
         self.books.on_written = self._written
+        #: Told of rows that are in the ledger.
+        self.on_written: Callable[[Sequence[Entry]], None] = lambda entries: None
         self.seal = Seal(secrets.sealing)
         prices = Prices((pattern, Price(*price)) for pattern, price in config.prices.items())
         self.quotas = Quotas(self.books, prices, config.quotas.output, counters)
@@ -107,6 +109,7 @@ class Accounting:
     def _written(self, entries: Sequence[Entry]) -> None:
         own = (0, self.books.epoch)
         self.quotas.desk.leases.written([draw for entry in entries if entry.lease_epoch in own for draw in entry.draws])
+        self.on_written(entries)
 
     async def _public_key(self, worker_id: str) -> bytes:
         async with self._database.read() as session:

@@ -8,11 +8,12 @@ along.
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from mindgw import __version__
+from mindgw import __version__, errors
 from mindgw.clock import monotonic
 from mindgw.gateway.handshake import Handshake, Rejected, goodbye
 from mindgw.gateway.pipeline import Pipeline
@@ -28,9 +29,13 @@ log = logging.getLogger("mindgw.agents")
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-#: Seconds for the whole greeting, and bytes of its messages.
+#: Seconds that an agent may take for its part of the greeting, and bytes of its messages.
 GREETING = 5.0
 MAX_GREETING = 8 * 1024 + wire.MAX_PAYLOAD
+
+#: Agents that are looked up, and agents that are let in, at the same time. When a thousand come back at once the others wait for their
+#: turn: whoever asks the database for the sake of a request must not stand behind them all.
+AT_ONCE = 2
 
 #: Seconds that a link which must close has to say what is left; then its socket is given up, whether the agent read it or not.
 PARTING = 2.0
@@ -171,6 +176,8 @@ class AgentsDoor:
         self._registry = registry
         #: HOST:PORT of the listener without TLS.
         self._plain = plain
+        #: Turns at the database, in the order in which agents came: to be looked up, and to be let in.
+        self._lookups, self._entries = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serves one WebSocket, from the upgrade to its end."""
@@ -196,26 +203,47 @@ class AgentsDoor:
 
     async def _talk(self, host: str, socket: WebSocket, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(GREETING):
-                carriage = await self._greet(host, socket, receive, send)
+            async with asyncio.timeout(GREETING) as limit:
+                carriage = await self._greet(host, socket, (receive, send), limit)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PARTING):
                     await _say(send, goodbye(no.goodbye))
                     await _close(send, NORMAL)
-        except (wire.ProtocolError, TimeoutError) as wrong:
+        except (wire.ProtocolError, TimeoutError, errors.MindGWError) as wrong:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")
         else:
             await carriage.over
 
-    async def _greet(self, host: str, socket: WebSocket, receive: Receive, send: Send) -> Carriage:
+    async def _greet(self, host: str, socket: WebSocket, talk: tuple[Receive, Send], limit: asyncio.Timeout) -> Carriage:
+        receive, send = talk
         handshake = Handshake(self._registry.identity, self._registry.sign, identity.verify, secrets.token_bytes(32))
         hello = handshake.hello(await _message(receive, MAX_GREETING))
-        record = await self._registry.find(hello.agent_id)
+        async with _turn(self._lookups, limit, socket):
+            record = await self._registry.find(hello.agent_id)
         await _say(send, handshake.challenge(record.epoch))
         proof = await _message(receive, MAX_GREETING)
+        with self._pipeline.expect(record.id) as arrival:
+            async with _turn(self._entries, limit, socket):
+                report, record, unwritten = await self._admit(handshake, proof, record, host)
+            await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
+            # nothing is awaited from here to the end: a link that the pipeline knows is carried
+            if arrival.goodbye is not None:
+                raise Rejected(arrival.goodbye.code, arrival.goodbye.message)
+            carriage = Carriage(socket)
+            carriage.link.version = handshake.version
+            standing = _standing(record, unwritten).amended(arrival)
+            session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, standing, report)
+        if handshake.charge:
+            session.lied(handshake.charge)
+        log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
+        carriage.begin(session)
+        return carriage
+
+    async def _admit(self, handshake: Handshake, proof: bytes, record: Record, host: str) -> tuple[wire.Report, Record, str]:
+        """Checks who it is and writes its session down; its first report, and what `Registry.enter` knows. Raises Rejected."""
         try:
             report = handshake.admit(proof, record.public_key, record.epoch, host)
         except Rejected as no:
@@ -223,23 +251,28 @@ class AgentsDoor:
                 await self._registry.lock(record.id)
                 self._pipeline.lock_worker(record.id)
             raise
-        await self._registry.enter(record.id, handshake.epoch)
+        record, unwritten = await self._registry.enter(record.id, handshake.epoch)
         await self._linked(record.id)
-        await _say(send, handshake.welcome(record.name, record.state_admin, __version__, PING_INTERVAL))
-        carriage = Carriage(socket)
-        carriage.link.version = handshake.version
-        # nothing is awaited from here to the end: a link that the pipeline knows is carried
-        session = self._pipeline.attach(carriage.link, record.id, record.name, handshake.epoch, _standing(record), report)
-        if handshake.charge:
-            session.lied(handshake.charge)
-        log.info("worker %s is connected (session %d)", record.name, handshake.epoch)
-        carriage.begin(session)
-        return carriage
+        return report, record, unwritten
 
 
-def _standing(record: Record) -> Standing:
+@contextlib.asynccontextmanager
+async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSocket) -> AsyncIterator[None]:
+    """Where the database is asked. How long that takes is not the agent's fault: its time stands still meanwhile. Raises Gone for one that
+    has not waited."""
+    loop = asyncio.get_running_loop()
+    left = (limit.when() or math.inf) - loop.time()
+    limit.reschedule(None)
+    async with turns:
+        if socket.disconnected:
+            raise Gone
+        yield
+    limit.reschedule(loop.time() + left)
+
+
+def _standing(record: Record, unwritten: str) -> Standing:
     state = record.state_admin
-    return Standing(state != "pending", state == "draining", record.reason if state == "quarantined" else "")
+    return Standing(state != "pending", record.drained, record.reason if state == "quarantined" else "", unwritten)
 
 
 async def _message(receive: Receive, limit: int) -> bytes:

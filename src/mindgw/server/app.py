@@ -24,12 +24,12 @@ from mindgw.control.queue import Lists
 from mindgw.control.refusals import Watch
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
-from mindgw.gateway.auth import Auth
+from mindgw.gateway.auth import Auth, Changes, Find
 from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
 from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
-from mindgw.server import browsers, enrol, management, ops, pages, problems, replays, sessions
+from mindgw.server import browsers, enrol, management, ops, pages, problems, replays, sessions, stories, trends
 from mindgw.server.accounting import Accounting
 from mindgw.server.agents import AgentsDoor
 from mindgw.server.chores import Chore, all_but_the_bad
@@ -76,21 +76,13 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     """Wires everything; nothing is opened before the application's lifespan begins. The database must be at head."""
     counters = metrics.Counters()
     database.audit_key = secrets.audit_key
-
-    async def find(key_id: str) -> keys.Holder | None:
-        async with database.read() as session:
-            return key_policy.bound(await keys.holder(session, key_id), config.keys)
-
-    async def changes(since: keys.Change | None) -> list[keys.Change]:
-        async with database.read() as session:
-            return await keys.changes(session, since)
-
     front = Front(config, secrets, database)
-    auth = Auth(find, changes, {1: secrets.pepper}, utcnow, front.sign_on.bear if front.sign_on.is_bearing else None)
+    auth = Auth(*_keys(config, database), {1: secrets.pepper}, utcnow, front.sign_on.bear if front.sign_on.is_bearing else None)
     accounting = Accounting(config, secrets, database, counters)
     dead = DeadLetters(config.dead_letters, counters)
     replay, replays_writing, replays_forgetting = replays.registry(config, secrets, database)
-    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay)
+    told, telling, untelling = stories.registry(config, database, counters)
+    pipeline = Pipeline(config, auth, accounting.accounts, dead=dead, replay=replay, stories=told)
     people = sessions.registry(config, secrets, database, pipeline.identify, accounting.rates)
     registry = Registry(database, secrets.identity)
     inbox = accounting.inbox
@@ -105,6 +97,8 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state.quotas_changed, state.routes_changed = accounting.refresh, ways.refresh
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     state.home, state.access_changed = Home(database), _both(pipeline.forget_callers, people.sessions.forget)
+    state.trends, trends_writing, noting = trends.registry(database, pipeline.fleet)
+    accounting.on_written = state.trends.served
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins), own_usage(database))
     doors = [
         _mount("/v1", door, is_mount=True),
@@ -112,7 +106,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     ]
     watch = Watch(database)
     state.refusals, accounting.rates.on_failure, accounting.rates.on_refusal = watch, watch.stranger, watch.key
-    beside = [*accounting.writing(), replays_writing, *people.chores]
+    beside = [*accounting.writing(), replays_writing, trends_writing, *people.chores, *telling]
     asking = front.open(state, pipeline, people.sessions.forget)
     beside += [
         Chore("telling of refusals", SECOND, watch.flush),
@@ -124,9 +118,24 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     forget = Chore("forgetting old dead letters", MINUTE, lambda: dead_letters.forget(database, config.dead_letters, utcnow()))
     tend = Chore("signing and archiving the audit log", MINUTE, _tended(config, secrets, database))
     reading = Chore("reading routes", LOOK, ways.refresh)
-    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, forget, replays_forgetting, tend, *asking)
+    others = [forget, replays_forgetting, untelling, tend, *noting, *asking]
+    work = partial(_at_work, pipeline, registry, database, accounting, ways, beside, reading, *others)
     app = _application(doors, state, config, lambda _: work())
     return Server(app, door, pipeline, registry, database, collector)
+
+
+def _keys(config: Config, database: Database) -> tuple[Find, Changes]:
+    """What finds a key, and what tells of changes to keys."""
+
+    async def find(key_id: str) -> keys.Holder | None:
+        async with database.read() as session:
+            return key_policy.bound(await keys.holder(session, key_id), config.keys)
+
+    async def changes(since: keys.Change | None) -> list[keys.Change]:
+        async with database.read() as session:
+            return await keys.changes(session, since)
+
+    return find, changes
 
 
 def _application(

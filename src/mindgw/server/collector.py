@@ -100,6 +100,8 @@ class Collector:
         yield noted
         lost = "Those of them that no letter is kept of: the database was away for too long."
         yield CounterMetricFamily("mindgw_dead_letters_lost", lost, self._counters.dead_letters_lost)
+        untold = "Requests of which no story is kept: too many were over at once, or the database was away for too long."
+        yield CounterMetricFamily("mindgw_stories_lost", untold, self._counters.stories_lost)
 
     def _failovers(self) -> Iterator[Metric]:
         text = "Tries that failed and of which no caller heard, because another worker was asked."
@@ -112,6 +114,11 @@ class Collector:
         for pair, count in self._counters.ejections.items():
             ejections.add_metric(pair, count)
         yield ejections
+        text = "Streams that were late to begin, by what became of a second try on another worker."
+        hedges = CounterMetricFamily("mindgw_hedges", text, labels=["outcome"])
+        for outcome, count in self._counters.hedges.items():
+            hedges.add_metric([outcome], count)
+        yield hedges
         text = "Attempts that were not made on another worker, because too many requests were tried again."
         yield CounterMetricFamily("mindgw_retries_refused", text, self._counters.retries_refused)
 

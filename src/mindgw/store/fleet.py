@@ -1,10 +1,11 @@
 """GPU boxes: the tokens that let them in, and the workers that they become."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
+from sqlalchemy import select as columns
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -13,9 +14,10 @@ from mindgw.errors import Conflict, Forbidden, NotFound
 from mindgw.store import rows
 from mindgw.store.tables import JoinToken, Worker
 
-State = Literal["pending", "active", "draining", "quarantined", "locked", "removed"]
+State = Literal["pending", "active", "quarantined", "locked", "removed"]
 
 _SEE_WORKERS = "`mindgw workers list` shows them all"
+_LOOK = {"quarantined": "`mindgw workers release NAME` when you have looked at it"}
 
 
 async def add_join_token(session: AsyncSession, token: JoinToken) -> JoinToken:
@@ -114,8 +116,31 @@ async def workers(session: AsyncSession, *, after: str | None = None, limit: int
     return await rows.page(session, Worker, *where, after=after, limit=limit)
 
 
+class Said(NamedTuple):
+    """What the database says of a worker, but for its key."""
+
+    name: str
+    tags: Mapping[str, Any]
+    state: State
+    reason: str
+    drained: bool
+
+
+async def said(session: AsyncSession, present: Collection[str]) -> dict[str, Said]:
+    """By the ids of workers: of all that were not removed, and of those in `present` that were."""
+    found = await _said(session, col(Worker.state_admin) != "removed")
+    missing = [id for id in present if id not in found]
+    return found | await _said(session, col(Worker.id).in_(missing)) if missing else found
+
+
+async def _said(session: AsyncSession, which: ColumnElement[bool]) -> dict[str, Said]:
+    named: list[Any] = [Worker.id, Worker.name, Worker.tags, Worker.state_admin, Worker.reason, Worker.drained]
+    found = await (await session.connection()).execute(columns(*named).where(which))
+    return {id: Said(*rest) for id, *rest in found}
+
+
 async def set_state(session: AsyncSession, worker_id: str, state: State, *, reason: str = "", version: int | None = None) -> Worker:
-    """What the operator says of a worker; a removed one stays removed. Raises NotFound, PreconditionFailed."""
+    """What is said of a worker; a removed one stays removed. Raises NotFound, PreconditionFailed."""
     row = await rows.locked(session, Worker, worker_id)
     if row is None or (row.state_admin == "removed" and state != "removed"):
         raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
@@ -123,11 +148,23 @@ async def set_state(session: AsyncSession, worker_id: str, state: State, *, reas
     return row if row.state_admin == state else rows.change(row, state_admin=state, reason=reason)
 
 
+async def set_drained(session: AsyncSession, worker_id: str, *, drained: bool, version: int | None = None) -> Worker:
+    """Whether an operator wants nothing new sent to a worker. Raises NotFound; Conflict for one of which something weightier is said;
+    PreconditionFailed."""
+    row = await rows.locked(session, Worker, worker_id)
+    if row is None or row.state_admin == "removed":
+        raise NotFound(f"There is no worker {worker_id!r}.", hint=_SEE_WORKERS)
+    if row.state_admin != "active":
+        raise Conflict(f"Worker {row.name!r} is {row.state_admin}.", hint=_LOOK.get(row.state_admin, ""))
+    rows.expect(row, version)
+    return row if row.drained == drained else rows.change(row, drained=drained)
+
+
 async def quarantine(session: AsyncSession, worker_id: str, reason: str) -> Worker | None:
     """Writes down that a worker takes nothing until an operator has looked; None when something weightier is said of it already, or it
     is gone."""
     row = await rows.locked(session, Worker, worker_id)
-    if row is None or row.state_admin not in {"active", "draining"}:
+    if row is None or row.state_admin != "active":
         return None
     return rows.change(row, state_admin="quarantined", reason=reason)
 

@@ -48,6 +48,8 @@ class Holder(NamedTuple):
     ends: datetime | None = None
     #: What the organisation's requests are bound to.
     labels: Mapping[str, Any] = MappingProxyType({})
+    #: Name of the organisation where teams are named with it: another one than runs the server, or a team whose name looks as if.
+    org: str = ""
 
 
 class Change(NamedTuple):
@@ -142,7 +144,13 @@ async def holder(session: AsyncSession, key_id: str) -> Holder | None:
     about = roles.subjects(rights, key_id=key.id, user_id=key.user_id or "", team_id=key.team_id or "")
     models = await roles.models(session, key.org_id, about)
     welcome = org.state == "active" and (user is None or user.state in WELCOME)
-    return Holder(key, team, user.email if user is not None else "", rights, models, welcome, labels=org.labels or {})
+    named = org.name if team and ("/" in team or org.id != await _home(session)) else ""
+    return Holder(key, team, user.email if user is not None else "", rights, models, welcome, labels=org.labels or {}, org=named)
+
+
+async def _home(session: AsyncSession) -> str | None:
+    """Id of the organisation that runs the server: the first that there was."""
+    return (await session.exec(select(Org.id).order_by(col(Org.created_at), col(Org.id)).limit(1))).first()
 
 
 async def page(session: AsyncSession, *, after: str | None = None, limit: int = rows.PAGE, revoked: bool = True) -> Sequence[Key]:

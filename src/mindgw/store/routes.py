@@ -10,7 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.core import routing
 from mindgw.errors import Conflict, NotFound
 from mindgw.store import rows
-from mindgw.store.tables import Route, Worker
+from mindgw.store.tables import Route
 
 log = logging.getLogger("mindgw.routes")
 
@@ -86,6 +86,8 @@ def compiled(found: Iterable[Route]) -> routing.Rules:
 
 def _route(row: Route) -> routing.Route:
     try:
+        if row.strategy not in routing.STRATEGIES:
+            raise ValueError(f"there is no strategy {row.strategy!r}")
         return routing.Route(
             name=row.name,
             match=row.match,
@@ -95,6 +97,7 @@ def _route(row: Route) -> routing.Route:
             require=routing.where(row.require),
             strategy=row.strategy,
             spill=row.spill,
+            hedge=row.hedge,
             shadow=row.shadow,
         )
     except (ValueError, TypeError, AttributeError) as wrong:
@@ -107,12 +110,6 @@ NOWHERE: routing.Where = ((routing.OWN, ()),)
 
 
 # -- tags --------------------------------------------------------------------------------------------------------------
-
-
-async def tags(session: AsyncSession) -> dict[str, dict[str, str]]:
-    """Id of a worker -> its tags, its name among them; removed ones left out."""
-    wanted = select(Worker.id, Worker.name, Worker.tags).where(col(Worker.state_admin) != "removed")
-    return {id: tags_of(name, own) for id, name, own in (await session.exec(wanted)).all()}
 
 
 def tags_of(name: str, own: Mapping[str, Any]) -> dict[str, str]:

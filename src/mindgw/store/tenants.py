@@ -14,12 +14,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.errors import Forbidden, InternalError
 from mindgw.store import people, tables
-from mindgw.store.tables import AccessRule, AuditEntry, DeadLetter, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Team, User
+from mindgw.store.tables import AccessRule, AuditEntry, DeadLetter, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Story, Team, User
 
 #: Where a session keeps what it is confined to.
 _VIEW = "tenant"
 #: Tables each row of which belongs to one organisation, by its own column.
-OWNED = (AccessRule, DeadLetter, Key, LedgerRow, Team, User)
+OWNED = (AccessRule, DeadLetter, Key, LedgerRow, Story, Team, User)
 
 
 class View(Struct, frozen=True):

@@ -6,12 +6,13 @@ from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Struct
 
-from mindgw.control import handing, me
+from mindgw.control import handing, me, stories
 from mindgw.control.keys import KeyMade, KeyView
 from mindgw.control.me import KeyAsked, LimitsView, MeView, ModelView
 from mindgw.control.pages import Page
 from mindgw.control.people import SessionView
 from mindgw.control.queue import Entry
+from mindgw.control.stories import StoryView
 from mindgw.control.usage import Summary
 from mindgw.errors import Forbidden
 from mindgw.server.management.guard import Office, needs
@@ -54,6 +55,12 @@ async def list_my_models(state: Office, database: Scoped, who: Who) -> Page[Mode
 async def list_my_queue(state: Office, database: Scoped, who: Who) -> Page[Entry]:
     """What one has in the queue, and what runs."""
     return await me.queue(database, who, state.pipeline)
+
+
+@get("/me/requests/{request_id:str}", opt=needs("read", "me"))
+async def show_my_request(state: Office, database: Scoped, who: Who, request_id: FromPath[str]) -> StoryView:
+    """What became of a request of one's own, moment by moment, or so far, while it waits or runs."""
+    return await stories.own(database, who, state.pipeline, request_id)
 
 
 @get("/me/keys", opt=needs("read", "me"))
@@ -105,6 +112,7 @@ HANDLERS = (
     show_my_usage,
     list_my_models,
     list_my_queue,
+    show_my_request,
     list_my_keys,
     create_my_key,
     revoke_my_key,

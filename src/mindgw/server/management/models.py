@@ -11,7 +11,7 @@ from mindgw.server.management.guard import Office, needs
 @get("/models", opt=needs("read", "models", home=True))
 async def list_models(state: Office) -> Page[ModelStatus]:
     """What can be asked for now, by name."""
-    return Page(fleet.models(state.pipeline.snapshot()))
+    return Page(fleet.models(state.pipeline.served()))
 
 
 HANDLERS = (list_models,)

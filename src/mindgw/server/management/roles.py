@@ -80,7 +80,7 @@ async def check_model(
     model: Annotated[str, QueryParameter(name="model", max_length=512, description="One of its names.")],
 ) -> ModelUse:
     """Whether somebody may use a model, and which rule says so."""
-    return await model_access.decide(database, user, model, state.pipeline.offers_of(model))
+    return await model_access.decide(database, user, model, state.pipeline)
 
 
 @get("/access/rules", opt=needs("read", "access"))

@@ -1,5 +1,6 @@
 """/api/v1/routes"""
 
+from pathlib import Path
 from typing import Annotated
 
 from litestar import delete, get, patch, post
@@ -32,28 +33,33 @@ async def create_route(state: Office, data: JSONBody[RouteWish], who: Who) -> Ro
     return await routes.create(state.database, who, data, state.routes_changed)
 
 
-@get("/routes/{route:str}", opt=needs("read", "routes", home=True))
-async def show_route(state: Office, route: FromPath[str]) -> RouteView:
+@get("/routes/{route:path}", opt=needs("read", "routes", home=True))
+async def show_route(state: Office, route: FromPath[Path]) -> RouteView:
     """A route by its name."""
-    return await routes.show(state.database, route)
+    return await routes.show(state.database, _name(route))
 
 
-@patch("/routes/{route:str}", opt=needs("update", "routes", home=True))
-async def change_route(state: Office, route: FromPath[str], data: JSONBody[RouteChange], who: Who, version: Version) -> RouteView:
+@patch("/routes/{route:path}", opt=needs("update", "routes", home=True))
+async def change_route(state: Office, route: FromPath[Path], data: JSONBody[RouteChange], who: Who, version: Version) -> RouteView:
     """Change a route; fields that are not named stay as they are. The running gateway obeys at once."""
-    return await routes.change(state.database, who, route, data, state.routes_changed, version=version)
+    return await routes.change(state.database, who, _name(route), data, state.routes_changed, version=version)
 
 
-@delete("/routes/{route:str}", status_code=200, opt=needs("delete", "routes", home=True))
-async def remove_route(state: Office, route: FromPath[str], who: Who, version: Version) -> RouteView:
+@delete("/routes/{route:path}", status_code=200, opt=needs("delete", "routes", home=True))
+async def remove_route(state: Office, route: FromPath[Path], who: Who, version: Version) -> RouteView:
     """Take a route away; the answer has it as it was."""
-    return await routes.remove(state.database, who, route, state.routes_changed, version=version)
+    return await routes.remove(state.database, who, _name(route), state.routes_changed, version=version)
 
 
 @get("/routing", opt=needs("read", "routes", home=True))
 async def explain_routing(state: Office, database: Scoped, model: Model, user: User = None, kind: FromQuery[Kind] = "chat") -> RouteTest:
     """Where a request would go now, of somebody or of nobody in particular; nothing is sent."""
     return await routes.explain(database, state.pipeline, model, kind, user)
+
+
+def _name(route: Path) -> str:
+    """A name may have slashes in it, as those of models do."""
+    return str(route).removeprefix("/")
 
 
 HANDLERS = (list_routes, create_route, show_route, change_route, remove_route, explain_routing)

@@ -16,7 +16,7 @@ class Version(Struct, frozen=True):
 @get("/status", opt=needs("read", "status", home=True))
 async def show_status(state: Office) -> Status:
     """The server at one look."""
-    return await status.status(state.database, state.pipeline.snapshot())
+    return await status.status(state.database, state.pipeline.snapshot(), len(state.pipeline.served()))
 
 
 @get("/version", opt=needs("read", "me"))

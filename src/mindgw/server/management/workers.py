@@ -4,15 +4,17 @@ from typing import Annotated
 
 from litestar import delete, get, patch, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
-from mindgw.control import errands, fleet, tags
+from mindgw.clock import utcnow
+from mindgw.control import errands, fleet, tags, trends
 from mindgw.control.errands import ErrandStatus
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
 from mindgw.control.principal import Principal
 from mindgw.control.tags import TagsView, TagsWish
+from mindgw.control.trends import TrendView
 from mindgw.server.management.guard import Office, needs
 from mindgw.server.management.pages import Cursor, Limit
 
@@ -92,4 +94,18 @@ async def tag_worker(
     return await tags.change(state.database, who, worker, data, state.routes_changed, version=version)
 
 
-HANDLERS = (list_workers, show_worker, remove_worker, tag_worker, drain_worker, undrain_worker, release_worker, order_worker, show_order)
+@get("/workers/{worker:str}/trend", opt=needs("read", "workers", home=True))
+async def show_trend(
+    state: Office,
+    worker: FromPath[str],
+    since: Annotated[str, QueryParameter(max_length=64, description="A span that ends now, such as 7d, or a moment.")] = "1h",
+    step: Annotated[str, QueryParameter(max_length=64, description="Length of a step, such as 10s or 1h.")] = "",
+) -> TrendView:
+    """How a worker was: slots, requests, tokens, and its GPUs; in steps of 10 seconds for a week, of hours for 13 months."""
+    return await trends.trend(state.database, state.trends, worker, since, step, utcnow())
+
+
+HANDLERS = (
+    list_workers, show_worker, show_trend, remove_worker, tag_worker, drain_worker, undrain_worker, release_worker,
+    order_worker, show_order,
+)  # fmt: skip

@@ -15,7 +15,9 @@ from mindgw.store.tables.quotas import Budget, Lease, Quota
 from mindgw.store.tables.receipts import Receipt, ReceiptHead
 from mindgw.store.tables.replays import Replay
 from mindgw.store.tables.routes import Route
+from mindgw.store.tables.series import SeriesBlock
 from mindgw.store.tables.sessions import Session
+from mindgw.store.tables.stories import Story
 
 metadata = Row.metadata
 
@@ -44,7 +46,9 @@ __all__ = [
     "Role",
     "RoleBinding",
     "Route",
+    "SeriesBlock",
     "Session",
+    "Story",
     "Team",
     "Ticket",
     "UTCDateTime",

@@ -42,8 +42,10 @@ class Worker(Versioned, table=True):
     name: str
     #: Ed25519 public key of the agent, 32 bytes.
     public_key: bytes
-    #: What the operator says: pending, active, draining, quarantined, locked or removed.
+    #: What is said of it: pending, active, quarantined, locked or removed.
     state_admin: str = "active"
+    #: Whether an operator wants it to take nothing new, whatever else is said of it.
+    drained: bool = False
     #: Why it is quarantined, locked or removed, for people.
     reason: str = ""
     #: Number of its latest session; grows by one with every connect.

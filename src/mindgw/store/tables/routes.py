@@ -21,6 +21,8 @@ class Route(Versioned, table=True):
     require: list[str] = Field(default_factory=list, sa_type=Document, nullable=False)
     #: "": as the server does it.
     strategy: str = ""
-    #: Whether it goes on when workers are only busy; and whether it is only noted what it would do.
+    #: Whether it goes on when workers are only busy; whether streams that are late to begin are tried on a second worker; and whether it is
+    #: only noted what it would do.
     spill: bool = False
+    hedge: bool = False
     shadow: bool = False

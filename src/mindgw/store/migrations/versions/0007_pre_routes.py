@@ -1,4 +1,4 @@
-"""Where requests go: routes."""
+"""Where requests go: routes, and workers that are to take nothing new."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,10 +26,13 @@ def upgrade() -> None:
         sa.Column("require", DOCUMENT, nullable=False),
         sa.Column("strategy", sa.String(), nullable=False),
         sa.Column("spill", sa.Boolean(), nullable=False),
+        sa.Column("hedge", sa.Boolean(), nullable=False),
         sa.Column("shadow", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_routes"),
     )
+    op.add_column("workers", sa.Column("drained", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
+    op.drop_column("workers", "drained")
     op.drop_table("routes")
