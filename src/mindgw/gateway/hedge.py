@@ -108,11 +108,11 @@ class Hedge(Request):
         """What a second try needs: a worker that was not asked yet, and of which nobody who waits could have a slot. Its session stays
         with the first."""
         fleet, queue = self._stages.fleet, self._stages.queue
-        shun = needs.shun | needs.avoid | {first.seat.owner}
+        shun = needs.shun | needs.avoid | {seat.id for seat in first.seat.worker.seats.values()}
         if queue.waiting:
             awaited = queue.lines()
             seats = fleet.seats(needs.model, needs.kind, needs.where)
-            shun |= {seat.owner for seat in seats if not awaited.isdisjoint(seat.lines())}
+            shun |= {seat.id for seat in seats if not awaited.isdisjoint(seat.lines())}
         traits = replace(needs.traits, caller="", session=None)
         return replace(needs, shun=shun, avoid=NOBODY, traits=traits)
 
@@ -232,7 +232,7 @@ class Hedge(Request):
         assert self._attempt is not None
         assert self._aside is not None
         assert self._stay is not None
-        self._stay.notes(Ended(outcome, self._attempt.placement.seat.owner, now))
+        self._stay.notes(self._end(outcome, wrong, now))
         if outcome is not Outcome.BUSY:
             self._tally.failures += 1
             self._wrong = wrong.bare()
@@ -241,6 +241,13 @@ class Hedge(Request):
         self._stages.failover.hedged(TOOK_OVER if self._aside.is_hedge else FAILED)
         self._drop("busy" if outcome is Outcome.BUSY else wrong.code, now, over=over, begun=begun)
         return []
+
+    def _end(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> Ended:
+        """How the one in front ended: with a link, all engines of its worker are gone."""
+        assert self._attempt is not None
+        seat = self._attempt.placement.seat
+        seats = seat.worker.seats.values() if isinstance(wrong, errors.WorkerLost) else (seat,)
+        return Ended(outcome, frozenset(each.id for each in seats), now)
 
     def _part(self, now: float) -> None:
         """The request ends, whatever the one in front has come to; nothing happens when there is no other."""

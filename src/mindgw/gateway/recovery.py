@@ -10,7 +10,7 @@ from mindgw.gateway import relay
 from mindgw.gateway.charges import Charges
 from mindgw.gateway.failover import FULL, UNABLE
 from mindgw.gateway.hedge import Hedge
-from mindgw.gateway.route import Ended, Needs, Outcome
+from mindgw.gateway.route import Needs, Outcome
 from mindgw.gateway.signals import Effect
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
@@ -132,7 +132,7 @@ class Recovery(Hedge):
             self._wrong = wrong.bare()
         if tally.placed is not None and tally.spent + now - tally.placed >= total:
             return False
-        ended = Ended(outcome, self._attempt.placement.seat.owner, now)
+        ended = self._end(outcome, wrong, now)
         goes_on = self._stay.goes_on(ended, self._may, failover.tries, self._stages.fleet)
         if goes_on and outcome is not Outcome.BUSY:
             failover.replaced(wrong.code)

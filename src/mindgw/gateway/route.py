@@ -1,8 +1,9 @@
 """Which worker answers a request, and what happens when it does not.
 
 Of the workers that have the model and a free slot `gateway.strategy` takes one; where there is only one, nobody chooses.
-A worker that turned the request down before is taken only when no other is free; one whose engine failed it is not taken again, nor one
-that is left alone because the model fails there.
+A seat that turned the request down before is taken only when no other is free; one whose engine failed it is not taken again, nor one
+that is left alone because the model fails there. Another engine of the same worker is as good as that of another one, unless the worker is
+gone.
 """
 
 from collections.abc import Callable, Generator
@@ -15,6 +16,7 @@ from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway import ejection, strategy
 from mindgw.gateway.experience import NOTHING, Traits
 from mindgw.gateway.fleet import Fleet, Placement
+from mindgw.gateway.rank import NOBODY, SeatId
 
 # the queue is handed one, and whoever asks for one has it from here
 __all__ = ["TRIES", "Ended", "Needs", "Outcome", "Placement", "attempts", "place"]
@@ -29,10 +31,10 @@ class Needs(Struct, frozen=True, gc=False):
     model: str
     #: chat, completions or embeddings.
     kind: str
-    #: Ids of workers that this request was lost on or turned down by.
-    avoid: frozenset[str] = frozenset()
-    #: Ids of workers whose engine failed this request: it is not sent there again.
-    shun: frozenset[str] = frozenset()
+    #: Ids of seats that this request was lost on or turned down by.
+    avoid: frozenset[SeatId] = NOBODY
+    #: Ids of seats whose engine failed this request: it is not sent there again.
+    shun: frozenset[SeatId] = NOBODY
     #: Where alone it may go: no worker that is not there is ever asked, whatever becomes of the others.
     where: Where = EVERYWHERE
     #: By what rule one of several seats is taken; "": by the fleet's.
@@ -54,8 +56,8 @@ class Ended(Struct, frozen=True, gc=False):
     """An attempt that came to nothing."""
 
     outcome: Outcome
-    #: Id of the worker.
-    worker: str
+    #: Id of the seat that it had; of all its worker's, when that is gone.
+    seats: frozenset[SeatId]
     #: Monotonic seconds.
     now: float
     #: The one that ran at the same time, which had come to nothing before.
@@ -103,5 +105,5 @@ def attempts(needs: Needs, may: Callable[[Needs, float], bool], tries: int = TRI
 def _without(needs: Needs, ended: Ended) -> Needs:
     """What is needed after that."""
     if ended.outcome in {Outcome.BUSY, Outcome.LOST}:
-        return replace(needs, avoid=needs.avoid | {ended.worker})
-    return replace(needs, shun=needs.shun | {ended.worker})
+        return replace(needs, avoid=needs.avoid | ended.seats)
+    return replace(needs, shun=needs.shun | ended.seats)
