@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from mindgw.gateway import ejection
 from mindgw.gateway.fleet import Fleet
-from mindgw.gateway.route import TRIES, Ended, Needs, Outcome, attempts, place
+from mindgw.gateway.route import TRIES, TURNED_DOWN, Ended, Needs, Outcome, attempts, place
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
@@ -94,6 +94,17 @@ def test_being_turned_down_costs_no_try(count):
     assert needed[-1].avoid == ids([*(f"w{i}" for i in range(count)), "x"])
 
 
+def test_an_engine_that_is_full_costs_nothing_the_first_time():
+    asked = []
+
+    def may(needs, now):
+        asked.append(needs.avoid)
+        return len(asked) < 2
+
+    needed = run(*[(Outcome.FULL, id) for id in "abcabc"], may=may)
+    assert (len(needed), asked) == (5, [ids("abc")] * 2)
+
+
 def test_who_may_not_is_not_tried_again():
     asked = []
 
@@ -109,10 +120,10 @@ def test_who_may_not_is_not_tried_again():
 def test_the_policy_keeps_its_word_whatever_happens(outcomes, tries, allowed):
     needed = run(*outcomes, may=lambda needs, now: allowed, tries=tries)
     happened = outcomes[: len(needed) - 1]
-    real = [worker for outcome, worker in happened if outcome is not Outcome.BUSY]
+    real = [worker for outcome, worker in happened if outcome not in TURNED_DOWN]
     assert len(real) < tries
     assert needed[-1].shun == ids(worker for outcome, worker in happened if outcome in {Outcome.FAILED, Outcome.UNABLE})
-    assert needed[-1].avoid == ids(worker for outcome, worker in happened if outcome in {Outcome.BUSY, Outcome.LOST})
+    assert needed[-1].avoid == ids(worker for outcome, worker in happened if outcome in TURNED_DOWN | {Outcome.LOST})
     assert allowed or not needed[-1].shun
 
 

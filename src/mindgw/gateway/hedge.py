@@ -27,7 +27,7 @@ from mindgw.gateway.moments import HEDGED
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.request import Aside, Request
-from mindgw.gateway.route import Ended, Needs, Outcome, Placement
+from mindgw.gateway.route import TURNED_DOWN, Ended, Needs, Outcome, Placement
 from mindgw.gateway.signals import RELAYING, SENT, Effect, Event
 from mindgw.gateway.watch import LOOK
 
@@ -233,13 +233,13 @@ class Hedge(Request):
         assert self._aside is not None
         assert self._stay is not None
         self._stay.notes(self._end(outcome, wrong, now))
-        if outcome is not Outcome.BUSY:
+        if outcome not in TURNED_DOWN:
             self._tally.failures += 1
             self._wrong = wrong.bare()
         if begun:
             self._disappointed()
         self._stages.failover.hedged(TOOK_OVER if self._aside.is_hedge else FAILED)
-        self._drop("busy" if outcome is Outcome.BUSY else wrong.code, now, over=over, begun=begun)
+        self._drop("busy" if outcome in TURNED_DOWN else wrong.code, now, over=over, begun=begun)
         return []
 
     def _end(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> Ended:

@@ -137,6 +137,12 @@ class Seat:
         return used / slots if self.engine.healthy else FULL
 
     @property
+    def is_weary(self) -> bool:
+        """Whether it rests as long as can be, as it turned down whatever it was sent, and only one slot is leased: nothing of ours can be
+        what it has no room for."""
+        return self.rest >= LONG_REST and self.used <= 1
+
+    @property
     def is_up(self) -> bool:
         """Whether it may be sent requests, free or not."""
         return self.worker.state is _READY and self.engine.healthy
