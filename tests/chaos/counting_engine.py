@@ -1,7 +1,8 @@
 """A FAKE engine for load: it speaks vLLM's dialect, answers with numbered events, and knows what it delivered of each request.
 
 What a request is answered with stands in its last message: `NAME COUNT PAUSE [FIRST]`, so many events, so many milliseconds between two
-and so many before the first. It has as many tokens as the gateway's ceiling says at most, so that a hard limit can be met to the token.
+and so many before the first; any other fourth word only makes it longer. It has as many tokens as the gateway's ceiling says at most, so
+that a hard limit can be met to the token.
 Every request that was sent to it is noted, even when nobody waits for its answer any more.
 """
 
@@ -38,7 +39,7 @@ class Delivered:
         #: Seconds between two events.
         self.pause = float(pause) / 1000
         #: Seconds in which it reads its prompt, and says nothing.
-        self.first = float(first[0]) / 1000 if first else 0.0
+        self.first = float(first[0]) / 1000 if first and first[0].isdecimal() else 0.0
         #: Events with text that left so far.
         self.events = 0
         #: Whether all of it left, the report too.

@@ -93,12 +93,13 @@ async def test_a_long_check_says_how_far_it_is(log, own, tmp_path, hashed, monke
 async def test_whoever_stops_listening_ends_the_check(log, own, tmp_path, hashed, monkeypatch):
     monkeypatch.setattr(search, "PERIOD", 0.01)
     monkeypatch.setattr(audit_chain, "PAGE", 2)
-    go = threading.Event()
-    hashed[1][0] = lambda seq: seq < 3 or go.wait()
+    begun, go = threading.Event(), threading.Event()
+    hashed[1][0] = lambda seq: seq < 3 or begun.set() or go.wait()
     check = management.check(log, own, tmp_path)
     async for word in check:
         if word.checked.get("entries") == 2:
             break
+    assert await asyncio.to_thread(begun.wait, 60)
     closing = asyncio.create_task(check.aclose())
     await asyncio.sleep(0)
     go.set()

@@ -24,6 +24,7 @@ from mindgw.core.breaker import (
     Who,
 )  # fmt: skip
 
+#: Letters stand for engines.
 AB, ABCD = ("a", "b"), ("a", "b", "c", "d")
 A = ("a", "m")
 
@@ -87,11 +88,11 @@ def test_one_request_is_the_probe():
     made = Breaker(row=5, rest=5.0)
     fails(made, 5)
     assert held(made, now=4.9) == {"a"}
-    assert made.tried(*A) is None
+    assert made.tried(A) is None
     assert held(made, now=5.0) == NOBODY
-    probe = made.tried(*A)
+    probe = made.tried(A)
     assert probe is not None
-    assert made.tried(*A) is None
+    assert made.tried(A) is None
     assert held(made, now=5.0) == {"a"}
 
 
@@ -100,7 +101,7 @@ def test_the_probe_decides(good):
     made = Breaker(row=5, rest=5.0)
     fails(made, 5)
     held(made, now=5.0)
-    probe = made.tried(*A)
+    probe = made.tried(A)
     assert made.ended(A, good, AB, 6.0, probe) is not good
     assert held(made, now=6.0) == (NOBODY if good else {"a"})
     assert held(made, now=15.9) == (NOBODY if good else {"a"})
@@ -112,11 +113,11 @@ def test_a_probe_that_says_nothing_is_followed_by_another():
     made = Breaker(rest=5.0)
     fails(made, 5)
     held(made, now=5.0)
-    probe = made.tried(*A)
+    probe = made.tried(A)
     made.void(probe)
     made.void(probe)
     assert held(made, now=5.0) == NOBODY
-    another = made.tried(*A)
+    another = made.tried(A)
     made.void(probe)
     assert held(made, now=5.0) == {"a"}
     assert not made.ended(A, True, AB, 5.0, another)
@@ -129,7 +130,7 @@ def test_requests_of_before_do_not_move_a_circuit_that_tripped():
     for good in (True, False):
         assert not made.ended(A, good, AB, 1.0)
     held(made, now=5.0)
-    probe = made.tried(*A)
+    probe = made.tried(A)
     assert not made.ended(A, False, AB, 5.0)
     assert not made.ended(A, False, AB, 5.0, Probe(Circuit(A, 1.0)))
     assert probe.circuit.state is State.PROBING
@@ -144,7 +145,7 @@ def test_pauses_grow_to_a_minute_at_most():
         pauses.append(circuit.until - now)
         now = circuit.until
         held(made, now=now)
-        made.ended(A, False, AB, now, made.tried(*A))
+        made.ended(A, False, AB, now, made.tried(A))
     assert pauses == [5.0, 10.0, 20.0, 40.0, LONGEST, LONGEST, LONGEST]
 
 
@@ -210,7 +211,7 @@ def test_a_probe_under_way_is_not_forgotten():
     made = Breaker(rest=5.0)
     fails(made, 5)
     held(made, now=5.0)
-    probe = made.tried(*A)
+    probe = made.tried(A)
     made.sweep(1e9)
     assert made.tripped == {A: probe.circuit}
 
@@ -263,7 +264,7 @@ def test_who_comes_later_finds_it_open(later, pool):
     assert says(made, ANN, ENOUGH, pool) or A in made.tripped
     held(made, pool, later)
     if later > 5.0:
-        made.tried(*A)
+        made.tried(A)
     made.comes(["m"], ANN, later)
     made.comes(["n"], EVE, later)
     assert A in made.tripped
@@ -324,7 +325,7 @@ def test_an_organisation_that_has_not_seen_the_only_worker_fail_may_find_out(poo
         says(made, EVE, 1, pool)
     for now in (5.0, 15.0):
         held(made, pool, now)
-        made.ended(A, False, pool, now, made.tried(*A), ANN if now < 10 else EVE)
+        made.ended(A, False, pool, now, made.tried(A), ANN if now < 10 else EVE)
     made.comes(["m"], Who(who, "1"), 19.9)
     assert held(made, pool, 19.9) == {"a"}
     made.comes(["m"], Who(who, "1"), 20.0)
@@ -335,7 +336,7 @@ def test_what_everybody_saw_is_news_to_nobody():
     made = Breaker(rest=5.0)
     says(made, ALL, ENOUGH, ("a",))
     held(made, ("a",), 5.0)
-    made.ended(A, False, ("a",), 5.0, made.tried(*A))
+    made.ended(A, False, ("a",), 5.0, made.tried(A))
     made.comes(["m"], ANN, 14.9)
     assert held(made, ("a",), 14.9) == {"a"}
 
@@ -385,7 +386,7 @@ def test_what_is_left_may_be_enough():
     fails(made, 3, place=("b", "m"))
     assert not fails(made, 5)  # one of two is left alone already
     held(made, now=5.0)
-    assert not made.ended(("b", "m"), True, AB, 5.0, made.tried("b", "m"))
+    assert not made.ended(("b", "m"), True, AB, 5.0, made.tried(("b", "m")))
     assert made.ended(A, False, AB, 5.0, who=ANN)
     made.withdraw(A, End(5.0, False, ANN))
     assert held(made, now=6.0) == {"a"}
@@ -395,7 +396,7 @@ def test_what_a_probe_has_shown_since_stays():
     made = Breaker(rest=5.0)
     says(made, ANN, 3)
     held(made, now=5.0)
-    made.ended(A, False, AB, 6.0, made.tried(*A), ANN)
+    made.ended(A, False, AB, 6.0, made.tried(A), ANN)
     made.withdraw(A, End(0.0, False, ANN))
     assert held(made, now=7.0) == {"a"}
 
@@ -404,11 +405,11 @@ def test_a_probe_that_was_no_fault_of_the_worker_is_made_again():
     made = Breaker(rest=5.0)
     says(made, ANN, 3)
     held(made, now=5.0)
-    assert made.ended(A, False, AB, 6.0, made.tried(*A), ANN)
+    assert made.ended(A, False, AB, 6.0, made.tried(A), ANN)
     assert held(made, now=7.0) == {"a"}
     made.withdraw(A, End(6.0, False, ANN))
     assert held(made, now=7.0) == NOBODY
-    assert made.tried(*A) is not None
+    assert made.tried(A) is not None
     assert made.tripped[A].pause == 10.0
 
 
@@ -421,12 +422,12 @@ def test_a_probe_that_takes_long_has_another_one_beside_it(pool, patience, good)
     made = Breaker(rest=5.0)
     says(made, ANN, ENOUGH, pool)
     held(made, pool, 5.0)
-    first = made.tried(*A)
+    first = made.tried(A)
     assert made.shuts(A) == float("inf")
     assert held(made, pool, 100.0) == {"a"}, "nobody waited for it"
     assert made.shuts(A) == 100.0 + patience
     assert held(made, pool, 100.0 + patience) == NOBODY
-    second = made.tried(*A)
+    second = made.tried(A)
     assert second is not None is not first
     assert made.ended(A, good, pool, 200.0, first, ANN) is not good
     assert held(made, pool, 200.0) == (NOBODY if good else {"a"})
@@ -438,12 +439,12 @@ def test_two_probes_of_one_caller_are_one():
     says(made, ANN, 2)
     says(made, EVE)
     held(made, now=5.0)
-    assert made.ended(A, False, AB, 5.0, made.tried(*A), ANN)
+    assert made.ended(A, False, AB, 5.0, made.tried(A), ANN)
     held(made, now=15.0)
     made.comes(["m"], EVE, 15.0)
-    assert not made.ended(A, False, AB, 15.0, made.tried(*A), BEN)
+    assert not made.ended(A, False, AB, 15.0, made.tried(A), BEN)
     assert held(made, now=15.0) == NOBODY, "the next one may say more"
-    assert made.ended(A, False, AB, 15.0, made.tried(*A), EVE)
+    assert made.ended(A, False, AB, 15.0, made.tried(A), EVE)
     assert held(made, now=34.0) == {"a"}
 
 
@@ -452,13 +453,13 @@ def test_two_probes_of_one_caller_are_one_though_the_first_was_late():
     says(made, ANN, 2)
     says(made, EVE)
     held(made, now=5.0)
-    assert made.ended(A, False, AB, 5.0, made.tried(*A), ANN)
+    assert made.ended(A, False, AB, 5.0, made.tried(A), ANN)
     held(made, now=15.0)
-    late = made.tried(*A)
+    late = made.tried(A)
     held(made, now=15.0)
     assert held(made, now=44.0) == {"a"}
     held(made, now=45.0)
-    assert made.tried(*A) is not None
+    assert made.tried(A) is not None
     made.comes(["m"], EVE, 45.0)
     assert not made.ended(A, False, AB, 45.0, late, ANN)
     assert made.tripped[A].state is State.PROBING, "the other one may say more"
@@ -469,7 +470,7 @@ def test_the_probes_of_an_only_caller_count():
     says(made, ANN, 3)
     for now in (5.0, 15.0, 35.0):
         held(made, now=now)
-        assert made.ended(A, False, AB, now, made.tried(*A), ANN)
+        assert made.ended(A, False, AB, now, made.tried(A), ANN)
 
 
 def test_the_table_has_an_arrow_out_of_every_state():
@@ -503,7 +504,7 @@ class Fleet(RuleBasedStateMachine):
     def send(self, worker, model, who):
         self.made.comes([model], who, self.now)
         if worker in self.there and worker not in self.held(model):
-            self.running.append(((worker, model), self.made.tried(worker, model)))
+            self.running.append(((worker, model), self.made.tried((worker, model))))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), end=st.sampled_from([False, False, False, True, None]), who=PEOPLE, is_theirs=st.booleans())

@@ -163,7 +163,7 @@ def test_sqlite_is_locked_by_another_process(tmp_path: Path) -> None:
             late = made.spawn("late", "keys", "create", "late", env={"MINDGW_TOKEN": made.key, "MINDGW_SERVER": made.root})
             through(8.0, lambda: here.served(here.known))
             assert here.unwritten >= 8
-            assert late.child.wait(10) == 1 and "database_unavailable" in late.said
+            assert late.child.wait(60) == 1 and "database_unavailable" in late.said
             other.execute("ROLLBACK")
         here.recovers()
         assert made.admin("keys", "create", "late", "-q").stdout.strip()

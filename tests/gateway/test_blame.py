@@ -122,7 +122,7 @@ def test_who_finds_the_requests_of_two_odd_is_left_alone_for_a_while(callers):
     for _ in range(3):
         asks(world, bad, a=says(501, ODD))
         asks(world, fine, a=says(501, ODD) if callers == 2 else good)
-    assert (("a", "m") in world.pipeline.fleet.breaker.tripped) is (callers == 2)
+    assert ((("a", "e"), "m") in world.pipeline.fleet.breaker.tripped) is (callers == 2)
     assert lines(world) == {"a", "b"}
 
 
@@ -194,7 +194,7 @@ def test_who_fails_what_another_does_is_to_blame():
     earns(world)
     for _ in range(12):
         assert asks(world, a=says(500), b=says(500)).end == signals.Answer(200, ANSWER)
-    assert {worker for worker, _model in world.pipeline.fleet.breaker.tripped} == {"a", "b"}
+    assert {worker for (worker, _engine), _model in world.pipeline.fleet.breaker.tripped} == {"a", "b"}
 
 
 def test_what_was_sent_at_the_same_time_and_failed_everywhere_cuts_nobody_off():
@@ -265,7 +265,7 @@ def test_who_fails_probe_after_probe_keeps_nobody_from_the_only_worker():
     bad, fine = others(world)
     for _ in range(20):
         asks(world, bad, only=says(500))
-    assert world.pipeline.fleet.breaker.tripped["only", "m"].pause <= 20.0
+    assert world.pipeline.fleet.breaker.tripped[("only", "e"), "m"].pause <= 20.0
     world.passes(11)
     asks(world, bad, only=says(500))
     assert asks(world, fine).end == signals.Answer(200, ANSWER)

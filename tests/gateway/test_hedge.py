@@ -17,7 +17,7 @@ from mindgw.gateway.admission import Caller
 from mindgw.gateway.attempt import CANCEL_GRACE
 from mindgw.gateway.signals import State
 from mindgw_agent import wire
-from tests.gateway.world import DONE, EVENT, JSON, SSE, Box, Client, World, engine
+from tests.gateway.world import DONE, EVENT, JSON, SSE, Box, Client, World, engine, ids
 
 NOTE = b": one moment\n"
 OTHER = sse.event(b'{"choices":[{"delta":{"content":"b"}}]}')
@@ -347,7 +347,7 @@ def test_a_worker_that_is_left_alone_is_not_asked():
     world = fleet(slots=2)
     breaker = world.pipeline.fleet.breaker
     for _ in range(3):
-        breaker.ended(("two", "m"), False, ("one", "two"), world.clock())
+        breaker.ended((("two", "e"), "m"), False, ids(["one", "two"]), world.clock())
     world.ask(stream=True)
     world.passes(1)
     assert hedges(world) == {"no_slot": 1}
@@ -470,7 +470,7 @@ def test_breaker_and_experience_hear_the_truth_of_both():
     FAILS["error"](first)
     answers(second, client)
     breaker = world.pipeline.fleet.breaker
-    assert list(breaker._circuits) == [(first.name, "m")]
+    assert list(breaker._circuits) == [((first.name, "e"), "m")]
     known = {box.name: world.pipeline.fleet.workers[box.name].seats["e"].past.known["m"].learned.errors for box in (first, second)}
     assert (known[first.name] > 0.0, known[second.name]) == (True, 0.0)
 

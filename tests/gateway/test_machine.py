@@ -196,7 +196,7 @@ class Requests(RuleBasedStateMachine):
             needs = exchange._stay.needs
             shun = needs.shun | ejection.held(pipeline.fleet, needs.model, "chat", now)
             seats = pipeline.fleet.seats(needs.model, "chat")
-            assert not [seat for seat in seats if seat.free(now) and seat.owner not in shun]
+            assert not [seat for seat in seats if seat.free(now) and seat.id not in shun]
 
     @invariant()
     def nobody_is_forgotten_and_nobody_hoards(self):

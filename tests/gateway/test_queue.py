@@ -15,7 +15,7 @@ from mindgw.gateway.seat import Worker
 from mindgw.gateway.ticket import Ticket
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
-from tests.gateway.world import engine
+from tests.gateway.world import engine, ids
 
 
 class Holder:
@@ -645,7 +645,7 @@ class Crowd:
 
     def join(self, *shun: str, org: str = "o") -> Ticket:
         self._count += 1
-        ticket = Ticket(f"r{self._count}", Needs("a", "chat", shun=frozenset(shun)), Flow((org, "t", "u", "k", ""), 2), Holder())
+        ticket = Ticket(f"r{self._count}", Needs("a", "chat", shun=ids(shun)), Flow((org, "t", "u", "k", ""), 2), Holder())
         ticket.holder.granted = lambda placement: self.took(ticket, placement)
         ticket.prompt = 10
         if (placement := self.queue.join(ticket, 1.0)) is not None:
@@ -653,7 +653,7 @@ class Crowd:
         return ticket
 
     def took(self, ticket: Ticket, placement: Placement) -> None:
-        assert placement.seat.owner not in ticket.needs.shun
+        assert placement.seat.id not in ticket.needs.shun
         self.has[placement.seat.owner] = ticket, placement
 
     def free(self, worker: str) -> Ticket | None:

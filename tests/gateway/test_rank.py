@@ -9,7 +9,7 @@ from mindgw.gateway.route import Needs, place
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
-from tests.gateway.world import engine
+from tests.gateway.world import engine, ids
 
 MANY = 2 * FEW
 STEPS = st.lists(
@@ -34,9 +34,9 @@ def test_many_are_taken_in_the_order_in_which_one_by_one_they_would_be(slots, st
         chosen = workers[n % MANY]
         seat = chosen.seats["e"]
         if step in {"place", "avoid"}:
-            needs = Needs("m", "chat", frozenset({f"w{n % MANY}", "w0"} if step == "avoid" else ()))
+            needs = Needs("m", "chat", ids({f"w{n % MANY}", "w0"} if step == "avoid" else ()))
             free = [one.seats["e"] for one in workers if one.seats["e"].free(now)]
-            wanted = min(free, key=lambda one: (one.owner in needs.avoid, one.used / one.engine.slots, one.turn), default=None)
+            wanted = min(free, key=lambda one: (one.id in needs.avoid, one.used / one.engine.slots, one.turn), default=None)
             placement = place(fleet, needs, now)
             assert (placement and placement.seat) is wanted
             held += [placement] if placement else []
@@ -60,7 +60,7 @@ class Counted:
     looks = 0
 
     def __init__(self, number: int) -> None:
-        self.share, self.turn, self.stamp, self.owner = 0.0, number, 0, str(number)
+        self.share, self.turn, self.stamp, self.id = 0.0, number, 0, (str(number), "e")
 
     def free(self, now: float) -> bool:
         type(self).looks += 1

@@ -45,11 +45,12 @@ def test_what_a_pin_forbids_is_not_told_as_served():
 def test_what_an_engine_turned_out_not_to_serve_is_not_told_as_served():
     made = World()
     Box(made, "box", engine("m", "n", kinds=("chat", "completions")))
+    Box(made, "other", engine("m", kinds=("chat", "completions")))
     (seat,) = made.pipeline.fleet.workers["box"].seats.values()
-    made.pipeline.fleet.doubt(seat, "m", "chat", made.clock())
-    assert told(made, kinds=True) == {"m": ["completions"], "n": ["chat", "completions"]}
-    made.pipeline.fleet.doubt(seat, "m", "completions", made.clock())
-    assert told(made, kinds=True) == {"n": ["chat", "completions"]}
+    assert made.pipeline.fleet.doubt(seat, "m", "chat", made.clock())
+    assert told(made) == {"m": (["box", "other"], 2, 0, None), "n": (["box"], 1, 0, None)}
+    assert made.pipeline.fleet.doubt(seat, "m", "completions", made.clock())
+    assert told(made) == {"m": (["other"], 1, 0, None), "n": (["box"], 1, 0, None)}
 
 
 def test_of_a_place_only_what_is_there_is_told():

@@ -21,7 +21,7 @@ from mindgw.gateway.signals import State
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
 from tests.gateway.test_routes import EU, US, answer, bound, headers, route, world
-from tests.gateway.world import JSON, Box, engine
+from tests.gateway.world import JSON, Box, engine, ids
 
 
 def engine_model(id, *aliases):
@@ -44,7 +44,7 @@ def fails(box, status=500):
 def trip(made, worker, model="m", count=10):
     """That worker fails whatever it is sent."""
     for _ in range(count):
-        made.pipeline.fleet.breaker.ended((worker, model), False, frozenset((worker,)), made.clock())
+        made.pipeline.fleet.breaker.ended(((worker, "e"), model), False, ids([worker]), made.clock())
 
 
 @pytest.mark.parametrize("status", [500, 404])
@@ -95,13 +95,13 @@ def test_who_fails_in_one_place_is_known_in_all_others():
         Box(made, name)
     fleet, now = made.pipeline.fleet, made.clock()
     for _ in range(3):
-        fleet.breaker.ended(("a", "m"), False, frozenset("abcd"), now)
-    assert ejection.held(fleet, "m", "chat", now) == {"a"}
-    assert ejection.held(fleet, "m", "chat", now, where(["region=eu"])) == {"a"}
-    assert ejection.held(fleet, "m", "chat", now, where(["zone=a", "zone=b"])) == {"a"}
+        fleet.breaker.ended((("a", "e"), "m"), False, ids("abcd"), now)
+    assert ejection.held(fleet, "m", "chat", now) == ids("a")
+    assert ejection.held(fleet, "m", "chat", now, where(["region=eu"])) == ids("a")
+    assert ejection.held(fleet, "m", "chat", now, where(["zone=a", "zone=b"])) == ids("a")
     assert ejection.held(fleet, "m", "chat", now, where(["zone=a"])) == frozenset(), "nobody else is there"
     assert ejection.held(fleet, "m", "chat", now, where(["zone=b"])) == frozenset()
-    assert not ejection.others(fleet, "m", "chat", frozenset("b"), now, where(["zone=a", "zone=b"]))
+    assert not ejection.others(fleet, "m", "chat", ids("b"), now, where(["zone=a", "zone=b"]))
 
 
 def test_a_leg_whose_only_worker_is_left_alone_is_passed_over():
@@ -251,7 +251,7 @@ def test_a_course_comes_to_its_end_whatever_the_fleet_says(data, models):
         return data.draw(st.booleans())
 
     ends = 0
-    while stay.goes_on(Ended(Outcome.FAILED, f"w{ends}", 0.0), may, 1, ground):
+    while stay.goes_on(Ended(Outcome.FAILED, ids([f"w{ends}"]), 0.0), may, 1, ground):
         ends += 1
         if data.draw(st.booleans()):
             stay.skips(ground)

@@ -598,7 +598,7 @@ def attempts_stay_at_home(dice):
                 tags = {**tags, owner: {"worker": owner}}
                 made.adopt(rules, tags)
             try:
-                needs = policy.send(Ended(dice.choice(list(Outcome)), owner, 0.0))
+                needs = policy.send(Ended(dice.choice(list(Outcome)), frozenset((placement.seat.id,)), 0.0))
             except StopIteration:
                 break
     return asked

@@ -18,7 +18,7 @@ from mindgw.gateway.seat import Worker
 from mindgw.gateway.strategy import STRATEGIES
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
-from tests.gateway.world import engine
+from tests.gateway.world import engine, ids
 
 #: So many are all looked at; of so many only some are.
 FEW, MANY = 4, 40
@@ -62,7 +62,7 @@ def answer(fleet: Fleet, placement: Placement, seconds: float, now: float = 0.0,
 def taught(fleet: Fleet, slow: str, times: int = 30) -> None:
     """One of the workers takes ten times as long to read as the others."""
     for worker in fleet.workers.values():
-        others = frozenset(fleet.workers) - {worker.id}
+        others = ids(fleet.workers.keys() - {worker.id})
         for _ in range(times):
             answer(fleet, put(fleet, needs(avoid=others), 0.0), 2.0 if worker.id == slow else 0.2)
 
@@ -88,7 +88,7 @@ def test_a_conversation_goes_where_its_beginning_is_remembered(count):
 def test_memory_gives_way_to_load():
     fleet, text = world(FEW, slots=100), b"a conversation" * 500
     first = put(fleet, needs(text)).seat
-    others = frozenset(fleet.workers) - {first.owner}
+    others = ids(fleet.workers.keys() - {first.owner})
     for _ in range(50):  # long prompts that only this one is to read
         assert put(fleet, needs(prompt=8000, avoid=others)).seat is first
     assert put(fleet, needs(text)).seat is not first
@@ -130,20 +130,20 @@ def test_a_model_that_is_loaded_goes_before_one_that_is_not_until_it_was_asked_f
     fleet.report(cold, wire.Report(1, [replace(report, models=[wire.Model("m", kinds=["chat"], loaded=False)])]))
     taken = [put(fleet, needs(prompt=10)) for _ in range(6)]
     assert {placement.seat.worker for placement in taken} == {warm}
-    loading = put(fleet, needs(avoid=frozenset({"warm"})), 1.0)
+    loading = put(fleet, needs(avoid=ids({"warm"})), 1.0)
     assert loading.choice.cold == 10.0
-    assert put(fleet, needs(avoid=frozenset({"warm"})), 4.0).choice.cold == pytest.approx(7.0)
+    assert put(fleet, needs(avoid=ids({"warm"})), 4.0).choice.cold == pytest.approx(7.0)
     answer(fleet, loading, 3.25, 4.25)
-    assert put(fleet, needs(avoid=frozenset({"warm"})), 4.5).choice.cold == 0.0
+    assert put(fleet, needs(avoid=ids({"warm"})), 4.5).choice.cold == 0.0
     fleet.report(cold, wire.Report(2, [replace(report, models=[wire.Model("m", kinds=["chat"], loaded=False)])]))
-    assert put(fleet, needs(avoid=frozenset({"warm"})), 5.0).choice.cold == pytest.approx(3.0, abs=0.3)
+    assert put(fleet, needs(avoid=ids({"warm"})), 5.0).choice.cold == pytest.approx(3.0, abs=0.3)
 
 
 def test_who_fails_is_left_alone_for_a_while():
     fleet = world(2)
     for _ in range(10):
-        answer(fleet, put(fleet, needs(avoid=frozenset({"w1"}))), 0.01, failed=True)
-        answer(fleet, put(fleet, needs(avoid=frozenset({"w0"}))), 0.2)
+        answer(fleet, put(fleet, needs(avoid=ids({"w1"}))), 0.01, failed=True)
+        answer(fleet, put(fleet, needs(avoid=ids({"w0"}))), 0.2)
     assert {put(fleet, needs(), 20.0).seat.owner for _ in range(4)} == {"w1"}
     assert "w0" in {put(fleet, needs(), 2000.0 + n).seat.owner for n in range(8)}
 
@@ -165,7 +165,7 @@ def test_what_an_engine_says_that_it_remembered_is_believed_more_than_what_it_wa
     answer(fleet, placement, 0.2, cached=1)
     expected = []
     for _ in range(20):
-        placement = put(fleet, needs(text, avoid=frozenset({"w0", "w1"}) - {placement.seat.owner}))
+        placement = put(fleet, needs(text, avoid=ids({"w0", "w1"} - {placement.seat.owner})))
         expected.append(placement.choice.cached)
         answer(fleet, placement, 0.2, cached=0)
     assert expected[0] > 900
@@ -178,7 +178,7 @@ def test_each_has_its_turn(count):
     owners = [put(fleet, needs()).seat.owner for _ in range(3 * count)]
     assert owners[:count] == owners[count : 2 * count] == owners[2 * count :]
     assert len(set(owners)) == count
-    assert put(fleet, needs(avoid=frozenset({"w0"}))).seat.owner == "w1"
+    assert put(fleet, needs(avoid=ids({"w0"}))).seat.owner == "w1"
 
 
 @pytest.mark.parametrize("count", [FEW, MANY])
@@ -221,7 +221,7 @@ def test_whatever_happens_only_who_is_free_is_taken_and_no_slot_is_lost(strategy
         now, name = now + n % 7, f"w{n % count}"
         worker = fleet.workers.get(name)
         if step == "place":
-            wanted = needs(b"%d" % (n % 3) * 1000, n % 5000, str(n % 4), avoid=frozenset({name}))
+            wanted = needs(b"%d" % (n % 3) * 1000, n % 5000, str(n % 4), avoid=ids({name}))
             free = {seat.owner for seat in fleet.seats("m", "chat") if seat.free(now)}
             placement = place(fleet, wanted, now)
             assert (placement.seat.owner in (free - {name} or free)) if free else placement is None
@@ -328,7 +328,7 @@ def test_sessions_that_come_and_go_leave_nothing_behind():
 def test_a_burst_on_an_unknown_worker_is_measured_for_what_it_was():
     """What a token takes is learned while requests that were sent before are still being read."""
     fleet = world(2, slots=30)
-    sent = [put(fleet, needs(avoid=frozenset({"w1"}))) for _ in range(20)]
+    sent = [put(fleet, needs(avoid=ids({"w1"}))) for _ in range(20)]
     for turn, placement in enumerate(sent, start=1):
         answer(fleet, placement, 1.128 * turn, 1.128 * turn)
     assert sent[0].seat.past.known["m"].learned.prefill() == pytest.approx(0.001, rel=0.2)

@@ -6,7 +6,7 @@ Nothing here stands in for a part of the product but what cannot be had: the cli
 
 import json
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -64,6 +64,11 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
 def engine(*models: str, slots: int = 1, id: str = "e", kinds: tuple[str, ...] = ("chat",), **fields: Any) -> wire.EngineReport:
     named = [wire.Model(model, kinds=list(kinds)) for model in models]
     return wire.EngineReport(**({"id": id, "kind": "fake", "healthy": True, "slots": slots, "models": named} | fields))
+
+
+def ids(workers: Iterable[str], engine: str = "e") -> frozenset[tuple[str, str]]:
+    """Those of the seats of workers with an engine of that name."""
+    return frozenset((worker, engine) for worker in workers)
 
 
 def knows(fleet: Fleet, name: str, kind: str = "chat") -> bool:

@@ -1,17 +1,17 @@
-"""Which workers are left alone because a model fails there: a table of states and events, and the rules about how many may be.
+"""Which engines are left alone because a model fails there: a table of states and events, and the rules about how many may be.
 
-A *circuit* is what is known of one model on one worker: how its last requests ended. It trips when they fail in a row, or half of many do,
+A *circuit* is what is known of one model on one engine: how its last requests ended. It trips when they fail in a row, or half of many do,
 and nothing is sent there until a pause is over. Then one request is a probe: if it goes well all is as before, if not the pause is
 twice as long. No more than half of those who serve a model are left alone; should more than half be, as others went away, nobody is
-(whatever is wrong is wrong with all of them, and half of a fleet would break under the load of the whole). The only worker of a model is
+(whatever is wrong is wrong with all of them, and half of a fleet would break under the load of the whole). The only engine of a model is
 left alone when nothing at all goes well there. Sources: Envoy's outlier detection (`max_ejection_percent`, panic threshold), LiteLLM's
 cooldowns (a deployment without others).
 
-What fails may be the request, and whoever sends it may send many. So a worker is never left alone on the word of one caller while others
+What fails may be the request, and whoever sends it may send many. So an engine is never left alone on the word of one caller while others
 are about: it takes two organisations; in an installation with one, two people; where there is only one, that one. Nobody can know who
 will be about, so whoever comes for the model closes what tripped on the word of others that is not enough any more. For the same reason a
-request that failed on two workers, and on none went well, says nothing of them (`withdraw`), and two probes of the same caller count as
-one. An organisation that has not seen the only worker fail may find out, the first pause after it did. Pure: `now` is given, monotonic
+request that failed on two engines, and on none went well, says nothing of them (`withdraw`), and two probes of the same caller count as
+one. An organisation that has not seen the only engine fail may find out, the first pause after it did. Pure: `now` is given, monotonic
 seconds.
 """
 
@@ -25,16 +25,15 @@ from typing import Generic, NamedTuple, TypeVar
 WINDOW, RECENT, ENOUGH = 30.0, 20, 10
 #: Seconds of the longest pause.
 LONGEST = 60.0
-#: Seconds after which a probe of which nothing is known has another one beside it: of the only worker of a model, and of one of several.
+#: Seconds after which a probe of which nothing is known has another one beside it: of the only engine of a model, and of one of several.
 PATIENCE, LONG_PATIENCE = 5.0, 30.0
 NEVER = float("inf")
 #: Seconds after which a circuit that nobody wants to probe is forgotten.
 FORGOTTEN = 600.0
-NOBODY: frozenset[str] = frozenset()
 
 
 class State(StrEnum):
-    """What is sent to a worker for a model."""
+    """What is sent to an engine for a model."""
 
     CLOSED = "closed"  # whatever comes
     OPEN = "open"  # nothing, until its pause is over
@@ -66,8 +65,11 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 }
 #: States in which nothing more is sent there.
 SHUT = frozenset({_S.OPEN, _S.PROBING})
-#: (worker id, model id).
-Place = tuple[str, str]
+#: (worker id, engine id): the engines of one worker are as separate as those of several.
+Seat = tuple[str, str]
+#: Engine, model id.
+Place = tuple[Seat, str]
+NOBODY: frozenset[Seat] = frozenset()
 
 
 class Who(NamedTuple):
@@ -118,7 +120,7 @@ class _Crowd:
             self._people.note(who, now)
 
     def believes(self, word: Collection[Who], now: float) -> bool:
-        """Whether these are enough to leave a worker alone because of what happened to them."""
+        """Whether these are enough to leave an engine alone because of what happened to them."""
         if ALL in word or len({who.org for who in word}) > 1:
             return True
         one, since = next(iter(word)), now - WINDOW
@@ -143,7 +145,7 @@ class End(NamedTuple):
 
 
 class Circuit:
-    """What is known of a model on a worker."""
+    """What is known of a model on an engine."""
 
     __slots__ = ("alone", "late", "pause", "place", "probe", "recent", "since", "spoiler", "state", "until", "word")
 
@@ -247,17 +249,17 @@ class Breaker:
                     circuit.until = now
                     self.changes += 1
 
-    def tried(self, worker: str, model: str) -> Probe | None:
+    def tried(self, place: Place) -> Probe | None:
         """A request is sent there. It is the probe that is returned; `ended` or `void` must follow, once."""
-        circuit = self.tripped.get((worker, model))
+        circuit = self.tripped.get(place)
         if circuit is None or circuit.state is not State.HALF_OPEN:
             return None
         self._step(circuit, Event.TRIED)
         circuit.late, circuit.probe = NEVER, Probe(circuit)
         return circuit.probe
 
-    def ended(self, place: Place, good: bool, pool: Collection[str], now: float, probe: Probe | None = None, who: Who = ALL) -> bool:
-        """A request ended there, well or by the engine's fault; `pool`: ids of all workers that might have had it. True: nothing is sent
+    def ended(self, place: Place, good: bool, pool: Collection[Seat], now: float, probe: Probe | None = None, who: Who = ALL) -> bool:
+        """A request ended there, well or by the engine's fault; `pool`: all engines that might have had it. True: nothing is sent
         there from now on."""
         circuit = self._circuits.get(place)
         if circuit is None:
@@ -305,15 +307,15 @@ class Breaker:
         circuit = self.tripped[place]
         return circuit.until if circuit.state is State.OPEN else circuit.late if circuit.state is State.PROBING else NEVER
 
-    def held(self, places: Iterable[Place], present: Iterable[str], now: float) -> frozenset[str]:
-        """Ids of the workers that take nothing. `places` are those of `tripped` whose workers are present and might serve the request,
-        `present` all workers that might."""
+    def held(self, places: Iterable[Place], present: Iterable[Seat], now: float) -> frozenset[Seat]:
+        """The engines that take nothing. `places` are those of `tripped` whose engines are present and might serve the request, `present`
+        all engines that might."""
         out = {place[0]: self.tripped[place] for place in places if self._is_shut(self.tripped[place], now)}
         if not out:
             return NOBODY
-        seen: set[str] = set()
-        for worker in present:
-            seen.add(worker)
+        seen: set[Seat] = set()
+        for seat in present:
+            seen.add(seat)
             if len(seen) >= 2 * len(out):
                 return frozenset(out)
         alone = len(seen) == 1 and all(circuit.alone for circuit in out.values())
@@ -327,7 +329,7 @@ class Breaker:
                 del self._circuits[place]
                 self.changes += self.tripped.pop(place, None) is not None
         if len(self._crowds) > 0:
-            failing = {model for _worker, model in self._circuits}
+            failing = {model for _seat, model in self._circuits}
             for model in self._crowds.keys() - failing:
                 del self._crowds[model]
 
@@ -371,13 +373,13 @@ class Breaker:
         self._open(circuit, end.when)
         return True
 
-    def _trip(self, circuit: Circuit, pool: Collection[str], now: float) -> bool:
+    def _trip(self, circuit: Circuit, pool: Collection[Seat], now: float) -> bool:
         circuit.alone = len(pool) <= 1
         word = circuit.failing(self._row)
         if not word or not self._crowds[circuit.place[1]].believes(word, now):
             return False
         if not circuit.alone:
-            others = {worker for worker, model in self.tripped if model == circuit.place[1] and worker in pool}
+            others = {seat for seat, model in self.tripped if model == circuit.place[1] and seat in pool}
             if 2 * (len(others) + 1) > len(pool):
                 return False
         circuit.word = word

@@ -1,7 +1,7 @@
-"""What one request has against workers: either they are broken, or it is.
+"""What one request has against engines: either they are broken, or it is.
 
 The first one that fails it is blamed at once, so that others are spared. Once a second one fails it as well the fault is likelier its own,
-and nobody is blamed; unless another worker serves it in the end: then all are who did not.
+and nobody is blamed; unless another engine serves it in the end: then all are who did not.
 """
 
 from msgspec import Struct
@@ -13,7 +13,7 @@ from mindgw.gateway.fleet import Placement
 
 
 class Charge(Struct):
-    """One worker failed it."""
+    """One engine failed it."""
 
     placement: Placement
     #: Where else it might have gone.
@@ -38,7 +38,7 @@ class Charges:
         self._all: list[Charge] = []
 
     def add(self, placement: Placement, where: Where, now: float, *, lacks: bool) -> None:
-        """Another worker failed it; to be called before its slot is given back."""
+        """Another engine failed it; to be called before its slot is given back."""
         self._all.append(Charge(placement, where, lacks))
         if len(self._all) == 1:
             self._press(self._all[0], now)
@@ -46,7 +46,7 @@ class Charges:
             self._drop(self._all[0])
 
     def served(self, now: float) -> None:
-        """A worker does what others did not."""
+        """An engine does what others did not."""
         charges, self._all = self._all, []
         if len(charges) > 1:
             for charge in charges:

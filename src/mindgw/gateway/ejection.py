@@ -1,20 +1,21 @@
-"""Workers that are left alone because a model fails there: what the fleet's breaker (`core.breaker`) knows, as it matters to a line."""
+"""Engines that are left alone because a model fails there: what the fleet's breaker (`core.breaker`) knows, as it matters to a line."""
 
 from collections.abc import Iterator
 
-from mindgw.core.breaker import NOBODY, SHUT, Place
+from mindgw.core.breaker import SHUT, Place
 from mindgw.core.routing import EVERYWHERE, Where, permits
 from mindgw.gateway.fleet import Fleet
+from mindgw.gateway.rank import NOBODY, SeatId
 
 FOREVER = float("inf")
 
 
-def present(fleet: Fleet, model: str, kind: str, where: Where = EVERYWHERE) -> Iterator[str]:
-    """Ids of the workers in a place that may be sent such requests now, free or not."""
-    return (seat.owner for seat in fleet.seats(model, kind, where) if seat.is_up)
+def present(fleet: Fleet, model: str, kind: str, where: Where = EVERYWHERE) -> Iterator[SeatId]:
+    """Ids of the seats in a place that may be sent such requests now, free or not."""
+    return (seat.id for seat in fleet.seats(model, kind, where) if seat.is_up)
 
 
-def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> frozenset[str]:
+def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> frozenset[SeatId]:
     """Ids of those of them that take none, because the model fails there."""
     breaker = fleet.breaker
     if not breaker.tripped:
@@ -31,28 +32,27 @@ def held(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWH
     return out
 
 
-def others(fleet: Fleet, model: str, kind: str, shun: frozenset[str], now: float, where: Where = EVERYWHERE) -> bool:
+def others(fleet: Fleet, model: str, kind: str, shun: frozenset[SeatId], now: float, where: Where = EVERYWHERE) -> bool:
     """Whether there is any that is neither shunned nor left alone."""
     out = shun | held(fleet, model, kind, now, where)
-    return any(worker not in out for worker in present(fleet, model, kind, where))
+    return any(seat not in out for seat in present(fleet, model, kind, where))
 
 
 def cut_off(fleet: Fleet, model: str, kind: str, now: float, where: Where = EVERYWHERE) -> float | None:
-    """Seconds until the only worker of a line is tried again, when it is left alone; None when there is one that takes requests, none at
+    """Seconds until the only engine of a line is tried again, when it is left alone; None when there is one that takes requests, none at
     all, or a probe under way."""
     out = held(fleet, model, kind, now, where)
-    if not out or any(worker not in out for worker in present(fleet, model, kind, where)):
+    if not out or any(seat not in out for seat in present(fleet, model, kind, where)):
         return None
-    waits = [circuit.until - now for (worker, _model), circuit in fleet.breaker.tripped.items() if worker in out and circuit.state in SHUT]
+    waits = [circuit.until - now for (seat, _model), circuit in fleet.breaker.tripped.items() if seat in out and circuit.state in SHUT]
     return min((wait for wait in waits if wait > 0), default=None)
 
 
 def _serves(fleet: Fleet, place: Place, name: str, kind: str, where: Where) -> bool:
-    worker = fleet.workers.get(place[0])
-    if worker is None or not permits(where, worker.tags):
+    (owner, engine), id = place
+    worker = fleet.workers.get(owner)
+    seat = worker.seats.get(engine) if worker is not None else None
+    if seat is None or not seat.is_up or not permits(where, seat.tags):
         return False
-    for seat in worker.seats.values():
-        model = seat.model(name)
-        if model is not None and model.id == place[1] and (name, kind) in seat.lines() and seat.is_up:
-            return True
-    return False
+    model = seat.model(name)
+    return model is not None and model.id == id and (name, kind) in seat.lines()

@@ -37,7 +37,7 @@ class Failover:
         self._retries.offer(org, now)
 
     def may(self, org: str, needs: Needs, now: float) -> bool:
-        """Whether its request that an engine failed is tried again: there is another worker for it, and that is paid for."""
+        """Whether its request that an engine failed is tried again: there is another engine for it, and that is paid for."""
         if not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now, needs.where):
             return False
         if self._retries.take(org, now):
@@ -69,20 +69,20 @@ class Failover:
         breaker = self._fleet.breaker
         if not breaker.is_quiet:
             probe, placement.probe = placement.probe, None
-            breaker.ended((placement.seat.owner, placement.model), True, (), now, probe)
+            breaker.ended((placement.seat.id, placement.model), True, (), now, probe)
 
     def failed(self, placement: Placement, where: Where, now: float, who: Who = ALL) -> End:
         """A request that might go to such a place came to nothing there, which is the fault of the worker, or of the one who sent it."""
         fleet, seat = self._fleet, placement.seat
         probe, placement.probe = placement.probe, None
         pool = frozenset(ejection.present(fleet, placement.model, placement.kind, where))
-        if fleet.breaker.ended((seat.owner, placement.model), False, pool, now, probe, who):
+        if fleet.breaker.ended((seat.id, placement.model), False, pool, now, probe, who):
             self._counters.ejections[seat.worker.name, placement.model] += 1
         return End(now, False, who)
 
     def withdraw(self, placement: Placement, end: End) -> None:
         """That was not the worker's fault."""
-        self._fleet.breaker.withdraw((placement.seat.owner, placement.model), end)
+        self._fleet.breaker.withdraw((placement.seat.id, placement.model), end)
 
     def lacks(self, placement: Placement, where: Where, now: float) -> bool:
         """The engine says that it has no such model, or no such way to ask for it. Whether that is believed."""
@@ -102,7 +102,7 @@ class Failover:
         self.look(needs, now)
 
     def look(self, needs: Needs, now: float) -> None:
-        """Raises NoWorker when the only worker that could serve it fails whatever it is sent, and BadRequest when it turned out that none
+        """Raises NoWorker when the only engine that could serve it fails whatever it is sent, and BadRequest when it turned out that none
         can. What nobody has or had is a ModelNotFound, or a NoResidence."""
         fleet = self._fleet
         fleet.check(needs.model, needs.kind, needs.where)
@@ -113,7 +113,7 @@ class Failover:
             raise errors.NoWorker("The only worker of this model fails whatever it is sent.", retry_after=wait)
 
     def is_stranded(self, needs: Needs, now: float) -> bool:
-        """Whether all workers that are left for a request have failed it."""
+        """Whether all engines that are left for a request have failed it."""
         return bool(needs.shun) and not ejection.others(self._fleet, needs.model, needs.kind, needs.shun, now, needs.where)
 
     def sweep(self, now: float) -> None:

@@ -34,7 +34,7 @@ class Placement:
         self.kind = kind
         self._held = True
         #: The probe that it is, until it is known how that ended; None for almost all.
-        self.probe = fleet.breaker.tried(seat.owner, model) if fleet.breaker.tripped else None
+        self.probe = fleet.breaker.tried((seat.id, model)) if fleet.breaker.tripped else None
         fleet.turns += 1
         seat.turn = fleet.turns
         seat.used += 1

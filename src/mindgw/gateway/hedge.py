@@ -27,7 +27,7 @@ from mindgw.gateway.moments import HEDGED
 from mindgw.gateway.patience import FOREVER
 from mindgw.gateway.rank import NOBODY
 from mindgw.gateway.request import Aside, Request
-from mindgw.gateway.route import Ended, Needs, Outcome, Placement
+from mindgw.gateway.route import TURNED_DOWN, Ended, Needs, Outcome, Placement
 from mindgw.gateway.signals import RELAYING, SENT, Effect, Event
 from mindgw.gateway.watch import LOOK
 
@@ -108,11 +108,11 @@ class Hedge(Request):
         """What a second try needs: a worker that was not asked yet, and of which nobody who waits could have a slot. Its session stays
         with the first."""
         fleet, queue = self._stages.fleet, self._stages.queue
-        shun = needs.shun | needs.avoid | {first.seat.owner}
+        shun = needs.shun | needs.avoid | {seat.id for seat in first.seat.worker.seats.values()}
         if queue.waiting:
             awaited = queue.lines()
             seats = fleet.seats(needs.model, needs.kind, needs.where)
-            shun |= {seat.owner for seat in seats if not awaited.isdisjoint(seat.lines())}
+            shun |= {seat.id for seat in seats if not awaited.isdisjoint(seat.lines())}
         traits = replace(needs.traits, caller="", session=None)
         return replace(needs, shun=shun, avoid=NOBODY, traits=traits)
 
@@ -232,15 +232,22 @@ class Hedge(Request):
         assert self._attempt is not None
         assert self._aside is not None
         assert self._stay is not None
-        self._stay.notes(Ended(outcome, self._attempt.placement.seat.owner, now))
-        if outcome is not Outcome.BUSY:
+        self._stay.notes(self._end(outcome, wrong, now))
+        if outcome not in TURNED_DOWN:
             self._tally.failures += 1
             self._wrong = wrong.bare()
         if begun:
             self._disappointed()
         self._stages.failover.hedged(TOOK_OVER if self._aside.is_hedge else FAILED)
-        self._drop("busy" if outcome is Outcome.BUSY else wrong.code, now, over=over, begun=begun)
+        self._drop("busy" if outcome in TURNED_DOWN else wrong.code, now, over=over, begun=begun)
         return []
+
+    def _end(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> Ended:
+        """How the one in front ended: with a link, all engines of its worker are gone."""
+        assert self._attempt is not None
+        seat = self._attempt.placement.seat
+        seats = seat.worker.seats.values() if isinstance(wrong, errors.WorkerLost) else (seat,)
+        return Ended(outcome, frozenset(each.id for each in seats), now)
 
     def _part(self, now: float) -> None:
         """The request ends, whatever the one in front has come to; nothing happens when there is no other."""

@@ -19,7 +19,7 @@ from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.flows import BUMPED, CLASSES, DEPTH, SHEDDABLE
 from mindgw.gateway.pace import Pace
 from mindgw.gateway.places import Line
-from mindgw.gateway.rank import NOBODY
+from mindgw.gateway.rank import NOBODY, SeatId
 from mindgw.gateway.route import Needs, Placement
 from mindgw.gateway.ticket import Ticket
 
@@ -36,7 +36,7 @@ _KINDS = (payload.CHAT, payload.COMPLETIONS, payload.EMBEDDINGS)
 
 
 #: Those of a line who wait for some of its workers only: whose workers they are not to go to, nobody's where they stand in one.
-Apart = tuple[Line, frozenset[str]]
+Apart = tuple[Line, frozenset[SeatId]]
 
 
 class Outlook(Struct, frozen=True):
@@ -228,7 +228,7 @@ class Queue:
     def _serves(self, placement: Placement) -> Collection[Hashable]:
         """The lines that could have had a slot."""
         seat, lines = placement.seat, placement.seat.lines()
-        return lines.union(apart for apart in self._apart if apart[0] in lines and seat.owner not in apart[1]) if self._apart else lines
+        return lines.union(apart for apart in self._apart if apart[0] in lines and seat.id not in apart[1]) if self._apart else lines
 
     def lines(self) -> frozenset[Line]:
         """The lines of those who wait, be it for some of their workers only."""
@@ -377,7 +377,7 @@ class Queue:
         del self._line[ticket.id]
         self._sheddable.pop(ticket.id, None)
 
-    def _enter_apart(self, line: Line, shun: frozenset[str]) -> Apart:
+    def _enter_apart(self, line: Line, shun: frozenset[SeatId]) -> Apart:
         """Where one stands who waits for some of a line's workers only."""
         apart = line, shun
         if apart not in self._apart and len(self._apart) >= APART:

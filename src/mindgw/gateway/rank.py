@@ -12,7 +12,9 @@ from typing import Final, Generic, Protocol, TypeVar
 FEW = 12
 #: The share of one that takes nothing more.
 FULL: Final = float("inf")
-NOBODY: Final[frozenset[str]] = frozenset()
+#: Ids of a worker and of its engine.
+SeatId = tuple[str, str]
+NOBODY: Final[frozenset[SeatId]] = frozenset()
 
 
 class Place(Protocol):
@@ -31,8 +33,7 @@ class Place(Protocol):
         """Another one after each change of the above."""
 
     @property
-    def owner(self) -> str:
-        """Id of its worker."""
+    def id(self) -> SeatId: ...
 
     def free(self, now: float) -> bool: ...
 
@@ -79,31 +80,31 @@ class Rank(Generic[P]):
         if len(heap) > 2 * len(self.seats) + FEW:
             self._rebuild()
 
-    def best(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> P | None:
-        """The seat to take; one whose owner is to be avoided only when there is no other, one whose owner is to be shunned never. None
+    def best(self, avoid: frozenset[SeatId], now: float, shun: frozenset[SeatId] = NOBODY) -> P | None:
+        """The seat to take; one to be avoided only when there is no other, one to be shunned never. None
         when none is free."""
         if self._heap is not None:
             return self._from_heap(self._heap, avoid, now, shun)
         if self.is_single:
             only = self.seats[0]
-            return only if only.free(now) and only.owner not in shun else None
+            return only if only.free(now) and only.id not in shun else None
         best: P | None = None
         rank: tuple[bool, float, int] | None = None
         for seat in self.seats:
-            if seat.free(now) and seat.owner not in shun:
-                mine = (seat.owner in avoid, seat.share, seat.turn)
+            if seat.free(now) and seat.id not in shun:
+                mine = (seat.id in avoid, seat.share, seat.turn)
                 if rank is None or mine < rank:
                     best, rank = seat, mine
         return best
 
-    def free(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> list[P]:
+    def free(self, avoid: frozenset[SeatId], now: float, shun: frozenset[SeatId] = NOBODY) -> list[P]:
         """All that are free, those to be avoided only when there are no others, and none to be shunned."""
         found = [seat for seat in self.seats if seat.free(now)]
         if shun:
-            found = [seat for seat in found if seat.owner not in shun]
-        return [seat for seat in found if seat.owner not in avoid] or found if avoid else found
+            found = [seat for seat in found if seat.id not in shun]
+        return [seat for seat in found if seat.id not in avoid] or found if avoid else found
 
-    def heads(self, most: int, avoid: frozenset[str], now: float) -> list[P]:
+    def heads(self, most: int, avoid: frozenset[SeatId], now: float) -> list[P]:
         """As often `best`: the first that are free, and are not to be avoided; only where they are many."""
         heap, found, aside = self._heap or [], list[P](), list[_Entry]()
         while heap and len(found) < most:
@@ -112,26 +113,26 @@ class Rank(Generic[P]):
             if entry[3] != seat.stamp or seat.share == FULL:
                 continue
             aside.append(entry)
-            if seat.owner not in avoid and seat.free(now):
+            if seat.id not in avoid and seat.free(now):
                 found.append(seat)
         for entry in aside:
             heappush(heap, entry)
         return found
 
-    def rotate(self, avoid: frozenset[str], now: float, shun: frozenset[str] = NOBODY) -> P | None:
+    def rotate(self, avoid: frozenset[SeatId], now: float, shun: frozenset[SeatId] = NOBODY) -> P | None:
         """The next in turn that is free; one to be avoided only when there is no other, one to be shunned never."""
         seats, count, other = self.seats, len(self.seats), None
         for step in range(count):
             place = (self._next + step) % count
-            if not seats[place].free(now) or seats[place].owner in shun:
+            if not seats[place].free(now) or seats[place].id in shun:
                 continue
-            if seats[place].owner not in avoid:
+            if seats[place].id not in avoid:
                 self._next = place + 1
                 return seats[place]
             other = other or seats[place]
         return other
 
-    def _from_heap(self, heap: list[_Entry], avoid: frozenset[str], now: float, shun: frozenset[str]) -> P | None:
+    def _from_heap(self, heap: list[_Entry], avoid: frozenset[SeatId], now: float, shun: frozenset[SeatId]) -> P | None:
         aside: list[_Entry] = []
         found: P | None = None
         while heap:
@@ -140,8 +141,8 @@ class Rank(Generic[P]):
             if entry[3] != seat.stamp or seat.share == FULL:
                 heappop(heap)
                 continue
-            if seat.free(now) and seat.owner not in shun:
-                if seat.owner not in avoid:
+            if seat.free(now) and seat.id not in shun:
+                if seat.id not in avoid:
                     found = seat
                     break
                 found = found or seat

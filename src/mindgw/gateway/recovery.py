@@ -10,7 +10,7 @@ from mindgw.gateway import relay
 from mindgw.gateway.charges import Charges
 from mindgw.gateway.failover import FULL, UNABLE
 from mindgw.gateway.hedge import Hedge
-from mindgw.gateway.route import Ended, Needs, Outcome
+from mindgw.gateway.route import TURNED_DOWN, Needs, Outcome
 from mindgw.gateway.signals import Effect
 from mindgw.gateway.stay import Stay
 from mindgw_agent import wire
@@ -52,6 +52,16 @@ class Recovery(Hedge):
             self._disappointed()
         return self._return(outcome, wrong, now)
 
+    def _refused(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
+        """Its engine says that it has no room. Once it has said so again and again, with nothing served, that is no room but a failure."""
+        assert self._attempt is not None
+        assert self._stay is not None
+        stages, placement = self._stages, self._attempt.placement
+        if placement.seat.is_weary:
+            stages.failover.failed(placement, self._stay.needs.where, now, self._who())
+        stages.fleet.rest(placement.seat, now)
+        return self._return(Outcome.FULL, wrong, now)
+
     def _misplaced(self, now: float) -> list[Effect]:
         """Its worker was good for it no longer once it was funded, and was not sent it."""
         return self._return(Outcome.BUSY, errors.NoResidence(), now)
@@ -62,14 +72,14 @@ class Recovery(Hedge):
             return self._falls_back(outcome, wrong, now, over=True, begun=False)
         goes_on = self._goes_on(outcome, wrong, now)
         self._bill.release()
-        self._tally.turn_down(self._leave_worker(), "busy" if outcome is Outcome.BUSY else wrong.code, now)
+        self._tally.turn_down(self._leave_worker(), "busy" if outcome in TURNED_DOWN else wrong.code, now)
         return self._again(now) if goes_on else self._fail(self._told(wrong), now)
 
     def _failed(self, wrong: errors.MindGWError, now: float, close: wire.Close | None = None, *, over: bool = False) -> list[Effect]:
         """What was begun there came to nothing; `close` or `over` say that the worker has let go of it already."""
         outcome = self._blame(wrong, now, close)
-        if outcome is Outcome.BUSY and close is not None:
-            return self._turned_down(close, now)
+        if outcome is Outcome.FULL:
+            return self._refused(wrong, now)
         if outcome is not None and self._aside is not None:
             return self._falls_back(outcome, wrong, now, over=over or close is not None)
         if outcome is not None and not self._delivery.spoken:
@@ -95,7 +105,7 @@ class Recovery(Hedge):
         # an error that breaks off is no word of its engine, whatever its status
         status = self._delivery.status if close is not None and close.outcome == "done" else 0
         if status in FULL:
-            return Outcome.BUSY
+            return Outcome.FULL
         if status in UNABLE:
             blame = self._delivery.blame
             if blame in _LACKING or blame == "engine":
@@ -127,14 +137,14 @@ class Recovery(Hedge):
         assert self._attempt is not None
         assert self._stay is not None
         failover, tally, total = self._stages.failover, self._tally, self._stages.timeouts.total
-        if outcome is not Outcome.BUSY:
+        if outcome not in TURNED_DOWN:
             tally.failures += 1
             self._wrong = wrong.bare()
         if tally.placed is not None and tally.spent + now - tally.placed >= total:
             return False
-        ended = Ended(outcome, self._attempt.placement.seat.owner, now)
+        ended = self._end(outcome, wrong, now)
         goes_on = self._stay.goes_on(ended, self._may, failover.tries, self._stages.fleet)
-        if goes_on and outcome is not Outcome.BUSY:
+        if goes_on and outcome not in TURNED_DOWN:
             failover.replaced(wrong.code)
         return goes_on
 

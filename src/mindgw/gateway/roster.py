@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from mindgw.core.breaker import SHUT
 from mindgw.core.routing import EVERYWHERE, Where
 from mindgw.gateway.fleet import Fleet
 from mindgw.gateway.seat import Seat, Worker
@@ -14,12 +15,13 @@ def workers(fleet: Fleet, now: float) -> list[WorkerView]:
 
 
 def circuits(fleet: Fleet, worker_id: str, now: float) -> list[CircuitView]:
-    """The models that fail on a worker."""
-    tripped = fleet.breaker.tripped.values()
+    """The models that fail on a worker; one that fails on several of its engines as it is where least is sent."""
+    tripped = [circuit for circuit in fleet.breaker.tripped.values() if circuit.place[0][0] == worker_id]
+    tripped.sort(key=lambda circuit: (circuit.state in SHUT, circuit.until))
+    shown = {circuit.place[1]: circuit for circuit in tripped}
     return [
-        CircuitView(model=circuit.place[1], state=circuit.state.value, retry_s=round(max(0.0, circuit.until - now), 1))
-        for circuit in tripped
-        if circuit.place[0] == worker_id
+        CircuitView(model=model, state=circuit.state.value, retry_s=round(max(0.0, circuit.until - now), 1))
+        for model, circuit in shown.items()
     ]
 
 

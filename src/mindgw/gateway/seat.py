@@ -10,7 +10,7 @@ from mindgw.core.routing import OWN, Rules, permits
 from mindgw.core.worker import State
 from mindgw.gateway.experience import Past
 from mindgw.gateway.places import Line
-from mindgw.gateway.rank import FULL, Rank
+from mindgw.gateway.rank import FULL, Rank, SeatId
 from mindgw.gateway.tunnel import Link
 from mindgw_agent import wire
 
@@ -88,7 +88,7 @@ class Seat:
     """One engine of a worker, and how many of its slots are leased."""
 
     __slots__ = (
-        "_lines", "_models", "_read", "engine", "owner", "past", "places", "ranks", "rest", "rests_until", "stamp", "turn", "unable",
+        "_lines", "_models", "_read", "engine", "id", "owner", "past", "places", "ranks", "rest", "rests_until", "stamp", "turn", "unable",
         "used", "worker",
     )  # fmt: skip
 
@@ -96,6 +96,8 @@ class Seat:
         self.worker = worker
         #: Id of the worker.
         self.owner = worker.id
+        #: By which it is told from all others, of its worker and of others; the same after a new session.
+        self.id: SeatId = (worker.id, engine.id)
         self.engine = engine
         self.used = 0
         #: Monotonic seconds before which it is not tried again, and the seconds of its next rest.
@@ -133,6 +135,12 @@ class Seat:
         if used >= slots or used >= max(1, slots - self.engine.elsewhere) or self.worker.state is not _READY:
             return FULL
         return used / slots if self.engine.healthy else FULL
+
+    @property
+    def is_weary(self) -> bool:
+        """Whether it rests as long as can be, as it turned down whatever it was sent, and only one slot is leased: nothing of ours can be
+        what it has no room for."""
+        return self.rest >= LONG_REST and self.used <= 1
 
     @property
     def is_up(self) -> bool:

@@ -6,7 +6,7 @@ from mindgw import errors
 from mindgw.core.routing import EVERYWHERE, Rules, Where, permits, shown, without_team
 from mindgw.core.worker import State
 from mindgw.gateway.places import Line, Part, Places
-from mindgw.gateway.rank import Rank
+from mindgw.gateway.rank import Rank, SeatId
 from mindgw.gateway.seat import Seat, Worker
 
 _READY = State.READY
@@ -47,7 +47,7 @@ class Serving:
         self.changes = 0
         #: What `ejection` remembers, by lines that were asked for.
         # bounded: by `_lines`, and those of `_places`
-        self.ejected: dict[Line, tuple[int, int, float, frozenset[str]]] = {}
+        self.ejected: dict[Line, tuple[int, int, float, frozenset[SeatId]]] = {}
 
     @property
     def canonical(self) -> Mapping[str, str]:

@@ -152,7 +152,7 @@ def _document(facts: Facts) -> Document:
         stream=tally.stream,
         size=tally.size,
         prompt=ask.prompt if ask is not None else 0,
-        cap=ask.peek.max_tokens if ask is not None else None,
+        cap=min(ask.peek.max_tokens, stories.LARGEST) if ask is not None and ask.peek.max_tokens is not None else None,
         deadline=tally.deadline,
         route=course.route if course is not None else "",
         strategy=course.strategy if course is not None else "",
@@ -290,6 +290,6 @@ def written(facts: Iterable[Facts]) -> list[Story]:
     for each in facts:
         try:
             found.append(told(each))
-        except (AttributeError, TypeError, ValueError):
+        except (ArithmeticError, AttributeError, TypeError, ValueError):
             log.exception("what became of request %s cannot be told and is not kept", each.id)
     return found

@@ -13,7 +13,7 @@ from mindgw.core import score
 from mindgw.core.routing import Where
 from mindgw.gateway.experience import Experience, Level, Traits
 from mindgw.gateway.fleet import Fleet, Placement
-from mindgw.gateway.rank import Rank
+from mindgw.gateway.rank import Rank, SeatId
 from mindgw.gateway.seat import Seat
 
 SCORE, LEAST_BUSY, ROUND_ROBIN, WEIGHTED, STICKY = "score", "least-busy", "round-robin", "weighted", "sticky"
@@ -37,7 +37,7 @@ class Wanted(Protocol):
     @property
     def kind(self) -> str: ...
     @property
-    def avoid(self) -> frozenset[str]: ...
+    def avoid(self) -> frozenset[SeatId]: ...
     @property
     def where(self) -> Where: ...
     @property
@@ -46,12 +46,12 @@ class Wanted(Protocol):
     def traits(self) -> Traits: ...
 
 
-#: What a request needs, and ids of workers that it is not to go to.
-Asked = tuple[Wanted, frozenset[str]]
+#: What a request needs, and ids of seats that it is not to have.
+Asked = tuple[Wanted, frozenset[SeatId]]
 
 
-def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[str], now: float) -> Placement | None:
-    """A slot of one of the seats of a line that has several, but of a worker that is to be shunned; None when none of them is free now."""
+def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[SeatId], now: float) -> Placement | None:
+    """A slot of one of the seats of a line that has several, but none that is to be shunned; None when none of them is free now."""
     rule, traits, experience = needs.strategy or fleet.strategy, needs.traits, fleet.experience
     model = fleet.canonical.get(needs.model, needs.model)
     levels = experience.levels(traits.prefix) if traits.prefix is not None else _NO_LEVELS
@@ -112,7 +112,7 @@ def _some(fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Home | None, leve
     if home is not None:
         others += _at(fleet, home)
     for seat in [*others, *_drawn(rank, _dice(fleet), _CHANCE)]:
-        if seat not in found and seat.owner not in avoid and seat.free(now) and rank.has(seat):
+        if seat not in found and seat.id not in avoid and seat.free(now) and rank.has(seat):
             found.append(seat)
     if not found and needs.avoid and (best := rank.best(needs.avoid, now, shun)) is not None:
         found.append(best)
@@ -137,12 +137,12 @@ def _by_rule(rule: str, fleet: Fleet, rank: Rank[Seat], wanted: Asked, home: Hom
         return rank.rotate(needs.avoid, now, shun)
     if rule == STICKY and home is not None:
         for seat in _at(fleet, home):
-            if seat.owner not in avoid and rank.has(seat) and seat.free(now):
+            if seat.id not in avoid and rank.has(seat) and seat.free(now):
                 return seat
     if rule == WEIGHTED:
         dice = _dice(fleet)
         seats = (
-            [each for each in _drawn(rank, dice, _DRAWS) if each.owner not in avoid and each.free(now)]
+            [each for each in _drawn(rank, dice, _DRAWS) if each.id not in avoid and each.free(now)]
             if rank.is_long
             else rank.free(needs.avoid, now, shun)
         )

@@ -20,6 +20,9 @@ from mindgw.store.tables import Story as Row
 STEP = 1000
 _TABLE = tables.metadata.tables["stories"]
 
+#: The largest number that is told: a caller may make up any.
+LARGEST = 2**53
+
 
 class Choice(Struct, frozen=True, omit_defaults=True):
     """Why a worker was taken, where there were several. Tokens and seconds are those that were expected."""
