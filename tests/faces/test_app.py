@@ -16,6 +16,7 @@ PROMISED = """init|serve|quickstart|status|chat|version|keys create|keys list|ke
 |agent join|agent run|agent status|agent leave|workers list|workers show|workers remove|models list|ca export|ca fingerprint
 |login|logout|whoami|auth status|auth print-token|contexts list|contexts show|contexts use|contexts add|contexts rename|contexts remove
 |users invite|users accept|users list|users show|users role|users disable|users enable|users remove|users sessions|users create
+|users identities|users link|users unlink
 |me|me limits|me usage|me models|me queue|me sessions|me sign-out|me keys list|me keys create|me keys revoke"""
 
 

@@ -309,11 +309,20 @@ def test_a_session_that_cannot_be_ended_is_forgotten_all_the_same(cli, signed_in
     assert credentials.find(contexts.load().get().fingerprint) is None
 
 
+def test_who_is_not_signed_out_everywhere_hears_so_and_can_try_again(cli, signed_in):
+    signed_in.status = 500
+    assert cli("logout", "--everywhere").code == 9
+    assert [(method, path) for method, path, _, _ in signed_in.asked][:1] == [("DELETE", "/api/v1/me/sessions")]
+    assert credentials.find(contexts.load().get().fingerprint) is not None
+
+
 def test_a_key_is_forgotten_and_stays_good(cli, fake, types):
     types(KEY)
     cli("login", fake.url, "--with-token")
     fake.asked.clear()
-    assert cli("logout", "--all").code == 0
+    done = cli("logout", "--all", "--everywhere")
+    assert done.code == 0
+    assert "sessions elsewhere are not ended" in done.err
     assert fake.asked == []
     assert credentials.find(contexts.load().get().fingerprint) is None
 

@@ -8,12 +8,14 @@ from mindgw.store.tables import DeadLetter, Worker
 from tests.house import ROOT
 from tests.server.test_access import doors, in_place, invite
 
-#: Changes that take a crowd of requests: the tests that make one look for their entries.
+#: Changes that take a crowd of requests, or an identity provider: the tests that make one look for their entries.
 ELSEWHERE = {
     ("POST", "/api/v1/queue/x/bump"): ("tests/server/test_queue.py", "queue.bump"),
     ("DELETE", "/api/v1/queue/x"): ("tests/server/test_queue.py", "queue.cancel"),
     ("POST", "/api/v1/workers/x/commands"): ("tests/e2e/test_worker_life.py", "worker.restart"),
     ("POST", "/api/v1/dead-letters/x/retry"): ("tests/server/test_dead_letters.py", "dead_letter.retry"),
+    ("POST", "/api/v1/users/x/identities"): ("tests/server/test_identities.py", "identity.link"),
+    ("DELETE", "/api/v1/users/x/identities/x"): ("tests/server/test_identities.py", "identity.unlink"),
 }
 #: What changes nothing: a short-lived token of a session that is in the log already, and that it lasts longer. What a provider says of
 #: somebody is in the log when it is something new: tests/server/test_sign_on.py.
@@ -84,6 +86,7 @@ async def test_every_change_is_in_the_log(place):
     mine = await does("key.create", "POST", "/me/keys", {"name": "own"}, as_=bea)
     await does("key.revoke", "DELETE", f"/me/keys/{mine['id']}", as_=bea, pattern="/me/keys/x")
     await does("session.end", "DELETE", "/me/sessions/current", as_=bea, pattern="/me/sessions/x")
+    await does("session.end", "DELETE", "/me/sessions", as_=await invite(place, "bea@x.org"))
     await invite(place, "bea@x.org")
     await does("session.end", "DELETE", "/users/bea@x.org/sessions", pattern="/users/x/sessions")
     await does("user.disable", "POST", "/users/bea@x.org/disable", pattern="/users/x/disable")

@@ -15,7 +15,10 @@ WITHOUT = {
     ("POST", "/dead-letters/{letter:str}/retry"): "letters never change",
     ("DELETE", "/users/{user:str}/sessions"): "sessions never change, they end",
     ("DELETE", "/me/sessions/{session:str}"): "sessions never change, they end",
+    ("DELETE", "/me/sessions"): "sessions never change, they end",
     ("POST", "/me/sessions/renew"): "sessions have no version",
+    ("POST", "/users/{user:str}/identities"): "identities are made and taken away",
+    ("DELETE", "/users/{user:str}/identities/{identity:str}"): "identities are made and taken away",
     # what makes something new, or holds for all of the server
     ("POST", "/queue/pause"): "nothing is stored",
     ("POST", "/queue/resume"): "nothing is stored",

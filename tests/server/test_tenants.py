@@ -15,6 +15,7 @@ from mindgw.store.tables import (
     AccessRule,
     AuditEntry,
     DeadLetter,
+    Identity,
     Key,
     LedgerRow,
     Org,
@@ -57,6 +58,7 @@ class Other:
             "role": [f"{name}-role"],
             "letter": [f"{name}letter", f"{name}-request"],
             "rule": [f"{name}rule"],
+            "identity": [f"{name}identity", f"{name}-provider"],
             "session": [f"{name}sess0"[:10].ljust(10, "0")],
             "entry": [f"{name}-request"],
             "worker": [f"{name}worker"],
@@ -76,6 +78,8 @@ class Other:
         yield RoleBinding(user_id=user, role=one["role"])
         yield AccessRule(id=one["rule"], org_id=self.id, subject=f"team:{team}", effect="deny", pattern=f"{self.id}*")
         yield Session(id=one["session"], user_id=user, digest=b"d", expires_at=now + timedelta(days=1), agent=f"{self.id}-agent")
+        facts = {"issuer": f"https://{self.id}.example", "subject": f"{self.id}-subject", "provider": self.names["identity"][1]}
+        yield Identity(id=one["identity"], user_id=user, key_id=one["key"], claims_at=now, **facts)
         for scope in (f"org:{self.id}", f"team:{team}", f"user:{user}", f"key:{one['key']}"):
             yield Quota(scope=scope, unit="tokens", period="day", lim=self.number)
             yield Rate(scope=scope, rpm=self.number)
@@ -143,6 +147,7 @@ def asked_with(path: str, kind: str, name: str):
         "/api/v1/roles/x/bindings": {"user": name},
         "/api/v1/users": {"email": name if "@" in name else ""},
         "/api/v1/me/keys": {"name": "probe", "team": name},
+        "/api/v1/users/x/identities": {"provider": name, "subject": "s"},
     }.get(path, {})
     return query, body
 
@@ -151,7 +156,7 @@ async def everything(database, org):
     """All that an organisation has, as it is stored."""
     async with database.read() as session:
         found = []
-        for table in (Team, User, Key, Role, RoleBinding, AccessRule, Session, Quota, Rate, DeadLetter, LedgerRow, Story):
+        for table in (Team, User, Key, Role, RoleBinding, AccessRule, Session, Identity, Quota, Rate, DeadLetter, LedgerRow, Story):
             rows = (await session.exec(select(table))).all()
             found += sorted(str(row.model_dump()) for row in rows if org in str(row.model_dump()))
         return found

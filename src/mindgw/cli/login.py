@@ -103,8 +103,9 @@ def logout(
     ctx: typer.Context,
     *,
     every: Annotated[bool, typer.Option("--all", help="On all servers that are known here.")] = False,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="End one's sessions on all other machines and browsers, too.")] = False,
 ) -> None:
-    """Forget the key for a server; a session is ended there, too: mindgw logout --all"""
+    """Forget the key for a server; a session is ended there, too: mindgw logout --all --everywhere"""
     run = invocation(ctx)
     known = contexts.load()
     chosen = list(known.items.values()) if every else [_context(run, "")]
@@ -115,7 +116,7 @@ def logout(
         token = credentials.find(context.fingerprint) if context and context.fingerprint else None
         if context is None or not token:
             continue
-        _end(run, context, token)
+        _end(run, context, token, everywhere=everywhere)
         credentials.forget(context.fingerprint)
         names.append(context.name)
     gone = {"contexts": names}
@@ -193,9 +194,15 @@ def _server(run: Invocation, context: Context, token: str) -> "Server":
     return Server.at(context.url, token, ca_pem=context.ca_pem or None, timeout=run.options.timeout, note=run.render.wire)
 
 
-def _end(run: Invocation, context: Context, token: str) -> None:
-    """A session that nobody keeps any more is ended; an API key may be in use elsewhere, and stays."""
+def _end(run: Invocation, context: Context, token: str, *, everywhere: bool) -> None:
+    """A session that nobody keeps any more is ended; an API key may be in use elsewhere, and stays. Raises ClientError when somebody wants
+    to be signed out everywhere and is not."""
     if not token.startswith("mgws_"):
+        if everywhere:
+            run.render.warn(f"what is kept for {context.url} is an API key: sessions elsewhere are not ended by it")
+        return
+    if everywhere:
+        _server(run, context, token).call(people.end_my_sessions())
         return
     try:
         _server(run, context, token).call(people.end_my_session())

@@ -38,6 +38,13 @@ _DETAILS = (
     Column("ID", lambda user: str(user.get("id", ""))),
     Column("VERSION", lambda user: str(user.get("version", "–"))),
 )
+IDENTITIES = (
+    Column("PROVIDER", lambda each: str(each.get("provider", ""))),
+    Column("SUBJECT", lambda each: str(each.get("subject", ""))),
+    Column("KEY", lambda each: str(each.get("key_id", ""))),
+    Column("LAST WORD", lambda each: ago(each.get("claims_at"), clock.utcnow())),
+    Column("ID", lambda each: str(each.get("id", ""))),
+)
 SESSIONS = (
     Column("ID", lambda each: str(each.get("id", ""))),
     Column("CURRENT", lambda each: "*" if each.get("current") else ""),
@@ -173,6 +180,46 @@ def remove(ctx: typer.Context, user: User, version: IfMatch = None) -> None:
     run.confirm(f"Remove {found['email']} ({found.get('role')})? All their keys are revoked for good.")
     gone = server.call(people.remove_user(found["id"], version=version))
     run.render.done(gone, f"{gone['email']} is removed", name="email")
+
+
+@app.command("identities")
+def list_identities(ctx: typer.Context, user: User) -> None:
+    """By what identity providers know somebody: mindgw users identities ana@example.com"""
+    run = invocation(ctx)
+    run.render.items(run.server().items(people.list_identities(user)), IDENTITIES, name="id")
+
+
+@app.command("link")
+def link(
+    ctx: typer.Context,
+    user: User,
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of the provider in the settings.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="What it knows the person by: sub; of Entra the object id.")],
+) -> None:
+    """Have somebody who is here already sign in by an identity provider: mindgw users link ana@example.com work 0f7d3b1e-…"""
+    run = invocation(ctx)
+    server = run.server()
+    found = server.call(people.show_user(user))
+    asked = f"Whoever {redact(provider)} knows as {redact(subject)} is {found['email']} ({found.get('role')}) from now on, with all keys?"
+    run.confirm(asked)
+    made = server.call(people.link(found["id"], provider, subject))
+    undo = f"mindgw users unlink {quote(found['email'])} {quote(provider)}"
+    run.render.done(made, f"{found['email']} signs in by {made['provider']}. Undo: {undo}", name="id")
+
+
+@app.command("unlink")
+def unlink(
+    ctx: typer.Context,
+    user: User,
+    provider: Annotated[str, typer.Argument(metavar="PROVIDER", help="Name of the provider, or id of what it knows.")],
+) -> None:
+    """Have an identity provider let nobody in as that user any more: mindgw users unlink ana@example.com work"""
+    run = invocation(ctx)
+    server = run.server()
+    found = server.call(people.show_user(user))
+    run.confirm(f"Let nobody in as {found['email']} by {redact(provider)}? What came of it ends: sessions, tokens, teams.")
+    gone = server.call(people.unlink(found["id"], provider))
+    run.render.done(gone, f"{gone['provider']} lets nobody in as {found['email']}", name="id")
 
 
 @app.command("sessions")

@@ -63,6 +63,20 @@ def end_sessions(user: str) -> Request:
     return Request("DELETE", _user(user, "sessions"), fields=("ended",))
 
 
+def list_identities(user: str) -> Request:
+    return Request("GET", _user(user, "identities"))
+
+
+def link(user: str, provider: str, subject: str) -> Request:
+    """Whoever the provider knows as `subject` is that user from now on."""
+    return Request("POST", _user(user, "identities"), {"provider": provider, "subject": subject}, fields=("id", "provider", "subject"))
+
+
+def unlink(user: str, identity: str) -> Request:
+    """`identity` is an id, or the name of a provider."""
+    return Request("DELETE", _user(user, "identities", quote(identity, safe="")), fields=("id", "provider", "subject"))
+
+
 # -- oneself
 
 
@@ -107,6 +121,11 @@ def my_sessions() -> Request:
 
 def end_my_session(session: str = "current") -> Request:
     return Request("DELETE", f"{_ROOT}/me/sessions/{quote(session, safe='')}", fields=("ended",))
+
+
+def end_my_sessions() -> Request:
+    """All of them, on other machines too."""
+    return Request("DELETE", f"{_ROOT}/me/sessions", fields=("ended",))
 
 
 def my_pass() -> Request:

@@ -3,10 +3,9 @@
 Somebody is found by (issuer, subject) alone. An address that is somebody's already makes nobody that one.
 """
 
-import os
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from msgspec import Struct
 from sqlmodel import col, select
@@ -19,9 +18,8 @@ from mindgw.errors import Conflict, Forbidden, Unauthenticated
 from mindgw.providers import NONE, Provider
 from mindgw.store import access, audit, identities, people, rows, sessions, users
 from mindgw.store.identities import Known
-from mindgw.store.tables import Identity, Key, Org, User
+from mindgw.store.tables import Identity, Org, User
 from mindgw.store.users import ACTIVE, LAPSED, NewUser
-from mindgw_agent import tokens
 
 
 class Word(Struct, frozen=True, kw_only=True):
@@ -117,17 +115,12 @@ async def _make(session: AsyncSession, word: Word) -> Known:
     if not is_made:
         known = await identities.find(session, said.canonical, person.subject, lock=True)
         if known is None:
-            raise _taken(person.address)
+            raise _taken(word)
         return known  # they came twice at once
     team, team_made = await people.obtain_team(session, org.id, person.teams[0] if person.teams else people.DEFAULT)
-    facts: dict[str, Any] = {"org_id": org.id, "team_id": team.id, "user_id": user.id, "provider": word.provider}
-    key = Key(id=tokens.make_key().id, name=f"sign-on {word.provider}", digest=os.urandom(32), **facts)
-    session.add(key)
-    await session.flush()
-    identity = Identity(
-        issuer=said.canonical, subject=person.subject, user_id=user.id, provider=word.provider, key_id=key.id, claims_at=word.at
-    )
-    if not await identities.add(session, identity):
+    same = said.canonical, person.subject
+    identity = await identities.make(session, user, same, provider=word.provider, team_id=team.id, at=word.at)
+    if identity is None:
         raise Conflict("This person has just been made: try again.", code="sign_on_again")
     who = _who(user, identity, word.address)
     if team_made:
@@ -138,9 +131,11 @@ async def _make(session: AsyncSession, word: Word) -> Known:
     return found
 
 
-def _taken(address: str) -> Forbidden:
-    hint = f"an administrator makes room with `mindgw users remove {address}`; keys of that user end by it"
-    return Forbidden(f"There is a user {address} here already who does not come from this provider.", code="address_taken", hint=hint)
+def _taken(word: Word) -> Forbidden:
+    address = word.person.address
+    line = shlex.join(["mindgw", "users", "link", address, word.provider, word.person.subject])
+    said = f"There is a user {address} here already who does not come from this provider."
+    return Forbidden(said, code="address_taken", hint=f"an administrator who is sure that you are the same person says: {line}")
 
 
 async def _org(session: AsyncSession, said: Provider) -> Org:

@@ -210,11 +210,9 @@ async def make_key(database: Database, pepper: bytes, who: Principal, wish: KeyA
 
 
 async def _own_team(session: AsyncSession, user: User, wished: str | None) -> str | None:
-    """The team that a key of somebody's own is in: one in which they have a role, or ever had a key. What is said of a team could be got
-    round by keys in another. Raises Forbidden, and BadRequest where there are several to choose from."""
-    held = {row.team_id for row in await access.bindings(session, [user.id]) if row.team_id}
-    of_keys = (await session.exec(select(Key.team_id).where(Key.user_id == user.id).distinct())).all()
-    held |= {team_id for team_id in of_keys if team_id}
+    """The team that a key of somebody's own is in: one of their own. Raises Forbidden, and BadRequest where there are several to choose
+    from."""
+    held = await users.team_ids(session, user.id)
     names = sorted((await session.exec(select(Team.name).where(col(Team.id).in_(held)))).all()) if held else [stored.DEFAULT]
     if wished is None and len(names) > 1:
         raise BadRequest(f"You have several teams ({', '.join(names[:10])}): say which one the key is for.", param="team")
@@ -247,6 +245,16 @@ async def own_sessions(database: Database, who: Principal) -> Page[SessionView]:
     async with database.read() as session:
         found = await sessions.open_ones(session, who.user_id, clock.utcnow())
     return Page([people.session_view(row, who.session_id) for row in found])
+
+
+async def end_sessions(database: Database, who: Principal) -> int:
+    """Ends all sessions of one's own, the one that asks too; how many were still good. Raises Forbidden for a key."""
+    _session_only(who)
+    async with database.write() as session:
+        user = await users.find(session, who.org_id, who.user_id)
+        ended = await sessions.end(session, user.id, clock.utcnow())
+        await audit.record(session, who, "session.end", user.id, email=user.email, sessions=ended)
+    return ended
 
 
 async def end_session(database: Database, who: Principal, session_id: str) -> int:

@@ -136,7 +136,7 @@ async def invite(database: Database, pepper: bytes, who: Principal, wish: Invite
         role = await _grantable(session, who, wish.role or "user")
         wanted = NewUser(org_id=who.org_id, email=email, name=_clean(wish.name), role=role.name, state=INVITED)
         row, made = await users.obtain(session, wanted)
-        await _may_change(session, who, row)
+        await may_change(session, who, row)
         _can_be_invited(row, role if wish.role is not None and not made else None)
         text = await users.invite(session, row, pepper, clock.utcnow() + timedelta(seconds=wish.ttl_seconds))
         await audit.record(session, who, "user.invite", row.id, email=row.email, role=row.role)
@@ -170,7 +170,7 @@ async def change(database: Database, who: Principal, reference: str, wish: UserC
     PreconditionFailed."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
-        await _may_change(session, who, row, oneself=wish.role is UNSET)
+        await may_change(session, who, row, oneself=wish.role is UNSET)
         before, changed = row.role, {name: value for name, value in asdict(wish).items() if value is not UNSET}
         if "name" in changed:
             changed["name"] = _clean(changed["name"])
@@ -187,7 +187,7 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
     """Shuts somebody out: keys are refused, sessions are ended, what runs is cut off. A second time changes nothing."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
-        await _may_change(session, who, row)
+        await may_change(session, who, row)
         rows.expect(row, version)
         if row.state != DISABLED:
             rows.change(row, state=DISABLED, invite_digest=None, invite_expires_at=None)
@@ -204,7 +204,7 @@ async def enable(database: Database, who: Principal, reference: str, forget: Cal
     everybody asked for again."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
-        await _may_change(session, who, row)
+        await may_change(session, who, row)
         rows.expect(row, version)
         if row.state in (DISABLED, LAPSED):
             rows.change(row, state=ACTIVE)
@@ -218,7 +218,7 @@ async def remove(database: Database, who: Principal, reference: str, cut: Cut, *
     """Ends keys, sessions and roles of somebody for good. What they used keeps their name."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
-        await _may_change(session, who, row)
+        await may_change(session, who, row)
         shown = view(rows.change(row, version))
         await stewards.spare(session, who, row)
         now = clock.utcnow()
@@ -234,7 +234,7 @@ async def end_sessions(database: Database, who: Principal, reference: str) -> in
     """Signs somebody out everywhere; how many sessions there were."""
     async with database.write() as session:
         row = await users.find(session, who.org_id, reference, lock=True)
-        await _may_change(session, who, row, oneself=True)
+        await may_change(session, who, row, oneself=True)
         ended = await sessions.end(session, row.id, clock.utcnow())
         await audit.record(session, who, "session.end", row.id, email=row.email, sessions=ended)
     return ended
@@ -255,7 +255,7 @@ async def _grantable(session: AsyncSession, who: Principal, name: str) -> Role:
     return role
 
 
-async def _may_change(session: AsyncSession, who: Principal, row: User, *, oneself: bool = False) -> None:
+async def may_change(session: AsyncSession, who: Principal, row: User, *, oneself: bool = False) -> None:
     """Raises Forbidden unless who asks stands above that user, Conflict for oneself unless that is no matter. A session is its user; a
     key, which may do less and be in many hands, is somebody like everybody else."""
     if who.user_id == row.id and not oneself:

@@ -1,8 +1,9 @@
 """Whom identity providers know, which sessions they vouch for, and sign-ons that were finished."""
 
+import os
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 
 from sqlalchemy import delete, func, or_, update
 from sqlmodel import col, select
@@ -11,7 +12,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.core.access import USER
 from mindgw.store import rows
 from mindgw.store.tables import Identity, Key, RoleBinding, Session, Ticket, User
+from mindgw_agent import tokens
 
+#: When the claims were made of somebody of whom the provider has said nothing yet.
+NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: Sessions of which a provider is asked in one round.
 ROUND = 50
 
@@ -45,6 +49,41 @@ async def of_session(session: AsyncSession, row: Session) -> Known | None:
 async def add(session: AsyncSession, identity: Identity) -> bool:
     """False when somebody else added the same one a moment ago."""
     return bool((await session.exec(rows.insert_once(session, Identity).values(**identity.model_dump()))).rowcount)
+
+
+async def make(session: AsyncSession, user: User, who: tuple[str, str], *, provider: str, team_id: str, at: datetime) -> Identity | None:
+    """Notes that a provider knows a user as `who`, its issuer and subject, and makes the key that tokens of theirs stand for: it has no
+    secret. None when somebody is known so already; the caller then gives its transaction up."""
+    key = Key(
+        id=tokens.make_key().id, name=f"sign-on {provider}", digest=os.urandom(32),
+        org_id=user.org_id, team_id=team_id, user_id=user.id, provider=provider,
+    )  # fmt: skip
+    session.add(key)
+    await session.flush()
+    identity = Identity(issuer=who[0], subject=who[1], user_id=user.id, provider=provider, key_id=key.id, claims_at=at)
+    return identity if await add(session, identity) else None
+
+
+async def of_user(session: AsyncSession, user_id: str) -> Sequence[Identity]:
+    """By what somebody is known, in the order of their making."""
+    mine = select(Identity).where(col(Identity.user_id) == user_id)
+    return (await session.exec(mine.order_by(col(Identity.created_at), col(Identity.id)).limit(rows.PAGE))).all()
+
+
+async def unmake(session: AsyncSession, identity: Identity, now: datetime) -> int:
+    """Forgets one for good, with its key, its sessions, and the teams that its provider gave; how many sessions were still good. The caller
+    holds the user's row."""
+    mine = col(Session.identity_id) == identity.id
+    good = col(Session.revoked_at).is_(None), col(Session.expires_at) > now
+    ended = int((await session.exec(update(Session).where(mine, *good).values(revoked_at=now))).rowcount)
+    await session.exec(update(Session).where(mine).values(identity_id="", refresh=None))
+    await bind_teams(session, identity.user_id, identity.provider, ())
+    key = await key_of(session, identity)
+    if key.revoked_at is None:
+        rows.change(key, revoked_at=now)
+    await session.delete(identity)
+    await session.flush()
+    return ended
 
 
 async def bind_teams(session: AsyncSession, user_id: str, provider: str, team_ids: Collection[str]) -> bool:

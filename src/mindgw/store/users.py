@@ -90,6 +90,14 @@ async def remove(session: AsyncSession, row: User, now: datetime) -> None:
     await session.flush()
 
 
+async def team_ids(session: AsyncSession, user_id: str) -> set[str]:
+    """Teams in which a user has a role, or ever had a key. What is said of a team could be got round by keys in another."""
+    bound = select(RoleBinding.team_id).where(col(RoleBinding.user_id) == user_id)
+    of_keys = select(Key.team_id).where(col(Key.user_id) == user_id).distinct()
+    found = (*(await session.exec(bound)).all(), *(await session.exec(of_keys)).all())
+    return {team_id for team_id in found if team_id}
+
+
 async def key_ids(session: AsyncSession, user_id: str) -> Sequence[str]:
     """Ids of the keys of a user, without those that were revoked."""
     return (await session.exec(select(Key.id).where(Key.user_id == user_id, col(Key.revoked_at).is_(None)))).all()

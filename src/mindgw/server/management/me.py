@@ -87,6 +87,14 @@ async def list_my_sessions(database: Scoped, who: Who) -> Page[SessionView]:
     return await me.own_sessions(database, who)
 
 
+@delete("/me/sessions", status_code=200, opt=needs("delete", "me"))
+async def end_my_sessions(state: Office, database: Scoped, who: Who) -> Ended:
+    """Sign out everywhere, the session that asks too."""
+    ended = Ended(await me.end_sessions(database, who))
+    state.sessions.forget()
+    return ended
+
+
 @delete("/me/sessions/{session:str}", status_code=200, opt=needs("delete", "me"))
 async def end_my_session(state: Office, database: Scoped, who: Who, session: FromPath[str]) -> Ended:
     """Sign out; `current` is the session that asks."""
@@ -117,6 +125,7 @@ HANDLERS = (
     create_my_key,
     revoke_my_key,
     list_my_sessions,
+    end_my_sessions,
     end_my_session,
     create_my_token,
 )
