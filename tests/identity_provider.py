@@ -50,8 +50,11 @@ class Provider:
         #: What is wrong: "", slow, garbage, huge, redirect, broken (500), foreign (another issuer in the metadata); and on which paths.
         self.trouble = ""
         self.troubled = ("/",)
-        #: Whom the provider has thrown out: refresh tokens are worth nothing.
+        #: Whether the account of who signs in is disabled: whoever asks anew hears that.
         self.thrown_out = False
+        #: What else is said to whoever asks anew, {} for nothing; and refresh tokens that were given up.
+        self.refusal: dict[str, Any] = {}
+        self.revoked: list[str] = []
         #: Fields of metadata in place of its own.
         self.metadata: dict[str, Any] = {}
         #: What changes of ID tokens, and of the redirect.
@@ -181,11 +184,15 @@ class Provider:
             return 401, {"error": "invalid_client", "error_description": "AADSTS7000215: Invalid client secret.\r\nTrace ID: 1"}
         if path == "/device":
             return self._device(form)
+        if path == "/revoke":
+            self.revoked.append(form["token"])
+            self._refresh.discard(form["token"])
+            return 200, {}
         return self._token(form) if path == "/token" else (404, {"error": "not_found"})
 
     def _described(self) -> dict[str, Any]:
         scopes = ["openid", "profile", "email", "offline_access"]
-        places = {"authorization": "authorize", "token": "token", "device_authorization": "device"}
+        places = {"authorization": "authorize", "token": "token", "device_authorization": "device", "revocation": "revoke"}
         ends = {f"{name}_endpoint": f"{self.root}/{place}" for name, place in places.items()}
         return {"issuer": self.issuer, "jwks_uri": f"{self.root}/keys", "scopes_supported": scopes, **ends, **self.metadata}
 
@@ -212,8 +219,12 @@ class Provider:
                 return 400, {"error": "invalid_grant", "error_description": "AADSTS70008: The code is not good.\r\nTrace ID: 1"}
             nonce = asked["nonce"]
         elif kind == "refresh_token":
-            if self.thrown_out or form.get("refresh_token") not in self._refresh:
-                return 400, {"error": "invalid_grant", "error_description": "AADSTS50057: The user account is disabled."}
+            if self.thrown_out:
+                return 400, {"error": "invalid_grant", "error_description": "AADSTS50057: The user account is disabled.\r\nTrace ID: 1"}
+            if self.refusal:
+                return 400, self.refusal
+            if form.get("refresh_token") not in self._refresh:
+                return 400, {"error": "invalid_grant", "error_description": "AADSTS70008: The refresh token has expired."}
             self._refresh.discard(form["refresh_token"])
         elif kind == "urn:ietf:params:oauth:grant-type:device_code":
             done = self.devices.get(form.get("device_code", ""))

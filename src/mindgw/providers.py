@@ -15,6 +15,10 @@ NONE = "none"
 #: Names of providers, as they stand in addresses.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
+#: Cloud of Entra -> who issues its tokens of version 1; and who does in all others.
+_FIRST = dict.fromkeys(("https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"), "https://sts.chinacloudapi.cn")
+_FIRST_ELSE = "https://sts.windows.net"
+
 _TENANT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
@@ -55,7 +59,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role_claims: Words = ("roles",)
     #: Claims that teams are told by.
     team_claims: Words = ("groups",)
-    #: What stands in those claims -> role: "mindgw.admin=admin, mindgw.user=user". Whoever has several has the highest.
+    #: What stands in those claims -> role: "mindgw.admin=admin, mindgw.user=user". Whoever has several has the highest. Where names have
+    #: commas in them, semicolons stand between: "CN=gw,OU=lab=user; CN=ops,OU=lab=operator".
     roles: NameTable = {}
     #: What stands in those claims -> team: "11aa-22bb=nlp". Teams are made when they are not there.
     teams: NameTable = {}
@@ -68,6 +73,10 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Of entra: where it is asked about somebody whose token leaves their groups out, as there are too many: https://graph.microsoft.com;
     #: empty: nobody is asked, and they do not come in.
     graph: str = ""
+
+    def __repr__(self) -> str:
+        """Without the secret: it may stand in a log, or in a traceback."""
+        return f"{type(self).__name__}(kind={self.kind!r}, issuer={self.canonical!r}, client_id={self.client_id!r})"
 
     @property
     def is_entra(self) -> bool:
@@ -83,7 +92,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The names that its tokens may have: of a tenant of Entra there are two, of tokens of version 1 and 2."""
         if not self.is_entra:
             return frozenset((self.issuer,))
-        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"https://sts.windows.net/{self.tenant}/"))
+        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"{_FIRST.get(self.authority, _FIRST_ELSE)}/{self.tenant}/"))
 
     @property
     def metadata(self) -> str:

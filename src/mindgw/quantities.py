@@ -112,9 +112,10 @@ def shares(text: str) -> dict[str, float]:
 
 
 def names(text: str) -> dict[str, str]:
-    """What others call something -> what it is called here, at most a thousand."""
+    """What others call something -> what it is called here, at most a thousand; between them are commas, or, where there is one,
+    semicolons: names in directories have commas in them."""
     found: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, (part.strip() for part in text.split(";" if ";" in text else ","))):
         theirs, _, ours = (piece.strip() for piece in part.rpartition("="))
         if not theirs or not ours or theirs in found or len(found) == 1000:
             raise ValueError('must be names, each of theirs once with one of ours, such as "mindgw.admin=admin, 11aa-22bb=nlp"')

@@ -284,8 +284,8 @@ async def test_roles_and_teams_are_what_the_newest_word_says(visit):
         first = await desk.enter(roles=["Gw.User", "Gw.Ops"], groups=["g-nlp", "unheard"])
         assert (await desk.say("GET", "/api/v1/me", first)).json()["roles"] == ["operator"]
         teams = {team.id: team.name for team in await desk.rows(Team)}
-        bound = {(teams[row.team_id], row.role, row.provider) for row in await desk.rows(RoleBinding)}
-        assert bound == {("nlp", "user", "work")}
+        bound = {(teams[row.team_id], row.role, row.identity_id != "") for row in await desk.rows(RoleBinding)}
+        assert bound == {("nlp", "user", True)}
         made = await desk.say("POST", "/api/v1/me/keys", first, json={"name": "own"})
         assert made.json()["team"] == "nlp", "what is said of the team holds for own keys"
         await desk.enter(roles=["Gw.User"], groups=["g-ops"])
@@ -377,10 +377,11 @@ async def ago(desk, seconds):
     async with desk.place.database.write() as session:
         for row in (await session.exec(select(Session))).all():
             row.expires_at -= timedelta(seconds=seconds)
-            row.checked_at = None
             session.add(row)
         for row in (await session.exec(select(Identity))).all():
-            row.claims_at -= timedelta(seconds=seconds)
+            for name in ("claims_at", "final_at", "vouched_at", "due_at", "checked_at"):
+                at = getattr(row, name)
+                setattr(row, name, at - timedelta(seconds=seconds) if at is not None else None)
             session.add(row)
     desk.place.server.app.state.sessions.forget()
 
@@ -460,29 +461,19 @@ async def test_whoever_the_provider_does_not_vouch_for_any_more_loses_everything
         assert "user.return" in await desk.actions()
 
 
-async def test_one_session_that_is_over_takes_nothing_from_another(visit, provider):
-    async with visit() as desk:
-        first, second = await desk.enter(), await desk.enter()
-        provider._refresh.pop()
-        await ago(desk, 3000)
-        await desk.place.server.app.state.rechecks.all()
-        assert sorted(await statuses(desk, [("/api/v1/me", first), ("/api/v1/me", second)])) == [200, 401]
-        assert (await desk.user()).state == "active"
-
-
 async def test_a_provider_that_is_away_puts_nobody_out_before_their_time(visit, provider):
     async with visit() as desk:
         ways = await everything(desk, await desk.enter())
         provider.trouble = "broken"
-        await ago(desk, 3000)
+        await ago(desk, 2000)
         await desk.place.server.app.state.rechecks.all()
         assert await desk.code("POST", "/api/v1/me/sessions/renew", ways[0][1]) == (200, ""), "somebody has just asked"
-        await ago(desk, 0)
+        await ago(desk, 60)
         assert await desk.code("POST", "/api/v1/me/sessions/renew", ways[0][1]) == (502, "provider_unreachable")
         assert await statuses(desk, ways) == [200] * 4
         provider.trouble = ""
-        await ago(desk, 0)
-        assert (await desk.say("POST", "/api/v1/me/sessions/renew", ways[0][1])).status_code == 200
+        await ago(desk, 60)
+        assert (await desk.say("POST", "/api/v1/me/sessions/renew", ways[0][1])).json()["expires_in"] > 3500
 
 
 async def test_whoever_is_disabled_here_stays_out_whatever_the_provider_says(visit):
@@ -524,13 +515,12 @@ async def test_what_another_key_has_sealed_renews_nothing(visit):
     async with visit() as desk:
         session = await desk.enter()
         async with desk.place.database.write() as db:
-            for row in (await db.exec(select(Session))).all():
+            for row in (await db.exec(select(Identity))).all():
                 row.refresh = b"x" * 80
                 db.add(row)
         await ago(desk, 3000)
-        assert await desk.code("POST", "/api/v1/me/sessions/renew", session) == (409, "not_renewable")
-        await ago(desk, 0)
         await desk.place.server.app.state.rechecks.all()
+        assert await desk.code("POST", "/api/v1/me/sessions/renew", session) == (409, "not_renewable")
         assert (await desk.say("GET", "/api/v1/me", session)).status_code == 200
 
 
@@ -545,7 +535,7 @@ async def test_nothing_of_the_provider_lies_open_in_the_database(visit, provider
     async with visit() as desk:
         await desk.enter()
         (held,) = provider._refresh
-        assert (await desk.rows(Session))[0].refresh is not None
+        assert (await desk.rows(Identity))[0].refresh is not None
         kept = [str(row.model_dump()) for table in (Session, Identity, User, AuditEntry, Key, Ticket) for row in await desk.rows(table)]
         assert [text for text in kept if held in text] == []
         assert [key.last4 for key in await desk.rows(Key) if key.provider] == [""]

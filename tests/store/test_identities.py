@@ -1,4 +1,4 @@
-"""Whom providers know, and which of their sessions are to be asked about, on both databases."""
+"""Whom providers know, on both databases."""
 
 import asyncio
 from datetime import timedelta
@@ -50,68 +50,64 @@ async def test_what_people_have_said_of_teams_a_provider_does_not_take_back(data
 
     async def bound(*wanted):
         async with database.write() as session:
-            changed = await identities.bind_teams(session, ada.user_id, "work", [teams[name] for name in wanted])
+            gone, fresh = await identities.bind_teams(session, ada, [teams[name] for name in wanted])
         async with database.read() as session:
             rows = await access.bindings(session, [ada.user_id])
             named = {row.id: row.name for row in [await session.get(Team, id) for id in teams.values()]}
-        return changed, sorted((named[row.team_id], row.role, row.provider) for row in rows)
+        return (len(gone), len(fresh)), sorted((named[row.team_id], row.role, row.identity_id) for row in rows)
 
     mine = [("hci", "user", ""), ("ops", "operator", "")]
-    assert await bound("nlp", "hci") == (True, sorted([*mine, ("nlp", "user", "work")]))
-    assert (await bound("nlp", "hci"))[0] is False
-    assert await bound("ops") == (True, sorted([*mine, ("ops", "user", "work")]))
-    assert await bound() == (True, mine)
+    assert await bound("nlp", "hci") == ((0, 1), sorted([*mine, ("nlp", "user", ada.id)]))
+    assert (await bound("nlp", "hci"))[0] == (0, 0)
+    assert await bound("ops") == ((1, 1), sorted([*mine, ("ops", "user", ada.id)]))
+    assert await bound() == ((1, 0), mine)
 
 
-async def signed_in(database, identity, *, until=HOUR / 4, end=24 * HOUR, refresh=b"r"):
+async def signed_in(database, identity, *, until=HOUR / 4, end=24 * HOUR):
     async with database.write() as session:
         row, _ = await sessions.create(session, identity.user_id, PEPPER, at=NOW, until=NOW + until, identity=identity)
-        row.refresh, row.ends_at = refresh, NOW + end
+        row.ends_at = NOW + end
     return row.id
 
 
-async def test_sessions_that_end_soon_are_asked_about_by_one(database, ada):
-    soon = await signed_in(database, ada)
-    for facts in ({"until": 2 * HOUR}, {"refresh": None}, {"until": -HOUR}, {"end": HOUR / 4}):
-        await signed_in(database, ada, **facts)
-    ended = await signed_in(database, ada)
-    async with database.write() as session:
-        await sessions.end(session, ada.user_id, NOW, ended)
-        assert (await session.get(Session, ended, populate_existing=True)).refresh is None
-    pause = timedelta(seconds=30)
-
-    async def begin(at):
+async def test_who_is_removed_is_known_no_more_but_for_when_that_was(database, ada):
+    made = await signed_in(database, ada)
+    for _ in range(2):
         async with database.write() as session:
-            return await identities.begin_check(session, soon, at, pause)
-
-    async with database.read() as session:
-        assert await identities.due(session, NOW, HOUR, pause) == [(soon, "work")]
-        assert await identities.others(session, ada.id, soon, NOW) == 2
-        assert await identities.others(session, ada.id, "", NOW) == 3
-    assert sorted(await asyncio.gather(*(begin(NOW) for _ in range(5)))) == [False] * 4 + [True]
-    async with database.read() as session:
-        assert await identities.due(session, NOW, HOUR, pause) == []
-        assert await identities.due(session, NOW + HOUR / 8, HOUR, pause) == [(soon, "work")]
-    assert await begin(NOW + HOUR / 8)
-
-
-async def test_a_session_knows_by_whom_it_was_made(database, ada):
-    made = await signed_in(database, ada)
+            await users.remove(session, await session.get(User, ada.user_id), NOW)
     async with database.write() as session:
-        assert (await identities.of_session(session, await session.get(Session, made))).identity.subject == "ada"
-        plain, _ = await sessions.create(session, ada.user_id, PEPPER, at=NOW, until=NOW + HOUR)
-        assert await identities.of_session(session, plain) is None
-
-
-async def test_who_is_removed_is_known_no_more(database, ada):
-    made = await signed_in(database, ada)
-    async with database.write() as session:
-        row = await session.get(User, ada.user_id)
-        await users.remove(session, row, NOW)
-    async with database.read() as session:
         assert await identities.find(session, "i", "ada") is None
-        left = await session.get(Session, made)
-        assert (left.identity_id, left.refresh) == ("", None)
+        assert (await session.get(Session, made)).identity_id == ""
+        assert await identities.departed(session, "i", "ada") == NOW
+        assert await identities.departed(session, "i", "bob") is None
+        assert await identities.forget_departures(session, NOW) == 0
+        assert await identities.forget_departures(session, NOW + HOUR) == 1
+
+
+async def test_an_identity_that_is_taken_away_while_somebody_waits_for_it_is_none(database, ada):
+    async with database.write() as session:
+        found = await identities.find(session, "i", "ada")
+        await session.delete(found.identity)
+        await session.flush()
+        assert await identities.find(session, "i", "ada", lock=True) is None
+
+
+async def test_keys_leave_a_team_in_which_nothing_is_said_of_their_person(database, ada):
+    async with database.write() as session:
+        org = (await session.get(User, ada.user_id)).org_id
+        nlp, ops = [(await people.get_or_create_team(session, org, name)).id for name in ("nlp", "ops")]
+        facts = {"org_id": org, "user_id": ada.user_id, "digest": b"d"}
+        session.add_all([Key(id="k1", name="k1", team_id=nlp, **facts), Key(id="k2", name="k2", team_id=ops, **facts)])
+        session.add(Key(id="k3", name="k3", team_id=nlp, revoked_at=NOW, **facts))
+        await session.flush()
+        await access.bind(session, ada.user_id, "operator", ops)
+        assert await identities.move_keys(session, ada.user_id, {ops}) == []
+        assert await identities.move_keys(session, ada.user_id, {nlp, ops}) == ["k1"]
+        assert {(await session.get(Key, key)).team_id for key in ("k1", "k2", "k3")} == {ops}
+        await access.unbind(session, ada.user_id, "operator", ops)
+        assert sorted(await identities.move_keys(session, ada.user_id, {ops})) == ["k1", "k2"]
+        default = await people.get_or_create_team(session, org)
+        assert (await session.get(Key, "k1")).team_id == default.id
 
 
 async def test_a_sign_on_is_finished_once(database):

@@ -30,7 +30,7 @@ from mindgw.store.tenants import View
 #: Tables that belong to whoever runs the server, and those that nobody's request reads by their class.
 OF_THE_SERVER = {
     "workers", "join_tokens", "audit_heads", "epochs", "epoch_workers", "ledger_commits", "receipts", "receipt_heads", "flow_counters",
-    "replays", "budgets", "leases", "key_changes", "routes", "series_blocks", "tickets",
+    "replays", "budgets", "leases", "key_changes", "routes", "series_blocks", "tickets", "departures",
 }  # fmt: skip
 SEEN = (AccessRule, AuditEntry, DeadLetter, Identity, Key, LedgerRow, Org, Quota, Rate, Role, RoleBinding, Session, Story, Team, User)
 

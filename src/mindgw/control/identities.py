@@ -38,6 +38,10 @@ class IdentityView(Struct, frozen=True, kw_only=True):
     created_at: datetime
     #: When the newest token was made by which they came; None: they have not come yet.
     claims_at: datetime | None
+    #: When the provider last let us know that they are one of its people; None: never.
+    vouched_at: datetime | None
+    #: Whether it can be asked about them without their being there.
+    asked: bool
 
 
 class Link(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -148,4 +152,6 @@ def _view(row: Identity) -> IdentityView:
         key_id=row.key_id,
         created_at=row.created_at,
         claims_at=row.claims_at if row.claims_at != identities.NEVER else None,
+        vouched_at=row.vouched_at if row.vouched_at != identities.NEVER else None,
+        asked=row.refresh is not None,
     )

@@ -119,7 +119,7 @@ async def _invite(session: AsyncSession, pepper: bytes, who: Principal, org: Org
     if email.endswith(f"@{users.SERVICE}"):
         raise BadRequest(f"{email} would be a service account.", param="admin")
     user, _ = await users.obtain(session, NewUser(org_id=org.id, email=email, role=ADMIN, state=INVITED))
-    rows.change(user, role=ADMIN, state=INVITED if user.state == DISABLED else user.state)
+    rows.change(user, role=ADMIN, role_from="", state=INVITED if user.state == DISABLED else user.state)
     text = await users.invite(session, user, pepper, clock.utcnow() + timedelta(seconds=INVITED_FOR))
     await audit.record(session, who, "user.invite", user.id, email=user.email, role=user.role, org=org.name)
     return text

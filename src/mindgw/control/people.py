@@ -16,7 +16,7 @@ from mindgw.control.pages import Page, page_of
 from mindgw.control.principal import Principal
 from mindgw.core.access import ADMIN, Role
 from mindgw.errors import BadRequest, Conflict, NotFound, Unauthenticated
-from mindgw.store import access, audit, keys, people, rows, sessions, users
+from mindgw.store import access, audit, keys, people, rows, sessions, users, vouching
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Session, User
 from mindgw.store.users import ACTIVE, DISABLED, INVITED, LAPSED, SERVICE, NewUser
@@ -178,7 +178,7 @@ async def change(database: Database, who: Principal, reference: str, wish: UserC
             changed["role"] = (await _grantable(session, who, changed["role"])).name
             if changed["role"] != ADMIN:
                 await stewards.spare(session, who, row)
-        rows.change(row, version, **changed)
+        rows.change(row, version, **changed, **({"role_from": ""} if "role" in changed else {}))
         await audit.record(session, who, "user.update", row.id, email=row.email, before=before, **changed)
         return view(row)
 
@@ -208,6 +208,7 @@ async def enable(database: Database, who: Principal, reference: str, forget: Cal
         rows.expect(row, version)
         if row.state in (DISABLED, LAPSED):
             rows.change(row, state=ACTIVE)
+            await vouching.trust(session, row.id, clock.utcnow())
             await audit.record(session, who, "user.enable", row.id, email=row.email)
         shown = view(row)
     forget()

@@ -171,7 +171,7 @@ async def unbind(
         if team is None and user.role == name:
             if name == kernel.USER:
                 raise Conflict("Whoever has no other role is a user.", code="last_role", hint="`mindgw users disable` shuts somebody out")
-            rows.change(user, version, role=kernel.USER)
+            rows.change(user, version, role=kernel.USER, role_from="")
         else:
             rows.change(user, version)
         await audit.record(session, who, "role.unbind", user.id, role=name, user=user.email, team=team[0] if team else None)

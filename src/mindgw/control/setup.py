@@ -270,6 +270,6 @@ async def _administrator(session: AsyncSession, org: Org) -> User:
     row, made = await users.obtain(session, wanted)
     if made or (row.state, row.role) != (users.ACTIVE, "admin"):
         if not made:
-            rows.change(row, state=users.ACTIVE, role="admin")
+            rows.change(row, state=users.ACTIVE, role="admin", role_from="")
         await audit.record(session, LOCAL, "user.create" if made else "user.enable", row.id, email=row.email, role=row.role)
     return row

@@ -28,12 +28,14 @@ from mindgw.core.claims import Person, Unwelcome
 from mindgw.core.tokens import SKEW
 from mindgw.errors import BadRequest, NotFound, RateLimited, Unauthenticated
 from mindgw.gateway.auth import Borne
-from mindgw.store import audit, identities, keys, sessions
+from mindgw.store import audit, identities, keys, sessions, vouching
 from mindgw.store.database import Database
 
 #: Sign-ons that one address may begin in a minute, and times that it may ask whether one is finished; and addresses that are counted: this
 #: machine's own are not.
 BEGUN, POLLED, ADDRESSES = 30, 120, 10_000
+#: For how long it is remembered that somebody was removed: tokens are good for hours.
+REMEMBERED = timedelta(days=400)
 _REFRESH = b"mindgw refresh tokens 1"
 
 
@@ -106,19 +108,19 @@ class Held(NamedTuple):
 
 
 class Refreshes:
-    """What is held of sessions, as it is stored."""
+    """What is held of people, as it is stored."""
 
     def __init__(self, sealing: bytes) -> None:
         self._safe = Safe(sealing, _REFRESH)
 
-    def seal(self, session_id: str, held: Held) -> bytes | None:
-        """None when there is nothing."""
-        return self._safe.seal(session_id, msgspec.json.encode(held)) if held.token else None
+    def seal(self, identity_id: str, held: Held) -> bytes:
+        """What is to be stored."""
+        return self._safe.seal(identity_id, msgspec.json.encode(held))
 
-    def open(self, session_id: str, sealed: bytes) -> Held | None:
-        """None for what was sealed by somebody else, or for another session."""
+    def open(self, identity_id: str, sealed: bytes) -> Held | None:
+        """None for what was sealed by somebody else, or for another identity."""
         try:
-            return msgspec.json.decode(self._safe.open(session_id, sealed), type=Held)
+            return msgspec.json.decode(self._safe.open(identity_id, sealed), type=Held)
         except (ValueError, msgspec.MsgspecError):
             return None
 
@@ -138,6 +140,8 @@ class SignOn:
         """Both take the id of a user: `changed` when they may do more or less than before, `cut` when they are out."""
         self.http = Http()
         self.sources = {name: Source(said, self.http) for name, said in config.providers.items()}
+        #: The same by the issuer that people are known by: a provider may be given another name.
+        self.by_issuer = {source.said.canonical: (name, source) for name, source in self.sources.items()}
         self.tokens = Tokens(self.sources, now)
         self.database = database
         self.refreshes = Refreshes(secrets.sealing)
@@ -252,21 +256,23 @@ class SignOn:
     async def _let_in(self, issued: Issued, grant: Grant, held: Held, visit: Visit) -> SignedOn:
         word = await self.last_word(issued, grant, visit.address)
         now = clock.utcnow()
-        until = now + timedelta(seconds=min(self._settings.recheck, self._settings.keep))
+        span = timedelta(seconds=self._settings.recheck)
+        until = min(now + span, now + timedelta(seconds=self._settings.keep))
         async with self.database.write() as session:
             came = await arrivals.arrive(session, word)
-            user = came.user
-            row, secret = await sessions.create(
-                session, user.id, self._pepper, at=now, until=until, agent=visit.agent, identity=came.identity
-            )
+            user, identity = came.user, came.identity
+            if held.token:  # some say it the first time only: then that of before goes on
+                identity.refresh = self.refreshes.seal(identity.id, held)
+            await session.flush()
+            await vouching.vouch(session, identity.id, now, span)
+            row, secret = await sessions.create(session, user.id, self._pepper, at=now, until=until, agent=visit.agent, identity=identity)
             row.ends_at = now + timedelta(seconds=self._settings.keep)
-            row.refresh = self.refreshes.seal(row.id, held)
             user.last_seen_at = now
             who = Principal(org_id=user.org_id, is_home=False, user_id=user.id, email=user.email, session_id=row.id, address=visit.address)
             await audit.record(session, who, "session.create", row.id, email=user.email, provider=issued.name)
             signed = SignedOn(
                 session=secret, user=user.email, role=user.role, expires_at=until, expires_in=int((until - now).total_seconds()),
-                renewable=bool(held.token),
+                renewable=identity.refresh is not None,
             )  # fmt: skip
         self.told(came)
         return signed
@@ -298,7 +304,7 @@ class SignOn:
     async def bear(self, text: str) -> Borne:
         """The key that a token of a provider stands for, and until when. Raises Unauthenticated, Forbidden, ProviderError."""
         issued = await self.tokens.borne(text)
-        person = _person(issued)
+        person = _person(issued, whole=False)
         if isinstance(person, Unwelcome):
             raise Unauthenticated(person.message, code=person.code)
         word = _word(issued, person, "", final=False)
@@ -341,12 +347,14 @@ class SignOn:
     async def forget(self) -> None:
         """Removes what is known of sign-ons that are over."""
         async with self.database.write() as session:
-            await identities.forget_tickets(session, clock.utcnow())
+            now = clock.utcnow()
+            await identities.forget_tickets(session, now)
+            await identities.forget_departures(session, now - REMEMBERED)
 
 
-def _person(issued: Issued, groups: list[str] | None = None) -> Person | Unwelcome:
+def _person(issued: Issued, groups: list[str] | None = None, *, whole: bool = True) -> Person | Unwelcome:
     """Who a good token speaks of."""
-    return claims.person(issued.token.claims, arrivals.shape(issued.name, issued.source.said), groups)
+    return claims.person(issued.token.claims, arrivals.shape(issued.name, issued.source.said), groups, whole=whole)
 
 
 def _word(issued: Issued, person: Person, address: str, *, final: bool) -> Word:

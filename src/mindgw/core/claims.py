@@ -16,7 +16,7 @@ OVERAGE: Final = "groups_overage"
 
 _ADDRESS: Final = re.compile(r"[a-z0-9._%+'-]{1,64}@[a-z0-9-]+(\.[a-z0-9-]+)+", re.ASCII)
 #: Subjects that can stand in an address as they are.
-_PLAIN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_NAMES: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _MAX_NAME: Final = 200
 #: Values of one claim that are looked at.
 _MOST: Final = 2000
@@ -54,9 +54,9 @@ class Person(Struct, frozen=True):
     address: str
     #: What they are called, "" for nothing.
     name: str
-    #: Names of roles and of teams; roles are never none.
-    roles: tuple[str, ...]
-    teams: tuple[str, ...]
+    #: Names of roles, never none, and of teams; None: the token says nothing of them, which only one can that need not be complete.
+    roles: tuple[str, ...] | None
+    teams: tuple[str, ...] | None
 
 
 class Unwelcome(Struct, frozen=True):
@@ -66,24 +66,33 @@ class Unwelcome(Struct, frozen=True):
     message: str
 
 
-def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | None = None) -> Person | Unwelcome:
-    """Who a good token speaks of. `groups`: those that were asked for where the token has too many to name them."""
+def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | None = None, *, whole: bool = True) -> Person | Unwelcome:
+    """Who a good token speaks of. `groups`: those that were asked for where the token has too many to name them. `whole`: whether what it
+    does not say is not so, as in ID tokens; of others, providers leave out of some what they put into others."""
     subject = claims.get("oid" if shape.is_entra else "sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255 or not subject.isprintable():
         return Unwelcome("no_subject", "The token does not say who somebody is (oid): the scopes profile and openid bring that.")
     guest = shape.is_entra and is_guest(claims, shape.issuers)
     if guest and not shape.guests:
         return Unwelcome("guest_refused", "Guests of this tenant do not come in here.")
-    if any(_said(claims, name) != value for name, value in shape.require.items()):
+    if any(_plain(_said(claims, name)) != value for name, value in shape.require.items()):
         return Unwelcome("not_assigned", "The provider knows you, but this server is not for you.")
     if groups is None and needs_groups(claims, shape):
         said = "The token names no groups, as there are too many of them: give the application app roles, or assign groups to it."
         return Unwelcome("groups_overage", said)
-    roles = _mapped(_values(claims, shape.role_claims, groups), shape.roles) or ((shape.default_role,) if shape.default_role else ())
-    if not roles:
-        return Unwelcome("not_assigned", "The provider knows you, but has given you no role for this server.")
-    teams = _mapped(_values(claims, shape.team_claims, groups), shape.teams)
+    told = _told(claims, shape.role_claims, shape.roles, groups, whole=whole)
+    roles = default(shape) if told == () else told
+    if isinstance(roles, Unwelcome):
+        return roles
+    teams = _told(claims, shape.team_claims, shape.teams, groups, whole=whole)
     return Person(subject, _address(claims, shape, subject, guest=guest), _name(claims), roles, teams)
+
+
+def default(shape: Shape) -> tuple[str, ...] | Unwelcome:
+    """The roles of somebody who has none by a claim."""
+    if shape.default_role:
+        return (shape.default_role,)
+    return Unwelcome("not_assigned", "The provider knows you, but has given you no role for this server.")
 
 
 def is_guest(claims: Mapping[str, Any], issuers: Collection[str]) -> bool:
@@ -102,6 +111,21 @@ def needs_groups(claims: Mapping[str, Any], shape: Shape) -> bool:
     if claims.get("hasgroups") in (True, "true"):
         left_out.add("groups")
     return bool(wanted & left_out)
+
+
+def _told(
+    claims: Mapping[str, Any], names: Iterable[str], ours: Mapping[str, str], groups: Collection[str] | None, *, whole: bool
+) -> tuple[str, ...] | None:
+    """What some claims come to here; None for a token that says nothing of it, and need not."""
+    names = tuple(names)
+    if not whole and ours and all(_said(claims, name) is None for name in names):
+        return None
+    return _mapped(_values(claims, names, groups), ours)
+
+
+def _plain(said: Any) -> Any:
+    """A value as the settings have it."""
+    return ("true" if said else "false") if isinstance(said, bool) else said
 
 
 def _values(claims: Mapping[str, Any], names: Iterable[str], groups: Collection[str] | None) -> set[str]:
@@ -142,7 +166,7 @@ def _address(claims: Mapping[str, Any], shape: Shape, subject: str, *, guest: bo
     address = said.strip().lower() if isinstance(said, str) else ""
     if _ADDRESS.fullmatch(address) and len(address) <= _MAX_NAME:
         return address
-    plain = subject if _PLAIN.fullmatch(subject) else hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    plain = subject if _NAMES.fullmatch(subject) else hashlib.sha256(subject.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return f"{plain}@{shape.domain}"
 
 

@@ -1,23 +1,21 @@
-"""Whom identity providers know, which sessions they vouch for, and sign-ons that were finished."""
+"""Whom identity providers know, and sign-ons that were finished. Whether they still vouch for them is `vouching`."""
 
 import os
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import delete, func, or_, update
+from sqlalchemy import delete, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.core.access import USER
-from mindgw.store import rows
-from mindgw.store.tables import Identity, Key, RoleBinding, Session, Ticket, User
+from mindgw.store import people, rows
+from mindgw.store.tables import Departure, Identity, Key, RoleBinding, Session, Ticket, User
 from mindgw_agent import tokens
 
 #: When the claims were made of somebody of whom the provider has said nothing yet.
 NEVER: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: Sessions of which a provider is asked in one round.
-ROUND = 50
 
 
 class Known(NamedTuple):
@@ -27,6 +25,13 @@ class Known(NamedTuple):
     user: User
 
 
+class Bound(NamedTuple):
+    """What became of somebody's teams."""
+
+    gone: set[str]
+    fresh: set[str]
+
+
 async def find(session: AsyncSession, issuer: str, subject: str, *, lock: bool = False) -> Known | None:
     """Who that is; with `lock` nobody else changes the user until the transaction ends."""
     wanted = select(Identity).where(col(Identity.issuer) == issuer, col(Identity.subject) == subject)
@@ -34,14 +39,16 @@ async def find(session: AsyncSession, issuer: str, subject: str, *, lock: bool =
     if identity is None:
         return None
     user = await rows.locked(session, User, identity.user_id) if lock else await session.get(User, identity.user_id)
-    if lock:  # somebody else may have changed both before
-        await session.refresh(identity)
+    if lock:  # somebody else may have changed both before, or taken the identity away
+        found = (await session.exec(wanted.execution_options(populate_existing=True))).first()
+        if found is None or found.user_id != identity.user_id:
+            return None
     return Known(identity, user) if user is not None else None
 
 
-async def of_session(session: AsyncSession, row: Session) -> Known | None:
-    """Who has signed on with it; None: nobody did."""
-    identity = await session.get(Identity, row.identity_id) if row.identity_id else None
+async def known(session: AsyncSession, identity_id: str) -> Known | None:
+    """Who that is, as it is now; "" is nobody."""
+    identity = await session.get(Identity, identity_id, populate_existing=True) if identity_id else None
     user = await session.get(User, identity.user_id) if identity is not None else None
     return Known(identity, user) if identity is not None and user is not None else None
 
@@ -60,7 +67,7 @@ async def make(session: AsyncSession, user: User, who: tuple[str, str], *, provi
     )  # fmt: skip
     session.add(key)
     await session.flush()
-    identity = Identity(issuer=who[0], subject=who[1], user_id=user.id, provider=provider, key_id=key.id, claims_at=at)
+    identity = Identity(issuer=who[0], subject=who[1], user_id=user.id, provider=provider, key_id=key.id, claims_at=at, vouched_at=at)
     return identity if await add(session, identity) else None
 
 
@@ -76,8 +83,8 @@ async def unmake(session: AsyncSession, identity: Identity, now: datetime) -> in
     mine = col(Session.identity_id) == identity.id
     good = col(Session.revoked_at).is_(None), col(Session.expires_at) > now
     ended = int((await session.exec(update(Session).where(mine, *good).values(revoked_at=now))).rowcount)
-    await session.exec(update(Session).where(mine).values(identity_id="", refresh=None))
-    await bind_teams(session, identity.user_id, identity.provider, ())
+    await session.exec(update(Session).where(mine).values(identity_id=""))
+    await move_keys(session, identity.user_id, (await bind_teams(session, identity, ())).gone)
     key = await key_of(session, identity)
     if key.revoked_at is None:
         rows.change(key, revoked_at=now)
@@ -86,18 +93,36 @@ async def unmake(session: AsyncSession, identity: Identity, now: datetime) -> in
     return ended
 
 
-async def bind_teams(session: AsyncSession, user_id: str, provider: str, team_ids: Collection[str]) -> bool:
-    """Makes these the teams in which a provider has the user be one; what people have said stays. Whether anything was changed. The
-    caller holds the user's row."""
-    mine = col(RoleBinding.user_id) == user_id, col(RoleBinding.role) == USER, col(RoleBinding.team_id).is_not(None)
+async def bind_teams(session: AsyncSession, identity: Identity, team_ids: Collection[str]) -> Bound:
+    """Makes these the teams in which a provider has somebody be a user; what people have said stays, and so does what another provider
+    has. The caller holds the user's row."""
+    mine = col(RoleBinding.user_id) == identity.user_id, col(RoleBinding.role) == USER, col(RoleBinding.team_id).is_not(None)
     held = (await session.exec(select(RoleBinding).where(*mine))).all()
-    gone = [row for row in held if row.provider == provider and row.team_id not in team_ids]
+    gone = [row for row in held if row.identity_id == identity.id and row.team_id not in team_ids]
     fresh = [team_id for team_id in team_ids if team_id not in {row.team_id for row in held}]
     for row in gone:
         await session.delete(row)
-    session.add_all([RoleBinding(user_id=user_id, role=USER, team_id=team_id, provider=provider) for team_id in fresh])
+    made = [RoleBinding(user_id=identity.user_id, role=USER, team_id=team_id, identity_id=identity.id) for team_id in fresh]
+    session.add_all(made)
     await session.flush()
-    return bool(gone or fresh)
+    return Bound({row.team_id for row in gone if row.team_id}, set(fresh))
+
+
+async def move_keys(session: AsyncSession, user_id: str, left: Collection[str], into: str = "") -> list[str]:
+    """Moves somebody's keys out of teams in which they have no role any more, to another one, "" for one that is left; also those that
+    are revoked, for a key is what makes a team somebody's own (`users.team_ids`). Ids of those that are not. The caller holds the user's
+    row."""
+    bound = set((await session.exec(select(RoleBinding.team_id).where(col(RoleBinding.user_id) == user_id))).all())
+    lost = {team_id for team_id in left if team_id not in bound}
+    if not lost:
+        return []
+    moved = (await session.exec(select(Key).where(col(Key.user_id) == user_id, col(Key.team_id).in_(lost)))).all()
+    left_over = sorted(team_id for team_id in bound if team_id)
+    for key in moved:
+        target = into or (left_over[0] if left_over else (await people.get_or_create_team(session, key.org_id)).id)
+        rows.change(key, team_id=target)
+    await session.flush()
+    return [key.id for key in moved if key.revoked_at is None]
 
 
 async def key_of(session: AsyncSession, identity: Identity) -> Key:
@@ -105,32 +130,29 @@ async def key_of(session: AsyncSession, identity: Identity) -> Key:
     return await session.get_one(Key, identity.key_id)
 
 
-# -- sessions ----------------------------------------------------------------------------------------------------------
+# -- whoever was removed -------------------------------------------------------------------------------------------------
 
 
-async def due(session: AsyncSession, now: datetime, ahead: timedelta, pause: timedelta) -> Sequence[tuple[str, str]]:
-    """(id, name of the provider) of sessions that end within `ahead` unless their provider is asked, those that end first; none that
-    somebody has begun to ask of within `pause`."""
-    asked = or_(col(Session.checked_at).is_(None), col(Session.checked_at) < now - pause)
-    good = col(Session.revoked_at).is_(None), col(Session.refresh).is_not(None), col(Session.expires_at) > now
-    soon = col(Session.expires_at) < now + ahead, col(Session.expires_at) < col(Session.ends_at)
-    wanted = select(Session.id, Identity.provider).join(Identity, col(Identity.id) == col(Session.identity_id)).where(*good, *soon, asked)
-    return (await session.exec(wanted.order_by(col(Session.expires_at)).limit(ROUND))).all()
+async def depart(session: AsyncSession, user_id: str, now: datetime) -> None:
+    """Forgets by what somebody was known who is removed, but for when that was."""
+    mine = (await session.exec(select(Identity).where(col(Identity.user_id) == user_id))).all()
+    for one in mine:
+        same = {"issuer": one.issuer, "subject": one.subject}
+        await session.exec(delete(Departure).where(*(col(getattr(Departure, name)) == value for name, value in same.items())))
+        session.add(Departure(**same, at=now))
+        await session.delete(one)
+    await session.flush()
 
 
-async def begin_check(session: AsyncSession, session_id: str, now: datetime, pause: timedelta) -> bool:
-    """Whether it is for the caller to ask the provider about a session: of all who want to within `pause` one may. A refresh token is good
-    once at many providers."""
-    asked = or_(col(Session.checked_at).is_(None), col(Session.checked_at) < now - pause)
-    mine = update(Session).where(col(Session.id) == session_id, col(Session.revoked_at).is_(None), asked).values(checked_at=now)
-    return bool((await session.exec(mine)).rowcount)
+async def departed(session: AsyncSession, issuer: str, subject: str) -> datetime | None:
+    """When somebody was removed; None: nobody was, or that is long ago."""
+    row = await session.get(Departure, (issuer, subject))
+    return row.at if row is not None else None
 
 
-async def others(session: AsyncSession, identity_id: str, session_id: str, now: datetime) -> int:
-    """How many other sessions of an identity are good and will be asked about."""
-    good = col(Session.revoked_at).is_(None), col(Session.refresh).is_not(None), col(Session.expires_at) > now
-    mine = col(Session.identity_id) == identity_id, col(Session.id) != session_id
-    return (await session.exec(select(func.count()).select_from(Session).where(*good, *mine))).one()
+async def forget_departures(session: AsyncSession, before: datetime) -> int:
+    """Removes those of before that moment."""
+    return int((await session.exec(delete(Departure).where(col(Departure.at) < before))).rowcount)
 
 
 # -- tickets -----------------------------------------------------------------------------------------------------------

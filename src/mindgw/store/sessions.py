@@ -67,7 +67,7 @@ async def end(session: AsyncSession, user_id: str, now: datetime, session_id: st
     """Ends one session of a user, or all of them, for good; how many of those were still good."""
     good = col(Session.user_id) == user_id, col(Session.revoked_at).is_(None), col(Session.expires_at) > now
     one = () if session_id is None else (col(Session.id) == session_id,)
-    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now, refresh=None))).rowcount)
+    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now))).rowcount)
 
 
 async def forget(session: AsyncSession, before: datetime) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 from sqlalchemy import delete, update
@@ -9,10 +10,10 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.errors import NotFound
-from mindgw.store import rows
+from mindgw.store import identities, rows
 from mindgw.store.ids import new_id
 from mindgw.store.keys import digest
-from mindgw.store.tables import AccessRule, Identity, Key, Rate, RoleBinding, Session, User
+from mindgw.store.tables import AccessRule, Key, Rate, RoleBinding, Session, User
 from mindgw_agent import tokens
 
 #: What helps who has named somebody who is not there.
@@ -64,8 +65,8 @@ async def obtain(session: AsyncSession, wanted: NewUser) -> tuple[User, bool]:
     await session.refresh(found)
     if found.state != REMOVED:
         return found, found.id == made
-    again = rows.change(found, name=wanted.name, role=wanted.role, service=wanted.service, state=wanted.state, last_seen_at=None)
-    return again, True
+    fresh: dict[str, Any] = {"name": wanted.name, "role": wanted.role, "role_from": "", "service": wanted.service, "state": wanted.state}
+    return rows.change(found, last_seen_at=None, **fresh), True
 
 
 async def invite(session: AsyncSession, row: User, pepper: bytes, until: datetime) -> str:
@@ -82,11 +83,11 @@ async def remove(session: AsyncSession, row: User, now: datetime) -> None:
     good = col(Key.user_id) == row.id, col(Key.revoked_at).is_(None)
     await session.exec(update(Key).where(*good).values(revoked_at=now, version=col(Key.version) + 1))
     await session.exec(delete(RoleBinding).where(col(RoleBinding.user_id) == row.id))
-    await session.exec(update(Session).where(col(Session.user_id) == row.id).values(identity_id="", refresh=None))
-    await session.exec(delete(Identity).where(col(Identity.user_id) == row.id))
+    await session.exec(update(Session).where(col(Session.user_id) == row.id).values(identity_id=""))
+    await identities.depart(session, row.id, now)
     await session.exec(delete(AccessRule).where(col(AccessRule.org_id) == row.org_id, col(AccessRule.subject) == f"user:{row.id}"))
     await session.exec(delete(Rate).where(col(Rate.scope) == f"user:{row.id}"))
-    rows.change(row, state=REMOVED, role="user", invite_digest=None, invite_expires_at=None)
+    rows.change(row, state=REMOVED, role="user", role_from="", invite_digest=None, invite_expires_at=None)
     await session.flush()
 
 

@@ -5,6 +5,7 @@ OAuth 2.0 (RFC 6749) with PKCE (RFC 7636, S256 alone), the device flow (RFC 8628
 
 import base64
 import hashlib
+import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -32,6 +33,7 @@ LONGEST = 1800
 class Grant(Struct, frozen=True):
     """What somebody is worth who has signed in."""
 
+    #: "" when a provider that was asked anew says nothing new of them (OpenID Connect Core 12.2).
     id_token: str
     #: "" for none.
     refresh_token: str = ""
@@ -57,7 +59,12 @@ class Pending(NamedTuple):
 
 
 class Lost(Unauthenticated):
-    """The provider does not vouch for this person any more."""
+    """What a provider was asked with is worth nothing any more. That says nothing of the person, who may have signed out there, changed a
+    password or been on holiday (RFC 6749, 5.2)."""
+
+
+class Gone(Lost):
+    """The provider says that the person is none of its own any more, or is not meant for this server."""
 
 
 def scopes(source: Source, metadata: Metadata) -> str:
@@ -131,11 +138,39 @@ async def poll_device(source: Source, device_code: str, *, public: bool = False)
 
 
 async def refresh(source: Source, refresh_token: str, *, public: bool = False) -> Grant:
-    """Whether the provider still vouches for somebody. Raises Lost when it does not, ProviderError."""
+    """Whether the provider still vouches for somebody. Raises Gone, Lost, ProviderError."""
     answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token}, public=public)
-    if answer.status != HTTPStatus.OK and answer.said.get("error") in ("invalid_grant", "access_denied", "interaction_required"):
-        raise Lost(_words(answer), code="sign_on_lost")
-    return _granted(answer)
+    if answer.status != HTTPStatus.OK and answer.said.get("error") in _SPENT:
+        raise (Gone if _is_gone(answer) else Lost)(_words(answer), code="sign_on_lost")
+    try:
+        return _granted(answer, named=False)
+    except Unauthenticated as wrong:
+        raise ProviderFailed(wrong.message) from None
+
+
+async def revoke(source: Source, refresh_token: str, *, public: bool = False) -> None:
+    """Has the provider forget what it would be asked anew with, where it can (RFC 7009). Raises ProviderError."""
+    metadata = await source.metadata()
+    if metadata.revocation_endpoint:
+        form = {"token": refresh_token, "token_type_hint": "refresh_token"}
+        whole, headers = _as_client(source, metadata, form, public=public)
+        await source.http.post(metadata.revocation_endpoint, whole, headers)
+
+
+#: That what a provider was asked with will not do: it has ended, or somebody must sign in there once more.
+_SPENT = frozenset({"invalid_grant", "access_denied", "interaction_required", "login_required", "consent_required"})
+#: What Entra says of accounts that are disabled or deleted, or that were taken from the application; and what Keycloak says.
+_ACCOUNTS = frozenset({50034, 50057, 50105, 500341, 500571})
+_DISABLED = "user disabled"
+_CODE = re.compile(r"AADSTS([0-9]{4,9})\b", re.ASCII)
+
+
+def _is_gone(answer: Answer) -> bool:
+    """Whether a provider says why, and it is the person."""
+    text, several = str(answer.said.get("error_description", "")), answer.said.get("error_codes")
+    codes = set(map(int, _CODE.findall(text[:1000])))
+    codes |= {one for one in several[:10] if isinstance(one, int)} if isinstance(several, list) else set()
+    return bool(codes & _ACCOUNTS) or text.strip().lower() == _DISABLED
 
 
 async def groups_of(source: Source, access_token: str) -> list[str]:
@@ -173,10 +208,12 @@ def _as_client(source: Source, metadata: Metadata, form: dict[str, str], *, publ
     return {**form, "client_id": said.client_id, "client_secret": said.client_secret}, {}
 
 
-def _granted(answer: Answer) -> Grant:
+def _granted(answer: Answer, *, named: bool = True) -> Grant:
+    """`named`: there must be an ID token."""
     if answer.status != HTTPStatus.OK:
         raise _refusal(answer)
     id_token, refresh_token = answer.said.get("id_token"), answer.said.get("refresh_token", "")
+    id_token = id_token if named or id_token is not None else ""
     if not isinstance(id_token, str) or not isinstance(refresh_token, str):
         raise ProviderFailed("The provider's answer has no ID token: is openid among the scopes?")
     access_token = answer.said.get("access_token")

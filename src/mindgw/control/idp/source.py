@@ -32,6 +32,7 @@ class Metadata(Struct, frozen=True):
     token_endpoint: str
     jwks_uri: str
     device_authorization_endpoint: str = ""
+    revocation_endpoint: str = ""
     scopes_supported: list[str] = []
     code_challenge_methods_supported: list[str] = []
     token_endpoint_auth_methods_supported: list[str] = []
@@ -52,8 +53,9 @@ class Source:
         self._metadata_due = self._keys_due = float("-inf")
         #: When the keys were last fetched, or that was tried.
         self._tried = float("-inf")
-        #: Why the last fetch came to nothing; None when it did not.
+        #: Why the last fetch of each came to nothing; None when it did not.
         self._trouble: ProviderError | None = None
+        self._keys_trouble: ProviderError | None = None
         self._one = asyncio.Lock()
         #: What fetches keys that are known, but not fresh: nobody waits for it.
         self._renewal: asyncio.Task[None] | None = None
@@ -69,18 +71,22 @@ class Source:
         return self._metadata
 
     async def keys(self, kid: str, algorithm: str) -> list[PublicKey]:
-        """The keys by which such a token may be signed; none when its key is not one of the provider's. Raises ProviderError when no keys
-        are known."""
+        """The keys by which such a token may be signed; none when its key is not one of the provider's. Raises ProviderError when that
+        cannot be told, as the keys could not be fetched."""
         found = keyring.matching(self._keys, kid, algorithm)
         if found and self._ticks() >= self._keys_due and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.get_running_loop().create_task(self._renew())
-        elif not found and self._ticks() >= (self._tried + UNKNOWN if self._keys else self._keys_due):
+        elif not found and self._ticks() >= self._next_look():
             async with self._one:
                 await self._fetch(wanted=not keyring.matching(self._keys, kid, algorithm))
             found = keyring.matching(self._keys, kid, algorithm)
-        if not self._keys and self._trouble is not None:
-            raise self._trouble.bare()
+        if not found and self._keys_trouble is not None:
+            raise self._keys_trouble.bare()
         return found
+
+    def _next_look(self) -> float:
+        """From when keys that are not known are looked for again: soon when that failed, and else not for whoever makes tokens up."""
+        return self._keys_due if self._keys_trouble is not None or not self._keys else self._tried + UNKNOWN
 
     async def _learn(self) -> None:
         """Only within the lock."""
@@ -90,7 +96,7 @@ class Source:
         try:
             self._metadata = self._believed(await self.http.get(self.said.metadata))
         except ProviderError as wrong:
-            self._give_up(wrong)
+            self._trouble = self._noted(wrong)
             self._metadata_due = now + AWAY
         else:
             self._trouble, self._metadata_due = None, now + FRESH
@@ -105,7 +111,8 @@ class Source:
         if found.issuer != wanted:
             raise ProviderFailed(f"The metadata at {self.said.metadata} is of the issuer {found.issuer[:200]!r}, not of {wanted!r}.")
         plain = wanted.startswith("http:")
-        ends = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri, found.device_authorization_endpoint or found.jwks_uri)
+        optional = (found.device_authorization_endpoint, found.revocation_endpoint)
+        ends = (found.authorization_endpoint, found.token_endpoint, found.jwks_uri, *filter(None, optional))
         strange = [end for end in ends if not is_address(end.partition("?")[0]) or (end.startswith("http:") and not plain)]
         if strange:
             raise ProviderFailed(f"The metadata at {self.said.metadata} names {strange[0][:200]!r}, which is no https:// address.")
@@ -123,7 +130,7 @@ class Source:
     async def _fetch(self, *, wanted: bool) -> None:
         """Only within the lock. `wanted`: somebody needs a key that is not known."""
         now = self._ticks()
-        due = now >= self._keys_due or (wanted and now >= self._tried + UNKNOWN)
+        due = now >= self._keys_due or (wanted and now >= self._next_look())
         if not due:
             return
         self._tried = now
@@ -136,11 +143,11 @@ class Source:
             if not keys:
                 raise ProviderFailed(f"{self._metadata.jwks_uri} has no key that can be used.")
         except ProviderError as wrong:
-            self._give_up(wrong)
+            self._keys_trouble = self._noted(wrong)
             self._keys_due = now + AWAY
         else:
-            self._keys, self._trouble, self._keys_due = keys, None, now + FRESH
+            self._keys, self._keys_trouble, self._keys_due = keys, None, now + FRESH
 
-    def _give_up(self, wrong: ProviderError) -> None:
+    def _noted(self, wrong: ProviderError) -> ProviderError:
         log.warning("identity provider %s: %s", self.said.canonical, wrong.message)
-        self._trouble = wrong.bare()
+        return wrong.bare()

@@ -6,7 +6,7 @@ from mindgw.store.tables.columns import Row, UTCDateTime
 from mindgw.store.tables.dead_letters import DeadLetter
 from mindgw.store.tables.epochs import Epoch, EpochWorker
 from mindgw.store.tables.fleet import JoinToken, Worker
-from mindgw.store.tables.identities import Identity, Ticket
+from mindgw.store.tables.identities import Departure, Identity, Ticket
 from mindgw.store.tables.keys import Key, KeyChange
 from mindgw.store.tables.ledger import LedgerCommit, LedgerRow
 from mindgw.store.tables.people import Org, Team, User
@@ -27,6 +27,7 @@ __all__ = [
     "AuditHead",
     "Budget",
     "DeadLetter",
+    "Departure",
     "Epoch",
     "EpochWorker",
     "FlowCounter",

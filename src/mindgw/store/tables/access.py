@@ -38,8 +38,8 @@ class RoleBinding(Row, table=True):
     role: str
     #: None: in the whole organisation.
     team_id: str | None = Field(default=None, foreign_key="teams.id", index=True)
-    #: Identity provider that says so, and may take it away; empty: somebody here.
-    provider: str = ""
+    #: Identity whose provider says so, and may take it away; empty: somebody here has.
+    identity_id: str = ""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime, nullable=False)
 
 

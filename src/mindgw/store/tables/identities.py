@@ -27,6 +27,18 @@ class Identity(Row, table=True):
     key_id: str = Field(foreign_key="keys.id")
     #: When the newest token was made whose claims were taken over.
     claims_at: datetime = Field(sa_type=UTCDateTime, nullable=False)
+    #: The same of what is complete: they signed in, or the provider was asked. None: there were tokens alone, or nothing.
+    final_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    #: When the provider last let us know that they are one of its people.
+    vouched_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime, nullable=False)
+    #: When it said that they are not, or not welcome; None: it did not, or they have come back since.
+    lost_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    #: What the provider is asked anew with, sealed, the newest that it gave; None: nothing.
+    refresh: bytes | None = None
+    #: When it is to be asked, if anything hangs on that; None: never.
+    due_at: datetime | None = Field(default=None, sa_type=UTCDateTime, index=True)
+    #: When somebody began to ask, as long as they have not come to an end.
+    checked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime, nullable=False)
 
 
@@ -37,3 +49,13 @@ class Ticket(Row, table=True):
 
     id: str = Field(primary_key=True)
     expires_at: datetime = Field(sa_type=UTCDateTime, nullable=False, index=True)
+
+
+class Departure(Row, table=True):
+    """When somebody was removed whom a provider knows. Tokens of before do not bring them back."""
+
+    __tablename__ = "departures"
+
+    issuer: str = Field(primary_key=True)
+    subject: str = Field(primary_key=True)
+    at: datetime = Field(sa_type=UTCDateTime, nullable=False)

@@ -42,6 +42,8 @@ class User(Versioned, table=True):
     name: str = ""
     #: Name of its role in the whole organisation; `role_bindings` may add others.
     role: str = "user"
+    #: Identity by whose claims they have it; empty: somebody here has given it.
+    role_from: str = ""
     #: invited, active, disabled, removed, or lapsed: an identity provider does not vouch for them any more.
     state: str = "active"
     #: Whether it is a program, which has keys but never signs in.

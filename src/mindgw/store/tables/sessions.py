@@ -27,9 +27,5 @@ class Session(Row, table=True):
     agent: str = ""
     #: By which identity it was made; empty: by an invitation.
     identity_id: str = Field(default="", index=True)
-    #: What the identity provider is asked anew with, sealed; None: it gave nothing of that kind, or the session has ended.
-    refresh: bytes | None = None
     #: Beyond this it is not good, however often the provider is asked; None: `expires_at` is the end.
     ends_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
-    #: When somebody last began to ask the provider.
-    checked_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
