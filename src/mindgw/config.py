@@ -411,10 +411,10 @@ def _check_providers(config: Config, values: Mapping[str, Value]) -> None:
             raise found.place.wrong(f"{wrong[1]}, not {masked(found.text)!r}", key)
         first = next(value for known, value in values.items() if known.startswith(f"providers.{name}."))
         raise first.place.wrong(wrong[1], key)
-    twice = [said.canonical for said in config.providers.values()]
-    if len(set(twice)) != len(twice):
-        place = next(value.place for key, value in values.items() if key.startswith("providers."))
-        raise place.wrong("two providers are the same issuer", "providers")
+    if clash := providers.clash(config.providers):
+        key = f"providers.{clash[0]}"
+        place = next(value.place for known, value in values.items() if known.startswith(f"{key}."))
+        raise place.wrong(clash[1], key)
 
 
 def _default_tls(public_url: str) -> str:

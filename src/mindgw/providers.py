@@ -1,6 +1,7 @@
 """Identity providers as the settings say them: who may sign in by whom, and what that gives them. PURE."""
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from mindgw.quantities import NameTable, Words, is_loopback
 
 ENTRA, OIDC = "entra", "oidc"
+LAPSE, END = "lapse", "end"
 #: How tokens may be signed; what is symmetric is none: whoever could check it could make it.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 #: What stands for no role at all.
@@ -16,6 +18,10 @@ NONE = "none"
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
 _TENANT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+#: A cloud whose tokens of version 1 have an issuer of its own.
+_CHINA = "https://login.partner.microsoftonline.cn"
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,11 +69,17 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_role: str = NONE
     #: Claims that must have a value for somebody to come in: "hd=example.org".
     require: NameTable = {}
+    #: What it means when the provider does not renew somebody's sign-on: lapse, they are out with all their keys until they sign in anew;
+    #: end, that session is over and no more, for a provider whose refresh tokens end with its own session.
+    lost: str = LAPSE
     #: Of entra: whether guests of the tenant come in.
     guests: bool = False
     #: Of entra: where it is asked about somebody whose token leaves their groups out, as there are too many: https://graph.microsoft.com;
     #: empty: nobody is asked, and they do not come in.
     graph: str = ""
+
+    def __repr__(self) -> str:
+        return f"Provider({self.canonical!r})"  # without the secret
 
     @property
     def is_entra(self) -> bool:
@@ -83,7 +95,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The names that its tokens may have: of a tenant of Entra there are two, of tokens of version 1 and 2."""
         if not self.is_entra:
             return frozenset((self.issuer,))
-        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"https://sts.windows.net/{self.tenant}/"))
+        old = "https://sts.chinacloudapi.cn" if self.authority == _CHINA else "https://sts.windows.net"
+        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"{old}/{self.tenant}/"))
 
     @property
     def metadata(self) -> str:
@@ -109,6 +122,8 @@ def problem(said: Provider) -> tuple[str, str] | None:
     wrong = _addresses(said)
     if wrong is not None:
         return wrong
+    if said.lost not in (LAPSE, END):
+        return "lost", f"must be {LAPSE} or {END}"
     if not said.client_id:
         return "client_id", "must be the id of the application that was registered for this server"
     unknown = [name for name in said.algorithms if name not in ALGORITHMS]
@@ -116,6 +131,24 @@ def problem(said: Provider) -> tuple[str, str] | None:
         return "algorithms", f"must be of {', '.join(ALGORITHMS)}"
     if not said.roles and said.default_role in ("", NONE):
         return "default_role", "must say what people are here who come from this provider, such as user, or roles by what it says of them"
+    return None
+
+
+def clash(several: Mapping[str, Provider]) -> tuple[str, str] | None:
+    """(name, what is wrong) of the first that does not go together with one before it; None: all do."""
+    issuers: dict[str, str] = {}
+    places: dict[str, Provider] = {}
+    for name, said in several.items():
+        if any(issuer in issuers for issuer in said.issuers):
+            return name, "two providers are the same issuer"
+        issuers |= dict.fromkeys(said.issuers, name)
+        path = urlsplit(said.loopback).path.rstrip("/")
+        other = places.setdefault(path, said)
+        if other is not said and not (other.is_entra and said.is_entra and other.authority == said.authority):
+            return name, (
+                "two providers lead back to the same place, so that one of them could take what the other says for its own: give it"
+                f" another path, such as redirect: {said.loopback.rstrip('/')}/{name}"
+            )
     return None
 
 

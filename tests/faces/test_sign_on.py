@@ -137,7 +137,7 @@ def test_somebody_signs_in_with_another_device(cli, lab, provider):
 )  # fmt: skip
 def test_a_provider_that_misbehaves_leaves_nothing(cli, lab, browser, provider, trouble, where, code, words):
     provider.trouble, provider.troubled = trouble, (where,)
-    http = lab.server.app.state.sign_on.http
+    http = lab.server.app.state.sign_on.sources["work"].http
     http._time = 0.5 if trouble == "slow" else 20.0
     done = cli("login", lab.url, "--provider", "work")
     http._time = 20.0

@@ -16,7 +16,7 @@ from mindgw.control.sign_on import BEGUN, POLLED
 from mindgw.errors import RateLimited
 from mindgw.store.tables import AuditEntry, Identity, Key, RoleBinding, Session, Team, Ticket, User
 from mindgw_agent import tokens
-from tests.identity_provider import OID, STRANGER, Provider
+from tests.identity_provider import OID, STRANGER, TENANT, Provider
 from tests.server.site import site
 
 ADA = "ada@corp.example"
@@ -285,7 +285,7 @@ async def test_roles_and_teams_are_what_the_newest_word_says(visit):
         assert (await desk.say("GET", "/api/v1/me", first)).json()["roles"] == ["operator"]
         teams = {team.id: team.name for team in await desk.rows(Team)}
         bound = {(teams[row.team_id], row.role, row.provider) for row in await desk.rows(RoleBinding)}
-        assert bound == {("nlp", "user", "work")}
+        assert bound == {("nlp", "user", f"entra:{TENANT}")}
         made = await desk.say("POST", "/api/v1/me/keys", first, json={"name": "own"})
         assert made.json()["team"] == "nlp", "what is said of the team holds for own keys"
         await desk.enter(roles=["Gw.User"], groups=["g-ops"])
@@ -296,6 +296,8 @@ async def test_roles_and_teams_are_what_the_newest_word_says(visit):
         actions = await desk.actions()
         assert "user.create" in actions
         assert actions.count("user.update") == 3
+        own = next(key for key in await desk.rows(Key) if key.name == "own")
+        assert teams[own.team_id] == "ops", "no key stays in a team that its person is in no longer"
 
 
 async def test_where_the_settings_say_nothing_of_roles_people_do(visit):

@@ -54,7 +54,7 @@ async def test_what_people_have_said_of_teams_a_provider_does_not_take_back(data
         async with database.read() as session:
             rows = await access.bindings(session, [ada.user_id])
             named = {row.id: row.name for row in [await session.get(Team, id) for id in teams.values()]}
-        return changed, sorted((named[row.team_id], row.role, row.provider) for row in rows)
+        return changed.is_changed, sorted((named[row.team_id], row.role, row.provider) for row in rows)
 
     mine = [("hci", "user", ""), ("ops", "operator", "")]
     assert await bound("nlp", "hci") == (True, sorted([*mine, ("nlp", "user", "work")]))
@@ -77,7 +77,6 @@ async def test_sessions_that_end_soon_are_asked_about_by_one(database, ada):
     ended = await signed_in(database, ada)
     async with database.write() as session:
         await sessions.end(session, ada.user_id, NOW, ended)
-        assert (await session.get(Session, ended, populate_existing=True)).refresh is None
     pause = timedelta(seconds=30)
 
     async def begin(at):

@@ -75,13 +75,14 @@ async def arrive(session: AsyncSession, word: Word) -> Arrival:
     if word.at < identity.claims_at:
         return Arrival(user, identity, changed=False)
     who = _who(user, identity, word.address)
-    changed = await _adopt_role(session, who, user, word, keep=not is_new)
+    changed = await _adopt_role(session, who, user, identity, word, keep=not is_new)
     changed |= await _adopt_teams(session, who, user, identity, word)
     if user.state == LAPSED:
         rows.change(user, state=ACTIVE)
         await audit.record(session, who, "user.return", user.id, email=user.email, provider=word.provider)
         changed = True
     identity.claims_at, identity.provider = word.at, word.provider
+    identity.vouched_at = max(word.at, identity.vouched_at or word.at)
     session.add(identity)
     await session.flush()
     return Arrival(user, identity, changed and not is_new)  # nothing is remembered of whoever is new
@@ -95,6 +96,7 @@ async def lapse(session: AsyncSession, known: Known, why: str, address: str = ""
         return False
     rows.change(user, state=LAPSED)
     ended = await sessions.end(session, user.id, clock.utcnow())
+    await sessions.unseal(session, user.id)
     await audit.record(session, _who(user, known.identity, address), "user.lapse", user.id, email=user.email, why=why, sessions=ended)
     return True
 
@@ -111,6 +113,8 @@ async def _make(session: AsyncSession, word: Word) -> Known:
     org = await _org(session, said)
     role = await _highest(session, org.id, person.roles)
     wanted = NewUser(org_id=org.id, email=people.clean_email(person.address), name=person.name, role=role)
+    if not word.final and await users.was_removed(session, org.id, wanted.email):
+        raise Unauthenticated("This user was removed here: sign in anew.", code="user_disabled")
     user, is_made = await users.obtain(session, wanted)
     if not is_made:
         known = await identities.find(session, said.canonical, person.subject, lock=True)
@@ -159,10 +163,14 @@ async def _highest(session: AsyncSession, org_id: str, names: Sequence[str]) -> 
 # -- what they are -----------------------------------------------------------------------------------------------------
 
 
-async def _adopt_role(session: AsyncSession, who: Principal, user: User, word: Word, *, keep: bool) -> bool:
-    """Where the settings say nothing of roles, somebody who is there keeps what people gave them."""
+async def _adopt_role(session: AsyncSession, who: Principal, user: User, identity: Identity, word: Word, *, keep: bool) -> bool:
+    """Where the settings say nothing of roles, somebody who is there keeps what people gave them, but not what a provider did."""
     role = await _highest(session, user.org_id, word.person.roles)
-    if role == user.role or (keep and not word.said.roles):
+    if keep and not word.said.roles and user.role != identity.role:
+        identity.role = ""
+        return False
+    identity.role = role
+    if role == user.role:
         return False
     before = user.role
     rows.change(user, role=role)
@@ -171,21 +179,22 @@ async def _adopt_role(session: AsyncSession, who: Principal, user: User, word: W
 
 
 async def _adopt_teams(session: AsyncSession, who: Principal, user: User, identity: Identity, word: Word) -> bool:
-    """Roles in teams that the provider has a say in, and the team of the key of their tokens."""
-    if not word.said.teams and identity.provider == word.provider:
-        return False
+    """Roles in teams that the provider has a say in, and the teams of their keys: none stays in one that they are in no longer by that."""
     team_ids = []
     for name in word.person.teams:
         team, made = await people.obtain_team(session, user.org_id, name)
         if made:
             await audit.record(session, who, "team.create", team.id, name=team.name)
         team_ids.append(team.id)
-    changed = await identities.bind_teams(session, user.id, word.provider, team_ids)
+    gone, changed = await identities.bind_teams(session, user.id, word.said.canonical, team_ids)
     key = await identities.key_of(session, identity)
-    first = team_ids[0] if team_ids else (await people.get_or_create_team(session, user.org_id)).id
-    if key.team_id != first and key.team_id not in team_ids:
+    if key.team_id not in team_ids and (word.said.teams or key.team_id in gone):
+        first = team_ids[0] if team_ids else (await people.get_or_create_team(session, user.org_id)).id
+        changed |= key.team_id != first
         rows.change(key, team_id=first)
-        changed = True
+    for lost in await identities.keys_in(session, user.id, gone):
+        rows.change(lost, team_id=key.team_id)
+        await audit.record(session, who, "key.update", lost.id, name=lost.name, team_id=lost.team_id, provider=word.provider)
     if changed:
         await audit.record(session, who, "user.update", user.id, email=user.email, teams=list(word.person.teams), provider=word.provider)
     return changed

@@ -16,7 +16,7 @@ from mindgw.control.pages import Page, page_of
 from mindgw.control.principal import Principal
 from mindgw.core.access import ADMIN, Role
 from mindgw.errors import BadRequest, Conflict, NotFound, Unauthenticated
-from mindgw.store import access, audit, keys, people, rows, sessions, users
+from mindgw.store import access, audit, identities, keys, people, rows, sessions, users
 from mindgw.store.database import Database
 from mindgw.store.tables import Org, Session, User
 from mindgw.store.users import ACTIVE, DISABLED, INVITED, LAPSED, SERVICE, NewUser
@@ -192,6 +192,7 @@ async def disable(database: Database, who: Principal, reference: str, cut: Cut, 
         if row.state != DISABLED:
             rows.change(row, state=DISABLED, invite_digest=None, invite_expires_at=None)
             ended = await sessions.end(session, row.id, clock.utcnow())
+            await sessions.unseal(session, row.id)
             await stewards.spare(session, who, row)
             await audit.record(session, who, "user.disable", row.id, email=row.email, sessions=ended)
         shown = view(row)
@@ -208,6 +209,7 @@ async def enable(database: Database, who: Principal, reference: str, forget: Cal
         rows.expect(row, version)
         if row.state in (DISABLED, LAPSED):
             rows.change(row, state=ACTIVE)
+            await identities.vouch(session, row.id, clock.utcnow())
             await audit.record(session, who, "user.enable", row.id, email=row.email)
         shown = view(row)
     forget()

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import delete, exists, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from mindgw.core.access import Rights
 from mindgw.store import access, rows
 from mindgw.store.keys import digest
-from mindgw.store.tables import Identity, Org, Session, User
+from mindgw.store.tables import Identity, Key, Org, Session, User
 from mindgw_agent import tokens
 
 #: Characters that are kept of what a client calls itself.
@@ -64,16 +64,29 @@ async def open_ones(session: AsyncSession, user_id: str, now: datetime) -> Seque
 
 
 async def end(session: AsyncSession, user_id: str, now: datetime, session_id: str | None = None) -> int:
-    """Ends one session of a user, or all of them, for good; how many of those were still good."""
+    """Ends one session of a user, or all of them, for good; how many of those were still good. What an identity provider is asked with
+    stays: the user may have keys, and somebody has to ask whether it still knows them."""
     good = col(Session.user_id) == user_id, col(Session.revoked_at).is_(None), col(Session.expires_at) > now
     one = () if session_id is None else (col(Session.id) == session_id,)
-    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now, refresh=None))).rowcount)
+    return int((await session.exec(update(Session).where(*good, *one).values(revoked_at=now))).rowcount)
 
 
 async def forget(session: AsyncSession, before: datetime) -> int:
-    """Removes sessions that ended before that moment."""
+    """Removes sessions that ended before that moment, but those by which an identity provider can be asked about somebody with keys."""
     over = or_(col(Session.expires_at) < before, col(Session.revoked_at) < before)
-    return int((await session.exec(delete(Session).where(over))).rowcount)
+    keys = select(Key.id).where(col(Key.user_id) == col(Session.user_id), col(Key.revoked_at).is_(None), col(Key.provider) == "")
+    needless = or_(col(Session.refresh).is_(None), ~exists(keys))
+    return int((await session.exec(delete(Session).where(over, needless))).rowcount)
+
+
+async def seal(session: AsyncSession, session_id: str, refresh: bytes | None) -> None:
+    """Keeps what the provider is asked with from now on; None: nothing."""
+    await session.exec(update(Session).where(col(Session.id) == session_id).values(refresh=refresh))
+
+
+async def unseal(session: AsyncSession, user_id: str) -> None:
+    """Nobody is asked about any session of that user."""
+    await session.exec(update(Session).where(col(Session.user_id) == user_id).values(refresh=None))
 
 
 async def touch(session: AsyncSession, seen: Mapping[str, tuple[str, datetime]]) -> None:

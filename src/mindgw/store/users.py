@@ -68,6 +68,12 @@ async def obtain(session: AsyncSession, wanted: NewUser) -> tuple[User, bool]:
     return again, True
 
 
+async def was_removed(session: AsyncSession, org_id: str, email: str) -> bool:
+    """Whether somebody with that address was here, and is no more."""
+    gone = User.org_id == org_id, User.email == email, User.state == REMOVED
+    return (await session.exec(select(User.id).where(*gone))).first() is not None
+
+
 async def invite(session: AsyncSession, row: User, pepper: bytes, until: datetime) -> str:
     """The text by which this user signs in once, in place of any before it: show it once and forget it. `row` is locked."""
     secret, text = tokens.make_invitation(row.id)

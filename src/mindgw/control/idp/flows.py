@@ -5,6 +5,7 @@ OAuth 2.0 (RFC 6749) with PKCE (RFC 7636, S256 alone), the device flow (RFC 8628
 
 import base64
 import hashlib
+import re
 from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -18,6 +19,13 @@ from mindgw.errors import Conflict, ProviderFailed, Unauthenticated
 from mindgw.providers import is_address
 
 _CLAIM = "groups"
+#: What is said of a refresh token that is good no longer, and of somebody who has to be there in person.
+_GONE, _AGAIN = ("invalid_grant", "access_denied"), ("interaction_required", "login_required", "consent_required")
+#: What Entra means by the former: the token is too old or was taken back, a password has changed, a second factor is wanted.
+_NUMBER = re.compile(r"AADSTS([0-9]+)", re.ASCII)
+_TOO_OLD = frozenset(
+    ("50076", "50078", "50079", "50089", "50132", "50133", "50173", "65001", "70008", "70043", "700081", "700082", "700084")
+)
 _DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 #: What a provider is asked for unless the settings say something else, and what it is asked besides where it has that.
 SCOPES, OFFLINE = ("openid", "profile", "email"), "offline_access"
@@ -57,7 +65,10 @@ class Pending(NamedTuple):
 
 
 class Lost(Unauthenticated):
-    """The provider does not vouch for this person any more."""
+    """The provider takes a refresh token no more."""
+
+    #: Whether that is said of the person, and not of how long ago, or how, they have signed in.
+    is_final = False
 
 
 def scopes(source: Source, metadata: Metadata) -> str:
@@ -131,11 +142,15 @@ async def poll_device(source: Source, device_code: str, *, public: bool = False)
 
 
 async def refresh(source: Source, refresh_token: str, *, public: bool = False) -> Grant:
-    """Whether the provider still vouches for somebody. Raises Lost when it does not, ProviderError."""
+    """Whether the provider still vouches for somebody; the ID token is "" where it has nothing new to say (OpenID Connect Core 12.2).
+    Raises Lost when it does not, ProviderError."""
     answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token}, public=public)
-    if answer.status != HTTPStatus.OK and answer.said.get("error") in ("invalid_grant", "access_denied", "interaction_required"):
-        raise Lost(_words(answer), code="sign_on_lost")
-    return _granted(answer)
+    error = answer.said.get("error")
+    if answer.status != HTTPStatus.OK and error in (*_GONE, *_AGAIN):
+        lost = Lost(_words(answer), code="sign_on_lost")
+        lost.is_final = error in _GONE and not _of_entra(answer) & _TOO_OLD
+        raise lost
+    return _granted(answer, again=True)
 
 
 async def groups_of(source: Source, access_token: str) -> list[str]:
@@ -173,10 +188,17 @@ def _as_client(source: Source, metadata: Metadata, form: dict[str, str], *, publ
     return {**form, "client_id": said.client_id, "client_secret": said.client_secret}, {}
 
 
-def _granted(answer: Answer) -> Grant:
+def _of_entra(answer: Answer) -> set[str]:
+    """The numbers that Entra gives to what went wrong."""
+    return set(_NUMBER.findall(str(answer.said.get("error_description"))))
+
+
+def _granted(answer: Answer, *, again: bool = False) -> Grant:
     if answer.status != HTTPStatus.OK:
         raise _refusal(answer)
     id_token, refresh_token = answer.said.get("id_token"), answer.said.get("refresh_token", "")
+    if again and id_token is None:
+        id_token = ""
     if not isinstance(id_token, str) or not isinstance(refresh_token, str):
         raise ProviderFailed("The provider's answer has no ID token: is openid among the scopes?")
     access_token = answer.said.get("access_token")

@@ -1,6 +1,6 @@
 """Asking a provider: one small answer in a bounded time, from the address that was asked and from no other.
 
-The standard library's client in threads of its own: a provider that hangs holds one of a few, and none that others need. Whoever waits
+The standard library's client in threads of its own, a few for each provider: one that hangs holds none that others need. Whoever waits
 stops waiting in time and closes the connection under the thread.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger("mindgw.idp")
 
 #: Seconds for an answer, from the first to the last byte; and its most bytes.
 TIME, MOST = 10.0, 2**20
-#: Providers that are asked at once.
+#: Questions that one provider is asked at once.
 THREADS = 4
 _PIECE = 64 * 1024
 
@@ -38,8 +38,12 @@ class Answer(NamedTuple):
     said: dict[str, Any]
 
 
+class Unanswered(ProviderUnreachable):
+    """It was asked, and nobody knows what it has done about that."""
+
+
 class Http:
-    """The way to all providers of a server. Call `close` in the end."""
+    """The way to one provider. Call `close` in the end."""
 
     def __init__(self, time: float = TIME) -> None:
         self._time = time
@@ -80,12 +84,12 @@ class Http:
             async with asyncio.timeout(self._time):
                 status, body = await running
         except TimeoutError:
-            raise ProviderUnreachable(f"The identity provider at {host} does not answer within {self._time:g} s.", retry_after=10) from None
+            raise call.lost(f"The identity provider at {host} does not answer within {self._time:g} s.") from None
         except ssl.SSLError as wrong:
             raise ProviderUnreachable(f"No trust in the identity provider at {host}: {wrong.reason or 'TLS'}.", retry_after=10) from None
         except (OSError, http.client.HTTPException) as wrong:
             log.warning("%s cannot be asked: %r", host, wrong)
-            raise ProviderUnreachable(f"The identity provider at {host} cannot be reached.", retry_after=10) from None
+            raise call.lost(f"The identity provider at {host} cannot be reached.") from None
         finally:
             call.hang_up()
         return _read(call.url, status, body)
@@ -94,7 +98,9 @@ class Http:
 def _read(url: str, status: int, body: bytes) -> Answer:
     if 300 <= status < 400:
         raise ProviderFailed(f"{url} leads elsewhere, which is not followed.")
-    if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
+    if status >= http.client.INTERNAL_SERVER_ERROR:
+        raise Unanswered(f"{url} answers {status}.", retry_after=10)
+    if status == http.client.TOO_MANY_REQUESTS:
         raise ProviderUnreachable(f"{url} answers {status}.", retry_after=10)
     if len(body) > MOST:
         raise ProviderFailed(f"{url} answers with more than {MOST >> 20} MiB.")
@@ -117,6 +123,8 @@ class _Call:
         self._time = time
         self._tls = tls
         self._connection: http.client.HTTPConnection | None = None
+        #: Whether any of it may have arrived.
+        self._is_sent = False
 
     def run(self) -> tuple[int, bytes]:
         """Status and body, of which no more is read than shows that it is too long."""
@@ -125,6 +133,8 @@ class _Call:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._connection = connection = self._connected(parts.scheme == "https", parts.hostname or "", parts.port)
         try:
+            connection.connect()
+            self._is_sent = True
             connection.request("GET" if self._sent is None else "POST", path, self._sent, self._headers)
             answer = connection.getresponse()
             body = b""
@@ -145,6 +155,10 @@ class _Call:
         connection = http.client.HTTPSConnection(through.host, through.port, timeout=self._time, context=self._tls)
         connection.set_tunnel(host, port or 443, headers=through.headers)
         return connection
+
+    def lost(self, message: str) -> ProviderUnreachable:
+        """What is said when there is no answer."""
+        return (Unanswered if self._is_sent else ProviderUnreachable)(message, retry_after=10)
 
     def hang_up(self) -> None:
         """Ends a read that nobody waits for; after the end it does nothing."""

@@ -69,17 +69,17 @@ class Source:
         return self._metadata
 
     async def keys(self, kid: str, algorithm: str) -> list[PublicKey]:
-        """The keys by which such a token may be signed; none when its key is not one of the provider's. Raises ProviderError when no keys
-        are known."""
+        """The keys by which such a token may be signed; none when its key is not one of the provider's. Raises ProviderError when that
+        cannot be told."""
         found = keyring.matching(self._keys, kid, algorithm)
         if found and self._ticks() >= self._keys_due and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.get_running_loop().create_task(self._renew())
-        elif not found and self._ticks() >= (self._tried + UNKNOWN if self._keys else self._keys_due):
+        elif not found and self._ticks() >= min(self._tried + UNKNOWN, self._keys_due):
             async with self._one:
                 await self._fetch(wanted=not keyring.matching(self._keys, kid, algorithm))
             found = keyring.matching(self._keys, kid, algorithm)
-        if not self._keys and self._trouble is not None:
-            raise self._trouble.bare()
+        if not found and self._trouble is not None:
+            raise self._trouble.bare()  # it may be one of those that could not be fetched
         return found
 
     async def _learn(self) -> None:

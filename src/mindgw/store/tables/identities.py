@@ -27,6 +27,10 @@ class Identity(Row, table=True):
     key_id: str = Field(foreign_key="keys.id")
     #: When the newest token was made whose claims were taken over.
     claims_at: datetime = Field(sa_type=UTCDateTime, nullable=False)
+    #: When the provider last vouched for them, by whatever means; None: not yet.
+    vouched_at: datetime | None = Field(default=None, sa_type=UTCDateTime)
+    #: The role that the provider has given them in the whole organisation, "" for none.
+    role: str = ""
     created_at: datetime = Field(default_factory=utcnow, sa_type=UTCDateTime, nullable=False)
 
 

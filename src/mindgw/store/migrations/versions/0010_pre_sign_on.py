@@ -28,6 +28,8 @@ def upgrade() -> None:
         sa.Column("provider", sa.String(), nullable=False),
         sa.Column("key_id", sa.String(), nullable=False),
         sa.Column("claims_at", MOMENT, nullable=False),
+        sa.Column("vouched_at", MOMENT, nullable=True),
+        sa.Column("role", sa.String(), nullable=False, server_default=""),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_identities"),
         sa.UniqueConstraint("issuer", "subject", name="uq_identities_issuer_subject"),
