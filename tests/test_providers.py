@@ -109,6 +109,7 @@ def second(**said):
         (one() + second(kind="entra", tenant=TENANT, issuer=None, redirect="http://localhost/callback"), ["providers.b", "same place"]),
         (one(issuer=f"https://sts.windows.net/{TENANT}/", redirect="http://127.0.0.1/x") + second(kind="entra", tenant=TENANT, issuer=None),
          ["providers.b", "same issuer"]),
+        ("sessions:\n  recheck: 60s\n", ["sessions.recheck", "at least 5m", "'60s'"]),
         (one(lost="maybe"), ["providers.lab.lost", "lapse or end", "'maybe'"]),
         (GOOD, ["SECRET", "the environment has no"]),
     ],

@@ -177,7 +177,7 @@ class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 30 * 86400
     #: For a token that is made from a session (`mindgw auth print-token`); an hour at most.
     token: Duration = 900
-    #: Until whoever came by an identity provider is asked about there anew.
+    #: Until whoever came by an identity provider is asked about there anew; five minutes at least.
     recheck: Duration = 3600
 
 
@@ -510,6 +510,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
     "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,
     "sessions.token": lambda seconds: "" if seconds <= 3600 else "must be at most 1h",
+    "sessions.recheck": lambda seconds: "" if seconds >= 300 else "must be at least 5m: who is due is looked for once a minute",
     "metrics.listen": _address,
     "routing.strategy": _one_of("score", "least-busy", "round-robin", "weighted", "sticky"),
     "log.format": _one_of("auto", "json", "text"),

@@ -190,8 +190,9 @@ async def _adopt_teams(session: AsyncSession, who: Principal, user: User, identi
     key = await identities.key_of(session, identity)
     if key.team_id not in team_ids and (word.said.teams or key.team_id in gone):
         first = team_ids[0] if team_ids else (await people.get_or_create_team(session, user.org_id)).id
-        changed |= key.team_id != first
-        rows.change(key, team_id=first)
+        if key.team_id != first:
+            rows.change(key, team_id=first)
+            changed = True
     for lost in await identities.keys_in(session, user.id, gone):
         rows.change(lost, team_id=key.team_id)
         await audit.record(session, who, "key.update", lost.id, name=lost.name, team_id=lost.team_id, provider=word.provider)

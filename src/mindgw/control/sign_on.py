@@ -144,7 +144,8 @@ class SignOn:
         self.refreshes = Refreshes(secrets.sealing)
         self._pepper = secrets.pepper
         self._settings = config.sessions
-        self._root = config.root_url
+        #: Where browsers reach this server.
+        self.root = config.root_url
         self._tickets = Tickets(secrets.sealing)
         self.changed = changed
         self.cut = cut
@@ -217,7 +218,7 @@ class SignOn:
 
     def _back(self, provider: str) -> str:
         """Where a provider sends browsers back: each elsewhere, so that none has what another says taken for its own (RFC 9700, 4.4)."""
-        return f"{self._root}/sign-on/callback/{provider}"
+        return f"{self.root}/sign-on/callback/{provider}"
 
     def begun(self, kind: str, back: Returned, at: str = "") -> Ticket:
         """The sign-on that an answer belongs to, which came back to the address of the provider `at`. Raises Unauthenticated."""

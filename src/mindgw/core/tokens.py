@@ -187,7 +187,7 @@ def check_bearer(token: Token, rules: Rules) -> Wrong | None:
     """What is asked of a token that is sent in place of a key, beyond the rest: it was made to be shown. One that says to a client who has
     signed in goes through many hands, and opens nothing (RFC 9068, 5)."""
     claims = token.claims
-    shown = not any(name in claims for name in _OF_SIGN_IN) and claims.get("typ") not in _OTHERS
+    shown = not any(name in claims for name in _OF_SIGN_IN) and not _in(claims.get("typ"), _OTHERS)
     if shown and rules.tenant:
         shown = any(isinstance(claims.get(name), str) for name in _CLIENTS)
     return None if shown else Wrong("id_token", "This token says who has signed in; what is sent in place of a key is an access token.")

@@ -26,7 +26,7 @@ _SENT = "again"
 @get("/by/{provider:str}")
 async def leave(state: Office, request: Request[Any, Any, Any], provider: FromPath[str]) -> Response[bytes]:
     """Sends a browser to a provider."""
-    root, host = state.config.root_url, request.headers.get("host", "")
+    root, host = state.sign_on.root, request.headers.get("host", "")
     if host != urlsplit(root).netloc and not request.query_params.get(_SENT):
         state.sign_on.source(provider)
         return _to(f"{root}{ROOT}/by/{provider}?{_SENT}=1")  # the provider leads back there, and cookies are of the name that was asked for
