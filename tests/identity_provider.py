@@ -129,6 +129,8 @@ class Provider:
         """What a good token says; "gone" leaves a claim out."""
         now = int(clock.wall())
         said = {"iss": self.issuer, "aud": CLIENT, "iat": now, "nbf": now, "exp": now + 3600, "ver": "2.0", **self.person, **changes}
+        if self.kind == "entra":
+            said = {"azp": CLIENT, **said}
         return {name: value for name, value in said.items() if value != "gone"}
 
     def token(self, key: Any = None, header: dict[str, Any] | None = None, algorithm: str = "RS256", **changes: Any) -> str:
@@ -238,7 +240,7 @@ class Provider:
     def _granted(self, nonce: str) -> dict[str, Any]:
         held = secrets.token_urlsafe(8)
         self._refresh.add(held)
-        own = {"nonce": nonce} if nonce else {}
+        own = {"nonce": nonce, "azp": "gone"} if nonce else {"azp": "gone"}
         token = self.token(**{**own, **self.id_token})
         return {"access_token": "opaque", "token_type": "Bearer", "refresh_token": held, "id_token": token, **self.granted}
 

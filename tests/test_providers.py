@@ -74,6 +74,11 @@ def one(**said):
     return "providers:\n  lab:\n" + "".join(lines)
 
 
+def second(**said):
+    """Another one behind it, named b."""
+    return one(**said).partition("\n")[2].replace("lab:", "b:")
+
+
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -100,6 +105,12 @@ def one(**said):
         ("providers:\n  ? [a]\n  : b", ["providers"]),
         (one() + "  lab:\n    issuer: https://x\n", ["providers.lab", "twice"]),
         (one() + one().partition("\n")[2].replace("lab:", "other:"), ["providers", "same issuer"]),
+        (one() + second(issuer="https://x"), ["providers.b", "same place", "/callback/b"]),
+        (one() + second(kind="entra", tenant=TENANT, issuer=None, redirect="http://localhost/callback"), ["providers.b", "same place"]),
+        (one(issuer=f"https://sts.windows.net/{TENANT}/", redirect="http://127.0.0.1/x") + second(kind="entra", tenant=TENANT, issuer=None),
+         ["providers.b", "same issuer"]),
+        ("sessions:\n  recheck: 60s\n", ["sessions.recheck", "at least 5m", "'60s'"]),
+        ("sessions:\n  unvouched: 1h\n", ["sessions.unvouched", "at least 1d", "'1h'"]),
         (GOOD, ["SECRET", "the environment has no"]),
     ],
 )  # fmt: skip
@@ -107,6 +118,28 @@ def test_what_makes_no_sense_is_named_with_its_place(text, parts):
     message = refusal(text, {"X": "y"})
     assert [part for part in parts if part not in message] == []
     assert "hidden" not in message
+
+
+def test_what_is_shown_of_a_provider_has_no_secret_in_it():
+    said = parse(one(client_secret="hidden")).providers["lab"]
+    assert "hidden" not in repr(said) + str(said)
+
+
+def test_names_of_others_may_have_commas_in_them():
+    said = parse(one(teams="CN=nlp,OU=lab=nlp; CN=ops,OU=lab=ops")).providers["lab"]
+    assert said.teams == {"CN=nlp,OU=lab": "nlp", "CN=ops,OU=lab": "ops"}
+    assert parse(one(teams="CN=nlp,OU=lab=nlp;")).providers["lab"].teams == {"CN=nlp,OU=lab": "nlp"}
+
+
+def test_tenants_of_one_cloud_may_lead_back_to_one_place():
+    both = one(kind="entra", tenant=TENANT, issuer=None) + second(kind="entra", tenant="f" + TENANT[1:], issuer=None)
+    assert len(parse(both).providers) == 2
+
+
+def test_in_china_tokens_of_version_1_have_an_issuer_of_their_own():
+    said = parse(one(kind="entra", tenant=TENANT, issuer=None, authority="https://login.partner.microsoftonline.cn")).providers["lab"]
+    assert f"https://sts.chinacloudapi.cn/{TENANT}/" in said.issuers
+    assert not any("windows" in issuer for issuer in said.issuers)
 
 
 def test_on_this_machine_a_provider_may_be_without_tls():

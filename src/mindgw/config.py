@@ -177,7 +177,7 @@ class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep: Duration = 30 * 86400
     #: For a token that is made from a session (`mindgw auth print-token`); an hour at most.
     token: Duration = 900
-    #: Until whoever came by an identity provider is asked about there anew; 5 minutes at least.
+    #: Until whoever came by an identity provider is asked about there anew; five minutes at least.
     recheck: Duration = 3600
     #: Until whoever came by an identity provider, and has keys, lapses when it does not vouch for them, be it that it cannot be asked; a
     #: day at least.
@@ -414,10 +414,10 @@ def _check_providers(config: Config, values: Mapping[str, Value]) -> None:
             raise found.place.wrong(f"{wrong[1]}, not {masked(found.text)!r}", key)
         first = next(value for known, value in values.items() if known.startswith(f"providers.{name}."))
         raise first.place.wrong(wrong[1], key)
-    twice = [issuer for said in config.providers.values() for issuer in {said.canonical, *said.issuers}]
-    if len(set(twice)) != len(twice):
-        place = next(value.place for key, value in values.items() if key.startswith("providers."))
-        raise place.wrong("two providers are the same issuer", "providers")
+    if clash := providers.clash(config.providers):
+        key = f"providers.{clash[0]}"
+        place = next(value.place for known, value in values.items() if known.startswith(f"{key}."))
+        raise place.wrong(clash[1], key)
 
 
 def _default_tls(public_url: str) -> str:
@@ -513,7 +513,7 @@ _CHECKS: dict[str, Callable[[Any], str]] = {
     "limits.n": _at_most(payload.MAX_N, str(payload.MAX_N)),
     "cors.origins": lambda text: "" if not text or text == "*" or all(map(_ORIGIN.fullmatch, text.split(","))) else _ORIGINS,
     "sessions.token": lambda seconds: "" if seconds <= 3600 else "must be at most 1h",
-    "sessions.recheck": lambda seconds: "" if seconds >= 300 else "must be at least 5m",
+    "sessions.recheck": lambda seconds: "" if seconds >= 300 else "must be at least 5m: who is due is looked for once a minute",
     "sessions.unvouched": lambda seconds: "" if seconds >= 86400 else "must be at least 1d",
     "metrics.listen": _address,
     "routing.strategy": _one_of("score", "least-busy", "round-robin", "weighted", "sticky"),

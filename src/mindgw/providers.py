@@ -1,6 +1,7 @@
 """Identity providers as the settings say them: who may sign in by whom, and what that gives them. PURE."""
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,11 +16,10 @@ NONE = "none"
 #: Names of providers, as they stand in addresses.
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 
-#: Cloud of Entra -> who issues its tokens of version 1; and who does in all others.
-_FIRST = dict.fromkeys(("https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn"), "https://sts.chinacloudapi.cn")
-_FIRST_ELSE = "https://sts.windows.net"
-
 _TENANT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+#: A cloud whose tokens of version 1 have an issuer of its own.
+_CHINA = "https://login.partner.microsoftonline.cn"
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,8 +75,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph: str = ""
 
     def __repr__(self) -> str:
-        """Without the secret: it may stand in a log, or in a traceback."""
-        return f"{type(self).__name__}(kind={self.kind!r}, issuer={self.canonical!r}, client_id={self.client_id!r})"
+        return f"Provider({self.canonical!r})"  # without the secret
 
     @property
     def is_entra(self) -> bool:
@@ -92,7 +91,8 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The names that its tokens may have: of a tenant of Entra there are two, of tokens of version 1 and 2."""
         if not self.is_entra:
             return frozenset((self.issuer,))
-        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"{_FIRST.get(self.authority, _FIRST_ELSE)}/{self.tenant}/"))
+        old = "https://sts.chinacloudapi.cn" if self.authority == _CHINA else "https://sts.windows.net"
+        return frozenset((f"{self.authority}/{self.tenant}/v2.0", f"{old}/{self.tenant}/"))
 
     @property
     def metadata(self) -> str:
@@ -125,6 +125,24 @@ def problem(said: Provider) -> tuple[str, str] | None:
         return "algorithms", f"must be of {', '.join(ALGORITHMS)}"
     if not said.roles and said.default_role in ("", NONE):
         return "default_role", "must say what people are here who come from this provider, such as user, or roles by what it says of them"
+    return None
+
+
+def clash(several: Mapping[str, Provider]) -> tuple[str, str] | None:
+    """(name, what is wrong) of the first that does not go together with one before it; None: all do."""
+    issuers: dict[str, str] = {}
+    places: dict[str, Provider] = {}
+    for name, said in several.items():
+        if any(issuer in issuers for issuer in said.issuers):
+            return name, "two providers are the same issuer"
+        issuers |= dict.fromkeys(said.issuers, name)
+        path = urlsplit(said.loopback).path.rstrip("/")
+        other = places.setdefault(path, said)
+        if other is not said and not (other.is_entra and said.is_entra and other.authority == said.authority):
+            return name, (
+                "two providers lead back to the same place, so that one of them could take what the other says for its own: give it"
+                f" another path, such as redirect: {said.loopback.rstrip('/')}/{name}"
+            )
     return None
 
 

@@ -132,6 +132,8 @@ def test_what_must_be_said_must_be_said_word_for_word():
     google = but(PLAIN, require={"hd": "example.org"})
     for hd in (None, "", "evil.example", "EXAMPLE.org", ["example.org"]):
         assert code({"sub": "1"}, google, hd=hd) == "not_assigned"
+    yes = but(PLAIN, require={"verified": "true"})
+    assert [code({"sub": "1"}, yes, verified=said) for said in (True, "true", False, "yes")] == ["", "", "not_assigned", "not_assigned"]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,32 @@ def test_numbers_that_are_too_large_are_no_moments():
     assert verdict(f"{part({'alg': 'RS256'})}.{part(text.encode())}.c2ln") == "invalid_token"
 
 
+@pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
+@pytest.mark.parametrize("moment", ["1" + 400 * "0", "-1" + 400 * "0", "1e400", str(2**39), "253402300800"])
+def test_moments_beyond_all_calendars_are_none(name, moment):
+    said = json.dumps({**CLAIMS, name: 77}).replace("77", moment)
+    assert verdict(f"{part({'alg': 'RS256'})}.{part(said.encode())}.c2ln") == "invalid_token"
+
+
+def borne(rules=RULES, **changes):
+    wrong = tokens.check_bearer(tokens.read(claiming(**changes)), rules)
+    return wrong.code if wrong is not None else ""
+
+
+def test_what_says_who_has_signed_in_is_not_sent_in_place_of_a_key():
+    assert borne() == borne(typ="Bearer") == borne(typ=["ID"]) == borne(TENANT, azp="a") == borne(TENANT, appid="a") == ""
+    for changes in ({"nonce": "n"}, {"at_hash": "x"}, {"c_hash": None}, {"s_hash": ""}, {"typ": "ID"}, {"typ": "Refresh"}):
+        assert borne(**changes) == borne(TENANT, azp="a", **changes) == "id_token"
+    for changes in ({}, {"azp": None}, {"appid": 5}, {"azp": ["a"]}):
+        assert borne(TENANT, **changes) == "id_token"
+
+
+def test_a_token_of_version_1_hears_what_is_wrong_with_it():
+    for ver, rules, told in (("1.0", TENANT, True), ("2.0", TENANT, False), (["1.0"], TENANT, False), ("1.0", RULES, False)):
+        wrong = tokens.check_claims(tokens.read(claiming(aud="x", tid="t-1", ver=ver)), rules, NOW)
+        assert (wrong.code, "requestedAccessTokenVersion" in wrong.message) == ("wrong_audience", told)
+
+
 def test_an_issuer_that_is_none_is_nobody():
     assert tokens.read(claiming(iss=5)).issuer == ""
 
@@ -159,18 +185,20 @@ def test_any_text_is_read_or_refused(text):
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**70), 2**70) | st.text(max_size=5),
+    st.none() | st.booleans() | st.floats(allow_nan=False) | st.integers(-(2**2000), 2**2000) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["iss", "aud", "sub", "iat", "exp", "nbf", "tid", "nonce", "azp"]), _JSON))
+@given(st.dictionaries(st.sampled_from(["iss", "aud", "sub", "iat", "exp", "nbf", "tid", "nonce", "azp", "typ", "ver"]), _JSON))
 def test_any_claims_are_judged(claims):
     """Only what is word for word as it must be gets through."""
     token = Token({"alg": "RS256"}, claims)
     if tokens.check_claims(token, TENANT, NOW) is None:
         assert claims["iss"] == ISSUER and claims["tid"] == "t-1"
+    if tokens.check_bearer(token, TENANT) is None:
+        assert "nonce" not in claims and isinstance(claims["azp"], str)
     assert tokens.check_sign_in(token, CLIENT, "n") is None or claims.get("nonce") != "n" or claims.get("aud") != CLIENT or "azp" in claims
 
 

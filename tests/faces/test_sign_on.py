@@ -137,7 +137,7 @@ def test_somebody_signs_in_with_another_device(cli, lab, provider):
 )  # fmt: skip
 def test_a_provider_that_misbehaves_leaves_nothing(cli, lab, browser, provider, trouble, where, code, words):
     provider.trouble, provider.troubled = trouble, (where,)
-    http = lab.server.app.state.sign_on.http
+    http = lab.server.app.state.sign_on.sources["work"].http
     http._time = 0.5 if trouble == "slow" else 20.0
     done = cli("login", lab.url, "--provider", "work")
     http._time = 20.0
@@ -242,7 +242,7 @@ def test_a_server_does_not_have_anything_opened(cli, fake, monkeypatch, said):
 
 @pytest.mark.skipif(PROGRAM is None, reason="not run: no Chromium here (apt-get install chromium)")
 def test_people_sign_in_on_the_page_of_the_server(lab, monkeypatch, tmp_path):
-    monkeypatch.setattr(lab.server.app.state.sign_on, "_root", lab.url)
+    monkeypatch.setattr(lab.server.app.state.sign_on, "root", lab.url)
     with tab(tmp_path / "profile") as page:
         page.open(f"{lab.url}/me")
         assert page.until("document.querySelector('#providers a')?.textContent") == "Sign in with work"

@@ -39,7 +39,7 @@ ELSEWHERE = {
     ("GET", "/.well-known/mindgw/ca.pem"): 200,
     ("GET", "/me"): 200,
     ("GET", "/sign-on/by/x"): 404,
-    ("GET", "/sign-on/callback"): 401,
+    ("GET", "/sign-on/callback/x"): 401,
     ("GET", "/sign-on/session"): 200,
     ("POST", "/sign-on/out"): 403,
     ("GET", "/"): 200,

@@ -1,6 +1,7 @@
 """Signing in with a browser, for the pages of the server itself: FAKE browsers, which keep cookies as real ones do, and the real server."""
 
 from http.cookies import SimpleCookie
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 import pytest
@@ -44,7 +45,7 @@ class Browser:
         assert answer.status_code == 303, answer.text
         async with httpx.AsyncClient(timeout=60) as far:
             back = (await far.get(answer.headers["location"])).headers["location"]
-        assert back.startswith(f"{ROOT}/sign-on/callback?")
+        assert back.startswith(f"{ROOT}/sign-on/callback/work?")
         return back.removeprefix(ROOT)
 
     async def enter(self):
@@ -91,6 +92,7 @@ async def test_where_browsers_come_by_tls_cookies_go_no_other_way(place):
         browser = Browser(made)
         await browser.enter()
         assert all("secure" in line.lower() for line in browser.heard)
+    assert cookies.ticket == "__Host-mindgw-sign-on", "no other name of the same domain sets it"
 
 
 async def test_a_change_takes_the_word_that_only_our_pages_know(place):
@@ -173,12 +175,70 @@ async def test_whatever_comes_back_that_is_no_answer_is_told_in_words(place, que
     async with place() as made:
         browser = Browser(made)
         await browser.leave()
-        answer = await browser.ask("GET", f"/sign-on/callback{query}", site="cross-site")
+        answer = await browser.ask("GET", f"/sign-on/callback/work{query}", site="cross-site")
         assert answer.status_code == 401
         assert answer.headers["content-type"].startswith("text/html")
         assert "default-src 'none'" in answer.headers["content-security-policy"]
-        assert "<script" not in answer.text
+        assert "<script" not in answer.text and "alert" not in answer.text, "nor are they anybody's words"
         assert browser.jar == {}, "that sign-on is over"
+
+
+async def test_what_a_provider_says_of_a_refusal_is_told(place):
+    async with place() as made:
+        browser = Browser(made)
+        state = dict(parse_qsl(urlsplit(await browser.leave()).query))["state"]
+        for said in ("", "x"):
+            query = urlencode({"error": "access_denied", "error_description": "call 555", "state": said})
+            answer = await Browser(made).ask("GET", f"/sign-on/callback/work?{query}", site="cross-site")
+            assert (answer.status_code, "call 555" in answer.text) == (401, False), "they may be anybody's words"
+        query = urlencode({"error": "access_denied", "error_description": "You have cancelled", "state": state})
+        answer = await browser.ask("GET", f"/sign-on/callback/work?{query}", site="cross-site")
+        assert (answer.status_code, "You have cancelled" in answer.text) == (401, True)
+
+
+async def test_a_browser_is_sent_to_the_name_that_the_provider_leads_back_to(place):
+    async with place() as made:
+        browser = Browser(made)
+        answer = await browser.ask("GET", "/sign-on/by/work", headers={"host": "localhost:8420"})
+        assert (answer.status_code, answer.headers["location"], browser.jar) == (303, f"{ROOT}/sign-on/by/work?again=1", {})
+        answer = await browser.ask("GET", "/sign-on/by/work?again=1", headers={"host": "inside:80"})
+        assert "/authorize?" in answer.headers["location"], "a proxy may pass on another name for ever"
+        assert (await browser.ask("GET", "/sign-on/by/nobody", headers={"host": "localhost"})).status_code == 404
+
+
+class Evil(Provider):
+    """FAKE: a provider that sends people on to another one, and has what comes back brought to itself."""
+
+    #: What the server has asked the other one for somebody else, and that one's root.
+    asked_for: dict[str, str]
+    other: str
+
+    def _authorize(self, handler, asked):
+        query = urlencode({**self.asked_for, "state": asked["state"]})
+        self._send(handler, 302, b"", {"location": f"{self.other}/authorize?{query}"})
+
+    def _token(self, form):
+        self.caught = form.get("code", "")
+        return 400, {"error": "invalid_grant"}
+
+
+async def test_one_provider_is_not_brought_what_another_has_said(tmp_path):
+    """Whoever runs the bad one would come in as people of the good one (RFC 9700, 4.4)."""
+    good, evil = Provider("oidc"), Evil("oidc")
+    settings = good.settings() + evil.settings(redirect="http://127.0.0.1/evil").partition("\n")[2].replace("  work:", "  evil:")
+    try:
+        async with site(tmp_path / "data", settings) as made, httpx.AsyncClient(timeout=60) as far:
+            attacker, victim = Browser(made), Browser(made)
+            begun = urlsplit((await attacker.ask("GET", "/sign-on/by/work")).headers["location"])
+            evil.asked_for, evil.other, evil.caught = dict(parse_qsl(begun.query)), good.root, ""
+            place = (await victim.ask("GET", "/sign-on/by/evil")).headers["location"]
+            for _ in range(2):
+                place = (await far.get(place)).headers["location"]
+            answer = await victim.ask("GET", place.removeprefix(ROOT), site="cross-site")
+            assert (answer.status_code, evil.caught) == (401, "")
+    finally:
+        good.close()
+        evil.close()
 
 
 async def test_a_provider_that_is_away_is_told_in_words(place, provider):
@@ -208,6 +268,14 @@ def test_cookies_that_are_none_are_none(text):
     headers = [(b"cookie", text.encode("latin-1"))]
     assert cookies.signed_in(headers) == ""
     assert cookies.admit("POST", headers) == ""
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', 'x="y', "foo=\xfc", "a[0]=1", "n=a;b", "=", ";;", 'mindgwx="'])
+def test_what_others_keep_in_a_browser_does_not_matter(other):
+    cookies, session = Cookies(b"k" * 32, ROOT), make_session().text
+    for text in (f"{other}; mindgw={session}", f"mindgw={session}; {other}", f"mindgw={session};{other};mindgw={session}"):
+        assert cookies.signed_in([(b"cookie", text.encode("latin-1"))]) == session
+    assert cookies.signed_in([(b"cookie", f"mindgw={session}; {other}; mindgw={make_session().text}".encode("latin-1"))]) == ""
 
 
 def test_a_good_cookie_among_others_is_found():

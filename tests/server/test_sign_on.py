@@ -296,6 +296,8 @@ async def test_roles_and_teams_are_what_the_newest_word_says(visit):
         actions = await desk.actions()
         assert "user.create" in actions
         assert actions.count("user.update") == 3
+        own = next(key for key in await desk.rows(Key) if key.name == "own")
+        assert teams[own.team_id] == "ops", "no key stays in a team that its person is in no longer"
 
 
 async def test_where_the_settings_say_nothing_of_roles_people_do(visit):

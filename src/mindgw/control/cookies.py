@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
 
 from mindgw.errors import Forbidden
 from mindgw_agent import tokens
@@ -27,7 +26,7 @@ class Cookies:
         self.is_secure = root_url.startswith("https:")
         prefix = "__Host-" if self.is_secure else ""
         #: Names: of a session, and of a sign-on that is under way.
-        self.session, self.ticket = f"{prefix}mindgw", "mindgw-sign-on"
+        self.session, self.ticket = f"{prefix}mindgw", f"{prefix}mindgw-sign-on"
         self._key = hmac.digest(sealing, b"mindgw csrf 1", "sha256")
 
     def csrf(self, session: str) -> str:
@@ -35,15 +34,14 @@ class Cookies:
         return hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()
 
     def read(self, headers: Headers, name: str) -> str:
-        """The value of a cookie, "" for none; names of headers are in lower case."""
-        text = "; ".join(value.decode("latin-1") for header, value in headers if header == b"cookie")
-        if len(text) > _MOST or name not in text:
+        """The value of a cookie, "" for none, and where several say different things; names of headers are in lower case. What else a
+        browser keeps of this host, in whatever form, does not matter."""
+        text = ";".join(value.decode("latin-1") for header, value in headers if header == b"cookie")
+        if len(text) > _MOST:
             return ""
-        try:
-            found = SimpleCookie(text).get(name)
-        except CookieError:
-            return ""
-        return found.value if found is not None else ""
+        pairs = (pair.strip(" \t").partition("=") for pair in text.split(";"))
+        found = {value.strip('"') for known, _, value in pairs if known == name}
+        return found.pop() if len(found) == 1 else ""
 
     def signed_in(self, headers: Headers) -> str:
         """The session of a browser, "" for none: by its form, not whether it is good."""

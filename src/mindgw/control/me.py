@@ -233,7 +233,17 @@ async def revoke_key(
         raise NotFound(f"You have no key {reference!r}.", hint="`mindgw me keys list` shows them all")
     if len(found) > 1:
         raise Conflict(f"Several of your keys are named {reference!r}; say which by its id.")
+    await _check_secret(database, found[0].id)
     return await keys.revoke(database, who, found[0].id, revoked, version=version)
+
+
+async def _check_secret(database: Database, key_id: str) -> None:
+    """Raises Conflict for a key without one: whoever ended it would have no tokens taken ever again."""
+    async with database.read() as session:
+        row = await session.get_one(Key, key_id)
+    if row.provider:
+        said = f"This key stands for your tokens of {row.provider}: without it none would ever be taken."
+        raise Conflict(said, code="no_secret", hint="whoever looks after users revokes it")
 
 
 # -- one's own sessions ------------------------------------------------------------------------------------------------

@@ -138,8 +138,7 @@ class SignOn:
         now: Callable[[], float] = clock.wall,
     ) -> None:
         """Both take the id of a user: `changed` when they may do more or less than before, `cut` when they are out."""
-        self.http = Http()
-        self.sources = {name: Source(said, self.http) for name, said in config.providers.items()}
+        self.sources = {name: Source(said, Http()) for name, said in config.providers.items()}
         #: The same by the issuer that people are known by: a provider may be given another name.
         self.by_issuer = {source.said.canonical: (name, source) for name, source in self.sources.items()}
         self.tokens = Tokens(self.sources, now)
@@ -147,7 +146,8 @@ class SignOn:
         self.refreshes = Refreshes(secrets.sealing)
         self._pepper = secrets.pepper
         self._settings = config.sessions
-        self._root = config.root_url
+        #: Where browsers reach this server.
+        self.root = config.root_url
         self._tickets = Tickets(secrets.sealing)
         self.changed = changed
         self.cut = cut
@@ -165,7 +165,7 @@ class SignOn:
         """Asks nobody any more."""
         for source in self.sources.values():
             source.close()
-        self.http.close()
+            source.http.close()
 
     def listing(self) -> list[ProviderView]:
         """Whom people may sign in by, in the order of the settings."""
@@ -184,7 +184,7 @@ class SignOn:
 
     async def begin_browser(self, provider: str, visit: Visit) -> Begun:
         """From a page of this server. Raises as `begin`."""
-        return await self._begin(self.source(provider), provider, tickets.BROWSER, f"{self._root}/sign-on/callback", visit)
+        return await self._begin(self.source(provider), provider, tickets.BROWSER, self._back(provider), visit)
 
     async def _begin(self, source: Source, provider: str, kind: str, redirect_uri: str, visit: Visit) -> Begun:
         self._pace(visit.address, BEGUN)
@@ -218,11 +218,20 @@ class SignOn:
             expires_in=code.expires_in,
         )
 
-    async def finish(self, kind: str, back: Returned, visit: Visit) -> SignedOn:
-        """Somebody came back. Raises Unauthenticated, Forbidden, ProviderError; whatever it is, that sign-on is over."""
+    def _back(self, provider: str) -> str:
+        """Where a provider sends browsers back: each elsewhere, so that none has what another says taken for its own (RFC 9700, 4.4)."""
+        return f"{self.root}/sign-on/callback/{provider}"
+
+    def begun(self, kind: str, back: Returned, at: str = "") -> Ticket:
+        """The sign-on that an answer belongs to, which came back to the address of the provider `at`. Raises Unauthenticated."""
         ticket = self._tickets.read(back.ticket, kind, self._now())
-        if not hmac.compare_digest(back.state.encode("utf-8", "replace"), ticket.state.encode()):
+        if not hmac.compare_digest(back.state.encode("utf-8", "replace"), ticket.state.encode()) or (at and at != ticket.provider):
             raise Unauthenticated("This answer belongs to another sign-on.", code="wrong_state")
+        return ticket
+
+    async def finish(self, kind: str, back: Returned, visit: Visit, at: str = "") -> SignedOn:
+        """Somebody came back. Raises Unauthenticated, Forbidden, ProviderError; whatever it is, that sign-on is over."""
+        ticket = self.begun(kind, back, at)
         source = self.source(ticket.provider)
         await self._spend(ticket)
         metadata = await source.metadata()

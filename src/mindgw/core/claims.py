@@ -75,7 +75,7 @@ def person(claims: Mapping[str, Any], shape: Shape, groups: Collection[str] | No
     guest = shape.is_entra and is_guest(claims, shape.issuers)
     if guest and not shape.guests:
         return Unwelcome("guest_refused", "Guests of this tenant do not come in here.")
-    if any(_plain(_said(claims, name)) != value for name, value in shape.require.items()):
+    if any(_word(_said(claims, name)) != value for name, value in shape.require.items()):
         return Unwelcome("not_assigned", "The provider knows you, but this server is not for you.")
     if groups is None and needs_groups(claims, shape):
         said = "The token names no groups, as there are too many of them: give the application app roles, or assign groups to it."
@@ -123,11 +123,6 @@ def _told(
     return _mapped(_values(claims, names, groups), ours)
 
 
-def _plain(said: Any) -> Any:
-    """A value as the settings have it."""
-    return ("true" if said else "false") if isinstance(said, bool) else said
-
-
 def _values(claims: Mapping[str, Any], names: Iterable[str], groups: Collection[str] | None) -> set[str]:
     """All that stands in some claims; what was asked for stands for `groups`."""
     found: set[str] = set()
@@ -146,6 +141,11 @@ def _said(claims: Mapping[str, Any], name: str) -> Any:
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
+
+
+def _word(said: Any) -> Any:
+    """As settings say it."""
+    return str(said).lower() if isinstance(said, bool) else said
 
 
 def _mapped(values: Collection[str], names: Mapping[str, str]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ Nothing that a token says of how it should be checked is followed: which algorit
 
 import base64
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -26,8 +25,12 @@ _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 #: Words of a header that would have a token say by which key it is checked, or that it is something else than signed claims.
 _FOREIGN: Final = ("crit", "jku", "jwk", "x5u", "b64", "enc", "zip", "cty")
 _MAX_NAME: Final = 255
-#: The year 36812; what is later is no moment.
-_LAST: Final = 2**40
+#: Claims of ID tokens alone; what Keycloak says that is no access token; and who asked, which Entra says in access tokens alone.
+_OF_SIGN_IN: Final = ("nonce", "at_hash", "c_hash", "s_hash")
+_OTHERS: Final = frozenset({"ID", "Refresh", "Offline", "Logout"})
+_CLIENTS: Final = ("azp", "appid")
+#: The last day of the year 9999; what is later is no moment.
+_LAST: Final = 253_402_214_400
 
 
 class Rules(Struct, frozen=True, kw_only=True):
@@ -142,7 +145,8 @@ def check_claims(token: Token, rules: Rules, now: float) -> Wrong | None:
     if rules.tenant and claims.get("tid") != rules.tenant:
         return Wrong("wrong_tenant", "The token is from another tenant.")
     if not audiences(claims) & rules.audiences:
-        return Wrong("wrong_audience", "The token is meant for somebody else.")
+        old = ' It is of version 1: "requestedAccessTokenVersion" must be 2.' if rules.tenant and claims.get("ver") == "1.0" else ""
+        return Wrong("wrong_audience", f"The token is meant for somebody else.{old}")
     subject = claims["sub"]
     if not isinstance(subject, str) or not 0 < len(subject) <= _MAX_NAME or not subject.isprintable():
         return Wrong("invalid_token", "The token names its subject in no good way.")
@@ -167,9 +171,9 @@ def _check_times(claims: Mapping[str, Any], now: float) -> Wrong | None:
 
 def _moment(value: Any) -> float | None:
     """Seconds since 1970; None for what is no moment."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if 0 <= value <= _LAST else None
+    return float(value) if 0 <= value <= _LAST else None  # compared first: there are whole numbers that are no float
 
 
 def audiences(claims: Mapping[str, Any]) -> frozenset[str]:
@@ -177,6 +181,16 @@ def audiences(claims: Mapping[str, Any]) -> frozenset[str]:
     said = claims.get("aud")
     several: list[Any] = said if isinstance(said, list) else [said]
     return frozenset(several) if all(isinstance(one, str) and one for one in several) else frozenset()
+
+
+def check_bearer(token: Token, rules: Rules) -> Wrong | None:
+    """What is asked of a token that is sent in place of a key, beyond the rest: it was made to be shown. One that says to a client who has
+    signed in goes through many hands, and opens nothing (RFC 9068, 5)."""
+    claims = token.claims
+    shown = not any(name in claims for name in _OF_SIGN_IN) and not _in(claims.get("typ"), _OTHERS)
+    if shown and rules.tenant:
+        shown = any(isinstance(claims.get(name), str) for name in _CLIENTS)
+    return None if shown else Wrong("id_token", "This token says who has signed in; what is sent in place of a key is an access token.")
 
 
 def check_sign_in(token: Token, client: str, nonce: str | None) -> Wrong | None:

@@ -1,6 +1,7 @@
 """/sign-on: people who sign in with a browser, for the pages of this server. They come back with a cookie, see `control.cookies`."""
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from litestar import Request, Response, Router, get, post
 from litestar.datastructures import Cookie
@@ -18,28 +19,36 @@ from mindgw.server.management.sign_on import visit_of
 #: Where a sign-on begins and ends; the cookie of one that is under way goes nowhere else.
 ROOT = "/sign-on"
 _HOME = "/me"
+#: Says that a browser was sent to the server's own name once; a proxy that passes on another one must not have it sent for ever.
+_SENT = "again"
 
 
 @get("/by/{provider:str}")
 async def leave(state: Office, request: Request[Any, Any, Any], provider: FromPath[str]) -> Response[bytes]:
     """Sends a browser to a provider."""
+    root, host = state.sign_on.root, request.headers.get("host", "")
+    if host != urlsplit(root).netloc and not request.query_params.get(_SENT):
+        state.sign_on.source(provider)
+        return _to(f"{root}{ROOT}/by/{provider}?{_SENT}=1")  # the provider leads back there, and cookies are of the name that was asked for
     begun = await state.sign_on.begin_browser(provider, visit_of(request))
     return _to(begun.url, _ticket(state.cookies, begun.ticket))
 
 
-@get("/callback")
-async def come_back(state: Office, request: Request[Any, Any, Any]) -> Response[bytes]:
+@get("/callback/{provider:str}")
+async def come_back(state: Office, request: Request[Any, Any, Any], provider: FromPath[str]) -> Response[bytes]:
     """Where a provider sends it back. Whatever comes, that sign-on is over."""
     visit, now, said = visit_of(request), clock.monotonic(), request.query_params
     try:
         state.strangers.patience(visit.address, now)
+        ticket = state.cookies.read(asked(request.scope).headers, state.cookies.ticket)
+        state_said, code, issuer = (str(said.get(name, ""))[: tickets.MAX_TEXT] for name in ("state", "code", "iss"))
+        back = Returned(ticket, state_said, code, issuer)
         if said.get("error"):
+            state.sign_on.begun(tickets.BROWSER, back, provider)  # else these may be anybody's words
             raise Unauthenticated(
                 f"The provider says: {flows.shown(said.get('error_description') or said['error'])}.", code="sign_on_refused"
             )
-        ticket = state.cookies.read(asked(request.scope).headers, state.cookies.ticket)
-        state_said, code, issuer = (str(said.get(name, ""))[: tickets.MAX_TEXT] for name in ("state", "code", "iss"))
-        signed = await state.sign_on.finish(tickets.BROWSER, Returned(ticket, state_said, code, issuer), visit)
+        signed = await state.sign_on.finish(tickets.BROWSER, back, visit, provider)
     except MindGWError as wrong:
         told = state.strangers.blame(visit.address, wrong, now) if isinstance(wrong, Unauthenticated) else wrong
         return pages.words(told.status, "Nobody is signed in", told.message, [_ticket(state.cookies, "")])
@@ -71,7 +80,8 @@ def _to(url: str, *cookies: Cookie) -> Response[bytes]:
 def _ticket(cookies: Cookies, value: str) -> Cookie:
     """Lax: the provider's answer comes from another site."""
     age = int(tickets.LIFE) if value else 0
-    return Cookie(cookies.ticket, value=value, path=ROOT, max_age=age, httponly=True, secure=cookies.is_secure, samesite="lax")
+    path = "/" if cookies.is_secure else ROOT
+    return Cookie(cookies.ticket, value=value, path=path, max_age=age, httponly=True, secure=cookies.is_secure, samesite="lax")
 
 
 def _session(cookies: Cookies, value: str) -> Cookie:

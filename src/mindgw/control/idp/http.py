@@ -1,6 +1,6 @@
 """Asking a provider: one small answer in a bounded time, from the address that was asked and from no other.
 
-The standard library's client in threads of its own: a provider that hangs holds one of a few, and none that others need. Whoever waits
+The standard library's client in threads of its own, a few for each provider: one that hangs holds none that others need. Whoever waits
 stops waiting in time and closes the connection under the thread.
 """
 
@@ -26,7 +26,7 @@ log = logging.getLogger("mindgw.idp")
 
 #: Seconds for an answer, from the first to the last byte; and its most bytes.
 TIME, MOST = 10.0, 2**20
-#: Providers that are asked at once.
+#: Questions that one provider is asked at once.
 THREADS = 4
 _PIECE = 64 * 1024
 
@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Http:
-    """The way to all providers of a server. Call `close` in the end."""
+    """The way to one provider. Call `close` in the end."""
 
     def __init__(self, time: float = TIME) -> None:
         self._time = time

@@ -43,7 +43,7 @@ class Tokens:
         if found is None or not found[1].said.audiences:
             raise Unauthenticated("Tokens of this issuer are not taken here.", code="wrong_issuer")
         name, source = found
-        await self._check(text, token, source, source.said.audiences)
+        await self._check(text, token, source, source.said.audiences, borne=True)
         return Issued(name, source, token)
 
     async def shown(self, name: str, text: str, nonce: str | None) -> Issued:
@@ -55,7 +55,7 @@ class Tokens:
         _raise(tokens.check_sign_in(token, client, nonce))
         return Issued(name, source, token)
 
-    async def _check(self, text: str, token: Token, source: Source, audiences: Collection[str]) -> None:
+    async def _check(self, text: str, token: Token, source: Source, audiences: Collection[str], *, borne: bool = False) -> None:
         said = source.said
         rules = Rules(
             issuers=said.issuers,
@@ -66,6 +66,7 @@ class Tokens:
         _raise(tokens.check_header(token, rules))
         # before the keys are asked for: nobody has us fetch some with a token that will not do anyway
         _raise(tokens.check_claims(token, rules, self._now()))
+        _raise(tokens.check_bearer(token, rules) if borne else None)
         keys = await source.keys(token.kid, token.algorithm)
         if not any(_is_signed(text, key, token.algorithm) for key in keys[:TRIED]):
             raise Unauthenticated("The token is not signed by its issuer.", code="invalid_token")
