@@ -128,6 +128,27 @@ def test_other_providers(said, shape, roles, teams):
     assert (found.subject, found.roles, found.teams) == (said["sub"], roles, teams)
 
 
+@pytest.mark.parametrize(
+    ("gone", "roles", "teams"),
+    [((), ("user",), ("nlp",)), (("roles",), None, ("nlp",)), (("groups",), ("user",), None), (("roles", "groups"), None, None)],
+)
+def test_a_token_that_need_not_be_complete_says_nothing_of_what_it_leaves_out(gone, roles, teams):
+    said = {name: value for name, value in ADA.items() if name not in gone}
+    found = claims.person(said, ENTRA, whole=False)
+    assert (found.roles, found.teams) == (roles, teams)
+
+
+def test_what_is_there_and_empty_is_said():
+    assert claims.person({**ADA, "roles": [], "groups": []}, ENTRA, whole=False).code == "not_assigned"
+    found = claims.person({**ADA, "roles": [], "groups": [None]}, but(ENTRA, default_role="user"), whole=False)
+    assert (found.roles, found.teams) == (("user",), ())
+    both = but(ENTRA, role_claims=("roles", "wids"))
+    assert claims.person({**ADA, "wids": []}, both, whole=False).roles == ("user",)
+    assert claims.person({"oid": OID}, but(ENTRA, roles={}, teams={}, default_role="user"), whole=False).roles == ("user",), (
+        "nothing is mapped"
+    )
+
+
 def test_what_must_be_said_must_be_said_word_for_word():
     google = but(PLAIN, require={"hd": "example.org"})
     for hd in (None, "", "evil.example", "EXAMPLE.org", ["example.org"]):
@@ -183,10 +204,14 @@ _NAMES = [
 ]
 
 
-@given(st.dictionaries(st.sampled_from(_NAMES), _JSON), st.sampled_from([ENTRA, PLAIN]))
-def test_any_claims_make_a_person_or_nobody(said, shape):
-    found = claims.person(said, shape)
+@given(st.dictionaries(st.sampled_from(_NAMES), _JSON), st.sampled_from([ENTRA, PLAIN]), st.booleans())
+def test_any_claims_make_a_person_or_nobody(said, shape, whole):
+    found = claims.person(said, shape, whole=whole)
     if isinstance(found, Person):
         assert found.subject == said["oid" if shape.is_entra else "sub"]
+        if found.roles is None:
+            assert not whole
+            assert said.get("roles") is None
+            return
         assert found.roles and set(found.roles) <= {*shape.roles.values(), shape.default_role}
         assert "Gw.Admin" in str(said.get("roles")) or "admin" not in found.roles

@@ -43,6 +43,8 @@ IDENTITIES = (
     Column("SUBJECT", lambda each: str(each.get("subject", ""))),
     Column("KEY", lambda each: str(each.get("key_id", ""))),
     Column("LAST WORD", lambda each: ago(each.get("claims_at"), clock.utcnow())),
+    Column("VOUCHED", lambda each: ago(each.get("vouched_at"), clock.utcnow())),
+    Column("ASKED", lambda each: "yes" if each.get("asked") else "no"),
     Column("ID", lambda each: str(each.get("id", ""))),
 )
 SESSIONS = (
