@@ -16,9 +16,9 @@ from mindgw.control.idp.flows import Gone, Grant, Lost
 from mindgw.control.idp.source import Source
 from mindgw.control.sign_on import Held, SignOn
 from mindgw.errors import Conflict, MindGWError, ProviderError, ProviderUnreachable, Unauthenticated
-from mindgw.store import audit, identities, vouching
+from mindgw.store import audit, identities, rows, vouching
 from mindgw.store.identities import Known
-from mindgw.store.tables import Session
+from mindgw.store.tables import Session, User
 from mindgw.store.vouching import Idle
 
 log = logging.getLogger("mindgw.idp")
@@ -169,6 +169,7 @@ class Rechecks:
             if (word.said.canonical, word.person.subject) != (identity.issuer, identity.subject):
                 raise Unauthenticated("The provider speaks of somebody else.", code="wrong_subject")
         async with self._database.write() as session:
+            await rows.locked(session, User, ask.known.user.id)  # before all that is theirs, as everybody does who changes it
             came = await arrivals.arrive(session, word) if word is not None else None
             await vouching.vouch(session, identity.id, clock.utcnow(), self._span)
         if came is not None:
@@ -184,6 +185,7 @@ class Rechecks:
         """What the provider was asked with is worth nothing: they must sign in again. Keys go on, for it says nothing of the person."""
         user, now = ask.known.user, clock.utcnow()
         async with self._database.write() as session:
+            await rows.locked(session, User, user.id)
             if not await vouching.swap(session, ask.known.identity.id, ask.sealed, None):
                 return  # they have just signed in: that was of before
             await vouching.put_off(session, ask.known.identity.id, now)
