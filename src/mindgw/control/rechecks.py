@@ -59,13 +59,13 @@ class Rechecks:
         """To be called every minute: asks about sessions of which half the time is over, and about those who are signed in nowhere and have
         keys; puts out for whom nobody has vouched for as long as a session may last."""
         away: Counter[str] = Counter()
-        while due := await self._due({name for name, times in away.items() if times >= PATIENCE}):
+        now = clock.utcnow()  # of the round: whoever was asked about in it is not due again
+        while due := await self._due(now, {name for name, times in away.items() if times >= PATIENCE}):
             for first in range(0, len(due), AT_ONCE):
                 await asyncio.gather(*(self._look(session_id, provider, away) for session_id, provider in due[first : first + AT_ONCE]))
         await self._forget_the_silent()
 
-    async def _due(self, away: set[str]) -> Due:
-        now = clock.utcnow()
+    async def _due(self, now: datetime, away: set[str]) -> Due:
         async with self._database.read() as session:
             due = await identities.due(session, now, self._span / 2, PAUSE, away)
             return due or await identities.absent(session, now, self._span, PAUSE, away)
