@@ -266,6 +266,20 @@ def test_where_two_had_it_the_one_that_served_it_is_told():
         assert told["why so slow"] == f"4s: 2s with a alone, {shared}, 1s for 5 tokens of {winner}; most of it with a alone"
 
 
+def test_what_the_winner_had_said_before_the_other_was_told_to_stop_is_part_of_its_answer():
+    sent = {"what": "sent", "worker": "a"}, {"what": "sent", "worker": "b", "kind": "hedge", "at_s": 2}
+    began, over = {"what": "first_byte", "worker": "b", "at_s": 3}, {"what": "failed", "worker": "a", "code": "outrun", "at_s": 4}
+    told = answered(*sent, began, over, {"what": "ended", "at_s": 9}, state="over", worker="b", tokens_out=5)
+    assert told["why so slow"] == "9s: 2s with a alone, 1s to the first byte of b, 6s for 5 tokens of b; most of it for 5 tokens of b"
+
+
+def test_where_one_of_two_failed_the_other_went_on_with_it():
+    sent = {"what": "sent", "worker": "a"}, {"what": "sent", "worker": "b", "kind": "hedge", "at_s": 2}
+    over, began = {"what": "failed", "worker": "a", "code": "engine_failed", "at_s": 4}, {"what": "first_byte", "worker": "b", "at_s": 7}
+    told = answered(*sent, over, began, {"what": "ended", "at_s": 8}, state="over", worker="b", tokens_out=5)
+    assert told["why so slow"].startswith("8s: 2s with a alone, 2s with b and a, 3s to the first byte of b, 1s for 5 tokens of b;")
+
+
 def test_where_it_was_bound_to_the_proof_is_told():
     choice = {"strategy": "score", "considered": [{"worker": "a", "seconds": 1}, {"worker": "b", "seconds": 2}]}
     told = answered({"what": "sent", "worker": "a", "choice": choice}, state="over", served_by="a; model=m; region=eu")

@@ -14,6 +14,7 @@ from mindgw.core.routing import Rules
 from mindgw.gateway import moments, signals, story
 from mindgw.gateway.moments import Samples, note
 from mindgw.store import ids, stories
+from tests.gateway.test_hedge import fleet, late, obeys
 from tests.gateway.test_replay import Shop
 from tests.gateway.world import EVENT, JSON, SSE, Box, Client, World, engine, finished
 
@@ -305,6 +306,24 @@ def test_funding_is_told():
     _, document = of(world, client)
     found = [(moment.what, moment.at, moment.worker) for moment in document.moments]
     assert found[3:6] == [("funding", 0, "box"), ("funded", 500_000, ""), ("sent", 500_000, "box")]
+
+
+def test_of_two_that_had_it_the_first_byte_of_the_faster_one_is_told_before_the_end_of_the_other():
+    world = fleet()
+    client, first, second = late(world)
+    second.head()
+    second.data(b": one moment\n")  # a first byte, and no answer yet
+    world.clock.now += 0.5
+    second.data(EVENT)
+    world.clock.now += 1.0
+    second.close()
+    obeys(first)
+    _, document = of(world, client)
+    found = [(moment.what, moment.at, moment.worker) for moment in document.moments[3:]]
+    assert found == [
+        ("sent", 0, first.name), ("sent", 1_000_000, second.name), ("first_byte", 1_000_000, second.name),
+        ("failed", 1_500_000, first.name), ("ended", 2_500_000, second.name),
+    ]  # fmt: skip
 
 
 # -- how many there are ------------------------------------------------------------------------------------------------

@@ -278,12 +278,13 @@ def _moment_view(moment: Moment, names: Mapping[str, str], machines: Mapping[str
 
 
 def _choice(choice: Choice, machines: Mapping[str, str]) -> ChoiceView:
+    """Without machines nothing is told of what a box had loaded, or had to do for others."""
     return ChoiceView(
         strategy=choice.strategy,
         considered=[Candidate(machines[worker], seconds) for worker, seconds in choice.considered if worker in machines],
         prompt_tokens=choice.prompt,
         cached_tokens=choice.cached,
-        cold_s=choice.cold,
-        ahead_s=choice.ahead,
+        cold_s=choice.cold if machines else 0.0,
+        ahead_s=choice.ahead if machines else 0.0,
         reading_s=choice.reading,
     )

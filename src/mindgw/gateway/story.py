@@ -196,7 +196,7 @@ def _moments(facts: Facts) -> Iterator[Moment]:
     if facts.stood is not None:
         taken = facts.stood.taken
         came += [Moment(_us(tally, now), "stood", position=position, eta=_rounded(eta)) for now, position, eta in taken]
-        came.sort(key=lambda moment: moment.at)
+    came.sort(key=lambda moment: moment.at)  # where two had it at once, the first byte of one may be before the end of the other
     yield from came
     row = facts.row
     if row is not None:
