@@ -168,6 +168,24 @@ def test_the_tail_follows(admin, story, monkeypatch):
     assert sorted(followed.out.split()) == sorted(made) and followed.out.split()[0] == made[0]
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_tail_follows_from_where_it_began(admin, story, monkeypatch, number):
+    """What was over a moment before is looked at again, and is no news: only the last lines of it were asked for."""
+    name = f"m{os.urandom(4).hex()}"
+    past = [story(asked=name, ago=seconds) for seconds in (4, 3, 2, 1)]
+    fresh, looks = [], iter([0, 1, "stop"])
+
+    def later(_seconds):
+        step = next(looks)
+        if step == "stop":
+            raise KeyboardInterrupt
+        fresh.extend(story(asked=name, ago=0) for _ in range(step))
+
+    monkeypatch.setattr("mindgw.cli.requests.time.sleep", later)
+    followed = admin("requests", "tail", "-f", "-n", str(number), "--model", name, "-q")
+    assert followed.out.split() == past[4 - number :] + fresh
+
+
 @pytest.mark.parametrize("words", [["why"], ["requests", "show"]])
 @pytest.mark.parametrize("name", ["nothing", "a/b?c&d=e#f", "x" * 300])
 def test_one_that_nobody_knows_exits_6(admin, words, name):
