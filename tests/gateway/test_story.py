@@ -330,22 +330,26 @@ def test_of_two_that_had_it_the_first_byte_of_the_faster_one_is_told_before_the_
 
 
 class Crowd:
-    def __init__(self, monkeypatch, most=20, plain=5):
+    def __init__(self, monkeypatch, most=40, plain=20):
         monkeypatch.setattr(story, "MOST", most)
         monkeypatch.setattr(story, "PLAIN", plain)
         self.world = World()
         self.box = Box(self.world, "box", engine("m", slots=1))
 
-    def plain(self):
-        self.world.ask("m")
+    def plain(self, **whose):
+        self.world.ask("m", **whose)
         answer(self.box)
 
-    def eventful(self):
-        first, _ = self.world.ask("m"), self.world.ask("m")
+    def eventful(self, **whose):
+        first, _ = self.world.ask("m", **whose), self.world.ask("m", **whose)
         self.world.clock.now += 1.0
         answer(self.box)
         answer(self.box)
         return first
+
+    @property
+    def unwritten(self):
+        return self.world.stories.unwritten
 
     @property
     def lost(self):
@@ -354,16 +358,37 @@ class Crowd:
 
 def test_of_too_many_those_that_nothing_happened_to_are_only_counted(monkeypatch):
     crowd = Crowd(monkeypatch)
-    for _ in range(8):
+    for _ in range(13):
         crowd.plain()
-    assert (crowd.world.stories.unwritten, crowd.lost) == (5, 3)
+    assert (crowd.unwritten, crowd.lost) == (10 + 1, 2)
     for _ in range(100):
         crowd.eventful()
-    assert crowd.world.stories.unwritten == 20, "those that waited have more room, and that is bounded, too"
+    assert crowd.unwritten == 20 + 1, "those that waited have more room, and that is bounded, too"
     assert crowd.lost > 50
     kept(crowd.world)
     crowd.plain()
-    assert crowd.world.stories.unwritten == 1
+    assert crowd.unwritten == 1
+
+
+def test_however_many_one_key_has_there_is_room_for_those_of_others(monkeypatch):
+    crowd = Crowd(monkeypatch)
+    keys = [crowd.world.add_key() for _ in range(30)]
+    for _ in range(50):
+        crowd.plain()
+    for key in keys[:5]:
+        crowd.plain(key=key)
+    assert (crowd.unwritten, crowd.lost) == (10 + 1 + 5, 39)
+    for _ in range(50):
+        crowd.eventful()
+    assert crowd.unwritten == 20 + 1, "with the one that it had in the other half before"
+    for key in keys[5:10]:
+        crowd.eventful(key=key)
+    assert crowd.unwritten == 21 + 5 * 2
+    for key in keys[5:]:
+        crowd.eventful(key=key)
+    assert crowd.unwritten == 40
+    kept(crowd.world)
+    assert not crowd.world.stories._late
 
 
 def test_whoever_waited_for_a_first_byte_may_ask_why(monkeypatch):
@@ -380,10 +405,13 @@ def test_refusals_of_one_key_are_bounded_by_the_second():
     world = World()
     for _ in range(150):
         world.ask("none")
-    assert world.stories.unwritten == 100
+    assert world.stories.unwritten == story.REFUSED
     world.clock.now += 1.0
     world.ask("none")
-    assert world.stories.unwritten == 101
+    assert world.stories.unwritten == story.REFUSED + 1
+    world.ask("none", key=world.add_key())
+    assert world.stories.unwritten == story.REFUSED + 2
+    assert world.stories._counters.stories_lost == 140
     kept(world)
     assert not world.stories._refusals._left_out
 

@@ -266,7 +266,13 @@ async def test_what_is_too_old_or_too_much_goes(place):
     assert await stories.forget(place.database, config.Requests(), clock.utcnow()) == 1
     assert await stories.forget(place.database, config.Requests(most=2), clock.utcnow()) == 2
     assert [item["id"] for item in await listed(place, 2)] == ["req-1", "req-2"]
-    assert await stories.forget(place.database, config.Requests(keep_days=0), clock.utcnow()) == 2
+    for number in range(10, 15):
+        await put(place, number)
+    with pytest.MonkeyPatch.context() as patch:  # look by look, and each look in steps
+        patch.setattr(stored, "LOT", 3)
+        patch.setattr(stored, "STEP", 2)
+        assert await stories.forget(place.database, config.Requests(keep_days=0), clock.utcnow()) == 7
+    assert (await place.call("GET", "/requests")).json()["items"] == []
 
 
 async def test_where_nothing_is_to_be_kept_only_those_under_way_are_told(tmp_path):

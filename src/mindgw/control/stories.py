@@ -66,12 +66,16 @@ async def append(database: Database, told: Sequence[Story]) -> None:
 
 async def forget(database: Database, settings: config.Requests, now: datetime) -> int:
     """Takes away what is older than the settings allow, or too much; returns how many."""
-    before, gone, step = now - timedelta(days=settings.keep_days), 0, 1
-    while step:
-        async with database.write() as session:
-            step = await stories.drop_old(session, before, settings.most)
-        gone += step
-    return gone
+    before, gone = now - timedelta(days=settings.keep_days), 0
+    while True:
+        async with database.read() as session:
+            doomed = await stories.surplus(session, before, settings.most)
+        for start in range(0, len(doomed), stories.STEP):
+            async with database.write() as session:
+                await stories.drop(session, doomed[start : start + stories.STEP])
+        gone += len(doomed)
+        if len(doomed) < stories.LOT:
+            return gone
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
