@@ -212,9 +212,9 @@ class Pipeline:
         return session
 
     def remove_worker(self, worker_id: str) -> None:
-        """Its agent's key was revoked: the link closes now."""
-        self.fleet.remembered.pop(worker_id, None)
+        """Its agent's key was revoked: the link closes now, and nobody waits for it."""
         self._dismiss(worker_id, "revoked", "This agent was removed from the server.")
+        self.fleet.remembered.pop(worker_id, None)
 
     def lock_worker(self, worker_id: str) -> None:
         """Its identity was used from two places, and nobody can tell which one is the right one: the link closes now."""
@@ -224,7 +224,14 @@ class Pipeline:
         self.fleet.arrivals.dismiss(worker_id, wire.Goodbye(code, why))
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
-            worker.link.goodbye(code, why)
+            self._part(worker, code, why)
+
+    def _part(self, worker: Worker, code: str, why: str) -> None:
+        """It hears why, and is gone for everybody else: its socket may take long to close, and neither what runs there nor who is placed
+        next waits for that."""
+        worker.link.goodbye(code, why)
+        self.fleet.detach(worker)
+        worker.link.lost()
 
     def forget_key(self, key_id: str) -> None:
         """The key is not what it was: its next request asks the database; those that run go on."""
@@ -376,10 +383,7 @@ class Pipeline:
         for worker in list(self.fleet.workers.values()):
             worker.rtt = worker.link.rtt
             if not worker.link.tick(now):
-                # The socket of a dead peer may take long to close: what runs there does not wait for that.
-                worker.link.goodbye("protocol", "The agent fell silent.")
-                self.fleet.detach(worker)
-                worker.link.lost()
+                self._part(worker, "protocol", "The agent fell silent.")
         self._failover.sweep(now)
         self.queue.wake(now)
 

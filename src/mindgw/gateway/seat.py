@@ -34,8 +34,8 @@ class Worker:
     """One session of one agent."""
 
     __slots__ = (
-        "charge", "decided", "drained", "draining", "epoch", "gpus", "id", "last_seen", "link", "name", "paused_until", "rtt", "rules", "seats",
-        "serial", "state", "tags", "teams",
+        "charge", "decided", "drained", "draining", "epoch", "gpus", "id", "last_seen", "link", "name", "paused_until", "rtt", "rules",
+        "seats", "serial", "state", "tags", "teams",
     )  # fmt: skip
 
     def __init__(self, id: str, name: str, epoch: int, link: Link) -> None:
