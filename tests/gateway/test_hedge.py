@@ -55,7 +55,8 @@ def answers(box: Box, client: Client, event: bytes = EVENT) -> None:
     box.head()
     box.data(event)
     box.close()
-    assert client.body.endswith(event + DONE)
+    assert event in client.body
+    assert client.body.endswith(DONE)
 
 
 def obeys(box: Box) -> None:
@@ -579,17 +580,44 @@ def test_a_server_that_stops_leaves_nothing():
     assert world.used == 0
 
 
-def test_a_stream_that_is_kept_alive_says_in_its_end_who_served_it():
-    world = fleet(timeouts=Timeouts(hold=0.5))
-    route = Route(name="m", match="m", targets=(target("m"),), hedge=True)
-    world.pipeline.adopt_routes(Rules([route]), {})
+def served_by(client: Client) -> list[str]:
+    """Whom the stream names, in the order of its chunks."""
+    chunks = [json.loads(data) for data in sse.Splitter().feed(client.body) if b"served_by" in data]
+    return [chunk["mindgw"]["served_by"].split("; ")[0] for chunk in chunks]
+
+
+def kept_alive(world: World) -> tuple[Client, Box, Box]:
+    """A stream of a route whose head has left, and names the first one."""
+    world.pipeline.adopt_routes(Rules([Route(name="m", match="m", targets=(target("m"),), hedge=True)]), {})
     client, first, second = late(world)
-    assert client.body.startswith(b":")  # its head has left, and names the first
-    second.head(data=EVENT)
+    assert client.body.startswith(b":")
+    return client, first, second
+
+
+@pytest.mark.parametrize("said", [EVENT, b"", NOTE])
+def test_a_stream_that_is_kept_alive_says_in_its_end_who_served_it(said):
+    client, first, second = kept_alive(fleet(timeouts=Timeouts(hold=0.5)))
+    second.head(data=said)
     second.close()
     obeys(first)
-    told = [json.loads(data) for data in sse.Splitter().feed(client.body) if b"served_by" in data]
-    assert told[0]["mindgw"]["served_by"].startswith(f"{second.name}; ")
+    assert served_by(client) == [second.name]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_who_goes_on_after_the_other_failed_is_who_served_it(which):
+    client, *boxes = kept_alive(fleet(timeouts=Timeouts(hold=0.5)))
+    FAILS["error"](boxes[which])
+    answers(boxes[1 - which], client)
+    assert served_by(client) == [boxes[1 - which].name]
+
+
+def test_the_head_names_who_goes_on_after_the_first_failed():
+    world = fleet()
+    world.pipeline.adopt_routes(Rules([Route(name="m", match="m", targets=(target("m"),), hedge=True)]), {})
+    client, first, second = late(world)
+    FAILS["error"](first)
+    answers(second, client)
+    assert dict(client.exchange.notes(lambda: 0.0))[b"x-mindgw-served-by"].startswith(second.name.encode())
 
 
 # -- where it may go --------------------------------------------------------------------------------------------------

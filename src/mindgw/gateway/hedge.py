@@ -171,6 +171,7 @@ class Hedge(Request):
 
     def _swap(self, aside: Aside) -> None:
         """The other one comes to the front."""
+        assert self._ask is not None
         assert self._attempt is not None
         tally = self._tally
         aside.attempt, self._attempt = self._attempt, aside.attempt
@@ -183,6 +184,8 @@ class Hedge(Request):
         aside.is_hedge = not aside.is_hedge
         self._attempt.tell(self._stages.post)
         aside.attempt.tell(self._whisper)
+        if self._ask.course is not None or self._ask.needs.where:
+            self._note_server(self._attempt.placement)  # should this one serve it
         if tally.stuck is None:
             self._pay()  # what came of it while the client took nothing
 
@@ -212,7 +215,6 @@ class Hedge(Request):
         """The one in front answers; nobody waits for the other any longer, which teaches how slow it is at least."""
         aside = self._aside
         assert aside is not None
-        assert self._ask is not None
         failover, tally = self._stages.failover, self._tally
         failover.hedged(LOST if aside.is_hedge else WON)
         self._swap(aside)
@@ -224,8 +226,6 @@ class Hedge(Request):
             if placement.choice is not None:
                 self._stages.fleet.experience.outrun(placement.seat, placement.choice, now - tally.placed)
         self._drop("outrun", now)
-        if self._ask.course is not None or self._ask.needs.where:
-            self._note_server(self._attempt.placement)  # it is another one who serves it
 
     def _falls_back(self, outcome: Outcome, wrong: errors.MindGWError, now: float, *, over: bool, begun: bool = True) -> list[Effect]:
         """The one in front came to nothing, and the other goes on."""
