@@ -764,9 +764,35 @@ def test_a_worker_for_which_less_is_held_than_it_might_use_is_not_asked():
     for box in at_work(world):
         box.close()
     funded(world, 10**6)
-    world.ask(stream=True)
+    world.ask(stream=True, messages=LONG)
+    before = {name: memory(world, name) for name in ("one", "two")}
     world.passes(1)
     assert hedges(world)["no_slot"] == 1
+    assert {name: memory(world, name) for name in ("one", "two")} == before, "nothing of it was sent there"
+
+
+#: A prompt of which it is remembered who had it.
+LONG = [{"role": "user", "content": "x" * 4000}]
+
+
+def memory(world: World, name: str) -> tuple[float, float, int]:
+    """What a worker has to read, its errors, and how much of that prompt it seems to remember."""
+    fleet = world.pipeline.fleet
+    past = fleet.workers[name].seats["e"].past
+    blocks = sum(holders & past.bit > 0 for holders in fleet.experience.prefixes._new.values())
+    return past.sent - past.read, past.known["m"].learned.errors, blocks
+
+
+def test_who_may_not_have_it_does_not_stand_before_who_may():
+    world = World()
+    for name, context, slots in (("one", 4096, 1), ("two", 8192, 64), ("three", 8192, 64), ("four", 4096, 1)):
+        Box(world, name, engine(models=[wire.Model("m", kinds=["chat"], context=context)], slots=slots))
+    world.pipeline.routes.hedge = True
+    learns(world)
+    funded(world, 10**6)
+    world.pipeline.fleet.strategy = "least-busy"
+    _, first, second = late(world)
+    assert {first.name, second.name} in ({"one", "four"}, {"two", "three"})
 
 
 # -- what is learned --------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ class Recovery(Hedge):
 
     def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Nothing was begun: back to the head of the line."""
+        self._spare()
         if self._aside is not None:
             return self._falls_back(outcome, wrong, now, over=True, begun=False)
         goes_on = self._goes_on(outcome, wrong, now)

@@ -253,6 +253,12 @@ class Request:
         if placement is not None and placement.choice is not None:
             self._stages.fleet.experience.ended(placement.seat, placement.choice, 0, 0.0, failed=True)
 
+    def _spare(self) -> None:
+        """Its worker was given it, and has not begun."""
+        placement = self._attempt.placement if self._attempt is not None else None
+        if placement is not None and placement.choice is not None:
+            self._stages.fleet.experience.spared(placement.seat, placement.choice)
+
     # -- how an attempt ends --------------------------------------------------------------------------------------
 
     def _release(self, close: wire.Close | None, now: float) -> None:
