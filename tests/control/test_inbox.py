@@ -171,7 +171,9 @@ async def test_of_two_attempts_at_once_the_one_that_its_client_had_is_billed(sit
         agent.send(server)
         await server.inbox.work()
         assert await site.broken() == []
-    sums = dict(await site.sql("SELECT attempt, SUM(prompt_tokens + completion_tokens) FROM ledger WHERE kind <> 'wasted' GROUP BY attempt"))
+    sums = dict(
+        await site.sql("SELECT attempt, SUM(prompt_tokens + completion_tokens) FROM ledger WHERE kind <> 'wasted' GROUP BY attempt")
+    )
     assert {attempt: tokens for attempt, tokens in sums.items() if tokens} == {served: 15}
     assert (await site.budget(), await site.budget(USD)) == ((15, 0), (25, 0))
 

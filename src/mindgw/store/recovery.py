@@ -2,7 +2,8 @@
 
 Of a request one attempt is billed: the one that answered in full, else the one of which most came, and of several such the latest. Two may
 have run at once, and whoever knew which of them its client was given is gone; of others the later one has more than what failed before
-its first word. What is known by now decides, so an attempt that was billed may have to be taken back. Whoever calls this works alone (`budgets.guard`), so that what is read here stays true.
+its first word. What is known by now decides, so an attempt that was billed may have to be taken back. Whoever calls this works alone
+(`budgets.guard`), so that what is read here stays true.
 """
 
 from collections import Counter
