@@ -415,14 +415,17 @@ async def test_a_removed_agent_hears_why_and_its_socket_closes(hall):
     assert (agent.events[-1].code, agent.closed) == ("revoked", agents.NORMAL)
 
 
-async def test_a_removed_agent_that_does_not_read_is_cut_off_all_the_same(hall, monkeypatch):
+async def test_a_removed_agent_that_does_not_read_is_cut_off_all_the_same(hall, monkeypatch, caplog):
     monkeypatch.setattr(agents, "PARTING", 0.1)
+    caplog.set_level("INFO", agents.log.name)
     world, agent = hall.world, await hall.dial(slots=64)
     agent.stop_reading()
     clients = [world.ask(stream=True, pad="x" * 2**20) for _ in range(16)]
+    await asyncio.sleep(0)  # what finds room leaves
     world.pipeline.remove_worker(hall.ids["box"])
-    await until(lambda: not world.pipeline.fleet.workers)
+    assert not world.pipeline.fleet.workers
     assert {client.exchange.state.name for client in clients} == {"WAITING"}
+    await until(lambda: "worker box is gone" in caplog.text)
     agent.read_on()
     await until(agent.task.done)
     assert agent.closed is None  # the goodbye stood behind what it did not take
