@@ -38,11 +38,11 @@ class Reference:
         self.limits, self.lims, self.over, self.forgiven = {}, {}, Counter(), Counter()
         #: (epoch, budget): on loan; charged after it expired.
         self.leases, self.charged = Counter(), Counter()
-        #: (request, attempt): kind, amount and day of its end, and how much came; of one that was taken back the amount is 0.
+        #: (request, attempt): kind, amount and day of its end; of one that was taken back the amount is 0.
         self.rows = {}
 
     def used(self, budget):
-        rows = [n for kind, n, day, _ in self.rows.values() if kind == "settled" and budget.window in (day, day[:7], "total")]
+        rows = [n for kind, n, day in self.rows.values() if kind == "settled" and budget.window in (day, day[:7], "total")]
         return sum(rows) + sum(n for (_, charged), n in self.charged.items() if charged == budget) - self.forgiven[budget]
 
     def reserved(self, budget):
@@ -72,11 +72,11 @@ class Reference:
         if slot in self.rows:
             return
         kind, others = one.kind, {s: row for s, row in self.rows.items() if s[0] == slot[0] and row[0] == "settled" and row[1]}
-        if one.recovered and any((row[3], s) > (one.bytes_out, slot) for s, row in others.items()):
+        if one.recovered and any(s > slot for s in others):
             kind = "wasted"
         elif one.recovered:
-            self.rows |= {s: ("settled", 0, *row[2:]) for s, row in others.items()}
-        self.rows[slot] = kind, one.prompt_tokens, one.day, one.bytes_out
+            self.rows |= {s: ("settled", 0, row[2]) for s, row in others.items()}
+        self.rows[slot] = kind, one.prompt_tokens, one.day
         missing = list(self.draw(one.lease_epoch or epoch, {d.budget: d.amount for d in one.draws})) if kind == one.kind else []
         for budget, n in missing if one.recovered else []:
             self.charged[one.lease_epoch, budget] -= min(n, self.charged[one.lease_epoch, budget])
@@ -224,8 +224,6 @@ class Money(RuleBasedStateMachine):
             "prompt_tokens": amount,
             "completion_tokens": 0,
             "cost": amount,
-            "stream": True,
-            "bytes_out": amount % 3,
             "day": attempt.day,
             "worker_id": attempt.worker,
         }
