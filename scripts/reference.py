@@ -129,17 +129,15 @@ VARIABLES = [
 
 def settings_page() -> str:
     rows = [(code(key), code(default), remark) for key, default, remark in settings(config.Config)]
-    return "\n".join(
-        [
-            "# Settings\n",
-            WRITTEN,
-            "They stand in `config.yaml` in the data directory; `templates/config.example.yaml` shows them all. Times are seconds unless they",
-            "say otherwise (`500ms`, `30s`, `5m`, `1h`), sizes bytes (`64KiB`, `32MB`). A value may hold `${NAME}` or `${NAME:-default}`.\n",
-            table(("Setting", "Default", "Meaning"), rows),
-            "## Environment\n",
-            table(("Variable", "Meaning"), [(", ".join(code(n) for n in names.split(", ")), text) for names, text in VARIABLES]),
-        ]
-    )
+    return "\n".join([
+        "# Settings\n",
+        WRITTEN,
+        "They stand in `config.yaml` in the data directory; `templates/config.example.yaml` shows them all. Times are seconds unless they",
+        "say otherwise (`500ms`, `30s`, `5m`, `1h`), sizes bytes (`64KiB`, `32MB`). A value may hold `${NAME}` or `${NAME:-default}`.\n",
+        table(("Setting", "Default", "Meaning"), rows),
+        "## Environment\n",
+        table(("Variable", "Meaning"), [(", ".join(code(n) for n in names.split(", ")), text) for names, text in VARIABLES]),
+    ])
 
 
 # ---- errors
@@ -217,28 +215,23 @@ def errors_page() -> str:
     by_name = {kind.__name__: kind for kind in [*fault, *kinds]}
     leaving = [*below(client_errors.ClientError), *below(mindgw_agent.errors.AgentError)]
     meaning = {**drawn(client_errors), **drawn(mindgw_agent.errors)}
-    return "\n".join(
-        [
-            "# Errors\n",
-            WRITTEN,
-            'Over HTTP an error is `{"error": {"message", "type", "param", "code"}}`. `Retry-After` stands beside it when waiting helps.\n',
-            table(("Field", "Where", "Meaning"), [(code(name), where, text) for name, where, text in FIELDS]),
-            "## Kinds\n",
-            table(
-                ("Code", "Status", "Type", "Whose fault", "Message unless there is a better one"),
-                [
-                    (code(k.code), "400-499" if k is errors.EngineRefused else k.status, code(k.type), whose[k], message_of(k))
-                    for k in kinds
-                ],
-            ),
-            "## Codes that say more\n",
-            table(("Code", "Status"), merged({name: kind.status for name, kind in by_name.items()})),
-            "## Exit codes of commands\n",
-            " ".join(cli.EXIT_CODES.split()) + "\n",
-            table(("Code", "Exits with", "Meaning"), [(code(k.code), k.exit_code, meaning[k.__name__]) for k in leaving]),
-            table(("Code that says more", "Exits with"), merged({k.__name__: k.exit_code for k in leaving if k.__name__ not in by_name})),
-        ]
-    )
+    return "\n".join([
+        "# Errors\n",
+        WRITTEN,
+        'Over HTTP an error is `{"error": {"message", "type", "param", "code"}}`. `Retry-After` stands beside it when waiting helps.\n',
+        table(("Field", "Where", "Meaning"), [(code(name), where, text) for name, where, text in FIELDS]),
+        "## Kinds\n",
+        table(
+            ("Code", "Status", "Type", "Whose fault", "Message unless there is a better one"),
+            [(code(k.code), "400-499" if k is errors.EngineRefused else k.status, code(k.type), whose[k], message_of(k)) for k in kinds],
+        ),
+        "## Codes that say more\n",
+        table(("Code", "Status"), merged({name: kind.status for name, kind in by_name.items()})),
+        "## Exit codes of commands\n",
+        " ".join(cli.EXIT_CODES.split()) + "\n",
+        table(("Code", "Exits with", "Meaning"), [(code(k.code), k.exit_code, meaning[k.__name__]) for k in leaving]),
+        table(("Code that says more", "Exits with"), merged({k.__name__: k.exit_code for k in leaving if k.__name__ not in by_name})),
+    ])
 
 
 # ---- metrics
@@ -262,14 +255,12 @@ def metrics_page() -> str:
         suffix = {"counter": "_total"}.get(family.type, "")
         labels = ", ".join(code(label) for label in getattr(family, "_labelnames", ()))
         rows.append((code(family.name + suffix), family.type, labels, family.documentation))
-    return "\n".join(
-        [
-            "# Metrics\n",
-            WRITTEN,
-            "Prometheus text at `/metrics`, with an admin key, or at a listener of its own (`metrics.listen`) without one.\n",
-            table(("Metric", "Kind", "Labels", "Meaning"), rows),
-        ]
-    )
+    return "\n".join([
+        "# Metrics\n",
+        WRITTEN,
+        "Prometheus text at `/metrics`, with an admin key, or at a listener of its own (`metrics.listen`) without one.\n",
+        table(("Metric", "Kind", "Labels", "Meaning"), rows),
+    ])
 
 
 # ---- events
@@ -313,26 +304,24 @@ def events_page() -> str:
         ("1011", "The server failed; its log says why."),
     ]
     text = re.sub(r"\b(LISTENERS|PERIOD|SILENCE|SHOWN)\b", lambda name: f"{getattr(feed, name[0]):g}", EVENTS)
-    return "\n".join(
-        [
-            "# Events\n",
-            WRITTEN,
-            text,
-            "## How it ends\n",
-            table(("Code", "Why"), ends),
-            "## An item of `queue`\n",
-            fields(feed.Row, feed),
-            "## An item of `workers`\n",
-            "Workers that are connected, no others.\n",
-            fields(feed.Box, feed),
-            "## An item of `budgets`\n",
-            "Those that requests fell under of late, as this server last saw them; `mindgw quotas list` shows all.\n",
-            fields(snapshot.BudgetView, snapshot),
-            "## `stats`\n",
-            "As `GET /api/v1/queue/stats`.\n",
-            fields(lineup.Stats, lineup),
-        ]
-    )
+    return "\n".join([
+        "# Events\n",
+        WRITTEN,
+        text,
+        "## How it ends\n",
+        table(("Code", "Why"), ends),
+        "## An item of `queue`\n",
+        fields(feed.Row, feed),
+        "## An item of `workers`\n",
+        "Workers that are connected, no others.\n",
+        fields(feed.Box, feed),
+        "## An item of `budgets`\n",
+        "Those that requests fell under of late, as this server last saw them; `mindgw quotas list` shows all.\n",
+        fields(snapshot.BudgetView, snapshot),
+        "## `stats`\n",
+        "As `GET /api/v1/queue/stats`.\n",
+        fields(lineup.Stats, lineup),
+    ])
 
 
 #: File name -> what writes its text.
