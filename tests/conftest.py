@@ -7,9 +7,9 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.postgres import own_postgres, postgres, postgres_url
+from tests.postgres import copies, own_postgres, postgres, postgres_url
 
-__all__ = ["own_postgres", "postgres", "postgres_url"]
+__all__ = ["copies", "own_postgres", "postgres", "postgres_url"]
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]  # the machine may be busy; how long a test takes is nobody's business
 

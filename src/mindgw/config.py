@@ -166,7 +166,7 @@ class Requests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: For how many days; 0: nothing is.
     keep_days: Days = 7
-    #: Requests that are remembered; beyond that the oldest go first.
+    #: Requests that are remembered; beyond that the oldest go: first those of organisations, and of keys, that have most of them.
     most: int = 200_000
 
 

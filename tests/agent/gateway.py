@@ -99,6 +99,9 @@ class Gateway:
     def drains(self) -> None:
         self.drained = True
 
+    def parts(self) -> None:
+        raise AssertionError("an agent just goes")
+
     def receipts(self, batch: wire.Receipts) -> None:
         self.batches.append(batch)
         assert identity.verify(self.public_key, batch.signature, wire.transcript_receipts("a1", batch.last, batch.head))

@@ -146,6 +146,38 @@ async def test_of_two_attempts_the_later_is_billed_whichever_agent_comes_first(s
     assert await site.budget() == (15, 0)
 
 
+#: What two agents wrote of attempts that ran at once: outcome, bytes and tokens of the one that the client had, and of the other.
+PAIRS = {
+    "one was whole": (("done", 50, 5), ("cancelled", 900, 90)),
+    "one had more": (("cancelled", 50, 5), ("cancelled", 40, 4)),
+    "one failed with more": (("failed", 50, 5), ("cancelled", 40, 4)),
+    "one said nothing": (("cancelled", 50, 5), ("done", 40, 0)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("served", [1, 2])
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_attempts_at_once_the_one_that_its_client_had_is_billed(site, pair, served, first):
+    """The server died before it wrote down that the other one was outrun: both have the same budgets in their tags."""
+    agents = [await site.agent("one"), await site.agent("two")]
+    old = await site.server()
+    await old.borrow(TOKENS, USD)
+    for agent, attempt, (outcome, size, tokens) in zip(agents, (served, 3 - served), PAIRS[pair], strict=True):
+        await old.books.linked(agent.id)
+        agent.wrote(*sealed(old, agent, "r1", attempt=attempt), outcome=outcome, bytes=size, completion=tokens)
+    server = await site.server()
+    for agent in (agents[first], agents[1 - first]):
+        agent.send(server)
+        await server.inbox.work()
+        assert await site.broken() == []
+    sums = dict(
+        await site.sql("SELECT attempt, SUM(prompt_tokens + completion_tokens) FROM ledger WHERE kind <> 'wasted' GROUP BY attempt")
+    )
+    assert {attempt: tokens for attempt, tokens in sums.items() if tokens} == {served: 15}
+    assert (await site.budget(), await site.budget(USD)) == ((15, 0), (25, 0))
+
+
 async def test_leases_wait_until_every_worker_of_the_dead_server_has_told_all(site):
     one, two = await site.agent("one"), await site.agent("two")
     old = await site.server()

@@ -1,6 +1,8 @@
 """Measurements of workers in both databases: told, summed up when they are old, gone in the end."""
 
+import asyncio
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -57,7 +59,7 @@ async def count(database, step):
 
 
 async def told(database, since="1h", step="", *, memory=None, now=NOON):
-    return await trends.trend(database, memory or Memory(), "gpu", since, step, now)
+    return await trends.Past(database, memory or Memory()).trend("gpu", since, step, now)
 
 
 async def test_what_was_measured_is_told_with_its_gaps_and_what_is_not_written_with_it(database, worker):
@@ -126,6 +128,49 @@ async def test_what_makes_no_sense_is_refused(database, worker, since, step, wro
     with pytest.raises(BadRequest) as refused:
         await told(database, since, step)
     assert refused.value.param == wrong
+
+
+def wide(worker, columns, start=NOW - 60):
+    """A block of one step, of an agent with many GPUs."""
+    block = Block(start // STEP)
+    block.append(start // STEP, {f"gpu{number}.temperature": number for number in range(columns)})
+    return Stored(worker, STEP, start // STEP * STEP, block.encode())
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_more_values_than_one_answer_may_have_are_refused(database, worker, monkeypatch, written):
+    monkeypatch.setattr(trends, "VALUES", 7 * 3)
+    few, many = wide(worker, 3), wide(worker, 4)
+    memory = Memory(*(() if written else (many,)))
+    await write(database, many if written else few)
+    with pytest.raises(BadRequest) as refused:
+        await told(database, "1m", memory=memory)
+    assert refused.value.param == "step" and "7 steps of 4 measurements" in refused.value.message
+    assert len((await told(database, "1m", "30s", memory=memory)).columns) == 4
+
+
+async def test_while_one_is_told_how_a_worker_was_the_loop_is_free_and_others_wait_without_a_connection(database, worker, monkeypatch):
+    await write(database, stretch(worker, NOW - 60, [1, 3]))
+    begun, may_end, real = [], threading.Event(), trends._told
+
+    def slow(*those):
+        begun.append(1)
+        assert may_end.wait(20)
+        return real(*those)
+
+    monkeypatch.setattr(trends, "_told", slow)
+    past = trends.Past(database, Memory())
+    asking = [asyncio.create_task(past.trend("gpu", "1m", "", NOON)) for _ in range(5)]
+    async with asyncio.timeout(20):
+        while not begun:
+            await asyncio.sleep(0.005)
+        for _ in range(20):
+            async with database.read() as session:
+                assert await fleet.find_worker(session, "gpu")
+    assert len(begun) == 1
+    may_end.set()
+    first, *rest = await asyncio.gather(*asking)
+    assert rest == [first] * 4 and first.columns["used"].mean[:2] == [1, 3]
 
 
 async def test_who_is_not_there_has_no_trend(database):

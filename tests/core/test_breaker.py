@@ -257,6 +257,33 @@ def test_two_people_are_enough_in_one_organisation():
     assert says(made, BEN)
 
 
+#: Keys of nobody, of two teams.
+ONE, TWO, SIX = Who("x", "team", "1"), Who("x", "team", "2"), Who("x", "others", "6")
+
+
+@pytest.mark.parametrize("other", [ANN, EVE, SIX])
+def test_keys_of_nobody_have_one_word_while_others_are_about(other):
+    made = Breaker()
+    says(made, ONE)
+    made.comes(["m"], other, 0.0)
+    assert not any(says(made, who) for _ in range(20) for who in (ONE, TWO))
+    assert says(made, other)
+
+
+def test_one_key_is_not_enough_where_all_are_of_nobody():
+    made = Breaker()
+    says(made, ONE)
+    made.comes(["m"], TWO, 0.0)
+    assert not says(made, ONE, 50)
+    assert says(made, TWO)
+    made.comes(["m"], ANN, 1.0)
+    assert made.tripped == {}
+
+
+def test_one_key_is_enough_where_there_is_no_other():
+    assert says(Breaker(), ONE, 3)
+
+
 @pytest.mark.parametrize("later", [0.0, 5.0, 5.1])
 @pytest.mark.parametrize("pool", [AB, ("a",)])
 def test_who_comes_later_finds_it_open(later, pool):
@@ -481,7 +508,7 @@ def test_the_table_has_an_arrow_out_of_every_state():
         Circuit(A, 1.0).step(Event.GOOD)
 
 
-PEOPLE = st.sampled_from([ALL, *(Who(org, person) for org in "xy" for person in "12")])
+PEOPLE = st.sampled_from([ALL, *(Who(org, person, key) for org in "xy" for person in "12" for key in ("", "k"))])
 
 
 class Fleet(RuleBasedStateMachine):

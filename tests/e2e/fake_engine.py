@@ -203,6 +203,16 @@ def pause(h: _Handler, body: dict[str, Any]) -> None:
     silence(h, body)
 
 
+def silent_start(h: _Handler, body: dict[str, Any]) -> None:
+    """What no client is shown, and later an answer."""
+    with suppress(OSError):
+        h.stream([event({**CHUNK, "choices": [], "usage": {**USAGE, "completion_tokens": 0}})])
+        h.engine.sent += 1
+        h.engine.gate.wait(60)
+        for piece in [*WORDS, *usage_of(body), DONE]:
+            h.wfile.write(piece)
+
+
 def drip(h: _Handler, body: dict[str, Any]) -> None:
     with suppress(OSError):
         h.stream(WORDS[:1])
@@ -239,6 +249,7 @@ SCENES: dict[str, Callable[[_Handler, dict[str, Any]], None]] = {
     "waits": waits,
     "silence": silence,
     "pause": pause,
+    "silent start": silent_start,
     "drip": drip,
     "huge event": lambda h, b: h.stream([WORDS[0], delta(content="y" * 2**20), *WORDS[1:], *usage_of(b), DONE]),
     "monstrous event": lambda h, b: h.stream([WORDS[0], delta(content="y" * (9 * 2**20)), *WORDS[1:], DONE]),

@@ -7,8 +7,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -265,11 +263,10 @@ def test_many_streams_pass_two_slots_in_the_order_they_came(stage: Stage) -> Non
             stage.paid.append(answer.headers["x-request-id"])
             assert said(answer) == "".join(f"{number} " for number in range(20))
     assert stage.engine.busiest == 2
-    assert sorted(int(body["user"]) for body, _ in stage.engine.requests[before:]) == list(range(50))
-    # when each had its slot; which of two that run at a time reaches the engine first is the machine's affair
-    rows = [stage.row(request_id) for request_id in stage.paid[-50:]]
-    turns = [datetime.fromisoformat(row["started_at"]) + timedelta(milliseconds=row["queued_ms"]) for row in rows]
-    assert all(later - earlier >= timedelta(milliseconds=-50) for earlier, later in pairwise(turns))
+    came = [int(body["user"]) for body, _ in stage.engine.requests[before:]]
+    assert sorted(came) == list(range(50))
+    # whoever has a slot has at most one beside it: of those before it, that one alone can be later at the engine
+    assert all(sum(later < number for later in came[place:]) <= 1 for place, number in enumerate(came))
 
 
 # -- events that are too much ------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ A real server and two real agents, each in front of a FAKE engine: of one the te
 """
 
 import json
+import sqlite3
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pytest
@@ -102,3 +105,38 @@ def test_a_client_that_goes_leaves_no_slot_taken_at_either(pair: Pair) -> None:
     pair.idle()
     assert pair.hedges("ended") == ended + 1
     pair.good.scene = pair.bad.scene = ""
+
+
+def test_of_two_that_ran_when_the_server_was_killed_the_one_that_answered_is_billed(pair: Pair) -> None:
+    """Neither has its row by then, and both agents bring a receipt that says that something came."""
+    made, engines = pair.world, {"good": pair.good, "bad": pair.bad}
+    before = {name: len(engine.requests) for name, engine in engines.items()}
+    for engine in engines.values():
+        engine.scene, engine.sent = "waits", 0
+        engine.gate.clear()
+    with closing(sqlite3.connect(made.data_dir / "mindgw.db", isolation_level=None)) as other, Raw(made.port) as raw:
+        other.execute("BEGIN IMMEDIATE")  # nobody else writes
+        raw.send(request(made.key, chat("plain", stream=True)))
+        first = until(lambda: next((name for name in engines if len(engines[name].requests) > before[name]), ""), "one was asked")
+        second = next(name for name in engines if name != first)
+        engines[second].scene = "silent start"
+        until(lambda: engines[second].sent, "the other one has begun")
+        engines[first].gate.set()
+        answer = raw.answer()
+        assert said(answer) == "one two"
+        assert made.server is not None
+        made.server.kill()
+    made.serve()
+    id = answer.headers["x-request-id"]
+    until(lambda: len(made.query(f"select * from receipts where request_id = '{id}'")) == 2, "both receipts are here", 60)
+    receipts = {row["attempt"]: row["bytes_out"] for row in made.query(f"select * from receipts where request_id = '{id}'")}
+    assert receipts.keys() == {1, 2} and all(receipts.values())
+    names = {worker["id"]: worker["name"] for worker in made.items("workers", "list")}
+    billed = Counter[tuple[str, int]]()
+    for row in made.rows():
+        if row["request_id"] == id and row["kind"] != "wasted":
+            billed[names[row["worker_id"]], row["attempt"]] += row["prompt_tokens"] + row["completion_tokens"]
+    assert +billed == {(first, 1): 10}
+    made.admin("ledger", "verify")
+    for engine in engines.values():
+        engine.gate.set()

@@ -168,6 +168,24 @@ def test_the_tail_follows(admin, story, monkeypatch):
     assert sorted(followed.out.split()) == sorted(made) and followed.out.split()[0] == made[0]
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_tail_follows_from_where_it_began(admin, story, monkeypatch, number):
+    """What was over a moment before is looked at again, and is no news: only the last lines of it were asked for."""
+    name = f"m{os.urandom(4).hex()}"
+    past = [story(asked=name, ago=seconds) for seconds in (4, 3, 2, 1)]
+    fresh, looks = [], iter([0, 1, "stop"])
+
+    def later(_seconds):
+        step = next(looks)
+        if step == "stop":
+            raise KeyboardInterrupt
+        fresh.extend(story(asked=name, ago=0) for _ in range(step))
+
+    monkeypatch.setattr("mindgw.cli.requests.time.sleep", later)
+    followed = admin("requests", "tail", "-f", "-n", str(number), "--model", name, "-q")
+    assert followed.out.split() == past[4 - number :] + fresh
+
+
 @pytest.mark.parametrize("words", [["why"], ["requests", "show"]])
 @pytest.mark.parametrize("name", ["nothing", "a/b?c&d=e#f", "x" * 300])
 def test_one_that_nobody_knows_exits_6(admin, words, name):
@@ -264,6 +282,20 @@ def test_where_two_had_it_the_one_that_served_it_is_told():
         assert told["why this worker"] == f"{winner} was the only one with a free slot{words}; not {loser}: outrun"
         shared = "1s with b, for nothing" if loser == "b" else "1s with b and a"
         assert told["why so slow"] == f"4s: 2s with a alone, {shared}, 1s for 5 tokens of {winner}; most of it with a alone"
+
+
+def test_what_the_winner_had_said_before_the_other_was_told_to_stop_is_part_of_its_answer():
+    sent = {"what": "sent", "worker": "a"}, {"what": "sent", "worker": "b", "kind": "hedge", "at_s": 2}
+    began, over = {"what": "first_byte", "worker": "b", "at_s": 3}, {"what": "failed", "worker": "a", "code": "outrun", "at_s": 4}
+    told = answered(*sent, began, over, {"what": "ended", "at_s": 9}, state="over", worker="b", tokens_out=5)
+    assert told["why so slow"] == "9s: 2s with a alone, 1s to the first byte of b, 6s for 5 tokens of b; most of it for 5 tokens of b"
+
+
+def test_where_one_of_two_failed_the_other_went_on_with_it():
+    sent = {"what": "sent", "worker": "a"}, {"what": "sent", "worker": "b", "kind": "hedge", "at_s": 2}
+    over, began = {"what": "failed", "worker": "a", "code": "engine_failed", "at_s": 4}, {"what": "first_byte", "worker": "b", "at_s": 7}
+    told = answered(*sent, over, began, {"what": "ended", "at_s": 8}, state="over", worker="b", tokens_out=5)
+    assert told["why so slow"].startswith("8s: 2s with a alone, 2s with b and a, 3s to the first byte of b, 1s for 5 tokens of b;")
 
 
 def test_where_it_was_bound_to_the_proof_is_told():

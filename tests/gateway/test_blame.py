@@ -271,6 +271,28 @@ def test_who_fails_probe_after_probe_keeps_nobody_from_the_only_worker():
     assert asks(world, fine).end == signals.Answer(200, ANSWER)
 
 
+@pytest.mark.parametrize(
+    ("columns", "ejects"),
+    [
+        ([{}, {}], False),
+        ([{"team_id": "t"}, {"team_id": "t"}], False),
+        ([{"team_id": "t"}, {"team_id": "s"}], True),
+        ([{"user_id": "u"}, {"user_id": "u"}], False),
+        ([{"user_id": "u"}, {"team_id": "t"}], True),
+        ([{"user_id": "u"}, {"user_id": "v"}], True),
+    ],
+)
+def test_a_hand_with_two_keys_has_one_word_while_somebody_else_is_about(columns, ejects):
+    world = fleet("only")
+    keys = [world.add_key(**each) for each in columns]
+    asks(world, keys[0], only=says(500))
+    asks(world, world.add_key(user_id="somebody"))
+    for _ in range(ENOUGH):
+        for key in keys:
+            asks(world, key, only=says(500))
+    assert bool(world.pipeline.fleet.breaker.tripped) is ejects
+
+
 # -- agents that refuse -----------------------------------------------------------------------------------------------
 
 

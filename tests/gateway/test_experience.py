@@ -233,3 +233,21 @@ def test_those_of_other_rules_are_learned_of_too():
     placement = stream(world, boxes, 1.0)
     assert placement.choice.strategy == "round-robin"
     assert known(placement).learned.read > 0
+
+
+def test_who_has_not_begun_has_nothing_to_read():
+    """A worker without room is not taken for busy reading what it was not given to read; nor for less busy than it is."""
+    world = World()
+    boxes = two(world)
+    stays = placed(world.ask(stream=True))
+    first = placed(client := world.ask(stream=True))
+    assert first.seat is not stays.seat
+    boxes[first.seat.owner].close("busy")
+    past = first.seat.past
+    assert past.sent - past.read == pytest.approx(0.0)
+    assert stays.seat.past.sent - stays.seat.past.read > 0.0
+    assert placed(client).seat is stays.seat
+    heard = placed(client)
+    world.pipeline.fleet.experience.heard(heard.seat, heard.choice, 0.1, world.clock())
+    boxes[heard.seat.owner].close("busy", stream=max(boxes[heard.seat.owner].requests))
+    assert heard.seat.past.read == heard.seat.past.sent

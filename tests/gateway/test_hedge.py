@@ -55,7 +55,8 @@ def answers(box: Box, client: Client, event: bytes = EVENT) -> None:
     box.head()
     box.data(event)
     box.close()
-    assert client.body.endswith(event + DONE)
+    assert event in client.body
+    assert client.body.endswith(DONE)
 
 
 def obeys(box: Box) -> None:
@@ -579,17 +580,44 @@ def test_a_server_that_stops_leaves_nothing():
     assert world.used == 0
 
 
-def test_a_stream_that_is_kept_alive_says_in_its_end_who_served_it():
-    world = fleet(timeouts=Timeouts(hold=0.5))
-    route = Route(name="m", match="m", targets=(target("m"),), hedge=True)
-    world.pipeline.adopt_routes(Rules([route]), {})
+def served_by(client: Client) -> list[str]:
+    """Whom the stream names, in the order of its chunks."""
+    chunks = [json.loads(data) for data in sse.Splitter().feed(client.body) if b"served_by" in data]
+    return [chunk["mindgw"]["served_by"].split("; ")[0] for chunk in chunks]
+
+
+def kept_alive(world: World) -> tuple[Client, Box, Box]:
+    """A stream of a route whose head has left, and names the first one."""
+    world.pipeline.adopt_routes(Rules([Route(name="m", match="m", targets=(target("m"),), hedge=True)]), {})
     client, first, second = late(world)
-    assert client.body.startswith(b":")  # its head has left, and names the first
-    second.head(data=EVENT)
+    assert client.body.startswith(b":")
+    return client, first, second
+
+
+@pytest.mark.parametrize("said", [EVENT, b"", NOTE])
+def test_a_stream_that_is_kept_alive_says_in_its_end_who_served_it(said):
+    client, first, second = kept_alive(fleet(timeouts=Timeouts(hold=0.5)))
+    second.head(data=said)
     second.close()
     obeys(first)
-    told = [json.loads(data) for data in sse.Splitter().feed(client.body) if b"served_by" in data]
-    assert told[0]["mindgw"]["served_by"].startswith(f"{second.name}; ")
+    assert served_by(client) == [second.name]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_who_goes_on_after_the_other_failed_is_who_served_it(which):
+    client, *boxes = kept_alive(fleet(timeouts=Timeouts(hold=0.5)))
+    FAILS["error"](boxes[which])
+    answers(boxes[1 - which], client)
+    assert served_by(client) == [boxes[1 - which].name]
+
+
+def test_the_head_names_who_goes_on_after_the_first_failed():
+    world = fleet()
+    world.pipeline.adopt_routes(Rules([Route(name="m", match="m", targets=(target("m"),), hedge=True)]), {})
+    client, first, second = late(world)
+    FAILS["error"](first)
+    answers(second, client)
+    assert dict(client.exchange.notes(lambda: 0.0))[b"x-mindgw-served-by"].startswith(second.name.encode())
 
 
 # -- where it may go --------------------------------------------------------------------------------------------------
@@ -736,9 +764,35 @@ def test_a_worker_for_which_less_is_held_than_it_might_use_is_not_asked():
     for box in at_work(world):
         box.close()
     funded(world, 10**6)
-    world.ask(stream=True)
+    world.ask(stream=True, messages=LONG)
+    before = {name: memory(world, name) for name in ("one", "two")}
     world.passes(1)
     assert hedges(world)["no_slot"] == 1
+    assert {name: memory(world, name) for name in ("one", "two")} == before, "nothing of it was sent there"
+
+
+#: A prompt of which it is remembered who had it.
+LONG = [{"role": "user", "content": "x" * 4000}]
+
+
+def memory(world: World, name: str) -> tuple[float, float, int]:
+    """What a worker has to read, its errors, and how much of that prompt it seems to remember."""
+    fleet = world.pipeline.fleet
+    past = fleet.workers[name].seats["e"].past
+    blocks = sum(holders & past.bit > 0 for holders in fleet.experience.prefixes._new.values())
+    return past.sent - past.read, past.known["m"].learned.errors, blocks
+
+
+def test_who_may_not_have_it_does_not_stand_before_who_may():
+    world = World()
+    for name, context, slots in (("one", 4096, 1), ("two", 8192, 64), ("three", 8192, 64), ("four", 4096, 1)):
+        Box(world, name, engine(models=[wire.Model("m", kinds=["chat"], context=context)], slots=slots))
+    world.pipeline.routes.hedge = True
+    learns(world)
+    funded(world, 10**6)
+    world.pipeline.fleet.strategy = "least-busy"
+    _, first, second = late(world)
+    assert {first.name, second.name} in ({"one", "four"}, {"two", "three"})
 
 
 # -- what is learned --------------------------------------------------------------------------------------------------

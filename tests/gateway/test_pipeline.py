@@ -147,6 +147,44 @@ def test_a_removed_worker_is_told_and_its_requests_go_elsewhere():
     assert client.exchange.state is State.SENT
 
 
+#: Whatever ends a link, before its socket is closed.
+PARTINGS = {
+    "removed": lambda box: box.world.pipeline.remove_worker(box.name),
+    "locked": lambda box: box.world.pipeline.lock_worker(box.name),
+    "it says goodbye": lambda box: box.link.receive(wire.encode(wire.frame(wire.Goodbye("gone"))), 0.0),
+}
+
+
+@pytest.mark.parametrize("how", PARTINGS)
+def test_nothing_is_sent_to_a_worker_whose_link_ends_nor_waits_for_its_socket(how):
+    world = World()
+    box = Box(world, "box", engine("m", slots=3))
+    begun, running = world.ask(stream=True), world.ask(stream=True)
+    box.head(data=EVENT, stream=1)
+    PARTINGS[how](box)
+    assert (begun.code, running.state, box.door.worker.used) == ("worker_lost", State.WAITING, 0)
+    other = Box(world, "other", engine("m", slots=3))
+    later = world.ask(stream=True)
+    assert ([running.state, later.state], len(other.requests), len(box.requests)) == ([State.SENT] * 2, 2, 2)
+    world.pipeline.sweep()
+    box.cut()
+    assert [one.name for one in world.pipeline.snapshot().workers] == ["other"]
+
+
+def test_an_agent_that_does_not_read_is_sent_nothing_more():
+    """What runs there hears of that when its socket goes: whoever had to say something to it is in the middle of a step."""
+    world = World()
+    box = Box(world, "box", engine("m", slots=2))
+    running = world.ask()
+    box.frozen = True
+    while box.link.closing is None:
+        box.link.drain()
+    assert world.ask().state is State.WAITING
+    assert running.state is State.SENT
+    world.pipeline.sweep()
+    assert (running.state, world.pipeline.fleet.workers) == (State.WAITING, {})
+
+
 def test_a_newer_session_of_one_agent_replaces_the_older():
     world = World()
     old = Box(world, "box")

@@ -14,6 +14,7 @@ from mindgw.core.routing import Rules
 from mindgw.gateway import moments, signals, story
 from mindgw.gateway.moments import Samples, note
 from mindgw.store import ids, stories
+from tests.gateway.test_hedge import fleet, late, obeys
 from tests.gateway.test_replay import Shop
 from tests.gateway.world import EVENT, JSON, SSE, Box, Client, World, engine, finished
 
@@ -307,26 +308,48 @@ def test_funding_is_told():
     assert found[3:6] == [("funding", 0, "box"), ("funded", 500_000, ""), ("sent", 500_000, "box")]
 
 
+def test_of_two_that_had_it_the_first_byte_of_the_faster_one_is_told_before_the_end_of_the_other():
+    world = fleet()
+    client, first, second = late(world)
+    second.head()
+    second.data(b": one moment\n")  # a first byte, and no answer yet
+    world.clock.now += 0.5
+    second.data(EVENT)
+    world.clock.now += 1.0
+    second.close()
+    obeys(first)
+    _, document = of(world, client)
+    found = [(moment.what, moment.at, moment.worker) for moment in document.moments[3:]]
+    assert found == [
+        ("sent", 0, first.name), ("sent", 1_000_000, second.name), ("first_byte", 1_000_000, second.name),
+        ("failed", 1_500_000, first.name), ("ended", 2_500_000, second.name),
+    ]  # fmt: skip
+
+
 # -- how many there are ------------------------------------------------------------------------------------------------
 
 
 class Crowd:
-    def __init__(self, monkeypatch, most=20, plain=5):
+    def __init__(self, monkeypatch, most=40, plain=20):
         monkeypatch.setattr(story, "MOST", most)
         monkeypatch.setattr(story, "PLAIN", plain)
         self.world = World()
         self.box = Box(self.world, "box", engine("m", slots=1))
 
-    def plain(self):
-        self.world.ask("m")
+    def plain(self, **whose):
+        self.world.ask("m", **whose)
         answer(self.box)
 
-    def eventful(self):
-        first, _ = self.world.ask("m"), self.world.ask("m")
+    def eventful(self, **whose):
+        first, _ = self.world.ask("m", **whose), self.world.ask("m", **whose)
         self.world.clock.now += 1.0
         answer(self.box)
         answer(self.box)
         return first
+
+    @property
+    def unwritten(self):
+        return self.world.stories.unwritten
 
     @property
     def lost(self):
@@ -335,16 +358,37 @@ class Crowd:
 
 def test_of_too_many_those_that_nothing_happened_to_are_only_counted(monkeypatch):
     crowd = Crowd(monkeypatch)
-    for _ in range(8):
+    for _ in range(13):
         crowd.plain()
-    assert (crowd.world.stories.unwritten, crowd.lost) == (5, 3)
+    assert (crowd.unwritten, crowd.lost) == (10 + 1, 2)
     for _ in range(100):
         crowd.eventful()
-    assert crowd.world.stories.unwritten == 20, "those that waited have more room, and that is bounded, too"
+    assert crowd.unwritten == 20 + 1, "those that waited have more room, and that is bounded, too"
     assert crowd.lost > 50
     kept(crowd.world)
     crowd.plain()
-    assert crowd.world.stories.unwritten == 1
+    assert crowd.unwritten == 1
+
+
+def test_however_many_one_key_has_there_is_room_for_those_of_others(monkeypatch):
+    crowd = Crowd(monkeypatch)
+    keys = [crowd.world.add_key() for _ in range(30)]
+    for _ in range(50):
+        crowd.plain()
+    for key in keys[:5]:
+        crowd.plain(key=key)
+    assert (crowd.unwritten, crowd.lost) == (10 + 1 + 5, 39)
+    for _ in range(50):
+        crowd.eventful()
+    assert crowd.unwritten == 20 + 1, "with the one that it had in the other half before"
+    for key in keys[5:10]:
+        crowd.eventful(key=key)
+    assert crowd.unwritten == 21 + 5 * 2
+    for key in keys[5:]:
+        crowd.eventful(key=key)
+    assert crowd.unwritten == 40
+    kept(crowd.world)
+    assert not crowd.world.stories._late
 
 
 def test_whoever_waited_for_a_first_byte_may_ask_why(monkeypatch):
@@ -361,10 +405,13 @@ def test_refusals_of_one_key_are_bounded_by_the_second():
     world = World()
     for _ in range(150):
         world.ask("none")
-    assert world.stories.unwritten == 100
+    assert world.stories.unwritten == story.REFUSED
     world.clock.now += 1.0
     world.ask("none")
-    assert world.stories.unwritten == 101
+    assert world.stories.unwritten == story.REFUSED + 1
+    world.ask("none", key=world.add_key())
+    assert world.stories.unwritten == story.REFUSED + 2
+    assert world.stories._counters.stories_lost == 140
     kept(world)
     assert not world.stories._refusals._left_out
 

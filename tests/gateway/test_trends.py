@@ -122,16 +122,53 @@ async def test_an_hour_is_a_block_and_a_worker_that_is_gone_is_forgotten_with_it
     assert sorted(place.rows) == [("box", DAWN), ("box", DAWN + 361 * STEP), ("box", DAWN + 7200)]
 
 
-async def test_a_clock_that_goes_back_begins_another_block(place):
+@pytest.mark.parametrize("goes_back_to", [0, 3, 8])
+async def test_what_was_noted_stands_when_the_clock_goes_back(place, caplog, goes_back_to):
+    """Nothing is overwritten or counted twice: what it is by then is a gap."""
+    box = Box(place.world, "box", engine("m", slots=3))
+    await place.samples(10)
+    await place.trends.flush(place.write)
+    place.now = DAWN + float(goes_back_to) * STEP
+    place.world.ask()
+    place.trends.served(place.world.settled())
+    await place.samples(10 - goes_back_to)
+    await place.trends.flush(place.write)
+    assert place.known()["used"] == {DAWN + STEP * step: 0 for step in range(10)}
+    await place.samples(2)
+    await place.trends.flush(place.write)
+    assert [*place.known()["used"].values()] == [0] * 10 + [1, 1] and {start for _, start in place.rows} == {DAWN}
+    assert caplog.text.count("the clock went back") == 1
+    assert box.requests
+
+
+async def test_what_was_answered_while_the_clock_was_behind_is_of_no_step(place):
+    box = Box(place.world)
+    await place.samples(10)
+    place.now = float(DAWN)
+    for _ in range(10):
+        place.world.ask()
+        box.head(200, "application/json", b'{"usage":{"prompt_tokens":5,"completion_tokens":30,"total_tokens":35}}')
+        box.close()
+        place.trends.served(place.world.settled()[-1:])
+        await place.samples()
+    await place.samples()
+    assert [*place.known()["requests"].values()] == [0] * 11
+
+
+async def test_a_clock_that_comes_back_from_far_ahead_goes_on_where_it_was(place):
     Box(place.world)
     await place.samples(5)
-    place.now = DAWN + 10.0 * STEP
-    await place.samples()
-    place.now = DAWN + 6.0 * STEP
-    await place.samples()
+    place.now += 40 * 3600
+    await place.samples(3)
+    place.now = DAWN + 4.0 * STEP  # which is noted already
+    await place.samples(4)
     await place.trends.flush(place.write)
-    assert [*place.known()["used"]] == [DAWN + STEP * step for step in (0, 1, 2, 3, 4, 10, 6)]
-    assert {start for _, start in place.rows} == {DAWN, DAWN + 6 * STEP}
+    ahead = DAWN + 40 * 3600 + 5 * STEP
+    known = place.known()["used"]
+    assert sorted(known) == [*(DAWN + STEP * step for step in range(8)), *(ahead + STEP * step for step in range(3))]
+    place.now = ahead - STEP
+    await place.samples(5)
+    assert len(place.known()["used"]) == 11 + 1 + 1, "before those three, and behind them"
 
 
 async def test_nothing_is_lost_while_the_database_is_away_until_it_is_too_much(place, monkeypatch):

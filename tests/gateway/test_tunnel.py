@@ -52,7 +52,7 @@ class Ends:
         self.reports: list[wire.Report] = []
         self.batches: list[wire.Receipts] = []
         self.lies: list[str] = []
-        self.drained = 0
+        self.drained = self.parted = 0
         self.events: list[session.Event] = []
         parties = session.Parties(
             agent_id="a",
@@ -82,6 +82,9 @@ class Ends:
 
     def drains(self) -> None:
         self.drained += 1
+
+    def parts(self) -> None:
+        self.parted += 1
 
     def receipts(self, batch: wire.Receipts) -> None:
         self.batches.append(batch)
@@ -372,7 +375,7 @@ def test_a_goodbye_says_why_once():
 def test_a_goodbye_of_the_agent_closes_the_link():
     ends = Ends()
     ends.says(wire.frame(wire.Goodbye("draining")))
-    assert ends.link.closing == wire.Goodbye("draining")
+    assert (ends.link.closing, ends.parted) == (wire.Goodbye("draining"), 1)
     assert not ends.link.tick(0.0)
 
 
@@ -428,7 +431,7 @@ def test_an_agent_that_does_not_read_ends_its_own_link():
     ends.link.drain()
     ends.link.goodbye("revoked", "")
     assert ends.link.closing is not None
-    assert ends.link.closing.code == "protocol"
+    assert (ends.link.closing.code, ends.drained) == ("protocol", 1)
     assert not ends.link.tick(PING_INTERVAL)
 
 

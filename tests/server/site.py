@@ -13,6 +13,7 @@ from mindgw.control import secrets, setup
 from mindgw.server.app import Server, build
 from mindgw.store.database import Database
 from tests.gateway.world import World, engine
+from tests.initialised import initialised
 
 T = TypeVar("T")
 
@@ -56,10 +57,16 @@ class Site:
         return work.result()
 
 
+async def _make(directory: Path, database_url: str | None) -> setup.InitResult:
+    if database_url is None:
+        return await initialised(directory)
+    return await setup.initialise(directory, setup.Wishes(database=database_url))
+
+
 @asynccontextmanager
 async def site(directory: Path, settings: str = "", database_url: str | None = None) -> AsyncIterator[Site]:
     """A new server, or the same one again, on this Postgres or a file of its own; in the end it is stopped as a signal does it."""
-    made = await setup.initialise(directory, setup.Wishes(database=database_url)) if not directory.exists() else None
+    made = await _make(directory, database_url) if not directory.exists() else None
     if settings:
         (directory / "config.yaml").write_text(settings)
     if made is not None:

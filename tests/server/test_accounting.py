@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mindgw import config, metrics
-from mindgw.control import secrets, setup
+from mindgw.control import secrets
 from mindgw.core.quota import IDLE, TOKENS, Budget
 from mindgw.gateway import signals
 from mindgw.gateway.pipeline import Pipeline
@@ -21,6 +21,7 @@ from mindgw_agent import identity
 from tests.control.receiving import Flaky, Site
 from tests.gateway.test_tag import TAG
 from tests.gateway.world import JSON, Box, Client, World
+from tests.initialised import initialised
 from tests.store.books import entry
 
 LIMIT = 1000
@@ -94,7 +95,7 @@ class Office:
 
 @pytest.fixture
 async def directory(tmp_path):
-    await setup.initialise(tmp_path / "data")
+    await initialised(tmp_path / "data")
     return tmp_path / "data"
 
 

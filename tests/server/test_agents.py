@@ -378,8 +378,30 @@ async def test_a_database_that_is_away_is_no_defect_of_the_door(hall, monkeypatc
     monkeypatch.setattr(Registry, "find", away)
     agent = await hall.dial(waits=False)
     await until(agent.task.done)
+    assert agent.closed == agents.TRY_LATER
     assert "a greeting failed: The database does not answer at the moment." in caplog.text
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("passes", [False, True], ids=["when it is looked up", "when it is let in"])
+async def test_a_database_that_fails_is_a_line_in_the_log_and_a_word_to_the_agent(hall, caplog, passes):
+    """Of a thousand agents that dial again and again."""
+    agent = await hall.dial(waits=False, hesitates=passes)
+    await until(lambda: agent.is_asked or agent.task.done())
+    async with hall._database.write() as opened:
+        await (await opened.connection()).exec_driver_sql("ALTER TABLE workers RENAME TO hidden")
+    if passes:
+        agent.go_on()
+    else:
+        agent = await hall.dial(waits=False)
+    await until(agent.task.done)
+    assert agent.closed == agents.TRY_LATER
+    (said,) = [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+    assert said.getMessage() == "a greeting failed: The database cannot do what it should: OperationalError: no such table: workers"
+    assert not said.exc_info
+    async with hall._database.write() as opened:
+        await (await opened.connection()).exec_driver_sql("ALTER TABLE hidden RENAME TO workers")
+    await hall.dial()
 
 
 # -- how a link ends ---------------------------------------------------------------------------------------------------
@@ -393,14 +415,17 @@ async def test_a_removed_agent_hears_why_and_its_socket_closes(hall):
     assert (agent.events[-1].code, agent.closed) == ("revoked", agents.NORMAL)
 
 
-async def test_a_removed_agent_that_does_not_read_is_cut_off_all_the_same(hall, monkeypatch):
+async def test_a_removed_agent_that_does_not_read_is_cut_off_all_the_same(hall, monkeypatch, caplog):
     monkeypatch.setattr(agents, "PARTING", 0.1)
+    caplog.set_level("INFO", agents.log.name)
     world, agent = hall.world, await hall.dial(slots=64)
     agent.stop_reading()
     clients = [world.ask(stream=True, pad="x" * 2**20) for _ in range(16)]
+    await asyncio.sleep(0)  # what finds room leaves
     world.pipeline.remove_worker(hall.ids["box"])
-    await until(lambda: not world.pipeline.fleet.workers)
+    assert not world.pipeline.fleet.workers
     assert {client.exchange.state.name for client in clients} == {"WAITING"}
+    await until(lambda: "worker box is gone" in caplog.text)
     agent.read_on()
     await until(agent.task.done)
     assert agent.closed is None  # the goodbye stood behind what it did not take

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, Stateme
 from sqlmodel import select
 
 from mindgw import config
-from mindgw.control import keys, secrets, setup
+from mindgw.control import keys, secrets
 from mindgw.errors import Draining, Unauthenticated
 from mindgw.gateway import auth
 from mindgw.gateway.auth import Auth
@@ -23,6 +23,7 @@ from mindgw.store import epochs, faults, ledger
 from mindgw.store.database import Database
 from mindgw.store.ledger import Entry
 from mindgw.store.tables import Key
+from tests.initialised import initialised
 
 
 def row(id: int | str, **fields) -> Entry:
@@ -128,7 +129,7 @@ async def test_one_that_rests_ends_at_once_when_it_is_stopped():
 async def test_work_that_is_stuck_does_not_hold_up_a_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(assembly, "FLUSH", 0.01)
     monkeypatch.setattr(assembly, "STUCK", 0.05)
-    await setup.initialise(tmp_path / "data")
+    await initialised(tmp_path / "data")
     known = config.load(None, tmp_path / "data")
     database = Database(known.database_url)
     server = build(known, secrets.load(tmp_path / "data"), database)
@@ -151,7 +152,7 @@ async def test_work_that_is_stuck_does_not_hold_up_a_stop(tmp_path, monkeypatch)
 async def test_one_that_fails_stops_no_other(tmp_path, caplog, monkeypatch):
     """Usage cannot be written; all the same it is written down when keys were used, and at the end it is said what is lost."""
     monkeypatch.setattr(assembly, "FLUSH", 0.01)
-    made = await setup.initialise(tmp_path / "data")
+    made = await initialised(tmp_path / "data")
     known = config.load(None, tmp_path / "data")
     database = Database(known.database_url)
     server = build(known, secrets.load(tmp_path / "data"), database)
@@ -191,7 +192,7 @@ async def test_a_key_that_is_revoked_by_another_process_is_soon_refused(tmp_path
     """Though it is never looked up for its age."""
     monkeypatch.setattr(assembly, "CHECK", 0.01)
     monkeypatch.setattr(auth, "TTL", 1e9)
-    made = await setup.initialise(tmp_path / "data")
+    made = await initialised(tmp_path / "data")
     known = config.load(None, tmp_path / "data")
     database, other = Database(known.database_url), Database(known.database_url)
     server = build(known, secrets.load(tmp_path / "data"), database)

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import USER_AGENT
 
 from mindgw import clock, config, errors
-from mindgw.control import feed, keys, secrets, setup
+from mindgw.control import feed, keys, secrets
 from mindgw.control import people as control
 from mindgw.control.keys import KeyWish
 from mindgw.control.principal import Principal
@@ -24,6 +24,7 @@ from mindgw.server.management import events
 from mindgw.server.management.users import cut
 from mindgw.store import people, sessions, users
 from mindgw.store.database import Database
+from tests.initialised import initialised
 
 PATH = "/api/v1/events"
 
@@ -63,7 +64,7 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path):
-    made = await setup.initialise(tmp_path / "data")
+    made = await initialised(tmp_path / "data")
     settings = config.load(None, tmp_path / "data")
     database = Database(settings.database_url)
     server = build(settings, secrets.load(tmp_path / "data"), database)

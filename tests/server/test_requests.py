@@ -228,7 +228,7 @@ async def test_a_person_sees_what_all_their_keys_sent(place):
 
 @in_place
 async def test_which_other_machines_were_looked_at_is_for_whoever_runs_the_server(place):
-    choice = Choice("score", (("w1", 0.5), ("w2", 0.75)), 700, 300, 0.0, 0.1, 0.2)
+    choice = Choice("score", (("w1", 0.5), ("w2", 0.75)), 700, 300, 4.0, 0.1, 0.2)
     said = Document(
         moments=(Moment(0, "sent", "first", "w1", "m", choice=choice), Moment(5, "ended", status=200)),
         limits=(
@@ -244,8 +244,11 @@ async def test_which_other_machines_were_looked_at_is_for_whoever_runs_the_serve
     await put(place, 1, said, org_id="acme", worker_id="w1")
     theirs = (await place.call("GET", "/requests/req-1", headers={"authorization": f"Bearer {theirs}"})).json()
     mine = (await place.call("GET", "/requests/req-1")).json()
-    assert theirs["worker"] == "w1" and theirs["moments"][0]["choice"]["considered"] == []
-    assert mine["moments"][0]["choice"]["considered"] == [{"worker": "w1", "seconds": 0.5}, {"worker": "w2", "seconds": 0.75}]
+    own = {"strategy": "score", "prompt_tokens": 700, "cached_tokens": 300, "reading_s": 0.2}
+    assert theirs["worker"] == "w1"
+    assert theirs["moments"][0]["choice"] == own | {"considered": [], "cold_s": 0.0, "ahead_s": 0.0}, "nor what it had to do for others"
+    considered = [{"worker": "w1", "seconds": 0.5}, {"worker": "w2", "seconds": 0.75}]
+    assert mine["moments"][0]["choice"] == own | {"considered": considered, "cold_s": 4.0, "ahead_s": 0.1}
     assert mine["limits"] == [
         {"scope": "org:acme", "unit": "tokens", "limit": "5", "period": "day", "on_exceed": "block"},
         {"scope": "org:acme", "unit": "usd", "limit": "2.50", "period": "month", "on_exceed": "soft"},
@@ -263,7 +266,13 @@ async def test_what_is_too_old_or_too_much_goes(place):
     assert await stories.forget(place.database, config.Requests(), clock.utcnow()) == 1
     assert await stories.forget(place.database, config.Requests(most=2), clock.utcnow()) == 2
     assert [item["id"] for item in await listed(place, 2)] == ["req-1", "req-2"]
-    assert await stories.forget(place.database, config.Requests(keep_days=0), clock.utcnow()) == 2
+    for number in range(10, 15):
+        await put(place, number)
+    with pytest.MonkeyPatch.context() as patch:  # look by look, and each look in steps
+        patch.setattr(stored, "LOT", 3)
+        patch.setattr(stored, "STEP", 2)
+        assert await stories.forget(place.database, config.Requests(keep_days=0), clock.utcnow()) == 7
+    assert (await place.call("GET", "/requests")).json()["items"] == []
 
 
 async def test_where_nothing_is_to_be_kept_only_those_under_way_are_told(tmp_path):

@@ -6,18 +6,19 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from mindgw import config
-from mindgw.control import secrets, setup
+from mindgw.control import secrets
 from mindgw.server.app import build
 from mindgw.server.listeners import Listeners
 from mindgw.server.run import GatewayServer
 from mindgw.store.database import Database
 from tests.e2e.world import free_port
+from tests.initialised import initialised
 
 
 @asynccontextmanager
 async def gateway(directory):
     """A server at work in this loop, with its task."""
-    await setup.initialise(directory)
+    await initialised(directory)
     known = msgspec.structs.replace(config.load(None, directory), listen=f"127.0.0.1:{free_port()}")
     database = Database(known.database_url)
     with Listeners(known) as listeners:

@@ -1,4 +1,4 @@
-"""Every test of the store runs on SQLite and on a real Postgres: one server a session, a fresh database a test."""
+"""Every test of the store runs on SQLite and on a real Postgres: one server a session, a database as new for each test."""
 
 import asyncio
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindgw.store.database import Database
-from tests.postgres import TEMPLATE, fresh
+from tests.postgres import fresh
 
 
 @pytest.fixture(scope="session")
@@ -46,12 +46,12 @@ async def empty(source: str | Path, tmp_path: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def url(source: str | Path, tmp_path: Path) -> AsyncIterator[str]:
+async def url(source: str | Path, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """Address of a migrated database."""
     if isinstance(source, Path):
         yield f"sqlite:///{shutil.copy(source, tmp_path / 'mindgw.db')}"
         return
-    async with fresh(source, TEMPLATE) as url:
+    async with request.getfixturevalue("copies").lend() as url:
         yield url
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta, timezone
+from itertools import permutations
 
 import pytest
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -293,6 +294,33 @@ async def test_a_receipt_of_a_later_attempt_takes_back_the_earlier(books, after)
     assert [(one.attempt, one.kind) for one in done.written] == [(2, "settled"), (3, "settled")]
     assert [(one.attempt, one.completion_tokens, one.day) for one in done.adjusted] == [(1, -5, "2026-11-20"), (2, -7, TODAY)]
     assert await books.budget(K) == (18, 100, 0, 0)
+
+
+#: What came of attempts of which one is to be billed.
+ATTEMPTS = {
+    1: {"outcome": "cancelled", "bytes_out": 40, "completion_tokens": 4},
+    2: {"outcome": "done", "bytes_out": 10, "completion_tokens": 5},
+    3: {"outcome": "cancelled", "bytes_out": 90, "completion_tokens": 9},
+    4: {"outcome": "done", "bytes_out": 95, "completion_tokens": 0},
+}
+
+
+@pytest.mark.parametrize(("of", "billed"), [((1, 2, 3), 2), ((1, 3), 3), ((2, 3, 4), 2), ((1, 3, 4), 4)])
+async def test_the_attempt_of_which_most_came_is_billed_in_whatever_order_they_come(books, after, of, billed):
+    for order in permutations(of):
+        name = "".join(map(str, order))
+        made = [{number: receipt(f"{way}{name}", number, stream=True, **ATTEMPTS[number]) for number in order} for way in "abc"]
+        for one in made[0].values():
+            await after.commit(one)
+        await after.commit(*made[1].values())
+        first, *others = made[2].values()
+        await after.commit(first)
+        await after.commit(*others)
+    query = "SELECT request_id, attempt, SUM(prompt_tokens) FROM ledger WHERE kind <> 'wasted' GROUP BY request_id, attempt"
+    paid = [(request, attempt) for request, attempt, tokens in await books.sql(query) if tokens]
+    assert sorted(paid) == sorted((f"{way}{''.join(map(str, order))}", billed) for order in permutations(of) for way in "abc")
+    used, reserved, *_ = await books.budget(K)
+    assert (used, reserved) == ((10 + ATTEMPTS[billed]["completion_tokens"]) * len(paid), 100)
 
 
 async def test_what_is_taken_back_in_the_batch_that_brought_it_leaves_the_lease_once(books, after):

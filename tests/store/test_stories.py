@@ -1,9 +1,12 @@
 """Stories of requests: written once, paged from the newest, found by their request, and gone when they are too old or too many."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import InvalidRequestError
 from sqlmodel import col, select
 
@@ -71,24 +74,92 @@ async def test_a_page_holds_no_documents(session):
         _ = row.document
 
 
+async def goes(session, before=NOON, most=100) -> int:
+    """Takes away what one look finds; how many that was."""
+    doomed = await stories.surplus(session, before, most)
+    await stories.drop(session, doomed)
+    return len(doomed)
+
+
 async def test_those_that_are_too_old_go(session):
     await stories.append(session, [told(number) for number in range(10)])
-    assert await stories.drop_old(session, NOON + timedelta(seconds=4), 100) == 4
-    assert await stories.drop_old(session, NOON + timedelta(seconds=4), 100) == 0
+    assert await goes(session, NOON + timedelta(seconds=4)) == 4
+    assert await goes(session, NOON + timedelta(seconds=4)) == 0
     assert await requests(session) == [f"req-{number}" for number in range(9, 3, -1)]
 
 
-async def test_of_too_many_the_oldest_go_step_by_step(session, monkeypatch):
-    monkeypatch.setattr(stories, "STEP", 3)
+async def test_of_too_many_the_oldest_go_look_by_look(session, monkeypatch):
+    monkeypatch.setattr(stories, "LOT", 3)
     await stories.append(session, [told(number) for number in range(12)])
-    assert [await stories.drop_old(session, NOON, 4) for _ in range(4)] == [3, 3, 2, 0]
+    assert [await goes(session, most=4) for _ in range(4)] == [3, 3, 2, 0]
     assert await requests(session) == ["req-11", "req-10", "req-9", "req-8"]
 
 
 async def test_both_at_once(session):
     await stories.append(session, [told(number) for number in range(10)])
-    assert await stories.drop_old(session, NOON + timedelta(seconds=8), 5) == 8
+    assert await goes(session, NOON + timedelta(seconds=8), 5) == 8
     assert await requests(session) == ["req-9", "req-8"]
+    await stories.append(session, [told(number) for number in range(10, 20)])
+    assert await goes(session, NOON + timedelta(seconds=9), 5) == 1 + 6
+    assert await requests(session) == [f"req-{number}" for number in range(19, 14, -1)]
+
+
+def crowd(*held):
+    """Stories that came one after the other, of (organisation, key, how many)."""
+    every = [(org, key) for org, key, count in held for _ in range(count)]
+    return [told(number, org_id=org, key_id=key) for number, (org, key) in enumerate(every)]
+
+
+async def left(session):
+    found = Counter((row.org_id, row.key_id) for row in await stories.page(session, limit=1000))
+    return [(org, key, count) for (org, key), count in sorted(found.items())]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+async def test_who_has_more_than_a_share_makes_room_for_the_others(session, monkeypatch, exact):
+    monkeypatch.setattr(stories, "EXACT", 1000 if exact else 10)
+    monkeypatch.setattr(stories, "_PART", 1)  # as if one of each of them had been looked at
+    monkeypatch.setattr(stories, "_SAMPLED", "")
+    held = crowd(("a", "quiet", 5), ("b", "idle", 3), ("a", "loud", 40), ("a", "busy", 12), ("c", "x", 10))
+    await stories.append(session, held)
+    assert await goes(session, most=60) == 10
+    assert await left(session) == [("a", "busy", 12), ("a", "loud", 30), ("a", "quiet", 5), ("b", "idle", 3), ("c", "x", 10)]
+    newest = [row.request_id for row in await stories.page(session, col(Row.key_id) == "loud", limit=1000)]
+    assert newest == [f"req-{number}" for number in range(47, 17, -1)], "its oldest are gone"
+    assert await goes(session, most=30) == 30  # shares of three
+    assert await left(session) == [("a", "busy", 6), ("a", "loud", 6), ("a", "quiet", 5), ("b", "idle", 3), ("c", "x", 10)]
+
+
+@given(st.dictionaries(st.text("abc", max_size=2), st.integers(1, 50)), st.integers(0, 300), st.integers(0, 30))
+def test_the_largest_come_down_to_one_level(counts, excess, share):
+    given = dict(stories._beyond(Counter(counts), excess, share))
+    after = {name: count - given.get(name, 0) for name, count in counts.items()}
+    assert sum(given.values()) == min(excess, sum(max(0, count - share) for count in counts.values()))
+    assert all(after[name] >= share for name in given)
+    level = min((after[name] for name in given), default=max(after.values(), default=0))
+    assert sum(max(0, count - level) for count in after.values()) < max(1, len(counts)), "but for what does not divide"
+
+
+async def test_where_nobody_has_more_than_a_share_the_oldest_of_all_go(session):
+    await stories.append(session, crowd(*((f"o{number}", "k", 2) for number in range(15))))
+    assert await goes(session, most=25) == 5
+    assert await left(session) == sorted([("o2", "k", 1), *((f"o{number}", "k", 2) for number in range(3, 15))])
+
+
+async def test_an_organisation_with_many_keys_has_no_more_than_one(session):
+    await stories.append(session, crowd(("b", "b", 10), *(("a", f"k{number:02}", 2) for number in range(45))))
+    assert await goes(session, most=90) == 10
+    assert await left(session) == [*(("a", f"k{number:02}", 2) for number in range(5, 45)), ("b", "b", 10)]
+
+
+async def test_of_many_some_tell_who_they_are_of(session, monkeypatch):
+    """Every 32nd, by the last character of its id: here they take turns."""
+    monkeypatch.setattr(stories, "EXACT", 100)
+    held = crowd(("o", "quiet", 40), ("o", "loud", 400))
+    turns = "0123456789abcdefghjkmnpqrstvwxyz"
+    await stories.append(session, [msgspec.structs.replace(one, id=one.id[:-1] + turns[n % 32]) for n, one in enumerate(held)])
+    assert await goes(session, most=300) == 140
+    assert await left(session) == [("o", "loud", 260), ("o", "quiet", 40)]
 
 
 async def test_no_organisation_sees_those_of_another(database):

@@ -140,22 +140,27 @@ def tail(
     run = invocation(ctx)
     wanted = _wanted(status=status, slow=slow, model=model, key=public(key), user=user, team=team, worker=worker, outcome=outcome)
     server = run.server()
-    last = _pages(server, 1)
-    past = _pages(server, max(number, 1), **wanted)
-    for request in reversed(past[:number]):
+    newest = _moment(_pages(server, 1), datetime.fromtimestamp(0, UTC))
+    before = _late(server, newest, wanted) if follow else []  # what is looked at again and is no news; asked first, or news might be in it
+    past = _pages(server, number, **wanted)
+    for request in reversed(past):
         _line(run, request)
-    newest = _moment(last, datetime.fromtimestamp(0, UTC))
-    # bounded: by AGAIN
-    told = dict.fromkeys(str(request["id"]) for request in [*last, *past])
+    # bounded: by AGAIN, the newest last
+    told = dict.fromkeys(str(request["id"]) for request in reversed([*past, *before]))
     while follow:
         time.sleep(interval)
-        since = (newest - timedelta(seconds=LATE)).isoformat() if newest.timestamp() > LATE else ""
-        fresh = [request for request in _pages(server, AGAIN, since=since, **wanted) if request["id"] not in told]
+        fresh = [request for request in _late(server, newest, wanted) if request["id"] not in told]
         for request in reversed(fresh):
             _line(run, request)
             told[str(request["id"])] = None
         newest = _moment(fresh, newest)
         told = dict.fromkeys(list(told)[-AGAIN:])
+
+
+def _late(server: Server, newest: datetime, wanted: dict[str, str]) -> list[dict[str, Any]]:
+    """Those since shortly before a moment, newest first."""
+    since = (newest - timedelta(seconds=LATE)).isoformat() if newest.timestamp() > LATE else ""
+    return _pages(server, AGAIN, since=since, **wanted)
 
 
 def _wanted(**wanted: str) -> dict[str, str]:

@@ -252,15 +252,27 @@ def _why_slow(story: Item) -> str:
 def _spans(story: Item) -> Iterator[tuple[str, float]]:
     """(what it was doing, seconds) from its arrival to its end, one after the other."""
     at, before = 0.0, _NONE
-    for moment in _turns(story.get("moments") or ()):
+    for moment, then in _turns(story.get("moments") or ()):
         now = float(moment.get("at_s") or 0)
         yield _doing(before, moment, story), now - at
-        at, before = now, moment
+        at, before = now, then
 
 
-def _turns(found: Iterable[Item]) -> Iterator[Item]:
-    """The moments at which it went on to something else."""
-    return (moment for moment in found if moment.get("what") not in {"arrived", "identified", "stood", "moved", "omitted"})
+def _turns(found: Iterable[Item]) -> Iterator[tuple[Item, Item]]:
+    """The moments at which it went on to something else, each with the one that says what: of two that had it the other still has it."""
+    having: dict[Any, Item] = {}  # bounded: by the moments
+    for moment in found:
+        worker, what, then = moment.get("worker"), moment.get("what"), moment
+        if what in {"arrived", "identified", "stood", "moved", "omitted"}:
+            continue
+        if what in {"sent", "first_byte"}:
+            having[worker] = moment
+        elif what in {"failed", "turned_down"}:
+            having.pop(worker, None)
+            then = next(iter(having.values()), moment)
+            if then.get("what") == "first_byte":
+                continue  # it went on with that answer
+        yield moment, then
 
 
 def _doing(moment: Item, following: Item, story: Item) -> str:

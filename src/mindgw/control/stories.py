@@ -66,12 +66,16 @@ async def append(database: Database, told: Sequence[Story]) -> None:
 
 async def forget(database: Database, settings: config.Requests, now: datetime) -> int:
     """Takes away what is older than the settings allow, or too much; returns how many."""
-    before, gone, step = now - timedelta(days=settings.keep_days), 0, 1
-    while step:
-        async with database.write() as session:
-            step = await stories.drop_old(session, before, settings.most)
-        gone += step
-    return gone
+    before, gone = now - timedelta(days=settings.keep_days), 0
+    while True:
+        async with database.read() as session:
+            doomed = await stories.surplus(session, before, settings.most)
+        for start in range(0, len(doomed), stories.STEP):
+            async with database.write() as session:
+                await stories.drop(session, doomed[start : start + stories.STEP])
+        gone += len(doomed)
+        if len(doomed) < stories.LOT:
+            return gone
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
@@ -278,12 +282,13 @@ def _moment_view(moment: Moment, names: Mapping[str, str], machines: Mapping[str
 
 
 def _choice(choice: Choice, machines: Mapping[str, str]) -> ChoiceView:
+    """Without machines nothing is told of what a box had loaded, or had to do for others."""
     return ChoiceView(
         strategy=choice.strategy,
         considered=[Candidate(machines[worker], seconds) for worker, seconds in choice.considered if worker in machines],
         prompt_tokens=choice.prompt,
         cached_tokens=choice.cached,
-        cold_s=choice.cold,
-        ahead_s=choice.ahead,
+        cold_s=choice.cold if machines else 0.0,
+        ahead_s=choice.ahead if machines else 0.0,
         reading_s=choice.reading,
     )

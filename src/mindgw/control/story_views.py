@@ -62,7 +62,7 @@ class ChoiceView(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     #: Those of them that the worker probably remembered.
     cached_tokens: int
-    #: Loading the model, what it had to read before, and reading the prompt.
+    #: Loading the model, what it had to read before (both 0 where machines are not for whoever asks), and reading the prompt.
     cold_s: float
     ahead_s: float
     reading_s: float

@@ -20,8 +20,9 @@ from mindgw.store.series import Stored
 DAY: Final = 86_400
 #: Seconds for which there is what was measured, and the sums of hours.
 FINE, LONG = 7 * DAY, 400 * DAY
-#: Steps of one answer.
+#: Steps of one answer, and steps times columns: what is told is written down for its reader by the loop that all requests wait for.
 MOST: Final = 10_000
+VALUES: Final = 80_000
 #: Steps that an answer has about when nobody says how long they are to be, and lengths of which the first is taken that makes few enough.
 _FEW: Final = 360
 _LADDER: Final = (10, 30, 60, 300, 600, 1800, 3600, 3 * 3600, 6 * 3600, DAY)
@@ -68,27 +69,36 @@ class Unwritten(Protocol):
         """Unix seconds at which they begin; what the database has of these is less."""
 
 
-async def trend(database: Database, unwritten: Unwritten, reference: str, since: str, step: str, now: datetime) -> TrendView:
-    """`since` is a span that ends now, such as 7d, or a moment; `step` a span, or empty. Raises BadRequest, NotFound."""
-    end = int(now.timestamp())
-    begin = _begin(since, end)
-    seconds = _step(step, end - begin)
-    first, last = begin // seconds, end // seconds + 1
-    if last - first > MOST:
-        raise BadRequest(f"That makes {last - first:,} steps, and {MOST:,} are the most: let 'step' be longer.", param="step")
-    sums = Sums(first, last)
-    async with database.read() as session:
-        row = await fleet.find_worker(session, reference)
-    # before the database is looked at: what is written meanwhile is in both, and known to be
-    fresh, known = list(unwritten.blocks(row.id)), unwritten.starts(row.id)
-    async with database.read() as session:  # one moment: what is summed up meanwhile is neither missing nor counted twice
-        await _take(session, sums, row.id, STEP, seconds, known)
-        if seconds % LONG_STEP == 0:
-            await _take(session, sums, row.id, LONG_STEP, seconds)
-    for raw in fresh:
-        sums.take(decode(raw), seconds // STEP)
-    columns = {name: _column(sums, name) for name in sums.names() if name.rpartition(".")[2] in SCALES}
-    return TrendView(worker=row.name, since=_moment(first * seconds), until=_moment(last * seconds), step_s=seconds, columns=columns)
+class Past:
+    """Tells how workers were, to one at a time: that takes a while, and whatever else this process does has the interpreter to share."""
+
+    def __init__(self, database: Database, unwritten: Unwritten) -> None:
+        self._database = database
+        self._unwritten = unwritten
+        self._turn = asyncio.Semaphore(1)
+
+    async def trend(self, reference: str, since: str, step: str, now: datetime) -> TrendView:
+        """`since` is a span that ends now, such as 7d, or a moment; `step` a span, or empty. Raises BadRequest, NotFound."""
+        end = int(now.timestamp())
+        begin = _begin(since, end)
+        seconds = _step(step, end - begin)
+        first, last = begin // seconds, end // seconds + 1
+        if last - first > MOST:
+            raise BadRequest(f"That makes {last - first:,} steps, and {MOST:,} are the most: let 'step' be longer.", param="step")
+        async with self._turn:
+            async with self._database.read() as session:
+                row = await fleet.find_worker(session, reference)
+            columns = await self._columns(row.id, Sums(first, last), seconds)
+        return TrendView(worker=row.name, since=_moment(first * seconds), until=_moment(last * seconds), step_s=seconds, columns=columns)
+
+    async def _columns(self, worker_id: str, sums: Sums, seconds: int) -> dict[str, ColumnView]:
+        # before the database is looked at: what is written meanwhile is in both, and known to be
+        fresh, known = list(self._unwritten.blocks(worker_id)), self._unwritten.starts(worker_id)
+        async with self._database.read() as session:  # one moment: what is summed up meanwhile is neither missing nor counted twice
+            await _take(session, sums, worker_id, STEP, seconds, known)
+            if seconds % LONG_STEP == 0:
+                await _take(session, sums, worker_id, LONG_STEP, seconds)
+        return await asyncio.to_thread(_told, sums, fresh, seconds)
 
 
 async def keep(database: Database, blocks: Sequence[Stored]) -> None:
@@ -103,6 +113,7 @@ async def _take(session: AsyncSession, sums: Sums, worker_id: str, step: int, se
     while found := await series.load(session, worker_id, step, since, until):
         since = found[-1].start + 1
         await asyncio.to_thread(_add, sums, [block for block in found if block.start not in but], seconds)
+        _shown(sums)
 
 
 def _add(sums: Sums, blocks: Sequence[Stored], seconds: int) -> None:
@@ -114,6 +125,23 @@ def _add(sums: Sums, blocks: Sequence[Stored], seconds: int) -> None:
             continue
         take = sums.take if block.step == STEP else sums.take_sums
         take(read, seconds // block.step)
+
+
+def _told(sums: Sums, fresh: Sequence[bytes], seconds: int) -> dict[str, ColumnView]:
+    """Takes a while for many, too."""
+    for raw in fresh:
+        sums.take(decode(raw), seconds // STEP)
+    return {name: _column(sums, name) for name in _shown(sums)}
+
+
+def _shown(sums: Sums) -> Sequence[str]:
+    """Columns that are told. Raises BadRequest for too many values."""
+    names = [name for name in sums.names() if name.rpartition(".")[2] in SCALES]
+    values = (sums.end - sums.first) * len(names)
+    if values > VALUES:
+        why = f"{sums.end - sums.first:,} steps of {len(names)} measurements are {values:,} values, and {VALUES:,} are the most"
+        raise BadRequest(f"{why}: let 'step' be longer, or 'since' later.", param="step")
+    return names
 
 
 def _column(sums: Sums, name: str) -> ColumnView:

@@ -8,7 +8,8 @@ left alone when nothing at all goes well there. Sources: Envoy's outlier detecti
 cooldowns (a deployment without others).
 
 What fails may be the request, and whoever sends it may send many. So an engine is never left alone on the word of one caller while others
-are about: it takes two organisations; in an installation with one, two people; where there is only one, that one. Nobody can know who
+are about: it takes two organisations; where only one is about, two people; where only one person is, two of their keys, if these are told
+apart, since many programs may share a person that stands for all; where there is only one, that one. Nobody can know who
 will be about, so whoever comes for the model closes what tripped on the word of others that is not enough any more. For the same reason a
 request that failed on two engines, and on none went well, says nothing of them (`withdraw`), and two probes of the same caller count as
 one. An organisation that has not seen the only engine fail may find out, the first pause after it did. Pure: `now` is given, monotonic
@@ -73,10 +74,11 @@ NOBODY: frozenset[Seat] = frozenset()
 
 
 class Who(NamedTuple):
-    """Who sent a request."""
+    """Who sent a request: of an organisation a person, and of one that stands for many, such as a team, a key."""
 
     org: str
     person: str
+    key: str = ""
 
 
 #: What no caller can be blamed for has the word of everybody.
@@ -108,23 +110,28 @@ class _Latest(Generic[T]):
 class _Crowd:
     """Who came for a model of late."""
 
-    __slots__ = ("_orgs", "_people")
+    __slots__ = ("_latest",)
 
     def __init__(self) -> None:
-        self._orgs: _Latest[str] = _Latest()
-        self._people: _Latest[Who] = _Latest()
+        #: Organisations, people of them, keys of these.
+        self._latest: tuple[_Latest[Sequence[str]], ...] = (_Latest(), _Latest(), _Latest())
 
     def note(self, who: Who, now: float) -> None:
         if who is not ALL:
-            self._orgs.note(who.org, now)
-            self._people.note(who, now)
+            for depth, latest in enumerate(self._latest, 1):
+                latest.note(who[:depth], now)
 
     def believes(self, word: Collection[Who], now: float) -> bool:
         """Whether these are enough to leave an engine alone because of what happened to them."""
-        if ALL in word or len({who.org for who in word}) > 1:
+        if ALL in word:
             return True
         one, since = next(iter(word)), now - WINDOW
-        return not self._orgs.has_others(one.org, since) and (len(word) > 1 or not self._people.has_others(one, since))
+        for depth, latest in enumerate(self._latest, 1):
+            if len({who[:depth] for who in word}) > 1:
+                return True
+            if latest.has_others(one[:depth], since):
+                return False
+        return True
 
 
 class Probe:
@@ -204,8 +211,8 @@ def _word(failed: Sequence[End], needed: int) -> frozenset[Who]:
         return NO_WORD
     word = frozenset(end.who for end in failed)
     if len(word) > 1 and ALL not in word:
-        is_one_org = len({who.org for who in word}) == 1
-        says = Counter(end.who if is_one_org else end.who.org for end in failed)
+        depth = next(depth for depth in range(1, len(ALL) + 1) if len({who[:depth] for who in word}) > 1)
+        says = Counter(end.who[:depth] for end in failed)
         if sum(min(count, (needed + 1) // 2) for count in says.values()) < needed:
             return NO_WORD
     return word

@@ -14,6 +14,7 @@ from mindgw.gateway.stages import Stages
 from mindgw.gateway.tag import Tag
 from mindgw.store.entries import MOST
 from mindgw.store.ledger import Entry
+from mindgw_agent import wire
 
 #: Tokens that a text may have beyond its bytes: those of a template and of pictures, which are small when they are plain, and those of
 #: thoughts that are not sent. What an engine claims beyond that is a lie or a bug.
@@ -146,14 +147,14 @@ class Bill:
         )  # fmt: skip
         return accounts.seal.seal(tag, placement.seat.worker.id)
 
-    def covers(self, placement: Placement, first: Placement) -> bool:
-        """Whether what is held for an attempt at `first` is as much as one at `placement` needs, which may run in its stead."""
-        if placement.model != first.model:
+    def covers(self, model: wire.Model, first: Placement) -> bool:
+        """Whether what is held for an attempt at `first` is as much as one needs that another engine answers with `model` in its stead."""
+        if model.id != first.model:
             return False
         if self._reservation is None or not self._reservation.hard:
             return True
-        one, other = (each.seat.model(each.model) for each in (placement, first))
-        return one is not None and other is not None and one.context == other.context
+        other = first.seat.model(first.model)
+        return other is not None and model.context == other.context
 
     def cut(self, finish: str) -> bool:
         """Whether an answer that ended so would be longer, had more been paid for."""

@@ -43,15 +43,16 @@ class Decrees:
         return self._fleet.workers.keys()
 
     def heed(self, said: Mapping[str, Said], mark: int) -> None:
-        """What was read since `mark`. Where something was decided here meanwhile it may be older than that: then it waits for the next
-        time."""
-        if mark != self._fleet.decisions:
-            return
+        """What was read since `mark`. Where something was decided here about a worker meanwhile it may be older than that: then it waits
+        for the next time, and nobody else does."""
+        states = {id: one.state for id, one in said.items()}
         for worker in list(self._fleet.workers.values()):
             one = said.get(worker.id)
-            if one is not None and worker.link.closing is None:
+            if worker.decided > mark:
+                states[worker.id] = self._states.get(worker.id, "")
+            elif one is not None and worker.link.closing is None:
                 self._obey(worker, one)
-        self._states = {id: one.state for id, one in said.items()}
+        self._states = states
 
     def _obey(self, worker: Worker, said: Said) -> None:
         if said.state in {"removed", "locked"}:

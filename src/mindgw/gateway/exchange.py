@@ -193,6 +193,7 @@ class Exchange(Recovery):
 
     def _unpaid(self, wrong: errors.MindGWError, now: float) -> list[Effect]:
         if self._attempt is not None:
+            self._spare()
             self._release(None, now)
         return self._fail(wrong, now)
 

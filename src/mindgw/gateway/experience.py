@@ -242,6 +242,12 @@ class Experience:
         known.sent = seat.engine
         return Choice(chosen[0], model, chosen[1], traits.prompt, cached, candidate.cold, candidate.ahead, reading, past.sent)
 
+    def spared(self, seat: Seat, choice: Choice) -> None:
+        """Nothing of it was begun there: nobody waits until it is read. How its prompt begins may be believed to be known there."""
+        past = seat.past
+        if choice.mark > past.read:
+            past.read = min(past.read + choice.reading, past.sent)
+
     def _number(self, seat: Seat) -> None:
         past = seat.past
         past.number = self.prefixes.holder()

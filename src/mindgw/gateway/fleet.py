@@ -73,7 +73,7 @@ class Fleet(Serving):
         self.arrivals = Arrivals()
         #: Leases so far.
         self.turns = 0
-        #: Sessions that began, and what was decided here about them, so far: what was read before is out of date.
+        #: Sessions that began, and what was decided here about them, so far; each worker knows which was the last about it.
         self.decisions = 0
         #: By what rule one of several seats is taken, where nothing else is wished; and what was seen of them.
         self.strategy = strategy
@@ -85,7 +85,7 @@ class Fleet(Serving):
     def attach(self, worker: Worker, approved: bool) -> Worker | None:
         """Takes a freshly authenticated session; an older one of the same agent is told to go, and returned: the caller must tell
         those who wait for its answers, once the new one has reported. What the older one was accused of goes on."""
-        self.decisions += 1
+        self._decides(worker)
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
         if older is not None:
@@ -189,13 +189,13 @@ class Fleet(Serving):
 
     def drain(self, worker: Worker) -> None:
         """An operator wants no new requests on it, until `undrain`."""
-        self.decisions += 1
+        self._decides(worker)
         worker.drained = True
         self._settle(worker)
 
     def undrain(self, worker: Worker) -> None:
         """Ends what `drain` began."""
-        self.decisions += 1
+        self._decides(worker)
         worker.drained = False
         if not worker.draining:
             worker.state = step(worker.state, Event.UNDRAIN)
@@ -206,14 +206,15 @@ class Fleet(Serving):
         """It said what cannot be true: no new requests until an operator has looked. The first charge stays."""
         if worker.is_inside:
             self._remember(worker)
-        self.decisions += 1
+        if not worker.charge:  # an agent that goes on lying decides nothing anew
+            self._decides(worker)
         worker.charge = worker.charge or charge
         self.arrivals.accuse(worker.id, worker.charge)
         self._settle(worker)
 
     def release(self, worker: Worker) -> None:
         """Ends what `accuse` began."""
-        self.decisions += 1
+        self._decides(worker)
         worker.charge = ""
         self.remembered.pop(worker.id, None)
         worker.state = step(worker.state, Event.RELEASE)
@@ -258,6 +259,11 @@ class Fleet(Serving):
     def used(self) -> int:
         """Slots that are leased, of all workers."""
         return sum(worker.used for worker in self.workers.values())
+
+    def _decides(self, worker: Worker) -> None:
+        """What was read of it before is out of date."""
+        self.decisions += 1
+        worker.decided = self.decisions
 
     def _leave(self, worker: Worker) -> None:
         """Nothing is sent to this session any more."""

@@ -25,9 +25,10 @@ from mindgw.gateway.delivery import UNBEGUN
 from mindgw.gateway.experience import Choice
 from mindgw.gateway.moments import HEDGED
 from mindgw.gateway.patience import FOREVER
-from mindgw.gateway.rank import NOBODY
+from mindgw.gateway.rank import NOBODY, SeatId
 from mindgw.gateway.request import Aside, Request
 from mindgw.gateway.route import TURNED_DOWN, Ended, Needs, Outcome, Placement
+from mindgw.gateway.seat import Seat
 from mindgw.gateway.signals import RELAYING, SENT, Effect, Event
 from mindgw.gateway.watch import LOOK
 
@@ -35,6 +36,8 @@ from mindgw.gateway.watch import LOOK
 _NOTED = ("number", "worker", "model", "placed", "spent", "first", "heard", "bytes", "tokens")
 _noted = attrgetter(*_NOTED)
 _BEGINNING = frozenset({SENT, RELAYING})
+#: Workers that are looked at for a second try.
+LOOKS = 4
 #: What became of a second try: it was faster, or the first one was; it failed; the first one failed, and it went on; the request ended.
 WON, LOST, FAILED, TOOK_OVER, ENDED = "won", "lost", "failed", "took_over", "ended"
 #: Why there was none: no worker had a slot that nobody waits for, too many requests were tried again.
@@ -96,10 +99,7 @@ class Hedge(Request):
             failover.hedged(NO_BUDGET)
             return None
         needs = self._without_those_awaited(self._stay.needs, first)
-        placement = route.place(self._stages.fleet, needs, now) if not self._stages.queue.is_paused(self._stay.line) else None
-        if placement is not None and not self._is_for(placement, first):
-            placement.release()
-            placement = None
+        placement = self._fitting(needs, first, now) if not self._stages.queue.is_paused(self._stay.line) else None
         if placement is None:
             failover.hedged(NO_SLOT)
         return placement
@@ -116,15 +116,29 @@ class Hedge(Request):
         traits = replace(needs.traits, caller="", session=None)
         return replace(needs, shun=shun, avoid=NOBODY, traits=traits)
 
-    def _is_for(self, placement: Placement, first: Placement) -> bool:
+    def _fitting(self, needs: Needs, first: Placement, now: float) -> Placement | None:
+        """A slot of one that it may go to, if it is among the first that would be taken."""
+        unfit: set[SeatId] = set()
+
+        def fits(seat: Seat) -> bool:
+            if not self._is_for(seat, first):
+                unfit.add(seat.id)
+            return seat.id not in unfit
+
+        for looks in range(LOOKS):
+            placement = route.place(self._stages.fleet, replace(needs, shun=needs.shun | unfit), now, fits)
+            if placement is not None or len(unfit) <= looks:
+                return placement
+        return None
+
+    def _is_for(self, seat: Seat, first: Placement) -> bool:
         """Whether it may go there, as at any other attempt, and what is held is enough for that."""
         assert self._ask is not None
         assert self._stay is not None
-        try:
-            admission.recheck(self._ask, placement)
-        except errors.ModelNotFound:
+        model = seat.model(self._stay.needs.model)
+        if model is None or not admission.is_for(self._ask.caller, (model.id, *model.aliases)):
             return False
-        return permits(self._stay.goal[1], placement.seat.worker.tags) and self._bill.covers(placement, first)
+        return permits(self._stay.goal[1], seat.worker.tags) and self._bill.covers(model, first)
 
     def _send_beside(self, placement: Placement, now: float) -> None:
         """It is in front while it is sent."""
@@ -171,6 +185,7 @@ class Hedge(Request):
 
     def _swap(self, aside: Aside) -> None:
         """The other one comes to the front."""
+        assert self._ask is not None
         assert self._attempt is not None
         tally = self._tally
         aside.attempt, self._attempt = self._attempt, aside.attempt
@@ -183,6 +198,8 @@ class Hedge(Request):
         aside.is_hedge = not aside.is_hedge
         self._attempt.tell(self._stages.post)
         aside.attempt.tell(self._whisper)
+        if self._ask.course is not None or self._ask.needs.where:
+            self._note_server(self._attempt.placement)  # should this one serve it
         if tally.stuck is None:
             self._pay()  # what came of it while the client took nothing
 
@@ -212,7 +229,6 @@ class Hedge(Request):
         """The one in front answers; nobody waits for the other any longer, which teaches how slow it is at least."""
         aside = self._aside
         assert aside is not None
-        assert self._ask is not None
         failover, tally = self._stages.failover, self._tally
         failover.hedged(LOST if aside.is_hedge else WON)
         self._swap(aside)
@@ -224,8 +240,6 @@ class Hedge(Request):
             if placement.choice is not None:
                 self._stages.fleet.experience.outrun(placement.seat, placement.choice, now - tally.placed)
         self._drop("outrun", now)
-        if self._ask.course is not None or self._ask.needs.where:
-            self._note_server(self._attempt.placement)  # it is another one who serves it
 
     def _falls_back(self, outcome: Outcome, wrong: errors.MindGWError, now: float, *, over: bool, begun: bool = True) -> list[Effect]:
         """The one in front came to nothing, and the other goes on."""

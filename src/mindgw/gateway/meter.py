@@ -243,9 +243,11 @@ def _ms(seconds: float) -> int:
 
 
 class Refusals:
-    """Which requests that were refused have a row: of each key the first REFUSALS of a second. Monotonic seconds."""
+    """Which requests that were refused are kept: of each key the first ones of a second. Monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = REFUSALS) -> None:
+        #: How many of a key and a second.
+        self._most = most
         #: The second that it is, and how many each key had in it.
         # bounded: by the keys that ask within a second
         self._second = 0
@@ -256,12 +258,12 @@ class Refusals:
         self._left_out: Counter[str] = Counter()
 
     def keeps(self, key_id: str, now: float) -> bool:
-        """Whether one more has a row."""
+        """Whether one more is kept."""
         if int(now) != self._second:
             self._second = int(now)
             self._seen.clear()
         self._seen[key_id] += 1
-        if self._seen[key_id] <= REFUSALS:
+        if self._seen[key_id] <= self._most:
             return True
         self._left_out[key_id] += 1
         return False
@@ -272,7 +274,7 @@ class Refusals:
             return
         (key_id, most), *_ = self._left_out.most_common(1)
         text = "%d refused requests were counted only and have no row in the ledger, %d of them of key %s: %d of a key have one each second"
-        _books.warning(text, self._left_out.total(), most, key_id, REFUSALS)
+        _books.warning(text, self._left_out.total(), most, key_id, self._most)
         self._told = now
         self.forget()
 

@@ -9,7 +9,7 @@ loan of a limit) needs the database: to ask it is the one kind of task that a re
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -20,9 +20,8 @@ from mindgw import errors
 from mindgw.clock import monotonic, utcnow, wall
 from mindgw.config import Config
 from mindgw.core.breaker import Breaker
-from mindgw.core.routing import EVERYWHERE, Rules, Where, of_team
-from mindgw.gateway import lineup as views
-from mindgw.gateway import roster, route, signals
+from mindgw.core.routing import Rules, Where, of_team
+from mindgw.gateway import route, signals
 from mindgw.gateway.accounts import Accounts
 from mindgw.gateway.admission import Caller
 from mindgw.gateway.arrivals import Arrival
@@ -33,21 +32,19 @@ from mindgw.gateway.errands import Errands
 from mindgw.gateway.exchange import TABLE, Exchange
 from mindgw.gateway.failover import Failover
 from mindgw.gateway.fleet import Fleet
-from mindgw.gateway.flows import flow, weigher
+from mindgw.gateway.flows import weigher
+from mindgw.gateway.oversight import Oversight
 from mindgw.gateway.queue import Queue
 from mindgw.gateway.replay import Replay
 from mindgw.gateway.rerun import Rerun
 from mindgw.gateway.reservation import Reservation
-from mindgw.gateway.routes import Routes, Way
+from mindgw.gateway.routes import Routes
 from mindgw.gateway.seat import Worker
 from mindgw.gateway.session import News, Session, Standing
-from mindgw.gateway.snapshot import BudgetView, ModelView, Offer, Snapshot
 from mindgw.gateway.stages import Stages
-from mindgw.gateway.story import Stories, told
-from mindgw.gateway.ticket import Ticket
+from mindgw.gateway.story import Stories
 from mindgw.gateway.tunnel import Link
 from mindgw.gateway.watch import Watch
-from mindgw.store.stories import Story
 from mindgw_agent import wire
 
 log = logging.getLogger("mindgw.pipeline")
@@ -67,7 +64,7 @@ class Lane(Protocol):
         """Carries out what an exchange asks for, now or as soon as the client takes it; must not raise."""
 
 
-class Pipeline:
+class Pipeline(Oversight):
     """All requests that are under way, all workers that are connected."""
 
     def __init__(
@@ -212,9 +209,9 @@ class Pipeline:
         return session
 
     def remove_worker(self, worker_id: str) -> None:
-        """Its agent's key was revoked: the link closes now."""
-        self.fleet.remembered.pop(worker_id, None)
+        """Its agent's key was revoked: the link closes now, and nobody waits for it."""
         self._dismiss(worker_id, "revoked", "This agent was removed from the server.")
+        self.fleet.remembered.pop(worker_id, None)
 
     def lock_worker(self, worker_id: str) -> None:
         """Its identity was used from two places, and nobody can tell which one is the right one: the link closes now."""
@@ -224,7 +221,14 @@ class Pipeline:
         self.fleet.arrivals.dismiss(worker_id, wire.Goodbye(code, why))
         worker = self.fleet.workers.get(worker_id)
         if worker is not None:
-            worker.link.goodbye(code, why)
+            self._part(worker, code, why)
+
+    def _part(self, worker: Worker, code: str, why: str) -> None:
+        """It hears why, and is gone for everybody else: its socket may take long to close, and neither what runs there nor who is placed
+        next waits for that."""
+        worker.link.goodbye(code, why)
+        self.fleet.detach(worker)
+        worker.link.lost()
 
     def forget_key(self, key_id: str) -> None:
         """The key is not what it was: its next request asks the database; those that run go on."""
@@ -319,53 +323,6 @@ class Pipeline:
         finally:
             self.post(exchange, signals.Gone())
 
-    # -- operators ---------------------------------------------------------------------------------------------
-
-    def cancel_request(self, request_id: str) -> bool:
-        """Ends a request that waits or runs, with an error that says who did; False when there is none of this id, or its client has been
-        served or is gone already."""
-        exchange = self._find(request_id)
-        if exchange is None or not self.is_under_way(request_id):
-            return False
-        self.post(exchange, signals.Stopped(errors.Cancelled()))
-        return True
-
-    def is_under_way(self, request_id: str) -> bool:
-        """Whether `cancel_request` would end something."""
-        exchange = self._find(request_id)
-        return exchange is not None and exchange.state is not signals.CLOSING
-
-    def waits(self, request_id: str) -> bool:
-        """Whether `bump_request` would do something."""
-        exchange = self._find(request_id)
-        return exchange is not None and exchange.ticket is not None and exchange.ticket.waiting
-
-    def bump_request(self, request_id: str) -> bool:
-        """Puts a request that waits before all others; False when none of this id waits."""
-        exchange = self._find(request_id)
-        ticket = exchange.ticket if exchange is not None else None
-        if ticket is None or not ticket.waiting:
-            return False
-        self.queue.bump(ticket, self._now())
-        self.queue.wake(self._now())
-        return True
-
-    def pause_queue(self, model: str = "") -> None:
-        """Nobody is given a slot, for one model or at all; who runs goes on."""
-        self.queue.pause(model)
-
-    def resume_queue(self, model: str = "") -> None:
-        """Ends one pause, or all of them."""
-        self.queue.resume(model)
-        self.queue.wake(self._now())
-
-    def runs(self, request_id: str) -> bool:
-        """Whether a request is under way here."""
-        return self._find(request_id) is not None
-
-    def _find(self, request_id: str) -> Exchange | None:
-        return next((exchange for exchange in self._running if exchange.head.request_id == request_id), None)
-
     # -- time ----------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
@@ -380,10 +337,7 @@ class Pipeline:
         for worker in list(self.fleet.workers.values()):
             worker.rtt = worker.link.rtt
             if not worker.link.tick(now):
-                # The socket of a dead peer may take long to close: what runs there does not wait for that.
-                worker.link.goodbye("protocol", "The agent fell silent.")
-                self.fleet.detach(worker)
-                worker.link.lost()
+                self._part(worker, "protocol", "The agent fell silent.")
         self._failover.sweep(now)
         self.queue.wake(now)
 
@@ -413,85 +367,15 @@ class Pipeline:
         """True when nobody waits for an answer; a client that is still sending its request does not hold up a stop."""
         return all(exchange.state in _AT_REST for exchange in self._running)
 
-    # -- views ---------------------------------------------------------------------------------------------------
-
-    def snapshot(self) -> Snapshot:
-        """The live state, as values."""
-        return Snapshot(
-            workers=roster.workers(self.fleet, self._now()),
-            waiting=self.queue.waiting,
-            running=self.fleet.used,
-            started_at=self._started,
-        )
-
-    def lineup(self) -> list[views.Entry]:
-        """Who waits, in the order of their turns, then who runs; a thousand of either."""
-        return views.entries(self._running, self.queue, self._taken, self._now())
-
-    async def ranking(self, wanted: views.Wanted) -> list[str]:
-        """Ids of all who are wanted: who waits in the order of their turns, then who runs."""
-        return await views.ranking(self._running, self.queue, wanted)
-
-    async def places_of(self, request_ids: Sequence[str]) -> list[views.Entry]:
-        """Those of them that wait or run, in the same order."""
-        return await views.entries_of(self._running, self.queue, self._taken, self._now(), request_ids)
-
-    def place_of(self, request_id: str) -> views.Entry | None:
-        """A request that waits or runs; None when there is none of this id."""
-        return views.find(self._running, self.queue, self._taken, self._now(), request_id)
-
-    def offers_of(self, model: str) -> dict[str, frozenset[str]]:
-        """Id of each model that goes by a name -> all names of that one; empty when nobody knows it now."""
-        return self.fleet.offers(model)
-
-    def legs_of(self, model: str) -> list[str]:
-        """The models that requests for a name go to by its route; empty when it has none, or one that leads nowhere."""
-        return self.routes.legs(model)
-
-    def org_of(self, request_id: str) -> str:
-        """Id of the organisation whose request waits or runs; "" when there is none of this id."""
-        exchange = self._find(request_id)
-        return exchange.caller.org_id if exchange is not None and exchange.caller is not None else ""
-
-    def story(self, request_id: str) -> Story | None:
-        """What became so far of a request that is under way, or all of it of one that was over a moment ago; None for all others."""
-        exchange = self._find(request_id)
-        facts = exchange.facts() if exchange is not None else None
-        if facts is not None:
-            return told(facts)
-        return self._stages.stories.find(request_id) if self._stages.stories is not None else None
-
-    def queue_stats(self) -> views.Stats:
-        """The queue in numbers."""
-        return views.stats(self.queue, self.fleet.used, self.fleet.serves, self._now())
-
-    def budgets(self) -> list[BudgetView]:
-        """The budgets that requests fell under of late."""
-        return self.accounts.quotas.standings()
-
-    def served(self, where: Where = EVERYWHERE) -> list[ModelView]:
-        """The models that are served now in a place, by name."""
-        return roster.models(self.fleet, where)
-
-    def models(self, caller: Caller | None = None) -> list[Offer]:
-        """What can be asked for now, by name; of a caller: by it."""
-        return self.routes.offers(caller)
+    # -- what changes for all ------------------------------------------------------------------------------------
 
     def adopt_routes(self, rules: Rules, tags: Mapping[str, Mapping[str, str]]) -> None:
         """These routes from now on, and these tags of workers; `tags`: those of all workers, by their ids."""
         self.routes.adopt(rules)
         self.fleet.adopt(rules, tags)
 
-    def explain(self, caller: Caller, model: str, kind: str) -> Way:
-        """What would become of a request of that caller now; nothing is sent."""
-        now = self._now()
-        return self.routes.explain(caller, model, kind, flow(caller, (), "", ""), lambda needs: self._failover.look(needs, now))
-
     def _today(self) -> str:
         return self.day
-
-    def _taken(self, ticket: Ticket) -> tuple[int, int]:
-        return self.fleet.taken(*ticket.line)
 
     def _changed(self) -> None:
         if self.fleet.kept != self._kept:

@@ -68,6 +68,7 @@ class Recovery(Hedge):
 
     def _return(self, outcome: Outcome, wrong: errors.MindGWError, now: float) -> list[Effect]:
         """Nothing was begun: back to the head of the line."""
+        self._spare()
         if self._aside is not None:
             return self._falls_back(outcome, wrong, now, over=True, begun=False)
         goes_on = self._goes_on(outcome, wrong, now)
@@ -125,8 +126,12 @@ class Recovery(Hedge):
         self._charges.add(self._attempt.placement, self._stay.needs.where, now, lacks=lacks)
 
     def _who(self) -> Who:
+        """Keys of nobody are those of their team, or of their whole organisation: one hand may hold many of them."""
         assert self.caller is not None
-        return Who(self.caller.org_id, self.caller.user_id or self.caller.key_id)
+        caller = self.caller
+        if caller.user_id:
+            return Who(caller.org_id, caller.user_id)
+        return Who(caller.org_id, caller.team_id or caller.org_id, caller.key_id)
 
     def _may(self, needs: Needs, now: float) -> bool:
         assert self.caller is not None

@@ -214,7 +214,7 @@ class Request:
         if self._ask.course is None and not where:
             return
         self._alias = self._ask.peek.model if model != self._ask.peek.model else ""
-        shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags[name]}" for name, _ in where if name != OWN)]
+        shown = [worker.name, f"model={placement.model}", *(f"{name}={worker.tags.get(name, '')}" for name, _ in where if name != OWN)]
         self._server = _UNFIT.sub("?", "; ".join(shown))
         if self._delivery.begun:  # its head has left without that
             self._delivery.facts = {"served_by": self._server}
@@ -252,6 +252,12 @@ class Request:
         placement = self._attempt.placement if self._attempt is not None else None
         if placement is not None and placement.choice is not None:
             self._stages.fleet.experience.ended(placement.seat, placement.choice, 0, 0.0, failed=True)
+
+    def _spare(self) -> None:
+        """Its worker was given it, and has not begun."""
+        placement = self._attempt.placement if self._attempt is not None else None
+        if placement is not None and placement.choice is not None:
+            self._stages.fleet.experience.spared(placement.seat, placement.choice)
 
     # -- how an attempt ends --------------------------------------------------------------------------------------
 

@@ -69,8 +69,8 @@ class Ended(Struct, frozen=True, gc=False):
     beside: "Ended | None" = None
 
 
-def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
-    """A slot for `needs`, leased; None when no worker has one free now."""
+def place(fleet: Fleet, needs: Needs, now: float, fits: strategy.Fits = None) -> Placement | None:
+    """A slot for `needs`, leased; None when no worker has one free now, or the one that would be taken does not fit."""
     rank = fleet.rank(needs.model, needs.kind, needs.where)
     if rank is None:
         return None
@@ -78,9 +78,9 @@ def place(fleet: Fleet, needs: Needs, now: float) -> Placement | None:
     if fleet.breaker.tripped:
         shun |= ejection.held(fleet, needs.model, needs.kind, now, needs.where)
     if not rank.is_single:
-        return strategy.place(fleet, rank, needs, shun, now)
+        return strategy.place(fleet, rank, needs, shun, now, fits)
     best = rank.best(needs.avoid, now, shun)
-    if best is None:
+    if best is None or (fits is not None and not fits(best)):
         return None
     model = best.model(needs.model)
     return Placement(fleet, best, model.id if model is not None else needs.model, needs.kind)

@@ -83,6 +83,10 @@ class Session:
         if self._is_current:
             self._fleet.leaves(self.worker)
 
+    def parts(self) -> None:
+        """The agent said goodbye: the same as if its socket was gone, which may take a while yet."""
+        self.detach()
+
     def receipts(self, batch: wire.Receipts) -> None:
         """What requests cost, by the agent's own book. It says again over the newest link what was not acknowledged."""
         if self._is_current:

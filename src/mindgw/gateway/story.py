@@ -5,7 +5,7 @@ Nothing of a prompt, an answer or an error's message is looked at here: names, n
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -29,9 +29,14 @@ from mindgw.store.stories import Document, Limit, Moment, Story
 
 log = logging.getLogger("mindgw.request")
 
-#: Stories that one batch writes at most, and that may wait for the database; and those of requests that went as they should: of more than
-#: so many between two batches nobody would read each.
-BATCH, MOST, PLAIN = 500, 5000, 250
+#: Stories that one batch writes at most, and that may wait for the database; and so that those of requests that went as they should may
+#: do so: of more between two batches nobody would read each.
+BATCH, MOST, PLAIN = 500, 5000, 500
+#: Half of these places are anybody's. Of the other half no key has more than a part, 1 of so many: however many one sends, there is room
+#: for others.
+SHARES = 10
+#: Refused requests of a key and a second that have a story: one is like the other, and each has a row in the ledger.
+REFUSED = 10
 #: Seconds to a first byte from which on somebody may ask why.
 _SLOW = 1.0
 #: Workers that a choice tells of.
@@ -68,9 +73,12 @@ class Stories:
         self._counters = counters
         #: Monotonic seconds.
         self._now = now
-        self._refusals = Refusals()
+        self._refusals = Refusals(REFUSED)
         # bounded: by MOST, the newest are not taken in
         self._facts: deque[Facts] = deque()
+        #: How many of each key came when half of the places were taken, since all was written.
+        # bounded: as above
+        self._late: Counter[str] = Counter()
 
     @property
     def unwritten(self) -> int:
@@ -83,11 +91,21 @@ class Stories:
         tally.body = tally.wrong = None  # the one is the request itself, and the other has its frames
         refused = tally.sent == 0 and row is not None and row.outcome == "failed"
         if (refused and not self._refusals.keeps(facts.caller.key_id, self._now())) or (
-            len(self._facts) >= PLAIN and (len(self._facts) >= MOST or _is_plain(tally))
+            len(self._facts) >= PLAIN // 2 and not self._has_room(facts.caller.key_id, PLAIN if _is_plain(tally) else MOST)
         ):
             self._counters.stories_lost += 1
         else:
             self._facts.append(facts)
+
+    def _has_room(self, key_id: str, most: int) -> bool:
+        """Whether there is a place for one more of a key, where there are so many for all."""
+        held = len(self._facts)
+        if held < most // 2:
+            return True
+        if held >= most or self._late[key_id] >= most // (2 * SHARES):
+            return False
+        self._late[key_id] += 1
+        return True
 
     async def flush(self, write: Callable[[Sequence[Facts]], Awaitable[None]]) -> int:
         """Writes all that are here now, in batches; returns how many. Raises what `write` raises, losing none. One at a time."""
@@ -99,6 +117,7 @@ class Stories:
             for _ in batch:
                 self._facts.popleft()
             written += len(batch)
+        self._late.clear()
         return written
 
     def find(self, request_id: str) -> Story | None:
@@ -196,7 +215,7 @@ def _moments(facts: Facts) -> Iterator[Moment]:
     if facts.stood is not None:
         taken = facts.stood.taken
         came += [Moment(_us(tally, now), "stood", position=position, eta=_rounded(eta)) for now, position, eta in taken]
-        came.sort(key=lambda moment: moment.at)
+    came.sort(key=lambda moment: moment.at)  # where two had it at once, the first byte of one may be before the end of the other
     yield from came
     row = facts.row
     if row is not None:

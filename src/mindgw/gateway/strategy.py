@@ -5,7 +5,7 @@ the least busy, and two at random, so that nobody is forgotten.
 """
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
@@ -46,12 +46,15 @@ class Wanted(Protocol):
     def traits(self) -> Traits: ...
 
 
+#: Whether a seat that was found would do.
+Fits = Callable[[Seat], bool] | None
 #: What a request needs, and ids of seats that it is not to have.
 Asked = tuple[Wanted, frozenset[SeatId]]
 
 
-def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[SeatId], now: float) -> Placement | None:
-    """A slot of one of the seats of a line that has several, but none that is to be shunned; None when none of them is free now."""
+def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[SeatId], now: float, fits: Fits = None) -> Placement | None:
+    """A slot of one of the seats of a line that has several, but none that is to be shunned; None when none of them is free now, or the
+    one that would be taken does not fit: then nothing is remembered of that."""
     rule, traits, experience = needs.strategy or fleet.strategy, needs.traits, fleet.experience
     model = fleet.canonical.get(needs.model, needs.model)
     levels = experience.levels(traits.prefix) if traits.prefix is not None else _NO_LEVELS
@@ -69,6 +72,8 @@ def place(fleet: Fleet, rank: Rank[Seat], needs: Wanted, shun: frozenset[SeatId]
         seat = _by_rule(rule, fleet, rank, (needs, shun), home, now)
         if seat is None:
             return None
+    if fits is not None and not fits(seat):
+        return None
     if home is not None:
         experience.sessions.note(*home, seat.owner)
     choice = experience.take(seat, model, traits, levels, (rule, considered), now)

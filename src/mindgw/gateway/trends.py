@@ -6,6 +6,7 @@ is written once more when the server stops: a server that is killed loses what c
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from mindgw.core.series import Block, whole
@@ -50,6 +51,10 @@ class Trends:
         # bounded: by the workers that answered since
         self._done: dict[str, list[int]] = {}
         self._last: int | None = None
+        #: First and last step of each stretch of time that was noted, the newest last; a stretch has no gap of more than an hour.
+        self._stretches: deque[tuple[int, int]] = deque(maxlen=_STRETCHES)
+        #: Whether the clock went back into one of them, and it is not over yet.
+        self._is_behind = False
 
     def served(self, rows: Iterable[Entry]) -> None:
         """Rows of attempts that are over; their requests and tokens count for the step that it is now."""
@@ -60,12 +65,15 @@ class Trends:
                 done[1] += row.completion_tokens
 
     async def sample(self) -> None:
-        """Notes how things are, once a step: a second call within one does nothing."""
+        """Notes how things are, once a step: a second call within one does nothing, nor does one in a step that the clock went back
+        to: what was noted of it stands."""
         now = int(self._wall()) // STEP
         if now == self._last:
             return
         passed = now - self._last if self._last is not None else 1
         done, self._done, self._last = self._done, {}, now
+        if not self._is_new(now):
+            return
         seconds = STEP * passed if passed > 0 else STEP
         for number, worker in enumerate(list(self._fleet.workers.values()), 1):
             self._note(worker.id, now, _measured(worker, done.get(worker.id, (0, 0)), seconds))
@@ -107,10 +115,25 @@ class Trends:
             written += len(blocks)
         return written
 
+    def _is_new(self, now: int) -> bool:
+        """Whether nothing was noted of a step; it is from now on."""
+        behind = any(first <= now <= last for first, last in self._stretches)
+        if behind and not self._is_behind:
+            log.warning("the clock went back: how workers are is not noted until it has passed what was noted before")
+        self._is_behind = behind
+        if not behind:
+            first, last = self._stretches[-1] if self._stretches else (now, now)
+            if 0 <= now - last <= _HOUR and self._stretches:
+                self._stretches.pop()
+            else:  # at first; far ahead, which may be a mistake and be taken back; or behind what is far ahead
+                first = now
+            self._stretches.append((first, now))
+        return not behind
+
     def _note(self, worker_id: str, now: int, values: Mapping[str, int | None]) -> None:
         block = self._blocks.get(worker_id)
         if block is not None and (block.start // _HOUR != now // _HOUR or not block.append(now, values)):
-            self._end(worker_id)  # an hour is over, or the clock went back: what is measured then is another block
+            self._end(worker_id)  # an hour is over, or the clock went back from far ahead: what is measured then is another block
             block = None
         if block is None:
             block = self._blocks[worker_id] = Block(now)
@@ -128,6 +151,8 @@ class Trends:
 
 #: Steps of an hour.
 _HOUR = 3600 // STEP
+#: Stretches of time that are remembered: a clock that goes to and fro so often is none.
+_STRETCHES = 16
 
 
 def _stored(worker_id: str, block: Block) -> Stored:

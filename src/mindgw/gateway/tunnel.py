@@ -42,7 +42,11 @@ class Owner(Protocol):
     def lied(self, charge: str) -> None:
         """It reported what no report can be."""
 
-    def drains(self) -> None: ...
+    def drains(self) -> None:
+        """It takes nothing new."""
+
+    def parts(self) -> None:
+        """It said goodbye: nothing more comes, whenever its socket goes."""
 
     def receipts(self, batch: wire.Receipts) -> None:
         """What requests cost, by the agent's own book. Nothing of it is checked yet; `Link.received` once it is kept."""
@@ -209,7 +213,10 @@ class Link:
         try:
             self._out.control(frame)
         except ProtocolError as wrong:
-            self.closing = self.closing or wire.Goodbye("protocol", str(wrong))
+            if self.closing is None:
+                self.closing = wire.Goodbye("protocol", str(wrong))
+                if self.owner is not None:
+                    self.owner.drains()  # whoever said something is in the middle of a step: what runs hears of it later
         self._wake()
 
     # -- frames --------------------------------------------------------------------------------------------------
@@ -236,6 +243,7 @@ class Link:
         elif frame.kind == wire.GOODBYE:
             self.closing = self.closing or wire.parse(wire.Goodbye, frame.payload)
             self._wake()
+            self.owner.parts()
         else:
             raise ProtocolError("the handshake is over")
 

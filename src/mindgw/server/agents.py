@@ -20,7 +20,9 @@ from mindgw.gateway.pipeline import Pipeline
 from mindgw.gateway.registry import Registry
 from mindgw.gateway.session import Session, Standing
 from mindgw.gateway.tunnel import PING_INTERVAL, Link
+from mindgw.server.chores import summary
 from mindgw.server.socket import EXTENSION, WebSocket
+from mindgw.store import faults
 from mindgw.store.tables import Worker as Record
 from mindgw_agent import identity, wire
 
@@ -207,11 +209,11 @@ class AgentsDoor:
                 carriage = await self._greet(host, socket, (receive, send), limit)
         except Rejected as no:
             log.warning("an agent was turned away: %s", no)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PARTING):
-                    await _say(send, goodbye(no.goodbye))
-                    await _close(send, NORMAL)
-        except (wire.ProtocolError, TimeoutError, errors.MindGWError) as wrong:
+            await _part(send, NORMAL, goodbye(no.goodbye))
+        except errors.MindGWError as wrong:
+            log.warning("a greeting failed: %s", wrong)
+            await _part(send, TRY_LATER)
+        except (wire.ProtocolError, TimeoutError) as wrong:
             # the socket goes without a closing handshake: whoever did not greet would not take part in that either
             log.warning("a greeting failed: %s", str(wrong) or "too slow")
         else:
@@ -259,14 +261,17 @@ class AgentsDoor:
 @contextlib.asynccontextmanager
 async def _turn(turns: asyncio.Semaphore, limit: asyncio.Timeout, socket: WebSocket) -> AsyncIterator[None]:
     """Where the database is asked. How long that takes is not the agent's fault: its time stands still meanwhile. Raises Gone for one that
-    has not waited."""
+    has not waited, and Draining for what no database should answer."""
     loop = asyncio.get_running_loop()
     left = (limit.when() or math.inf) - loop.time()
     limit.reschedule(None)
     async with turns:
         if socket.disconnected:
             raise Gone
-        yield
+        try:
+            yield
+        except faults.OF_DATABASES as wrong:
+            raise errors.Draining(f"The database cannot do what it should: {summary(wrong)}", code="database_unavailable") from wrong
     limit.reschedule(loop.time() + left)
 
 
@@ -290,6 +295,15 @@ async def _say(send: Send, message: bytes) -> None:
         await send({"type": "websocket.send", "bytes": message})
     except (OSError, RuntimeError) as gone:  # each server has its own way to say that the peer is gone
         raise Gone from gone
+
+
+async def _part(send: Send, code: int, word: bytes = b"") -> None:
+    """Says a last word to whoever still reads, and closes."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PARTING):
+            if word:
+                await _say(send, word)
+            await _close(send, code)
 
 
 async def _close(send: Send, code: int) -> None:

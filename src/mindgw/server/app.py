@@ -24,6 +24,7 @@ from mindgw.control.queue import Lists
 from mindgw.control.refusals import Watch
 from mindgw.control.sealing import Safe
 from mindgw.control.secrets import Secrets
+from mindgw.control.trends import Past
 from mindgw.gateway.auth import Auth, Changes, Find
 from mindgw.gateway.dead_letters import DeadLetters, Sent
 from mindgw.gateway.memory import Memory
@@ -98,7 +99,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     state.feed, state.lists, state.retrying = Feed(pipeline), Lists(), set()
     state.home, state.access_changed = Home(database), _both(pipeline.forget_callers, people.sessions.forget)
     state.trends, trends_writing, noting = trends.registry(database, pipeline.fleet)
-    accounting.on_written = state.trends.served
+    state.past, accounting.on_written = Past(database, state.trends), state.trends.served
     door = OpenAIDoor(pipeline, config.limits.body, Cors(config.cors.origins), own_usage(database))
     doors = [
         _mount("/v1", door, is_mount=True),

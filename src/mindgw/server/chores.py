@@ -47,7 +47,7 @@ class Chore:
         try:
             await self._work()
         except Exception as wrong:  # the top of a task: the database may be away for a while, and the work is kept
-            trouble = _summary(wrong)
+            trouble = summary(wrong)
             if trouble != self._trouble:
                 log.exception("%s failed; it is tried again", self.name)
             self._trouble = trouble
@@ -58,7 +58,7 @@ class Chore:
         return True
 
 
-def _summary(wrong: Exception) -> str:
+def summary(wrong: Exception) -> str:
     """What went wrong, without the values that it happened to: they differ each time."""
     cause = getattr(wrong, "orig", None) or wrong
     return f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
@@ -82,7 +82,7 @@ def all_but_the_bad(append: Append[R], what: str = "usage row", hidden: Collecti
             if len(rows) == 1:
                 # as ASCII: what the database could not take, the log might not either
                 shown = {name: value for name, value in asdict(rows[0]).items() if name not in hidden}
-                log.critical("a %s cannot be written and is set aside: %a (%a)", what, shown, _summary(wrong))
+                log.critical("a %s cannot be written and is set aside: %a (%a)", what, shown, summary(wrong))
                 return
             half = len(rows) // 2
             await write(rows[:half])

@@ -2,8 +2,10 @@
 
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
+#: What nothing but a database raises.
+OF_DATABASES = SQLAlchemyError
 #: What a write may raise, the driver's own complaints about a value included.
-FAULTS = (SQLAlchemyError, ValueError, TypeError, OverflowError)
+FAULTS = (OF_DATABASES, ValueError, TypeError, OverflowError)
 
 #: Classes of SQLSTATE: data exception, integrity constraint violation.
 _STATES = ("22", "23")

@@ -1,7 +1,9 @@
 """Entries that come late: from receipts of requests whose server had ended, and about leases that it never gave back.
 
-Of a request one attempt is billed, the latest that delivered. What is known by now decides, so an attempt that was billed may have to be
-taken back. Whoever calls this works alone (`budgets.guard`), so that what is read here stays true.
+Of a request one attempt is billed: the one that answered in full, else the one of which most came, and of several such the latest. Two may
+have run at once, and whoever knew which of them its client was given is gone; of others the later one has more than what failed before
+its first word. What is known by now decides, so an attempt that was billed may have to be taken back. Whoever calls this works alone
+(`budgets.guard`), so that what is read here stays true.
 """
 
 from collections import Counter
@@ -63,12 +65,12 @@ def _note(history: History, entry: Entry) -> None:
 
 
 def _attempt(history: History, entry: Entry, adjusted: list[Entry]) -> Entry:
-    """A recovered entry as it is to be written; earlier attempts that were billed are taken back, into `adjusted`."""
+    """A recovered entry as it is to be written; attempts that were billed in its place are taken back, into `adjusted`."""
     if entry.kind not in BILLED:
         return entry
     billed = {number: rows for number, rows in history[entry.request_id].items() if any(_sums(rows))}
     # an attempt that was corrected by somebody already cannot be corrected once more
-    if any(number > entry.attempt or len(rows) > 1 for number, rows in billed.items()):
+    if any(len(rows) > 1 or _weight(rows[0]) > _weight(entry) for rows in billed.values()):
         return msgspec.structs.replace(entry, kind="wasted", draws=())
     for rows in billed.values():
         back = {name: -getattr(rows[0], name) for name in _BACK}
@@ -78,6 +80,12 @@ def _attempt(history: History, entry: Entry, adjusted: list[Entry]) -> Entry:
         adjusted.append(taken_back)
     _note(history, entry)
     return entry
+
+
+def _weight(entry: Entry) -> tuple[bool, int, int]:
+    """The heaviest attempt is the one that its client had, as far as that is known."""
+    is_whole = entry.outcome == "done" and (entry.completion_tokens > 0 or not entry.stream)
+    return is_whole, 0 if is_whole else entry.bytes_out, entry.attempt
 
 
 def _sums(rows: Sequence[Entry]) -> tuple[int, ...]:

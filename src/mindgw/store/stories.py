@@ -1,13 +1,14 @@
 """What became of requests, moment by moment. Written in batches when they are over, never changed, gone after some days."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Dialect, delete
+from sqlalchemy import ColumnElement, Dialect, and_, delete, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import defer
 from sqlmodel import col, select
@@ -16,8 +17,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from mindgw.store import ids, rows, tables
 from mindgw.store.tables import Story as Row
 
-#: Rows that one call of `drop_old` takes away at most.
-STEP = 1000
+#: Rows that one transaction takes away, and that one look finds to be taken away.
+STEP, LOT = 1000, 10_000
+#: The part of all rows that one organisation may have, and one API key, where others need room: 1 of so many.
+SHARES = 10
+#: Rows of an organisation up to which those of its keys are counted one by one; and how many others one is looked at for, by the last
+#: character of its id, which is random.
+EXACT = 20_000
+_PART, _SAMPLED = 32, "0"
 _TABLE = tables.metadata.tables["stories"]
 
 #: The largest number that is told: a caller may make up any.
@@ -186,13 +193,61 @@ async def find(session: AsyncSession, request_id: str) -> Story | None:
     return Story(**{name: getattr(found, name) for name in COLUMNS}) if found is not None else None
 
 
-async def drop_old(session: AsyncSession, before: datetime, most: int) -> int:
-    """Takes away what was over before a moment, and the oldest of more than `most`, but at most STEP; returns how many. To be called until
-    there are none."""
-    old = ids.bound(before.timestamp())
-    kept = (await session.exec(select(Row.id).order_by(col(Row.id).desc()).offset(most).limit(1))).first()
-    gone = col(Row.id) < old if kept is None or kept < old else col(Row.id) <= kept
-    doomed = (await session.exec(select(Row.id).where(gone).order_by(col(Row.id)).limit(STEP))).all()
-    if doomed:
-        await session.exec(delete(Row).where(col(Row.id) <= doomed[-1]))
-    return len(doomed)
+async def surplus(session: AsyncSession, before: datetime, most: int) -> list[str]:
+    """Ids of stories that should go: what was over before a moment, and when there are more than `most` of the rest about the oldest; of
+    the organisations that have most, there of the keys that have most, down to a share, a tenth of `most`, and then of all. At most LOT; to
+    be called until there are fewer. It takes a while, and only reads."""
+    young = col(Row.id) >= ids.bound(before.timestamp())
+    found = await _oldest(session, LOT, ~young)
+    counts = Counter(dict((await session.exec(select(Row.org_id, func.count()).where(young).group_by(col(Row.org_id)))).all()))
+    excess, share = min(counts.total() - most, LOT - len(found)), most // SHARES
+    crowd: list[str] = []
+    for org_id, beyond in _beyond(counts, excess, share):
+        crowd += await _of_org(session, (org_id, counts[org_id]), beyond, share, young)
+    return found + crowd + await _oldest(session, excess - len(crowd), young, but=crowd)
+
+
+async def drop(session: AsyncSession, doomed: Sequence[str]) -> None:
+    """Takes away those of these ids; STEP at most in one go, or others wait for long."""
+    await session.exec(delete(Row).where(col(Row.id).in_(doomed)))
+
+
+async def _of_org(session: AsyncSession, org: tuple[str, int], excess: int, share: int, young: ColumnElement[bool]) -> list[str]:
+    """So many of an organisation, given how many it has. Of many the keys are told by every 32nd row: no index has both."""
+    org_id, count = org
+    part = 1 if count <= EXACT else _PART
+    of_org = and_(young, col(Row.org_id) == org_id)
+    looked_at = of_org if part == 1 else and_(of_org, col(Row.id).endswith(_SAMPLED))
+    keys = select(Row.key_id, func.count(), func.min(Row.id)).where(looked_at).group_by(col(Row.key_id))
+    counts, first = Counter[str](), dict[str, str]()
+    for key_id, seen, oldest in (await session.exec(keys)).all():
+        counts[key_id], first[key_id] = seen * part, oldest
+    found: list[str] = []
+    for key_id, beyond in _beyond(counts, excess, share):
+        found += await _oldest(session, beyond, of_org, col(Row.key_id) == key_id, col(Row.id) >= first[key_id])
+    return found + await _oldest(session, excess - len(found), of_org, but=found)
+
+
+def _beyond(counts: Counter[str], excess: int, share: int) -> Iterator[tuple[str, int]]:
+    """Who has to give how many, so that `excess` are given and the largest come down to one level, but to no less than a share."""
+    ordered = counts.most_common()
+    level = total = 0
+    for number, (_, count) in enumerate(ordered, 1):
+        total += count
+        level = max(share, (total - excess) // number)
+        if number == len(ordered) or level >= ordered[number][1]:
+            break
+    for name, count in ordered:
+        given = min(excess, count - level)
+        if given <= 0:
+            break
+        excess -= given
+        yield name, given
+
+
+async def _oldest(session: AsyncSession, count: int, *where: ColumnElement[bool], but: Sequence[str] = ()) -> list[str]:
+    if count <= 0:
+        return []
+    known = set(but)
+    rows = await session.exec(select(Row.id).where(*where).order_by(col(Row.id)).limit(count + len(known)))
+    return [id for id in rows.all() if id not in known][:count]

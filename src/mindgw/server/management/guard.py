@@ -27,7 +27,7 @@ from mindgw.control.refusals import Watch
 from mindgw.control.secrets import Secrets
 from mindgw.control.sessions import Sessions
 from mindgw.control.sign_on import SignOn
-from mindgw.control.trends import Unwritten
+from mindgw.control.trends import Past
 from mindgw.core.access import BITS, Rights
 from mindgw.errors import BadRequest, Forbidden
 from mindgw.store.database import Database
@@ -101,8 +101,8 @@ class Office(State):
     lists: Lists
     #: Letters that are being run again.
     retrying: set[str]
-    #: What workers measured and no database has yet.
-    trends: Unwritten
+    #: How workers were.
+    past: Past
     secrets: Secrets
     config: Config
     identify: Identify

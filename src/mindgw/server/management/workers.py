@@ -8,7 +8,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
 from mindgw.clock import utcnow
-from mindgw.control import errands, fleet, tags, trends
+from mindgw.control import errands, fleet, tags
 from mindgw.control.errands import ErrandStatus
 from mindgw.control.fleet import WorkerStatus
 from mindgw.control.pages import Page
@@ -102,7 +102,7 @@ async def show_trend(
     step: Annotated[str, QueryParameter(max_length=64, description="Length of a step, such as 10s or 1h.")] = "",
 ) -> TrendView:
     """How a worker was: slots, requests, tokens, and its GPUs; in steps of 10 seconds for a week, of hours for 13 months."""
-    return await trends.trend(state.database, state.trends, worker, since, step, utcnow())
+    return await state.past.trend(worker, since, step, utcnow())
 
 
 HANDLERS = (
