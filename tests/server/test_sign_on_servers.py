@@ -14,7 +14,7 @@ from tests.gateway.world import Box, Client, engine
 from tests.identity_provider import Provider
 from tests.postgres import fresh
 from tests.server.site import site
-from tests.server.test_sign_on import ADA, Desk
+from tests.server.test_sign_on import ADA, Desk, ago
 
 CHAT = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"x"}]}'
 
@@ -77,3 +77,24 @@ async def test_whoever_is_disabled_at_one_is_out_at_the_other(directory, provide
         refused.post(signals.Received(CHAT))
         await two.until(lambda: refused.code)
         assert refused.code == "user_disabled"
+
+
+async def test_somebody_is_asked_about_by_one_of_them_and_out_at_all(directory, provider):
+    async with site(directory) as one, site(directory) as two:
+        desks = [Desk(one, provider), Desk(two, provider)]
+        session = await desks[0].enter()
+        made = await desks[1].say("POST", "/api/v1/me/keys", session, json={"name": "own"})
+        key = made.json()["key"]
+        rounds = [place.server.app.state.rechecks.all for place in (one, two)]
+        await ago(desks[0], 1900)
+        asked = provider.asked.count("/token")
+        await asyncio.gather(*(each() for each in rounds * 2))
+        assert provider.asked.count("/token") == asked + 1
+        assert [(await desk.say("GET", "/v1/models", key)).status_code for desk in desks] == [200, 200]
+        provider.thrown_out = True
+        await ago(desks[0], 1900)
+        await asyncio.gather(*(each() for each in rounds))
+        assert await desks[0].code("GET", "/api/v1/me", session) == (401, "revoked_session")
+        for place, desk in zip((one, two), desks, strict=True):
+            await place.until(lambda place=place: place.pipeline._auth.known(key, clock.monotonic()) is None)
+            assert (await desk.say("GET", "/v1/models", key)).status_code == 401

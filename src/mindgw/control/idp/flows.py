@@ -131,7 +131,7 @@ async def begin_device(source: Source, *, public: bool = False) -> DeviceCode:
 async def poll_device(source: Source, device_code: str, *, public: bool = False) -> Grant | Pending:
     """Whether somebody has typed it in. Raises Unauthenticated when they have not and will not, ProviderError."""
     answer = await _ask(source, {"grant_type": _DEVICE, "device_code": device_code}, public=public)
-    code = answer.said.get("error") if answer.status != HTTPStatus.OK else ""
+    code = _error(answer)
     if code in ("authorization_pending", "slow_down"):
         return Pending(code == "slow_down")
     return _granted(answer)
@@ -140,7 +140,7 @@ async def poll_device(source: Source, device_code: str, *, public: bool = False)
 async def refresh(source: Source, refresh_token: str, *, public: bool = False) -> Grant:
     """Whether the provider still vouches for somebody. Raises Gone, Lost, ProviderError."""
     answer = await _ask(source, {"grant_type": "refresh_token", "refresh_token": refresh_token}, public=public)
-    if answer.status != HTTPStatus.OK and answer.said.get("error") in _SPENT:
+    if _error(answer) in _SPENT:
         raise (Gone if _is_gone(answer) else Lost)(_words(answer), code="sign_on_lost")
     try:
         return _granted(answer, named=False)
@@ -225,9 +225,15 @@ _OURS = frozenset({"invalid_client", "unauthorized_client", "invalid_scope", "un
 
 
 def _refusal(answer: Answer) -> Unauthenticated | ProviderFailed:
-    if answer.said.get("error") in _OURS or not answer.said.get("error"):
+    if _error(answer) in _OURS or not _error(answer):
         return ProviderFailed(f"The provider does not take what this server asks ({_words(answer)}): look at its client id and secret.")
     return Unauthenticated(f"The provider says: {_words(answer)}.", code="sign_on_refused")
+
+
+def _error(answer: Answer) -> str:
+    """The code of a refusal; "" for what is none, or says none."""
+    code = answer.said.get("error")
+    return code if isinstance(code, str) and answer.status != HTTPStatus.OK else ""
 
 
 def _words(answer: Answer) -> str:
