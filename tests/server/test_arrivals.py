@@ -5,7 +5,7 @@ from mindgw.store.tables import Identity, Key, RoleBinding, Team, User
 from tests.identity_provider import OTHER
 from tests.server.site import site
 from tests.server.test_rechecks import BOB, identity, look, told
-from tests.server.test_sign_on import ADA, ROLES, Desk, everything, provider, statuses, visit
+from tests.server.test_sign_on import ADA, ROLES, Desk, ago, everything, provider, statuses, visit
 
 __all__ = ["provider", "visit"]
 
@@ -67,6 +67,8 @@ async def test_who_has_no_role_but_by_a_claim_keeps_it_with_a_token_that_says_no
         await desk.enter(roles=["Gw.User"])
         assert await desk.code("GET", "/v1/models", provider.token(roles="gone", jti="1")) == (200, "")
         assert await desk.code("GET", "/v1/models", provider.token(roles=[], jti="2")) == (401, "not_assigned")
+        await ago(desk, 90_000)
+        assert await desk.code("GET", "/v1/models", provider.token(roles="gone", jti="3")) == (401, "not_assigned"), "not for ever"
 
 
 async def test_keys_leave_a_team_with_their_person(visit, provider):

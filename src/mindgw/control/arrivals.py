@@ -6,7 +6,7 @@ Somebody is found by (issuer, subject) alone. An address that is somebody's alre
 import logging
 import shlex
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +27,9 @@ from mindgw.store.tables import Identity, Org, User
 from mindgw.store.users import ACTIVE, LAPSED, NewUser
 
 log = logging.getLogger("mindgw.idp")
+
+#: For how long after a provider has vouched for somebody what it said of them holds for tokens that say nothing of it.
+KEPT = timedelta(days=1)
 
 
 class Word(Struct, frozen=True, kw_only=True):
@@ -97,10 +100,10 @@ async def arrive(session: AsyncSession, word: Word) -> Arrival:
 
 
 def _completed(word: Word, identity: Identity | None) -> Word:
-    """With what somebody is of whom a token says nothing: what they are already, but only if their provider has ever said all. Raises
-    Unauthenticated."""
+    """With what somebody is of whom a token says nothing: what they are already, but only if their provider has said all, and has vouched
+    for them of late: else who has lost a role would keep it by tokens without the claim. Raises Unauthenticated."""
     person = word.person
-    if identity is not None and identity.final_at is not None:
+    if identity is not None and identity.final_at is not None and word.at - identity.vouched_at < KEPT:
         return word
     roles = person.roles if person.roles is not None else claims.default(shape(word.provider, word.said))
     if isinstance(roles, Unwelcome):
