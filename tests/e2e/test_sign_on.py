@@ -154,8 +154,15 @@ def test_panva_by_device(panva, home):
 def test_panva_vouches_for_who_is_signed_in(panva, home):
     script = """mindgw login URL --name me
 HELD=$(python3 -c 'import json; print(*[t for t in json.load(open(".config/mindgw/credentials.json")).values() if t[:5] == "mgws_"])')
+for _ in 1 2; do
+python3 -c 'import sqlite3; db = sqlite3.connect(".local/share/mindgw/mindgw.db", timeout=30)
+db.execute("update identities set due_at = ?", ("2026-01-01 00:00:00.000000",)); db.commit()'
 curl -sf -X POST -H "Authorization: Bearer $HELD" URL/api/v1/me/sessions/renew
+python3 -c 'import sqlite3; db = sqlite3.connect(".local/share/mindgw/mindgw.db", timeout=30)
+print("\\ndue", *db.execute("select due_at > ? from identities", ("2026-01-02",)).fetchone())'
+done
 """
     done = by(panva, home, free_port(), script)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert '"expires_in"' in done.stdout
+    assert done.stdout.count('"expires_in"') == 2
+    assert done.stdout.count("due 1") == 2, "it was asked, the second time with what it had answered the first"
