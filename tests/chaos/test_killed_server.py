@@ -221,6 +221,7 @@ def test_a_real_engine_and_an_agent_that_is_in_no_hurry(tmp_path: Path) -> None:
         running = asyncio.run_coroutine_threadsafe(load.run(), loop)
         for answers in (4, 12):
             until(lambda answers=answers: sum(one.is_whole for one in load.seen) >= answers, "answers came")
+            until(lambda: sum(bool(one.events) and not one.is_whole for one in load.seen[-8:]) > 1, "others are in the middle of theirs")
             here.kill()
             here.restart()
         load.stop()

@@ -15,7 +15,13 @@ from tests.e2e.world import World, until, world
 pytestmark = pytest.mark.e2e
 
 #: Routes of the management API that take no key: the way in for who was invited.
-OPEN = {("post", "/api/v1/invitations/accept")}
+OPEN = {
+    ("post", "/api/v1/invitations/accept"),
+    ("get", "/api/v1/sign-on"),
+    ("post", "/api/v1/sign-on/begin"),
+    ("post", "/api/v1/sign-on/poll"),
+    ("post", "/api/v1/sign-on/finish"),
+}
 
 
 def listening(pid: int) -> set[str]:

@@ -26,6 +26,7 @@ from tests.faces.conftest import Gateway, Terminal
 from tests.gateway.world import Box, World, engine
 
 PATIENCE = 20.0
+_LENGTH = re.compile(rb"(?is)content-length: (\d+).*?\r\n\r\n")
 
 
 def read(result):
@@ -87,8 +88,13 @@ class Counter:
         return id
 
     def answer(self, id: str) -> str:
-        """What the client of a request hears first."""
-        return self._clients[id].recv(65536).decode()
+        """What the client of a request hears: the head, and the body that it tells of."""
+        heard = bytearray()
+        while (told := _LENGTH.search(heard)) is None or len(heard) < told.end() + int(told[1]):
+            more = self._clients[id].recv(65536)
+            assert more, bytes(heard)
+            heard += more
+        return heard.decode()
 
     def close(self) -> None:
         for client in self._clients.values():

@@ -124,5 +124,5 @@ class Hedged(Requests):
             assert len(words) <= 1
 
 
-Hedged.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Hedged.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 TestHedged = Hedged.TestCase

@@ -164,7 +164,7 @@ some = st.sampled_from(TAKERS).flatmap(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(some, st.sampled_from(["user", "session", "operator"]), st.sampled_from(["user", "operator", "admin"]))
 def test_nobody_rises_whatever_the_body_says(house, asked, who, whom):
     (method, path, _), fields, good = asked
