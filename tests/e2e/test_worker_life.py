@@ -54,7 +54,7 @@ def test_a_worker_is_drained_finishes_its_work_and_comes_back(tmp_path: Path) ->
         assert made.server is not None
         made.server.stop()
         made.serve()
-        until(lambda: made.worker("fake").get("epoch", 0) > 1, "it is back")
+        until(lambda: made.worker("fake").get("epoch", 0) > 1 and made.worker("fake")["state"] != "offline", "it is back")
         assert made.worker("fake")["state"] == "draining"  # a drain outlives both ends
         told(made, "workers", "undrain", "fake")
         told(made, "workers", "wait", "fake", "--ready", "--within", "30s")
