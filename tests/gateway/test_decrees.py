@@ -89,3 +89,16 @@ def test_a_charge_that_nobody_wrote_down_yet_stays(world):
     heeds(world, lambda: world.pipeline.fleet.accuse(one, "it lies"))
     heeds(world)
     assert one.charge == "it lies"
+
+
+def test_a_charge_after_a_release_is_not_the_one_that_was_released(world):
+    one, fleet = worker(world, "one"), world.pipeline.fleet
+    heeds(world, one=Said("quarantined", "why"))
+    world.pipeline.errands.release("one")
+    fleet.accuse(one, "it lies again")
+    heeds(world)
+    assert one.charge == "it lies again"
+    heeds(world, lambda: fleet.booked(one))
+    assert one.charge == "it lies again", "that was read before it was written"
+    heeds(world)
+    assert one.charge == ""

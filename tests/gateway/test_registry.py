@@ -193,6 +193,9 @@ async def test_who_enters_is_known_as_it_is_now_with_what_is_not_written_yet(dat
     registry.accused(accused)
     record, unwritten = await registry.enter(id, 1)
     assert (record.state_admin, unwritten) == ("active", "it lies")
+    booked = []
+    registry.on_booked = booked.append
     await registry.flush()
+    assert booked == [accused]
     record, unwritten = await registry.enter(id, 2)
     assert (record.state_admin, record.reason, unwritten) == ("quarantined", "it lies", "")

@@ -28,9 +28,6 @@ class Decrees:
         #: Close the link of a worker, by its id.
         self._remove = remove
         self._lock = lock
-        #: What was said of workers when that was last heeded, by their ids.
-        # bounded: by the workers that there are
-        self._states: dict[str, str] = {}
 
     @property
     def mark(self) -> int:
@@ -45,14 +42,10 @@ class Decrees:
     def heed(self, said: Mapping[str, Said], mark: int) -> None:
         """What was read since `mark`. Where something was decided here about a worker meanwhile it may be older than that: then it waits
         for the next time, and nobody else does."""
-        states = {id: one.state for id, one in said.items()}
         for worker in list(self._fleet.workers.values()):
             one = said.get(worker.id)
-            if worker.decided > mark:
-                states[worker.id] = self._states.get(worker.id, "")
-            elif one is not None and worker.link.closing is None:
+            if one is not None and worker.decided <= mark and worker.link.closing is None:
                 self._obey(worker, one)
-        self._states = states
 
     def _obey(self, worker: Worker, said: Said) -> None:
         if said.state in {"removed", "locked"}:
@@ -60,8 +53,10 @@ class Decrees:
             return
         if said.drained != worker.drained:
             (self._errands.drain if said.drained else self._errands.undrain)(worker.id)
-        if said.state == "quarantined" and not worker.charge:
-            self._fleet.accuse(worker, said.reason)
+        if said.state == "quarantined":
+            if not worker.charge:
+                self._fleet.accuse(worker, said.reason)
+            worker.booked = True
         # a charge that is not written down yet is none of the database's
-        elif said.state == "active" and worker.charge and self._states.get(worker.id) == "quarantined":
+        elif said.state == "active" and worker.charge and worker.booked:
             self._errands.release(worker.id)

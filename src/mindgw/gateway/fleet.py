@@ -88,8 +88,8 @@ class Fleet(Serving):
         self._decides(worker)
         older = self.workers.get(worker.id)
         self.workers[worker.id] = worker
-        if older is not None:
-            worker.charge = worker.charge or older.charge
+        if older is not None and not worker.charge:
+            worker.charge, worker.booked = older.charge, older.booked
         if not worker.charge:
             self.remembered.pop(worker.id, None)
         worker.rules = self.rules
@@ -208,9 +208,14 @@ class Fleet(Serving):
             self._remember(worker)
         if not worker.charge:  # an agent that goes on lying decides nothing anew
             self._decides(worker)
-        worker.charge = worker.charge or charge
+            worker.charge, worker.booked = charge, False
         self.arrivals.accuse(worker.id, worker.charge)
         self._settle(worker)
+
+    def booked(self, worker: Worker) -> None:
+        """What it is accused of stands in the database, so that whoever says otherwise from now on has released it."""
+        self._decides(worker)
+        worker.booked = True
 
     def release(self, worker: Worker) -> None:
         """Ends what `accuse` began."""

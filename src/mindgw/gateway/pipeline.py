@@ -198,6 +198,7 @@ class Pipeline(Oversight):
         """A worker whose agent has proved who it is. What an older session of it carried is tried anew: its socket may be half dead."""
         worker = Worker(id, name, epoch, link)
         worker.drained, worker.charge = standing.drained, standing.charge or standing.unwritten
+        worker.booked = bool(standing.charge)
         session = Session(self.fleet, self.news, worker)
         link.owner = session
         older = self.fleet.attach(worker, standing.approved)

@@ -4,6 +4,7 @@ Reports are only noted here; `flush` writes the newest of each worker, so that a
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +37,8 @@ class Registry:
         #: Those whose charges are not written yet, by worker id.
         # bounded: one entry a worker
         self._accused: dict[str, Worker] = {}
+        #: Hears of each whose charge was written.
+        self.on_booked: Callable[[Worker], None] = lambda worker: None
 
     def sign(self, message: bytes) -> bytes:
         """The server's signature."""
@@ -92,6 +95,8 @@ class Registry:
             if row is not None:
                 await audit.record(session, "gateway", "worker.quarantine", row.id, name=row.name, reason=worker.charge)
         self._accused.pop(worker.id, None)
+        if worker.charge:
+            self.on_booked(worker)
 
     async def _write(self, reports: dict[str, tuple[datetime, wire.Report]]) -> None:
         async with self._database.write() as session:

@@ -34,8 +34,8 @@ class Worker:
     """One session of one agent."""
 
     __slots__ = (
-        "charge", "decided", "drained", "draining", "epoch", "gpus", "id", "last_seen", "link", "name", "paused_until", "rtt", "rules",
-        "seats", "serial", "state", "tags", "teams",
+        "booked", "charge", "decided", "drained", "draining", "epoch", "gpus", "id", "last_seen", "link", "name", "paused_until", "rtt",
+        "rules", "seats", "serial", "state", "tags", "teams",
     )  # fmt: skip
 
     def __init__(self, id: str, name: str, epoch: int, link: Link) -> None:
@@ -61,6 +61,8 @@ class Worker:
         self.paused_until = 0
         #: Why it is in quarantine; empty: it is not.
         self.charge = ""
+        #: Whether the database knows of that.
+        self.booked = False
         #: Which of the fleet's decisions was the last about it.
         self.decided = 0
         #: Names of the teams that its owner keeps it for; none: for all.

@@ -89,7 +89,7 @@ def build(config: Config, secrets: Secrets, database: Database) -> Server:
     inbox = accounting.inbox
     news = pipeline.news
     news.on_report, news.on_receipts, news.on_unlinked = registry.seen, inbox.take, inbox.forget
-    news.on_charge = registry.accused
+    news.on_charge, registry.on_booked = registry.accused, pipeline.fleet.booked
     inbox.runs = lambda request_id: pipeline.runs(request_id) or accounting.meter.has(request_id)
     collector = Collector(counters, pipeline.snapshot, pipeline.queue_stats, lambda: accounting.meter.unwritten, accounting.receipts)
     state = State({"database": database, "pipeline": pipeline, "collector": collector, "secrets": secrets, "config": config})
