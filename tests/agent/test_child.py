@@ -1,7 +1,6 @@
 """The engine that an agent owns ends with it, however it ends, and is begun anew when it ended by itself."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -18,21 +17,6 @@ AGENT = """
 import asyncio, sys
 from mindgw_agent import child
 child.GRACE = 0.2
-asyncio.run(child.supervise(sys.argv[1:]))
-"""
-#: One that is killed the moment its engine is there.
-SHORT_LIVED = """
-import asyncio, os, signal, sys
-from mindgw_agent import child
-child.GRACE = 0.2
-begin, begun = asyncio.create_subprocess_exec, []
-async def create(*words, **options):
-    process = await begin(*words, **options)
-    begun.append(process)
-    if len(begun) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return process
-asyncio.create_subprocess_exec = create
 asyncio.run(child.supervise(sys.argv[1:]))
 """
 STUBBORN = """
@@ -84,29 +68,6 @@ def test_nothing_of_the_engine_is_left_when_its_agent_ends(tmp_path, scene, end)
     finally:
         agent.kill()
         agent.wait()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
-@pytest.mark.parametrize("scene", SCENES)
-def test_nor_when_the_agent_is_killed_before_it_knows_of_its_engine(tmp_path, scene):
-    file = tmp_path / "pids"
-    agent = subprocess.run([sys.executable, "-c", SHORT_LIVED, *SCENES[scene], str(file)], stderr=subprocess.DEVNULL, check=False)
-    assert agent.returncode == -signal.SIGKILL
-    with contextlib.suppress(AssertionError):  # it may be ended before it can say who it is
-        until(file.exists, 1.0)
-    pids = [int(word) for word in file.read_text().split()] if file.exists() else []
-    until(lambda: not any(map(is_alive, pids)))
-    assert not running(str(file))
-
-
-def running(word: str) -> list[str]:
-    """Processes with this word in their command lines."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word in line.read_text(errors="replace").split("\0"):
-                found.append(line.parent.name)
-    return found
 
 
 async def lives(words: list[str], count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:

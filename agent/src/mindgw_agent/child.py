@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -29,8 +28,6 @@ LIVED: Final = 60.0
 GRACE: Final = 10.0
 #: What the guard does: it is told a group, and once there is nobody any more who could say a second word it ends that, as `_end` does.
 _GUARD: Final = 'read -r group || exit; read -r word; kill -s TERM -- "-$group"; sleep "$0"; kill -s KILL -- "-$group"'
-#: How an engine begins: it tells the guard of its group before it is there, as its agent may be gone by the time it could.
-_BEGIN: Final = 'echo "$$" >&0; exec "$@" </dev/null'
 
 
 def words_of(command: str) -> list[str]:
@@ -69,12 +66,11 @@ async def supervise(words: list[str], began: Callable[[int], None] = lambda pid:
 async def _once(words: list[str], began: Callable[[int], None]) -> str:
     """One life of the engine; why it is over, for people."""
     try:
-        if shutil.which(words[0]) is None:
-            raise FileNotFoundError(f"{words[0]}: no such command")
         async with _guard() as guard:
             process = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", _BEGIN, "sh", *words, stdin=guard, stdout=sys.stderr, start_new_session=True
+                *words, stdin=asyncio.subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
             )
+            guard(process.pid)
             log.info("the engine runs: %s (process %d)", words[0], process.pid)
             began(process.pid)
             try:
@@ -87,26 +83,20 @@ async def _once(words: list[str], began: Callable[[int], None]) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _guard() -> AsyncIterator[int]:
-    """A pipe for the number of a group, which ends with this process however it ends, unless the context was left before."""
+async def _guard() -> AsyncIterator[Callable[[int], None]]:
+    """To be told of a group, which ends with this process however it ends, unless the context was left before."""
     silent = asyncio.subprocess.DEVNULL
-    theirs, ours = os.pipe()
+    guard = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", _GUARD, str(GRACE), stdin=asyncio.subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True
+    )
+    assert guard.stdin is not None
+    pipe = guard.stdin
     try:
-        guard = await asyncio.create_subprocess_exec(
-            "/bin/sh", "-c", _GUARD, str(GRACE), stdin=theirs, stdout=silent, stderr=silent, start_new_session=True
-        )
-    except BaseException:
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-    try:
-        yield ours
+        yield lambda group: pipe.write(b"%d\n" % group)  # which takes these few bytes at once
     finally:
         with contextlib.suppress(ProcessLookupError):
             guard.kill()
         await guard.wait()
-        os.close(ours)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
