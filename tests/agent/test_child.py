@@ -17,7 +17,7 @@ AGENT = """
 import asyncio, sys
 from mindgw_agent import child
 child.GRACE = 0.2
-asyncio.run(child.supervise(sys.argv[1:]))
+asyncio.run(child.supervise(sys.argv[2:], lambda pid: open(sys.argv[1], "w").close()))
 """
 STUBBORN = """
 import os, signal, sys, time
@@ -56,10 +56,10 @@ def until(done, seconds: float = 30.0) -> None:
 @pytest.mark.parametrize("scene", SCENES)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_of_the_engine_is_left_when_its_agent_ends(tmp_path, scene, end):
-    file = tmp_path / "pids"
-    agent = subprocess.Popen([sys.executable, "-c", AGENT, *SCENES[scene], str(file)], stderr=subprocess.DEVNULL)
+    file, known = tmp_path / "pids", tmp_path / "known"
+    agent = subprocess.Popen([sys.executable, "-c", AGENT, str(known), *SCENES[scene], str(file)], stderr=subprocess.DEVNULL)
     try:
-        until(file.exists)
+        until(lambda: file.exists() and known.exists())
         pids = [int(word) for word in file.read_text().split()]
         assert all(map(is_alive, pids))
         agent.send_signal(end)

@@ -68,6 +68,7 @@ def test_an_agent_gives_its_log_and_begins_anew_when_it_is_told_to(tmp_path: Pat
         made.serve()
         agent = made.join("fake", engine.url)
         before = json.loads(box(made, "fake", "status", "--json").stdout)
+        until(lambda: "connected as fake" in agent.said, "it has said so itself")
         lines = made.admin("workers", "logs", "fake", "-n", "50").stdout
         assert "connected as fake" in lines
         assert str(made.init["api_key"]) not in lines
